@@ -1,0 +1,34 @@
+"""The graph on disk: schema, sources, features, relations, builder, verification.
+
+store = graphstore.open(path)
+"""
+
+from graphstore.builder import BuildConfig, build
+from graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
+from graphstore.relations import Relation
+from graphstore.schema import EdgeType, Schema, edge_name
+from graphstore.seal import verify
+from graphstore.store import Graph, Store
+
+__all__ = [
+    "BuildConfig",
+    "EdgeType",
+    "FormatError",
+    "Graph",
+    "RecordError",
+    "Relation",
+    "Schema",
+    "SourceError",
+    "Store",
+    "StoreError",
+    "UnknownNameError",
+    "build",
+    "edge_name",
+    "open",
+    "verify",
+]
+
+
+def open(path: str) -> Store:  # noqa: A001 - the module's name makes it read as graphstore.open
+    """Open a sealed store, read-only and memory-mapped. Raises FormatError with what to do."""
+    return Store(path)

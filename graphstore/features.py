@@ -1,0 +1,103 @@
+"""Raw features of nodes: scalars, times and text as vectors, one row per distinct content.
+
+Legend: N nodes, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphstore.errors import StoreError
+
+DAY_S = 86_400.0
+TIME_EPOCH_S = 1_704_038_400.0
+"""2024-01-01 00:00 in China, where time encodings start: small phases keep float64 exact enough."""
+
+
+def encode_scalar(values: np.ndarray) -> np.ndarray:
+    """log(1 + n) of non-negative numbers: [N] → [N, 1] float32."""
+    return np.log1p(values.astype(np.float64)).astype(np.float32)[:, None]
+
+
+def encode_time(seconds: np.ndarray, dim: int) -> np.ndarray:
+    """Sinusoidal encoding of times: [N] int64 seconds since 1970 → [N, dim] float32.
+
+    sin and cos of 2π t / P for dim / 2 periods P, in geometric steps from 1 to 4,096 days ("Attention
+    Is All You Need", section 3.5, with periods in place of wavelengths): the hour of the day shows in
+    the shortest, months and years in the longest.
+    """
+    if dim < 4 or dim % 2:
+        raise StoreError(f"time dim: found {dim}, expected an even number from 4")
+    periods = DAY_S * np.geomspace(1.0, 4096.0, dim // 2)
+    phase = 2 * np.pi * (seconds.astype(np.float64) - TIME_EPOCH_S)[:, None] / periods
+    return np.concatenate([np.sin(phase), np.cos(phase)], axis=1).astype(np.float32)
+
+
+class TextEncoder(Protocol):
+    """Turns strings into vectors. The same string gives the same vector whatever it is encoded with."""
+
+    name: str  # recorded in the store; equal names mean equal vectors
+    dim: int
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """[n] strings → [n, dim] float16."""
+        ...
+
+
+class HashEncoder:
+    """Hashed character n-grams (1 to 3): deterministic, offline, for any language.
+
+    Each n-gram adds ±1 to one of `dim` places (MurmurHash3, the sign from the hash), and the vector is
+    scaled to length 1 (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning").
+    """
+
+    def __init__(self, dim: int) -> None:
+        # Imported here: it takes a second, and readers of a store do not need it
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        self.name, self.dim = f"hash-1-3-{dim}", dim
+        self._vectorizer = HashingVectorizer(
+            analyzer="char", ngram_range=(1, 3), n_features=dim, lowercase=False, norm="l2"
+        )
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        if not texts:
+            return np.zeros((0, self.dim), np.float16)
+        return self._vectorizer.transform(texts).toarray().astype(np.float16)
+
+
+def text_encoder(name: str) -> TextEncoder:
+    """The encoder that a store's attributes or a command name: today `hash-1-3-DIM`, `hash:DIM` or `hash`."""
+    kind, _, dim = name.replace("hash-1-3-", "hash:").partition(":")
+    if kind == "hash" and (dim.isdigit() or not dim) and int(dim or 256) >= 8:
+        return HashEncoder(int(dim or 256))
+    raise StoreError(f"text encoder: found {name!r}, expected hash or hash:DIM with DIM from 8")
+
+
+class Features:
+    """The features of one node type over mapped arrays: `x` [rows, D], `x_row` [N] or identity."""
+
+    def __init__(self, num_nodes: int, x: np.ndarray, x_row: np.ndarray | None) -> None:
+        self.num_nodes, self.x, self.x_row = num_nodes, x, x_row
+
+    @property
+    def dim(self) -> int:
+        return int(self.x.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.x.dtype
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.x)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Row of `x` of each node: [n] node numbers → [n] rows."""
+        return ids if self.x_row is None else self.x_row[ids]
+
+    def gather(self, ids: np.ndarray) -> np.ndarray:
+        """[n] node numbers → [n, D], a copy."""
+        return self.x[self.rows(ids)]

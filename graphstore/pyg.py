@@ -1,0 +1,86 @@
+"""PyG's remote-backend interfaces over a store. The only module here that imports torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch_geometric.data import EdgeAttr, FeatureStore, GraphStore, TensorAttr
+from torch_geometric.data.graph_store import EdgeLayout
+
+from graphstore.errors import StoreError
+from graphstore.schema import EdgeType, edge_name
+from graphstore.store import Store
+
+
+class StoreFeatures(FeatureStore):
+    """Features `x` of every node type, and `y` (levels) of the target; read-only."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+
+    def _get_tensor(self, attr: TensorAttr) -> torch.Tensor | None:
+        if attr.attr_name == "y" and attr.group_name == self.store.schema.target:
+            values = np.asarray(self.store.labels, np.int64)
+            return torch.from_numpy(values if attr.index is None else values[np.asarray(attr.index)])
+        if attr.attr_name != "x":
+            return None
+        features = self.store.features(attr.group_name)
+        index = np.arange(features.num_nodes) if attr.index is None else np.asarray(attr.index)
+        return torch.from_numpy(features.gather(index).astype(np.float32))
+
+    def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...]:
+        features = self.store.features(attr.group_name)
+        return (features.num_nodes, features.dim) if attr.attr_name == "x" else (features.num_nodes,)
+
+    def get_all_tensor_attrs(self) -> list[TensorAttr]:
+        attrs = [TensorAttr(name, "x") for name in self.store.node_types]
+        return [*attrs, TensorAttr(self.store.schema.target, "y")]
+
+    def _put_tensor(self, tensor: Any, attr: TensorAttr) -> bool:
+        raise StoreError("a store is read-only")
+
+    def _remove_tensor(self, attr: TensorAttr) -> bool:
+        raise StoreError("a store is read-only")
+
+
+class StoreGraph(GraphStore):
+    """Edges of every relation in CSC (rows of heads by tail), read-only."""
+
+    def __init__(self, store: Store, *, max_bytes: int) -> None:
+        super().__init__()
+        self.store = store
+        needed = sum(
+            store.num_edges[e] * 8 for e in store.edge_types if store.relation(e).layout == "prefix"
+        )
+        if needed > max_bytes:
+            raise StoreError(
+                f"{store.path}: its prefix rows as csr need {needed / 2**30:.1f} GiB, max_bytes allows "
+                f"{max_bytes / 2**30:.1f}; build with: netgpt build SOURCE --out STORE --layout csr"
+            )
+        self._edges: dict[EdgeType, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _get_edge_index(self, attr: EdgeAttr) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if attr.layout != EdgeLayout.CSC or attr.edge_type not in self.store.edge_types:
+            return None
+        if attr.edge_type not in self._edges:
+            indptr, indices = self.store.relation(attr.edge_type).to_csr()
+            self._edges[attr.edge_type] = (
+                torch.from_numpy(indices.astype(np.int64)),
+                torch.from_numpy(np.array(indptr)),
+            )
+        return self._edges[attr.edge_type]
+
+    def get_all_edge_attrs(self) -> list[EdgeAttr]:
+        return [
+            EdgeAttr(e, EdgeLayout.CSC, False, (self.store.num_nodes[e[0]], self.store.num_nodes[e[2]]))
+            for e in self.store.edge_types
+        ]
+
+    def _put_edge_index(self, edge_index: Any, edge_attr: EdgeAttr) -> bool:
+        raise StoreError(f"a store is read-only: {edge_name(edge_attr.edge_type)}")
+
+    def _remove_edge_index(self, edge_attr: EdgeAttr) -> bool:
+        raise StoreError(f"a store is read-only: {edge_name(edge_attr.edge_type)}")

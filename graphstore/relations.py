@@ -1,0 +1,114 @@
+"""Relations: for each tail a row of heads, over one shared array.
+
+`neighbors(v) = indices[begin[v]:end[v]]`, less v itself where `rank[v] < end[v] − begin[v]`. In the
+`csr` layout rows are disjoint (begin, end are two views of indptr, and there is no rank); in the
+`prefix` layout the rows of a group are prefixes of the group's list in (time, node number) order.
+
+Legend: N nodes of the destination type, E edges, M members of groups, T tails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from graphstore.schema import EdgeType
+
+Layout = Literal["csr", "prefix"]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One relation's arrays, mapped or in memory.
+
+    indices [≥ 0] int32 or int64: numbers of head nodes. begin, end [N] int64: half-open ranges of
+    `indices`. rank [N] int32 (prefix only): position of v relative to begin[v].
+    """
+
+    edge_type: EdgeType
+    layout: Layout
+    indices: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    rank: np.ndarray | None = None
+
+    @property
+    def num_dst(self) -> int:
+        return len(self.begin)
+
+    def degree(self, ids: np.ndarray | None = None) -> np.ndarray:
+        """Number of heads of each tail: [n] node numbers (default all) → [n] int64."""
+        where = slice(None) if ids is None else ids
+        length = np.asarray(self.end[where]) - np.asarray(self.begin[where])
+        return length if self.rank is None else length - (self.rank[where] < length)
+
+    @property
+    def num_edges(self) -> int:
+        return int(self.degree().sum())
+
+    def neighbors(self, v: int) -> np.ndarray:
+        """Heads of the edges that end in v, in row order: [degree] node numbers."""
+        row = np.asarray(self.indices[self.begin[v] : self.end[v]])
+        if self.rank is not None and self.rank[v] < len(row):
+            row = np.delete(row, self.rank[v])
+        return row
+
+    def to_csr(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same rows, disjoint: indptr [N + 1] int64 and indices [E]."""
+        indptr = np.zeros(self.num_dst + 1, np.int64)
+        np.cumsum(self.degree(), out=indptr[1:])
+        indices = np.empty(indptr[-1], self.indices.dtype)
+        for v in range(self.num_dst):
+            indices[indptr[v] : indptr[v + 1]] = self.neighbors(v)
+        return indptr, indices
+
+
+def from_indptr(edge_type: EdgeType, indptr: np.ndarray, indices: np.ndarray) -> Relation:
+    return Relation(edge_type, "csr", indices, indptr[:-1], indptr[1:])
+
+
+def csr_from_pairs(heads: np.ndarray, tails: np.ndarray, num_dst: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by tail from an edge list [E], [E]; a row keeps the list's order. → indptr, indices int32."""
+    indptr = np.zeros(num_dst + 1, np.int64)
+    np.cumsum(np.bincount(tails, minlength=num_dst), out=indptr[1:])
+    order = np.argsort(tails, kind="stable")
+    return indptr, heads[order].astype(np.int32)
+
+
+@dataclass(frozen=True)
+class PrefixRows:
+    """Group lists and the rows of tails in them: `indices` [M], `begin`, `end`, `rank` [T]."""
+
+    indices: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    rank: np.ndarray
+
+
+def prefix_rows(key: np.ndarray, time: np.ndarray, *, strict: bool) -> PrefixRows:
+    """Rows of "an earlier member of the same group" for all N nodes.
+
+    key [N] int: group of each node, −1 for none. time [N] int64: sampling dates. The head's time is
+    not after the tail's (`strict`: before it). Rows are in (time, node number) order.
+    """
+    num_nodes = len(key)
+    member = np.flatnonzero(key >= 0)
+    order = member[np.lexsort((member, time[member], key[member]))]
+    begin = np.zeros(num_nodes, np.int64)
+    end = np.zeros(num_nodes, np.int64)
+    rank = np.zeros(num_nodes, np.int32)
+    if len(order):
+        position = np.arange(len(order))
+        sorted_key, sorted_time = key[order], time[order]
+        new_group = np.r_[True, sorted_key[1:] != sorted_key[:-1]]
+        new_day = new_group | np.r_[True, sorted_time[1:] != sorted_time[:-1]]
+        group_start = position[new_group][np.cumsum(new_group) - 1]
+        day = np.cumsum(new_day) - 1
+        day_start = position[new_day]
+        day_end = np.r_[day_start[1:], len(order)]
+        begin[order] = group_start
+        end[order] = day_start[day] if strict else day_end[day]
+        rank[order] = position - group_start
+    return PrefixRows(order.astype(np.int32), begin, end, rank)

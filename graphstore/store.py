@@ -1,0 +1,158 @@
+"""Reading a sealed store: memory-mapped, read-only, opened in milliseconds at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphstore.arrays import Strings, map_array
+from graphstore.errors import FormatError, UnknownNameError
+from graphstore.features import Features
+from graphstore.files import file_digest, read_json, value_digest
+from graphstore.relations import Relation, from_indptr
+from graphstore.schema import EdgeType, Schema, edge_name
+from graphstore.seal import read_seal
+
+if TYPE_CHECKING:
+    from graphstore.pyg import StoreFeatures, StoreGraph
+
+SPLITS = ("train", "test")
+
+
+class Graph:
+    """What samplers and models read of a graph: a store, or a store joined by new states in memory.
+
+    Node numbers are per node type, from 0; edge types are (source, relation, destination).
+    """
+
+    schema: Schema
+    num_nodes: dict[str, int]
+    ids: Sequence[str]
+    """Dataset ids of the video nodes, by node number."""
+    texts: Sequence[str]
+    """The record of each video node as JSON without its level."""
+
+    @property
+    def node_types(self) -> tuple[str, ...]:
+        return tuple(n.name for n in self.schema.node_types)
+
+    @property
+    def edge_types(self) -> tuple[EdgeType, ...]:
+        return self.schema.edge_types
+
+    def relation(self, edge_type: EdgeType) -> Relation:
+        raise NotImplementedError
+
+    def features(self, node_type: str) -> Features:
+        raise NotImplementedError
+
+
+class Store(Graph):
+    """A sealed store on disk. Use `graphstore.open`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        files = read_seal(self.path)
+        meta = self.path / "zarr.json"
+        if not meta.exists() or file_digest(meta) != files.get("zarr.json"):
+            raise FormatError(f"{meta}: damaged or missing; build the store again")
+        self.attributes: dict[str, Any] = read_json(meta)["attributes"]
+        self.digest = value_digest(files)
+        """SHA-256 over the digests of all files: equal digests mean equal bytes."""
+        self.schema = Schema.from_dict(self.attributes["schema"])
+        self.num_nodes = dict(self.attributes["num_nodes"])
+        self._relations: dict[EdgeType, Relation] = {}
+        self._features: dict[str, Features] = {}
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, {sum(self.num_nodes.values()):,} nodes)"
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.path,)  # maps are opened again where it is unpickled, not copied
+
+    @cached_property
+    def num_edges(self) -> dict[EdgeType, int]:
+        relations = self.attributes["relations"]
+        return {e: int(relations[edge_name(e)]["num_edges"]) for e in self.edge_types}
+
+    def array(self, name: str) -> np.ndarray:
+        """Map one array by its path in the store, such as `nodes/video/label`."""
+        return map_array(self.path / name)
+
+    def relation(self, edge_type: EdgeType) -> Relation:
+        if edge_type not in self._relations:
+            if edge_type not in self.edge_types:
+                known = ", ".join(edge_name(e) for e in self.edge_types)
+                raise UnknownNameError(f"edge type: found {edge_type!r}, expected one of {known}")
+            folder = f"edges/{edge_name(edge_type)}"
+            indices = self.array(f"{folder}/indices")
+            if self.attributes["relations"][edge_name(edge_type)]["layout"] == "csr":
+                relation = from_indptr(edge_type, self.array(f"{folder}/indptr"), indices)
+            else:
+                begin, end, rank = (self.array(f"{folder}/{part}") for part in ("begin", "end", "rank"))
+                relation = Relation(edge_type, "prefix", indices, begin, end, rank)
+            self._relations[edge_type] = relation
+        return self._relations[edge_type]
+
+    def features(self, node_type: str) -> Features:
+        if node_type not in self._features:
+            if node_type not in self.num_nodes:
+                known = ", ".join(self.num_nodes)
+                raise UnknownNameError(f"node type: found {node_type!r}, expected one of {known}")
+            folder = f"nodes/{node_type}"
+            rows = self.array(f"{folder}/x_row") if (self.path / folder / "x_row").exists() else None
+            self._features[node_type] = Features(
+                self.num_nodes[node_type], self.array(f"{folder}/x"), rows
+            )
+        return self._features[node_type]
+
+    def _strings(self, name: str) -> Strings:
+        return Strings(self.array(name), self.array(f"{name}_offset"))
+
+    @cached_property
+    def ids(self) -> Sequence[str]:  # type: ignore[override]
+        return self._strings("nodes/video/id")  # type: ignore[return-value]
+
+    @cached_property
+    def texts(self) -> Sequence[str]:  # type: ignore[override]
+        return self._strings("nodes/video/text")  # type: ignore[return-value]
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Influence level of each video node: [N] int8, −1 unknown."""
+        return self.array("nodes/video/label")
+
+    @cached_property
+    def post_time(self) -> np.ndarray:
+        """[N] int64, seconds since 1970."""
+        return self.array("nodes/video/time")
+
+    @cached_property
+    def sampling_time(self) -> np.ndarray:
+        """[N] int64, seconds since 1970: midnight of the sampling date in China."""
+        return self.array("nodes/video/ctime")
+
+    def key(self, name: str) -> tuple[np.ndarray, Sequence[str]]:
+        """A shared attribute (url, author, topic, platform): codes [N] int32, −1 empty, and the values."""
+        folder = f"nodes/video/keys/{name}"
+        return self.array(f"{folder}/code"), self._strings(f"{folder}/value")  # type: ignore[return-value]
+
+    def split(self, name: str) -> np.ndarray:
+        """Video node numbers of a split (train, test; by post date), ascending: [n] int64."""
+        if name not in SPLITS:
+            raise UnknownNameError(f"split: found {name!r}, expected one of {', '.join(SPLITS)}")
+        return np.flatnonzero(self.array("nodes/video/split") == SPLITS.index(name))
+
+    def as_pyg(self, *, max_bytes: int = 1 << 30) -> tuple[StoreFeatures, StoreGraph]:
+        """PyG's remote-backend pair (FeatureStore, GraphStore) over this store.
+
+        Prefix rows are materialised as csr within `max_bytes`; beyond it StoreError says the size and
+        the command that builds a csr store.
+        """
+        from graphstore.pyg import StoreFeatures, StoreGraph  # torch is imported only here
+
+        return StoreFeatures(self), StoreGraph(self, max_bytes=max_bytes)
