@@ -1,0 +1,62 @@
+"""Tensors and a JSON value in one safetensors file, written whole or not at all. Never pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from graphstore.files import atomic_file
+from trainers.errors import TrainerError
+
+VERSION = 1
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
+    """Write tensors and `meta` atomically; ties between tensors are not kept."""
+    header = {"version": str(VERSION), "meta": json.dumps(meta)}
+    values = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
+    with atomic_file(path) as temporary:
+        save_file(values, str(temporary), metadata=header)
+
+
+def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors on the CPU and the JSON value. TrainerError where the file is not one of `save`."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("version") != str(VERSION):
+                raise TrainerError(f"{path}: found version {header.get('version')}, expected {VERSION}")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["meta"])  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        if isinstance(error, TrainerError):
+            raise
+        raise TrainerError(f"{path}: not a readable checkpoint ({error})") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The per-parameter state of an optimiser as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": torch.as_tensor(value) for i, s in state.items() for key, value in s.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        i, key = name.split(".", 1)
+        state.setdefault(int(i), {})[key] = value
+    whole["state"] = state
+    optimizer.load_state_dict(whole)
+
+
+def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": t for name, t in tensors.items()}
+
+
+def strip_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,137 @@
+"""Settings of the trainers: a frozen dataclass for each component, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainers.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    fanout: int = 50
+    """Heads sampled a relation and hop."""
+
+    def __post_init__(self) -> None:
+        require(self.fanout >= 1, "sampler.fanout", self.fanout, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphConfig:
+    """Stage 1: RGCN pretraining."""
+
+    hidden: int = 1024
+    """Width of node embeddings."""
+    dropout: float = 0.1
+    batch_size: int = 512
+    """Seed nodes a step, over all ranks."""
+    epochs: int = 100
+    """At most; early stopping may end before."""
+    patience: int = 10
+    """Epochs without a better validation MAE before training stops."""
+    lr: float = 1e-3
+    """Peak learning rate; warm-up over the first 5% of steps, then cosine to zero."""
+    weight_decay: float = 1e-4
+    """Decoupled (AdamW)."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    val_share: float = 0.15
+    """Share of the train states, the latest by post date, that is held out for early stopping."""
+    checkpoint_steps: int = 200
+    """Steps between checkpoints; there is one at the end of every epoch too."""
+
+    def __post_init__(self) -> None:
+        require(self.hidden >= 1, "graph.hidden", self.hidden, "at least 1")
+        require(0 <= self.dropout < 1, "graph.dropout", self.dropout, "a share from 0, below 1")
+        require(self.batch_size >= 1, "graph.batch_size", self.batch_size, "at least 1")
+        require(self.epochs >= 1, "graph.epochs", self.epochs, "at least 1")
+        require(self.patience >= 1, "graph.patience", self.patience, "at least 1")
+        require(self.lr > 0, "graph.lr", self.lr, "above 0")
+        require(self.clip > 0, "graph.clip", self.clip, "above 0")
+        require(self.checkpoint_steps >= 1, "graph.checkpoint_steps", self.checkpoint_steps, "at least 1")
+        require(0 < self.val_share < 1, "graph.val_share", self.val_share, "a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """The randomly initialised Qwen2-VL that `language.model: tiny` makes."""
+
+    hidden: int = 128
+    layers: int = 8
+    heads: int = 4
+    """Attention heads; half as many key-value heads."""
+    vocab: int = 4096
+    """Entries of the byte-level BPE tokenizer, trained on the run's own training text."""
+    warmup_steps: int = 0
+    """Steps of a plain language-model pass over the training text before stage 2; 0: none."""
+    warmup_lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(self.layers >= 6, "language.tiny.layers", self.layers, "at least 6")
+        require(self.heads % 2 == 0, "language.tiny.heads", self.heads, "an even number")
+        require(
+            self.hidden % (8 * self.heads) == 0, "language.tiny.hidden", self.hidden, "a multiple of 8 × heads"
+        )
+        require(self.vocab >= 300, "language.tiny.vocab", self.vocab, "at least 300")
+        require(self.warmup_steps >= 0, "language.tiny.warmup_steps", self.warmup_steps, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """What the two language stages share."""
+
+    model: str = "tiny"
+    """`tiny`, a local directory, or a hub id of a Qwen2-VL."""
+    max_tokens: int = 4000
+    """Longest sample, response included; comments go first, then the record's end."""
+    max_comments: int = 50
+    """Comments drawn at random a record, by (seed, id)."""
+    token_budget: int = 4096
+    """Tokens of a pack: the samples that one rank runs at once."""
+    packs_per_step: int = 8
+    """Packs of an optimiser step over all ranks; a multiple of the world size."""
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+
+    def __post_init__(self) -> None:
+        require(self.max_tokens >= 128, "language.max_tokens", self.max_tokens, "at least 128")
+        require(self.max_comments >= 0, "language.max_comments", self.max_comments, "at least 0")
+        require(
+            self.token_budget >= self.max_tokens,
+            "language.token_budget",
+            self.token_budget,
+            f"at least max_tokens ({self.max_tokens})",
+        )
+        require(self.packs_per_step >= 1, "language.packs_per_step", self.packs_per_step, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """Training of one language stage."""
+
+    epochs: int = 1
+    """Passes over the train states; 0 skips training and keeps the initial weights."""
+    lr: float = 1e-4
+    """Peak learning rate; warm-up over the first 5% of steps, then cosine to zero."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    checkpoint_steps: int = 50
+    """Optimiser steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, "epochs", self.epochs, "at least 0")
+        require(self.lr > 0, "lr", self.lr, "above 0")
+        require(self.clip > 0, "clip", self.clip, "above 0")
+        require(self.checkpoint_steps >= 1, "checkpoint_steps", self.checkpoint_steps, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateConfig(StageConfig):
+    """Stage 3 on top of what any stage has."""
+
+    layers: int = 4
+    """Last decoder layers that are trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.layers >= 1, "stage3.layers", self.layers, "at least 1")

@@ -1,0 +1,162 @@
+"""RGCN over a heterogeneous graph whose relations all end at one node type.
+
+Shape suffixes: N nodes, S seeds, R relations, D hidden width, F feature width, E edges.
+Formula: Schlichtkrull et al., "Modeling Relational Data with Graph Convolutional Networks", eq. 2,
+with the mean over each relation's heads as normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphstore import EdgeType, Graph
+from sampler import MiniBatch
+
+MAX_LEVEL = 9.0
+
+
+class FeatureTables:
+    """The distinct feature rows of every node type as float32 tensors on one device.
+
+    Nodes that share content share a row, so a batch carries node numbers and a projection is computed
+    once for each distinct row.
+    """
+
+    def __init__(self, graph: Graph, device: torch.device) -> None:
+        self.graph = graph
+        self.device = device
+        self.x_NF = {
+        XX
+            for name in graph.node_types
+        }
+
+    def rows(self, node_type: str, ids: np.ndarray) -> Tensor:
+        """Table rows of nodes: [n] node numbers → [n] int64 on the device."""
+        rows = np.asarray(self.graph.features(node_type).rows(ids), np.int64)
+        return torch.from_numpy(rows).to(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RGCNShape:
+    """All that is needed to make the module again."""
+
+    feature_dims: dict[str, int]
+    scalar_types: tuple[str, ...]
+    edge_types: tuple[EdgeType, ...]
+    hidden: int
+    num_layers: int = 2
+
+    @staticmethod
+    def of(graph: Graph, hidden: int) -> RGCNShape:
+        return RGCNShape(
+            feature_dims={name: graph.features(name).dim for name in graph.node_types},
+            scalar_types=tuple(n.name for n in graph.schema.node_types if n.encoding == "scalar"),
+            edge_types=graph.edge_types,
+            hidden=hidden,
+        )
+
+
+class RGCNLayer(nn.Module):
+    """h'_v = W_root h_v + Σ_r W_r mean(h_u of r's heads u of v) + b; other types: W_root h + b.
+
+    One root weight serves every node type: all relations end at the target, so without it the other
+    types would vanish after the first layer.
+    """
+
+    def __init__(self, edge_types: tuple[EdgeType, ...], hidden: int) -> None:
+        super().__init__()
+        self.edge_types = edge_types
+        self.root = nn.Linear(hidden, hidden)
+        self.weight_RDD = nn.Parameter(torch.empty(len(edge_types), hidden, hidden))
+        # Variance of a sum of R + 1 terms: each relation gets its share
+        nn.init.normal_(self.weight_RDD, std=(hidden * (len(edge_types) + 1)) ** -0.5)
+        nn.init.normal_(self.root.weight, std=hidden**-0.5)
+        nn.init.zeros_(self.root.bias)
+
+    def forward(self, h_SD: Tensor, means_RSD: list[Tensor]) -> Tensor:
+        """Target nodes: own states and, per relation in order, the means of their heads."""
+        out = self.root(h_SD)
+        for weight_DD, mean_SD in zip(self.weight_RDD, means_RSD, strict=True):
+            out = out + mean_SD @ weight_DD
+        return out
+
+
+def mean_of_heads(h_ND: Tensor, heads_E: Tensor, counts_S: Tensor) -> Tensor:
+    """Mean over each tail's heads, zero where it has none: edges are in the order of their tails.
+
+    Gather and mean in one fused, deterministic operation.
+    """
+    begin_S = torch.cumsum(counts_S, 0) - counts_S
+    return F.embedding_bag(heads_E, h_ND, begin_S, mode="mean")
+
+
+class RGCN(nn.Module):
+    """Typed input projection, two RGCN layers, a linear predictor and 9 · sigmoid."""
+
+    def __init__(self, shape: RGCNShape, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.dropout = dropout
+        self.target = shape.edge_types[0][2]
+        self.project = nn.ModuleDict(
+            {name: nn.Linear(dim, shape.hidden) for name, dim in shape.feature_dims.items()}
+        )
+        # Scalars are on a log scale, 0 to 20: centred and scaled by the table they were fitted on
+        for name in shape.scalar_types:
+            self.register_buffer(f"{name}_mean", torch.zeros(1))
+            self.register_buffer(f"{name}_std", torch.ones(1))
+        self.layers = nn.ModuleList(
+            RGCNLayer(shape.edge_types, shape.hidden) for _ in range(shape.num_layers)
+        )
+        self.predictor = nn.Linear(shape.hidden, 1)
+
+    def fit_scalars(self, tables: FeatureTables, train: np.ndarray) -> None:
+        """Take mean and spread of the scalar features from the train nodes (numbered as the target is)."""
+        for name in self.shape.scalar_types:
+            x = tables.x_NF[name][tables.rows(name, train)]
+            getattr(self, f"{name}_mean").copy_(x.mean(0))
+            getattr(self, f"{name}_std").copy_(x.std(0).clamp_min(1e-3) if len(x) > 1 else torch.ones(1))
+
+    def inputs(self, tables: FeatureTables, node_type: str, ids: np.ndarray) -> Tensor:
+        """Projected features of nodes: [n] node numbers → [n, D]."""
+        table_NF, rows = tables.x_NF[node_type], tables.rows(node_type, ids)
+        shared = len(table_NF) <= len(ids)
+        x = table_NF if shared else table_NF[rows]
+        if node_type in self.shape.scalar_types:
+            x = (x - getattr(self, f"{node_type}_mean")) / getattr(self, f"{node_type}_std")
+        h = self.project[node_type](x)
+        return h[rows] if shared else h
+
+    def between(self, h: Tensor) -> Tensor:
+        """Activation and dropout between layers."""
+        return F.dropout(F.relu(h), self.dropout, self.training)
+
+    def forward(self, batch: MiniBatch, tables: FeatureTables) -> tuple[Tensor, Tensor]:
+        """Scores [S] and embeddings [S, D] of a batch's seeds, trimmed hop by hop."""
+        num_layers = self.shape.num_layers
+        h = {name: self.inputs(tables, name, ids) for name, ids in batch.nodes.items()}
+        for index, layer in enumerate(self.layers):
+            hops = num_layers - index  # hops whose edges this layer still needs
+            num_dst = sum(batch.num_sampled_nodes[self.target][:hops])
+            means = []
+            for edge_type in self.shape.edge_types:
+                num_edges = sum(batch.num_sampled_edges[edge_type][:hops])
+                edges = torch.from_numpy(batch.edges[edge_type][:, :num_edges]).to(tables.device)
+                counts_S = torch.bincount(edges[1], minlength=num_dst)
+                means.append(mean_of_heads(h[edge_type[0]], edges[0], counts_S))
+            out = layer(h[self.target][:num_dst], means)
+            if hops == 1:
+                return self.score(out), out
+            h = {name: self.between(layer.root(x)) for name, x in h.items() if name != self.target}
+            h[self.target] = self.between(out)
+        raise AssertionError("a model has at least one layer")
+
+    def score(self, h_SD: Tensor) -> Tensor:
+        """Level scores of embeddings: [S, D] → [S], in (0, 9)."""
+        h_SD = F.dropout(h_SD, self.dropout, self.training)
+        return MAX_LEVEL * torch.sigmoid(self.predictor(h_SD).squeeze(-1))

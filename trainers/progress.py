@@ -1,0 +1,43 @@
+"""Progress of a stage as a small file that anyone may read, and its history of metrics.
+
+The worker that trains and the person who waits are different processes, perhaps on different
+machines: the worker (rank 0) replaces a JSON file a few times a second, the front end draws it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+PROGRESS = "progress.json"
+_PERIOD_S = 0.25
+
+
+class Progress:
+    """Where a stage is. Only rank 0's writes; `None` as the folder makes it silent."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / PROGRESS if folder else None
+        self._last = 0.0
+
+    def update(self, done: int, total: int, unit: str, **values: float) -> None:
+        """Say that `done` of `total` units are done; written at most four times a second."""
+        now = time.monotonic()
+        if self._path is None or (now - self._last < _PERIOD_S and done < total):
+            return
+        self._last = now
+        # No fsync: it is for the eye, and a torn file after a crash is only not shown
+        temporary = self._path.with_name(f".{PROGRESS}.{os.getpid()}.tmp")
+        shown = {key: round(value, 4) for key, value in values.items()}
+        temporary.write_text(json.dumps({"done": done, "total": total, "unit": unit, "values": shown}))
+        temporary.replace(self._path)
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((folder / PROGRESS).read_text()))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,77 @@
+"""A stage's folder: what it was made from, whether it is done, and its manifest.
+
+A stage is done when its manifest is there: it is written last, by rename, and holds the digests of
+what the stage read and of the files that it made. A folder of other inputs is emptied before the
+stage starts, so a checkpoint in it is always one of the same inputs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from graphstore.files import file_digest, read_json, value_digest, write_json
+
+MANIFEST, INPUTS = "manifest.json", "inputs.json"
+VERSION = 1
+Json = dict[str, Any]
+
+
+def read_manifest(folder: Path) -> Json | None:
+    """The manifest of a finished stage, or None."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("version") == VERSION else None
+
+
+def stage_digest(folder: Path) -> str:
+    """Digest of what a finished stage made: for the inputs of the stages behind it."""
+    manifest = read_manifest(folder)
+    return value_digest(manifest["outputs"]) if manifest else ""
+
+
+def is_done(folder: Path, inputs: Json) -> bool:
+    """Whether the stage was finished from these inputs and its files are as it left them."""
+    manifest = read_manifest(folder)
+    return (
+        manifest is not None
+        and manifest["inputs"] == inputs
+        and all(
+            (folder / name).exists() and file_digest(folder / name) == digest
+            for name, digest in manifest["outputs"].items()
+        )
+    )
+
+
+def prepare(folder: Path, inputs: Json) -> bool:
+    """Make the folder ready to start or to resume; True where work of the same inputs is in it."""
+    try:
+        same = read_json(folder / INPUTS) == inputs and not (folder / MANIFEST).exists()
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / INPUTS, inputs)
+    return same
+
+
+def finish(folder: Path, inputs: Json, outputs: list[str], metrics: Json) -> None:
+    """Write the manifest: from here on the stage is done. `outputs` are files or folders in it."""
+    files = [p for name in outputs for p in ([folder / name] if (folder / name).is_file() else _below(folder / name))]
+    write_json(
+        folder / MANIFEST,
+        {
+            "version": VERSION,
+            "inputs": inputs,
+            "outputs": {p.relative_to(folder).as_posix(): file_digest(p) for p in files},
+            "metrics": metrics,
+        },
+    )
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
