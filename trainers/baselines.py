@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from graphstore import Store
 from graphstore.annotation import INDICATORS, level_of
 from graphstore.schema import SCALARS
 from trainers.metrics import rating_metrics
+from trainers.splits import is_age_zero
 
 
 def _counts(store: Store, ids: np.ndarray) -> np.ndarray:
@@ -74,18 +77,25 @@ def lookup(store: Store, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     )
 
 
-def baseline_metrics(store: Store, train: np.ndarray, test: np.ndarray) -> dict[str, dict[str, float]]:
-    """Metrics of every baseline, fitted on `train` and measured on `test` (node numbers)."""
+def baseline_metrics(store: Store, train: np.ndarray, test: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Metrics of every baseline, fitted on `train` and measured on `test` (node numbers).
+
+    The states of age zero with no counts apart from the rest, for those that score a state.
+    """
     levels = np.asarray(store.labels).astype(np.int64)
-    return {
-        **constants(levels[train], levels[test]),
-        "trees (squared loss)": rating_metrics(
-            trees(store, train, test, loss="squared_error"), levels[test]
-        ),
-        "trees (absolute loss)": rating_metrics(
-            trees(store, train, test, loss="absolute_error"), levels[test]
-        ),
-        "lookup": rating_metrics(lookup(store, train, test), levels[test]),
+    zero = is_age_zero(store, test)
+    scores = {
+        "trees (squared loss)": trees(store, train, test, loss="squared_error"),
+        "trees (absolute loss)": trees(store, train, test, loss="absolute_error"),
+        "lookup": lookup(store, train, test),
     }
-
-
+    found: dict[str, dict[str, Any]] = {
+        name: {"test": metrics} for name, metrics in constants(levels[train], levels[test]).items()
+    }
+    for name, values in scores.items():
+        found[name] = {
+            "test": rating_metrics(values, levels[test]),
+            "test_age_zero": rating_metrics(values[zero], levels[test[zero]]),
+            "test_rest": rating_metrics(values[~zero], levels[test[~zero]]),
+        }
+    return found

@@ -23,6 +23,8 @@ class GraphConfig:
     hidden: int = 1024
     """Width of node embeddings."""
     dropout: float = 0.1
+    feature_dropout: float = 0.0
+    """Share of the nodes with text, time or video features whose content is hidden in a step."""
     batch_size: int = 512
     """Seed nodes a step, over all ranks."""
     epochs: int = 100
@@ -43,6 +45,9 @@ class GraphConfig:
     def __post_init__(self) -> None:
         require(self.hidden >= 1, "graph.hidden", self.hidden, "at least 1")
         require(0 <= self.dropout < 1, "graph.dropout", self.dropout, "a share from 0, below 1")
+        require(
+            0 <= self.feature_dropout < 1, "graph.feature_dropout", self.feature_dropout, "a share from 0, below 1"
+        )
         require(self.batch_size >= 1, "graph.batch_size", self.batch_size, "at least 1")
         require(self.epochs >= 1, "graph.epochs", self.epochs, "at least 1")
         require(self.patience >= 1, "graph.patience", self.patience, "at least 1")

@@ -31,7 +31,7 @@ class FeatureTables:
         self.graph = graph
         self.device = device
         self.x_NF = {
-        XX
+            name: torch.from_numpy(np.array(graph.features(name).x, np.float32)).to(device)
             for name in graph.node_types
         }
 
@@ -98,10 +98,10 @@ def mean_of_heads(h_ND: Tensor, heads_E: Tensor, counts_S: Tensor) -> Tensor:
 class RGCN(nn.Module):
     """Typed input projection, two RGCN layers, a linear predictor and 9 · sigmoid."""
 
-    def __init__(self, shape: RGCNShape, dropout: float = 0.0) -> None:
+    def __init__(self, shape: RGCNShape, dropout: float = 0.0, feature_dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
-        self.dropout = dropout
+        self.dropout, self.feature_dropout = dropout, feature_dropout
         self.target = shape.edge_types[0][2]
         self.project = nn.ModuleDict(
             {name: nn.Linear(dim, shape.hidden) for name, dim in shape.feature_dims.items()}
@@ -125,10 +125,16 @@ class RGCN(nn.Module):
     def inputs(self, tables: FeatureTables, node_type: str, ids: np.ndarray) -> Tensor:
         """Projected features of nodes: [n] node numbers → [n, D]."""
         table_NF, rows = tables.x_NF[node_type], tables.rows(node_type, ids)
-        shared = len(table_NF) <= len(ids)
+        scalar = node_type in self.shape.scalar_types
+        # Few contents for many nodes: project each content once. Not where rows are dropped by node.
+        drop = self.training and self.feature_dropout > 0 and not scalar
+        shared = len(table_NF) <= len(ids) and not drop
         x = table_NF if shared else table_NF[rows]
-        if node_type in self.shape.scalar_types:
+        if scalar:
             x = (x - getattr(self, f"{node_type}_mean")) / getattr(self, f"{node_type}_std")
+        if drop:  # a node's whole content or none: words must not be learnt by heart
+            keep = torch.rand(len(x), 1, device=x.device) >= self.feature_dropout
+            x = x * keep / (1 - self.feature_dropout)
         h = self.project[node_type](x)
         return h[rows] if shared else h
 

@@ -62,7 +62,7 @@ class GraphTrainer:
         self.device = distributed.device()
         self.tables = FeatureTables(store, self.device)
         seed_torch(seed, "rgcn")
-        self.model = RGCN(RGCNShape.of(store, config.hidden), config.dropout)
+        self.model = RGCN(RGCNShape.of(store, config.hidden), config.dropout, config.feature_dropout)
         self.model.to(self.device)
         self.model.fit_scalars(self.tables, splits.train)
         self.best: dict[str, torch.Tensor] = {}

@@ -1,0 +1,83 @@
+"""Scores of every stage on every split, their metrics, and the baselines beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graphstore import Store
+from trainers.baselines import baseline_metrics
+from trainers.metrics import rating_metrics, to_level
+from trainers.splits import Splits, is_age_zero
+
+PREDICTIONS = "predictions.parquet"
+STAGE_NAMES = {"stage1": "RGCN", "stage2": "NetGPT after stage 2", "stage3": "NetGPT"}
+
+
+def stage_metrics(store: Store, splits: Splits, scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Metrics by stage and split; the test states of age zero with no counts apart from the rest.
+
+    scores[stage] [N]: one score a video node.
+    """
+    levels = np.asarray(store.labels).astype(np.int64)
+    zero = is_age_zero(store, splits.test)
+    parts = {**splits.named(), "test_age_zero": splits.test[zero], "test_rest": splits.test[~zero]}
+    return {
+        stage: {name: rating_metrics(values[ids], levels[ids]) for name, ids in parts.items()}
+        for stage, values in scores.items()
+    }
+
+
+def all_metrics(store: Store, splits: Splits, scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Metrics of the stages and of the baselines, which are fitted on the whole train period."""
+    period = np.sort(np.concatenate([splits.train, splits.val]))
+    return {
+        "stages": stage_metrics(store, splits, scores),
+        "baselines": baseline_metrics(store, period, splits.test),
+    }
+
+
+def write_predictions(path: Path, store: Store, splits: Splits, scores: dict[str, np.ndarray]) -> None:
+    """A row for each labelled state: id, split, level, and score and level of every stage."""
+    names = np.full(store.num_nodes["video"], "", object)
+    for name, ids in splits.named().items():
+        names[ids] = name
+    ids = np.flatnonzero(names != "")
+    columns: dict[str, Any] = {
+        "id": [store.ids[v] for v in ids.tolist()],
+        "split": names[ids].tolist(),
+        "level": np.asarray(store.labels)[ids].astype(np.int8),
+        "age_zero": is_age_zero(store, ids),
+    }
+    for stage, values in scores.items():
+        columns[f"{stage}_score"] = values[ids].astype(np.float64)
+        columns[f"{stage}_level"] = to_level(values[ids]).astype(np.int8)
+    pq.write_table(pa.table(columns), path)
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """The test split as text: baselines, then stages."""
+    lines = [
+        f"{'test split':<26}{'ACC':>8}{'MSE':>8}{'MAE':>8}{'MAE age 0':>12}{'MAE rest':>10}",
+        "-" * 72,
+    ]
+
+    def row(name: str, found: dict[str, dict[str, float]]) -> str:
+        values = [found["test"][m] for m in ("acc", "mse", "mae")]
+        apart = [found[p]["mae"] if p in found else float("nan") for p in ("test_age_zero", "test_rest")]
+        text = f"{name:<26}" + "".join(f"{v:>8.4f}" for v in values)
+        return text + "".join(f"{v:>{w}.4f}" if v == v else " " * w for v, w in zip(apart, (12, 10), strict=True))
+
+    lines += [row(name, found) for name, found in metrics["baselines"].items()]
+    lines.append("-" * 72)
+    lines += [row(STAGE_NAMES[stage], found) for stage, found in metrics["stages"].items()]
+    stages = next(iter(metrics["stages"].values()))
+    lines.append(
+        f"{stages['test']['num']} test states; {stages['test_age_zero']['num']} of them sampled at age 0 "
+        "with all counters zero"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,78 @@
+"""What the trainers need to know about a run, and where its parts lie."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainers.config import GraphConfig, LanguageConfig, RateConfig, SamplerConfig, StageConfig, TinyConfig
+
+STAGES = ("stage1", "embeddings", "base", "stage2", "stage3", "evaluation")
+"""Folders of a run, in the order in which they are made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of all stages. One seed: every stage derives its own randomness from it."""
+
+    seed: int = 0
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    stage2: StageConfig = field(default_factory=StageConfig)
+    stage3: RateConfig = field(default_factory=RateConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> Settings:
+        language = dict(raw["language"])
+        return Settings(
+            seed=raw["seed"],
+            sampler=SamplerConfig(**raw["sampler"]),
+            graph=GraphConfig(**raw["graph"]),
+            language=LanguageConfig(**{**language, "tiny": TinyConfig(**language["tiny"])}),
+            stage2=StageConfig(**raw["stage2"]),
+            stage3=RateConfig(**raw["stage3"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageJob:
+    """One stage of a run, for any process that can see the run's folder and the store."""
+
+    stage: str
+    run: Path
+    store: Path
+    settings: Settings
+    inputs: dict[str, Any]
+    """What the stage is made from (digests, settings): goes into its manifest."""
+    num_threads: int = 1
+    """CPU threads of a worker: fixed, since the order of float sums depends on it."""
+
+    @property
+    def folder(self) -> Path:
+        return self.run / self.stage
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "run": str(self.run),
+            "store": str(self.store),
+            "settings": self.settings.to_dict(),
+            "inputs": self.inputs,
+            "num_threads": self.num_threads,
+        }
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> StageJob:
+        return StageJob(
+            stage=raw["stage"],
+            run=Path(raw["run"]),
+            store=Path(raw["store"]),
+            settings=Settings.from_dict(raw["settings"]),
+            inputs=raw["inputs"],
+            num_threads=raw["num_threads"],
+        )

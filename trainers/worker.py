@@ -1,0 +1,172 @@
+"""Runs one stage in this process, which may be one of several ranks. Knows nothing of who started it.
+
+Ray's workers call `run_stage`; `torchrun -m trainers.worker JOB.json` and
+`python -m trainers.worker JOB.json` do the same without Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import graphstore
+from graphstore import Store
+from graphstore.files import atomic_file, write_json
+from sampler import SamplingEngine
+from trainers import distributed, stage
+from trainers.errors import TrainerError
+from trainers.evaluate import PREDICTIONS, all_metrics, write_predictions
+from trainers.graph.inference import open_cache, write_cache
+from trainers.graph.train import MODEL, GraphTrainer, load_model
+from trainers.progress import Progress
+from trainers.settings import StageJob
+from trainers.splits import make_splits
+
+METRICS = "metrics.json"
+Made = tuple[list[str], dict[str, Any]]
+"""What a stage made: files or folders in its folder, and its metrics."""
+
+
+def run_stage(job: StageJob, engine: SamplingEngine | None = None) -> None:
+    """Run a prepared stage to its manifest. `engine` samples for stage 1; without one this process does."""
+    torch.set_num_threads(job.num_threads)
+    # Same bits in every run: forbid the few operations that have no deterministic form
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    store = graphstore.open(str(job.store))
+    if job.stage not in _STAGES:
+        raise TrainerError(f"stage: found {job.stage!r}, expected one of {', '.join(_STAGES)}")
+    outputs, metrics = _STAGES[job.stage](job, store, engine)
+    if distributed.rank() == 0:
+        stage.finish(job.folder, job.inputs, outputs, metrics)
+    distributed.barrier()
+
+
+def _progress(job: StageJob, unit: str) -> Callable[[int, int], None]:
+    progress = Progress(job.folder if distributed.rank() == 0 else None)
+    return lambda done, total: progress.update(done, total, unit)
+
+
+def _pretrain(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
+    settings = job.settings
+    splits = make_splits(store, settings.graph.val_share)
+    trainer = GraphTrainer(
+        settings.graph, settings.sampler, store, splits, job.folder, seed=settings.seed, engine=engine
+    )
+    return [MODEL], trainer.run()
+
+
+def _embed(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
+    device = distributed.device()
+    model = load_model(job.run / "stage1", store, device)
+    write_cache(job.folder, model, store, device, _progress(job, "block"))
+    return ["h", "score"], {}
+
+
+def _make_base(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
+    from trainers.language.load import make_base
+
+    return ["model"], make_base(store, job.settings, job.folder)
+
+
+def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
+    from trainers.language.load import make_netgpt, prompt_builder
+    from trainers.language.samples import Samples
+    from trainers.language.train import WEIGHTS, LanguageTrainer, load_weights
+
+    settings, device = job.settings, distributed.device()
+    splits = make_splits(store, settings.graph.val_share)
+    h, _ = open_cache(job.run / "embeddings")
+    builder = prompt_builder(job.run, settings)
+    netgpt = make_netgpt(job.run, settings, builder, h.shape[1], device)
+    levels = np.asarray(store.labels).astype(np.int64)
+    if job.stage == "stage3":
+        load_weights(netgpt, job.run / "stage2" / WEIGHTS)
+        netgpt.start_head_at(float(levels[splits.train].mean()))
+    trainer = LanguageTrainer(
+        job.stage,
+        settings.language,
+        settings.stage2 if job.stage == "stage2" else settings.stage3,
+        netgpt,
+        Samples(store, splits.train, h, builder, device),
+        Samples(store, splits.val, h, builder, device),
+        levels,
+        job.folder,
+        seed=settings.seed,
+    )
+    return [WEIGHTS], trainer.run()
+
+
+def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
+    from trainers.language.load import load_netgpt, prompt_builder
+    from trainers.language.samples import Samples, expected_level, level_log_probs, score_samples
+
+    settings, device, budget = job.settings, distributed.device(), job.settings.language.token_budget
+    splits = make_splits(store, settings.graph.val_share)
+    h, rgcn = open_cache(job.run / "embeddings")
+    builder = prompt_builder(job.run, settings)
+    ids = np.sort(np.concatenate(list(splits.named().values())))
+    samples = Samples(store, ids, h, builder, device)
+    scores = {"stage1": np.asarray(rgcn, np.float64)}
+    progress = _progress(job, "pack")
+    for name in ("stage2", "stage3"):
+        netgpt = load_netgpt(job.run, settings, builder, h.shape[1], name, device)
+        scores[name] = np.zeros(len(rgcn))
+        if name == "stage2":
+            scores[name][ids] = expected_level(level_log_probs(netgpt, samples, budget, progress))
+        else:
+            scores[name][ids] = score_samples(netgpt, samples, budget, progress)
+    metrics: dict[str, Any] = {}
+    if distributed.rank() == 0:
+        metrics = all_metrics(store, splits, scores)
+        with atomic_file(job.folder / PREDICTIONS) as temporary:
+            write_predictions(temporary, store, splits, scores)
+        write_json(job.folder / METRICS, metrics)
+    return [PREDICTIONS, METRICS], metrics
+
+
+_STAGES: dict[str, Callable[[StageJob, Store, SamplingEngine | None], Made]] = {
+    "stage1": _pretrain,
+    "embeddings": _embed,
+    "base": _make_base,
+    "stage2": _language,
+    "stage3": _language,
+    "evaluation": _evaluate,
+}
+
+
+def use_process_group() -> None:
+    """Join torchrun's process group, or make one of this process alone (DeepSpeed wants one)."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if dist.is_initialized():
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(backend)
+    else:
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def main() -> None:
+    job = StageJob.from_dict(json.loads(Path(sys.argv[1]).read_text()))
+    use_process_group()
+    stage.prepare(job.folder, job.inputs)
+    try:
+        run_stage(job)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
