@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from graphstore import Store
 from trainers.errors import TrainerError
 from trainers.language.model import NetGPT, load_base
-from trainers.language.prompt import PromptBuilder
+from trainers.language.prompt import INSTRUCTION_TEXTS, PromptBuilder
 from trainers.language.tiny import make_model, save_base, train_tokenizer, warm_up
 from trainers.language.train import WEIGHTS, load_weights
 from trainers.progress import Progress
@@ -41,8 +41,9 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
     progress = Progress(folder)
     train = make_splits(store, settings.graph.val_share).train.tolist()
     tiny = settings.language.tiny
-    # Trained on records as they are; the builder below makes prompts of them with these tokens
-    tokenizer = train_tokenizer((store.texts[v] for v in train), tiny.vocab)
+    # The instruction as often as the records, so that its words are tokens too
+    texts = (text for v in train for text in (store.texts[v], *INSTRUCTION_TEXTS))
+    tokenizer = train_tokenizer(texts, tiny.vocab)
     model = make_model(tiny, tokenizer, settings.seed)
     loss = float("nan")
     if tiny.warmup_steps:

@@ -32,6 +32,8 @@ _CLOSE = "<|im_end|>\n<|im_start|>assistant\n"
 _RESPONSE = "The influence level of this short-video is "
 _RESPONSE_END = "<|im_end|>"
 NUM_LEVELS = 10
+INSTRUCTION_TEXTS = (_HEAD, _REQUEST, _CLOSE, *(_RESPONSE + str(level) for level in range(NUM_LEVELS)))
+"""What every sample says besides its record: a self-trained tokenizer has to know it."""
 
 
 @dataclass(frozen=True)

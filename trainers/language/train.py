@@ -99,6 +99,8 @@ class LanguageTrainer:
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         config = self.config
+        # Buckets no larger than what is trained: DeepSpeed's default allocates 2 GB of buffers a step
+        bucket = min(2**28, sum(p.numel() for p in self.trained.values()))
         engine, *_ = deepspeed.initialize(
             model=_Objective(self.netgpt, self.stage),
             model_parameters=[p for p in self.netgpt.parameters() if p.requires_grad],
@@ -106,7 +108,11 @@ class LanguageTrainer:
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": self.accumulation,
                 "gradient_clipping": config.clip,
-                "zero_optimization": {"stage": 2},
+                "zero_optimization": {
+                    "stage": 2,
+                    "reduce_bucket_size": bucket,
+                    "allgather_bucket_size": bucket,
+                },
                 "bf16": {"enabled": self.train.device.type == "cuda"},
                 "data_types": {"grad_accum_dtype": "fp32"},
                 "optimizer": {
