@@ -100,7 +100,8 @@ class LanguageTrainer:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         config = self.config
         # Buckets no larger than what is trained: DeepSpeed's default allocates 2 GB of buffers a step
-        bucket = min(2**28, sum(p.numel() for p in self.trained.values()))
+        # (a power of two: its alignment wants a multiple of the world size)
+        bucket = min(2**28, 1 << sum(p.numel() for p in self.trained.values()).bit_length())
         engine, *_ = deepspeed.initialize(
             model=_Objective(self.netgpt, self.stage),
             model_parameters=[p for p in self.netgpt.parameters() if p.requires_grad],

@@ -1,0 +1,39 @@
+"""A Ray to run on: the job's own cluster, or one started on this machine's loopback addresses."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
+LOOPBACK = "127.0.0.2"
+
+
+@contextmanager
+def ray_session(num_cpus: int) -> Iterator[None]:
+    """Connect to the cluster that RAY_ADDRESS names, else start a local one and stop it at the end.
+
+    `num_cpus` is what a local Ray is told it has: workers are counted, and on a small machine they
+    share cores. Its ports ask for a token made for this session alone, since some listen on all
+    interfaces.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    local = "RAY_ADDRESS" not in os.environ
+    if local:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray  # after the environment is set; and commands that need no Ray start fast
+
+    environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": environment}}
+    if local:
+        ray.init(_node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=num_cpus, **options)
+    else:
+        ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,215 @@
+"""A run: its folder, its store, and its stages in order, each skipped where it is done and matches."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import graphstore
+from cluster.config import RunConfig, load_config
+from cluster.errors import ClusterError
+from cluster.local import ray_session
+from cluster.training import num_workers, run_on_ray
+from graphstore import Store
+from graphstore.files import atomic_file, file_digest, read_json, write_json
+from sampler import GENERATOR
+from trainers import stage
+from trainers.evaluate import PREDICTIONS
+from trainers.settings import STAGES, StageJob
+
+TITLES = {
+    "stage1": "stage 1: RGCN pretraining",
+    "embeddings": "exact embeddings",
+    "base": "tiny base model",
+    "stage2": "stage 2: alignment",
+    "stage3": "stage 3: rating",
+    "evaluation": "evaluation",
+}
+COMMANDS = {"stage1": "pretrain", "embeddings": "embed", "base": "align", "stage2": "align", "stage3": "rate"}
+
+
+def say(text: str) -> None:
+    """A line for the person, beside the progress bars on standard error."""
+    tqdm.write(text, file=__import__("sys").stderr)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run's folder: two processes must not work on one run."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ClusterError(f"{run}: another process works on this run; wait for it or choose another --out") from None
+        yield
+
+
+def build_store(data: Path, out: Path, config: graphstore.BuildConfig) -> None:
+    """Build a store with a progress bar, and say what was skipped."""
+    with tqdm(desc="graph store", unit=" records", dynamic_ncols=True, delay=1) as bar:
+        report = graphstore.build(data, out, config, progress=bar.update)
+    if report.num_skipped:
+        counts = ", ".join(f"{field}: {num}" for field, num in report.skipped.items())
+        say(f"left out {report.num_skipped} of {report.num_read + report.num_skipped} records ({counts})")
+        say(f"first: {report.first_skipped}")
+
+
+@dataclass
+class Run:
+    """One run folder. `open_` takes what is on disk; `start` makes or continues it."""
+
+    path: Path
+    config: RunConfig
+    store: Store
+
+    @staticmethod
+    def start(path: Path, config: RunConfig, data: Path | None, store: Path | None) -> Run:
+        """Make the folder and the store, or check that what is there is of the same data."""
+        if data is not None and store is not None:
+            raise ClusterError("found both --data and --store, expected one of them")
+        note = path / "store.json"
+        known: dict[str, Any] | None = read_json(note) if note.exists() else None
+        if data is not None:
+            if not data.is_file():
+                raise ClusterError(f"--data: found no file {data}, expected a JSON file of records")
+            wanted = {"source_digest": file_digest(data), "build": asdict(config.build)}
+            where = path / "store"
+            if known is None:
+                if not (where / "SEAL.json").exists():
+                    build_store(data, where, config.build)
+            elif {key: known.get(key) for key in wanted} != wanted:
+                raise ClusterError(f"{path}: holds a run on other data or build settings; choose another --out")
+        elif store is not None:
+            where, wanted = store.resolve(), {}
+            if known is not None and known["digest"] != graphstore.open(str(where)).digest:
+                raise ClusterError(f"{path}: holds a run on another store; choose another --out")
+        elif known is not None:
+            where, wanted = _store_path(path, known), {k: known[k] for k in known if k not in ("path", "digest")}
+        else:
+            raise ClusterError(f"{path}: a new run, and neither --data nor --store was given")
+        opened = graphstore.open(str(where))
+        if known is not None and known["digest"] != opened.digest:
+            raise ClusterError(f"{path}: its store {where} has changed; choose another --out")
+        with atomic_file(path / "config.yaml") as temporary:
+            temporary.write_text(config.to_yaml(), encoding="utf-8")
+        inside = where == path / "store"
+        write_json(note, {"path": "store" if inside else str(where), "digest": opened.digest, **wanted})
+        return Run(path, config, opened)
+
+    @staticmethod
+    def open_(path: Path) -> Run:
+        """A run that was started before, as it is."""
+        if not (path / "config.yaml").exists() or not (path / "store.json").exists():
+            raise ClusterError(f"{path}: found no run, expected a folder made by netgpt run")
+        known = read_json(path / "store.json")
+        store = graphstore.open(str(_store_path(path, known)))
+        if store.digest != known["digest"]:
+            raise ClusterError(f"{path}: its store {store.path} has changed since the run")
+        return Run(path, load_config(str(path / "config.yaml")), store)
+
+    def inputs(self, name: str) -> dict[str, Any]:
+        """What a stage is made from: digests of stores, stages and settings that change its result."""
+        config, digest = self.config, lambda stage_name: stage.stage_digest(self.path / stage_name)
+        workers = {"workers": num_workers(name, config.cluster), "threads": config.cluster.threads}
+        common = {"stage": name, "store": self.store.digest, "seed": config.seed, **workers}
+        if name == "stage1":
+            return {**common, "graph": asdict(config.graph), "sampler": asdict(config.sampler), "generator": GENERATOR}
+        if name == "embeddings":
+            return {**common, "stage1": digest("stage1")}
+        language = asdict(config.language)
+        base = digest("base") if config.language.model == "tiny" else config.language.model
+        common |= {"language": language, "val_share": config.graph.val_share}
+        if name == "base":
+            return common
+        common |= {"base": base, "embeddings": digest("embeddings")}
+        if name == "stage2":
+            return {**common, "settings": asdict(config.stage2)}
+        common["stage2"] = digest("stage2")
+        if name == "stage3":
+            return {**common, "settings": asdict(config.stage3)}
+        return {**common, "stage3": digest("stage3")}
+
+    @property
+    def stages(self) -> list[str]:
+        """Stages of this run, in order."""
+        return [name for name in STAGES if name != "base" or self.config.language.model == "tiny"]
+
+    def is_done(self, name: str) -> bool:
+        return stage.is_done(self.path / name, self.inputs(name))
+
+    def execute(self, wanted: list[str]) -> None:
+        """Run the wanted stages in order; what is done is skipped. Ray is started only for work."""
+        with ExitStack() as stack:
+            started = False
+            for name in self.stages:
+                if name not in wanted:
+                    if self.stages.index(name) < max(self.stages.index(w) for w in wanted) and not self.is_done(name):
+                        raise ClusterError(
+                            f"{self.path}: {TITLES[name]} is not done; run first: netgpt {COMMANDS[name]}"
+                        )
+                    continue
+                if self.is_done(name):
+                    say(f"{TITLES[name]}: done before")
+                    continue
+                if not started:
+                    cluster = self.config.cluster
+                    stack.enter_context(
+                        ray_session(cluster.workers * (cluster.threads + cluster.sampling_workers) + 1)
+                    )
+                    started = True
+                self._run_stage(name)
+
+    def job(self, name: str) -> StageJob:
+        return StageJob(
+            stage=name,
+            run=self.path.resolve(),
+            store=self.store.path.resolve(),
+            settings=self.config.settings,
+            inputs=self.inputs(name),
+            num_threads=self.config.cluster.threads,
+        )
+
+    def _run_stage(self, name: str) -> None:
+        job = self.job(name)
+        if stage.prepare(job.folder, job.inputs):
+            say(f"{TITLES[name]}: continues")
+        write_json(job.folder / "job.json", job.to_dict())
+        run_on_ray(job, self.config.cluster, TITLES[name])
+        manifest = stage.read_manifest(job.folder)
+        assert manifest is not None  # the workers ended without an error
+        if name == "evaluation":
+            with atomic_file(self.path / PREDICTIONS) as temporary:
+                temporary.write_bytes((job.folder / PREDICTIONS).read_bytes())
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        """metrics.jsonl: a line for each epoch of each stage, and one for the evaluation."""
+        lines = []
+        for name in self.stages:
+            manifest = stage.read_manifest(self.path / name)
+            if manifest is None:
+                continue
+            lines += [{"stage": name, **entry} for entry in manifest["metrics"].get("history", [])]
+            if name == "evaluation":
+                lines.append({"stage": name, **manifest["metrics"]})
+        with atomic_file(self.path / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    def metrics(self) -> dict[str, Any]:
+        """Metrics of the finished evaluation."""
+        manifest = stage.read_manifest(self.path / "evaluation")
+        assert manifest is not None
+        return dict(manifest["metrics"])
+
+
+def _store_path(run: Path, known: dict[str, Any]) -> Path:
+    path = Path(known["path"])
+    return path if path.is_absolute() else run / path

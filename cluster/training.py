@@ -1,0 +1,140 @@
+"""Places a stage's workers with Ray Train and shows their progress."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cluster.config import ClusterConfig
+from cluster.errors import StageFailed
+from trainers.progress import PROGRESS, read_progress
+from trainers.settings import StageJob
+
+SINGLE_WORKER_STAGES = ("embeddings", "base")
+POLL_S = 0.3
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What Ray Train runs on every worker: the stage, with sampling actors for stage 1."""
+    from trainers.worker import run_stage, use_process_group
+
+    job, cluster = StageJob.from_dict(config["job"]), ClusterConfig(**config["cluster"])
+    use_process_group()  # Ray Train has made it; this only names DeepSpeed's accelerator
+    engine = None
+    if job.stage == "stage1" and cluster.sampling_workers:
+        from cluster.sampling import RaySamplingEngine
+
+        engine = RaySamplingEngine(
+            job.store,
+            fanout=job.settings.sampler.fanout,
+            hops=2,
+            seed=job.settings.seed,
+            num_workers=cluster.sampling_workers,
+            prefetch=cluster.prefetch,
+        )
+    run_stage(job, engine)
+
+
+def num_workers(stage: str, cluster: ClusterConfig) -> int:
+    return 1 if stage in SINGLE_WORKER_STAGES else cluster.workers
+
+
+def use_gpu(cluster: ClusterConfig, workers: int) -> bool:
+    import ray
+
+    available = ray.cluster_resources().get("GPU", 0)
+    return cluster.gpu == "yes" or (cluster.gpu == "auto" and available >= workers)
+
+
+def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
+    """Run one prepared stage on the connected Ray. Raises StageFailed, or the workers' own bad-input error."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    workers = num_workers(job.stage, cluster)
+    scratch = job.run.resolve() / ".ray"
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job.to_dict(), "cluster": cluster.__dict__},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=use_gpu(cluster, workers),
+            resources_per_worker={"CPU": cluster.threads, **({"GPU": 1} if use_gpu(cluster, workers) else {})},
+        ),
+        # Ray only restarts the workers: they resume from the stage's own checkpoints, so a restart of
+        # the workers and a restart of the whole run take the same path
+        run_config=RunConfig(
+            name=f"{job.stage}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+        ),
+    )
+    try:
+        with shown_progress(job.folder, title):
+            trainer.fit()
+    except Exception as error:
+        raise _cause(error, job.stage) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _cause(error: BaseException, stage: str) -> Exception:
+    """The bad-input error of a worker, if that is what it was; else StageFailed with ranks and cause."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        found: BaseException | None = failure
+        while found is not None:
+            cause = getattr(found, "cause", None) or found.__cause__
+            if isinstance(found, ValueError) and type(found).__module__.split(".")[0] in (
+                "graphstore",
+                "sampler",
+                "trainers",
+            ):
+                return found
+            found = cause
+    ranks = ", ".join(str(rank) for rank in failures) or "unknown"
+    first = next(iter(failures.values()), error)
+    return StageFailed(f"{stage}: workers failed (ranks {ranks}): {first}")
+
+
+@contextmanager
+def shown_progress(folder: Path, title: str) -> Iterator[None]:
+    """Draw the stage's progress file as a bar on standard error until the block ends."""
+    stop = threading.Event()
+
+    def draw() -> None:
+        with tqdm(desc=title, total=None, dynamic_ncols=True, mininterval=POLL_S) as bar:
+            while not stop.wait(POLL_S):
+                _draw(bar, read_progress(folder))
+            _draw(bar, read_progress(folder))
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def _draw(bar: Any, progress: dict[str, Any] | None) -> None:
+    if progress is None:
+        bar.refresh()
+        return
+    bar.unit = progress["unit"]
+    bar.total, bar.n = progress["total"], progress["done"]
+    if progress["values"]:
+        bar.set_postfix(progress["values"], refresh=False)
+    bar.refresh()
