@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-
 app = typer.Typer(
     name="netgpt",
     help="Training of large graph models: a heterogeneous graph joined to a large language model.",
@@ -28,7 +27,9 @@ Config = Annotated[str, typer.Option("--config", help="demo, sample, xs-video, o
 Data = Annotated[Path | None, typer.Option("--data", help="Released records (JSON).")]
 StorePath = Annotated[Path | None, typer.Option("--store", help="A sealed store.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default runs/CONFIG).")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as graph.epochs=5.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as graph.epochs=5.")
+]
 
 
 @app.command()
@@ -41,7 +42,9 @@ def build(
     on_error: Annotated[str, typer.Option("--on-error", help="fail or skip: bad records.")] = "fail",
     video_dim: Annotated[int, typer.Option("--video-dim", help="Width of video features.")] = 3584,
     time_dim: Annotated[int, typer.Option("--time-dim", help="Width of encoded times.")] = 32,
-    train_until: Annotated[str, typer.Option("--train-until", help="Last post date of train.")] = "2024-12-20",
+    train_until: Annotated[
+        str, typer.Option("--train-until", help="Last post date of train.")
+    ] = "2024-12-20",
 ) -> None:
     """Build a sealed graph store from released records."""
     from cluster.pipeline import build_store
@@ -121,7 +124,9 @@ def verify(store: Annotated[Path, typer.Argument(help="A sealed store.")]) -> No
     _say(f"{store}: sound")
 
 
-def _start(config: str, data: Path | None, store: Path | None, out: Path | None, overrides: list[str] | None) -> Any:
+def _start(
+    config: str, data: Path | None, store: Path | None, out: Path | None, overrides: list[str] | None
+) -> Any:
     from cluster.config import load_config
     from cluster.pipeline import Run
 
@@ -149,7 +154,11 @@ def _execute(
 
 @app.command()
 def run(
-    config: Config = "demo", data: Data = None, store: StorePath = None, out: Out = None, overrides: Overrides = None
+    config: Config = "demo",
+    data: Data = None,
+    store: StorePath = None,
+    out: Out = None,
+    overrides: Overrides = None,
 ) -> None:
     """The whole pipeline; started again, it goes on where it stopped."""
     from trainers.evaluate import metrics_table
@@ -161,7 +170,11 @@ def run(
 
 @app.command()
 def pretrain(
-    config: Config = "demo", data: Data = None, store: StorePath = None, out: Out = None, overrides: Overrides = None
+    config: Config = "demo",
+    data: Data = None,
+    store: StorePath = None,
+    out: Out = None,
+    overrides: Overrides = None,
 ) -> None:
     """Stage 1 alone: RGCN pretraining."""
     _execute(["stage1"], config, data, store, out, overrides)
@@ -169,7 +182,11 @@ def pretrain(
 
 @app.command()
 def embed(
-    config: Config = "demo", data: Data = None, store: StorePath = None, out: Out = None, overrides: Overrides = None
+    config: Config = "demo",
+    data: Data = None,
+    store: StorePath = None,
+    out: Out = None,
+    overrides: Overrides = None,
 ) -> None:
     """The embedding cache alone: exact inference over all neighbours."""
     _execute(["embeddings"], config, data, store, out, overrides)
@@ -177,7 +194,11 @@ def embed(
 
 @app.command()
 def align(
-    config: Config = "demo", data: Data = None, store: StorePath = None, out: Out = None, overrides: Overrides = None
+    config: Config = "demo",
+    data: Data = None,
+    store: StorePath = None,
+    out: Out = None,
+    overrides: Overrides = None,
 ) -> None:
     """Stage 2 alone: supervised language fine-tuning of the projector."""
     _execute(["base", "stage2"], config, data, store, out, overrides)
@@ -185,7 +206,11 @@ def align(
 
 @app.command()
 def rate(
-    config: Config = "demo", data: Data = None, store: StorePath = None, out: Out = None, overrides: Overrides = None
+    config: Config = "demo",
+    data: Data = None,
+    store: StorePath = None,
+    out: Out = None,
+    overrides: Overrides = None,
 ) -> None:
     """Stage 3 alone: task-oriented predictor fine-tuning."""
     _execute(["stage3"], config, data, store, out, overrides)
@@ -196,7 +221,8 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
 @app.command()
 def evaluate(
-    run_path: RunPath, as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False
+    run_path: RunPath,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Metrics of a run by stage and split, beside the baselines."""
     from cluster.pipeline import Run, locked

@@ -101,7 +101,9 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
     elif Path(source).is_file():
         text = Path(source).read_text(encoding="utf-8")
     else:
-        raise ClusterError(f"--config: found {source!r}, expected a YAML file or one of {', '.join(config_names())}")
+        raise ClusterError(
+            f"--config: found {source!r}, expected a YAML file or one of {', '.join(config_names())}"
+        )
     for item in overrides or []:
         if "=" not in item:
             raise ClusterError(f"override: found {item!r}, expected KEY=VALUE such as graph.epochs=5")

@@ -48,7 +48,9 @@ def locked(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ClusterError(f"{run}: another process works on this run; wait for it or choose another --out") from None
+            raise ClusterError(
+                f"{run}: another process works on this run; wait for it or choose another --out"
+            ) from None
         yield
 
 
@@ -86,13 +88,18 @@ class Run:
                 if not (where / "SEAL.json").exists():
                     build_store(data, where, config.build)
             elif {key: known.get(key) for key in wanted} != wanted:
-                raise ClusterError(f"{path}: holds a run on other data or build settings; choose another --out")
+                raise ClusterError(
+                    f"{path}: holds a run on other data or build settings; choose another --out"
+                )
         elif store is not None:
             where, wanted = store.resolve(), {}
             if known is not None and known["digest"] != graphstore.open(str(where)).digest:
                 raise ClusterError(f"{path}: holds a run on another store; choose another --out")
         elif known is not None:
-            where, wanted = _store_path(path, known), {k: known[k] for k in known if k not in ("path", "digest")}
+            where, wanted = (
+                _store_path(path, known),
+                {k: known[k] for k in known if k not in ("path", "digest")},
+            )
         else:
             raise ClusterError(f"{path}: a new run, and neither --data nor --store was given")
         opened = graphstore.open(str(where))
@@ -121,7 +128,12 @@ class Run:
         workers = {"workers": num_workers(name, config.cluster), "threads": config.cluster.threads}
         common = {"stage": name, "store": self.store.digest, "seed": config.seed, **workers}
         if name == "stage1":
-            return {**common, "graph": asdict(config.graph), "sampler": asdict(config.sampler), "generator": GENERATOR}
+            return {
+                **common,
+                "graph": asdict(config.graph),
+                "sampler": asdict(config.sampler),
+                "generator": GENERATOR,
+            }
         if name == "embeddings":
             return {**common, "stage1": digest("stage1")}
         language = asdict(config.language)
@@ -151,7 +163,9 @@ class Run:
             started = False
             for name in self.stages:
                 if name not in wanted:
-                    if self.stages.index(name) < max(self.stages.index(w) for w in wanted) and not self.is_done(name):
+                    if self.stages.index(name) < max(
+                        self.stages.index(w) for w in wanted
+                    ) and not self.is_done(name):
                         raise ClusterError(
                             f"{self.path}: {TITLES[name]} is not done; run first: netgpt {COMMANDS[name]}"
                         )

@@ -25,7 +25,9 @@ class Rating:
     score: float
 
     def to_json(self) -> str:
-        return json.dumps({"id": self.id, "level": self.level, "score": round(self.score, 6)}, ensure_ascii=False)
+        return json.dumps(
+            {"id": self.id, "level": self.level, "score": round(self.score, 6)}, ensure_ascii=False
+        )
 
 
 def predict(run: Run, data: Path) -> Iterator[Rating]:

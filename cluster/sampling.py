@@ -39,7 +39,8 @@ class RaySamplingEngine:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(SamplingWorker)
         self.workers = [
-            actor.options(scheduling_strategy=here).remote(store, fanout, hops, seed) for _ in range(num_workers)
+            actor.options(scheduling_strategy=here).remote(store, fanout, hops, seed)
+            for _ in range(num_workers)
         ]
         self.prefetch = prefetch
 

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cluster.config import ClusterConfig
-from cluster.errors import StageFailed
+from cluster.errors import StageFailedError
 from trainers.progress import PROGRESS, read_progress
 from trainers.settings import StageJob
 
@@ -56,7 +56,7 @@ def use_gpu(cluster: ClusterConfig, workers: int) -> bool:
 
 
 def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
-    """Run one prepared stage on the connected Ray. Raises StageFailed, or the workers' own bad-input error."""
+    """Run one prepared stage on the connected Ray. Raises StageFailedError, or a worker's bad-input error."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -70,7 +70,10 @@ def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu(cluster, workers),
-            resources_per_worker={"CPU": cluster.threads, **({"GPU": 1} if use_gpu(cluster, workers) else {})},
+            resources_per_worker={
+                "CPU": cluster.threads,
+                **({"GPU": 1} if use_gpu(cluster, workers) else {}),
+            },
         ),
         # Ray only restarts the workers: they resume from the stage's own checkpoints, so a restart of
         # the workers and a restart of the whole run take the same path
@@ -90,7 +93,7 @@ def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
 
 
 def _cause(error: BaseException, stage: str) -> Exception:
-    """The bad-input error of a worker, if that is what it was; else StageFailed with ranks and cause."""
+    """The bad-input error of a worker, if that is what it was; else StageFailedError with ranks and cause."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
         found: BaseException | None = failure
@@ -105,7 +108,7 @@ def _cause(error: BaseException, stage: str) -> Exception:
             found = cause
     ranks = ", ".join(str(rank) for rank in failures) or "unknown"
     first = next(iter(failures.values()), error)
-    return StageFailed(f"{stage}: workers failed (ranks {ranks}): {first}")
+    return StageFailedError(f"{stage}: workers failed (ranks {ranks}): {first}")
 
 
 @contextmanager

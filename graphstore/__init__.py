@@ -29,6 +29,6 @@ __all__ = [
 ]
 
 
-def open(path: str) -> Store:  # noqa: A001 - the module's name makes it read as graphstore.open
+def open(path: str) -> Store:
     """Open a sealed store, read-only and memory-mapped. Raises FormatError with what to do."""
     return Store(path)

@@ -53,7 +53,7 @@ class ArrayWriter:
         if rows.shape[1:] != expected:
             raise ValueError(f"{self.name}: rows of shape {rows.shape[1:]}, expected {expected}")
         if len(rows):  # a memory view of no rows has no bytes to cast to
-            self._file.write(memoryview(np.ascontiguousarray(rows, dtype=self.dtype)).cast("B"))
+            self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).data.cast("B"))
             self.num_rows += len(rows)
 
     def close(self) -> None:

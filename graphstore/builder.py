@@ -197,24 +197,24 @@ class _NodeWriters:
         self.distinct["video"].append(
             [b""] * len(records), lambda new: np.zeros((len(new), self.config.video_dim), np.float16)
         )
-        for name, get in (
-            ("title", lambda r: r.title),
-            ("description", lambda r: r.description),
-        ):
-            texts = [get(r) for r in records]
-            self.distinct[name].append(
-                [t.encode() for t in texts], lambda new, t=texts: self.text.encode([t[i] for i in new])
-            )
-        for name, times in (("time", post), ("ctime", sampled)):
-            self.distinct[name].append(
-                [t.tobytes() for t in times], lambda new, t=times: encode_time(t[new], self.config.time_dim)
-            )
+        self._append_texts("title", [r.title for r in records])
+        self._append_texts("description", [r.description for r in records])
+        self._append_times("time", post)
+        self._append_times("ctime", sampled)
         for name, writer in self.scalar.items():
             writer.append(encode_scalar(columns.scalar(name)))
         self.comment.append(comment_features(records, self.text, self.config.time_dim))
         tails = np.arange(self.num_states, self.num_states + len(records))
         self.comment_tail.append(np.repeat(tails, [len(r.comments) for r in records]))
         self.num_states += len(records)
+
+    def _append_texts(self, name: str, texts: list[str]) -> None:
+        contents = [text.encode() for text in texts]
+        self.distinct[name].append(contents, lambda new: self.text.encode([texts[i] for i in new]))
+
+    def _append_times(self, name: str, times: np.ndarray) -> None:
+        contents = [time.tobytes() for time in times]
+        self.distinct[name].append(contents, lambda new: encode_time(times[new], self.config.time_dim))
 
     def close(self) -> dict[str, int]:
         """Finish all node arrays; returns the number of nodes of each type."""
@@ -238,7 +238,7 @@ class _NodeWriters:
                     x.append(self.text.encode(list(values)))
         return {
             "video": self.num_states,
-            **{name: self.num_states for name in PER_STATE},
+            **dict.fromkeys(PER_STATE, self.num_states),
             **{name: len(self.vocabulary[name].codes) for name in ("platform", "topic")},
             "comment": self.comment.num_rows,
         }

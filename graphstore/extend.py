@@ -68,7 +68,7 @@ class ExtendedGraph(Graph):
         self._time = np.concatenate([store.sampling_time, self.columns.int64(lambda r: r.sampling_time)])
         self.num_nodes = {
             "video": self.num_old + self.num_new,
-            **{name: self.num_old + self.num_new for name in PER_STATE},
+            **dict.fromkeys(PER_STATE, self.num_old + self.num_new),
             **{name: len(self._keys[name][1]) for name in ("platform", "topic")},
             "comment": store.num_nodes["comment"] + sum(len(r.comments) for r in records),
         }

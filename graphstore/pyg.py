@@ -52,9 +52,7 @@ class StoreGraph(GraphStore):
     def __init__(self, store: Store, *, max_bytes: int) -> None:
         super().__init__()
         self.store = store
-        needed = sum(
-            store.num_edges[e] * 8 for e in store.edge_types if store.relation(e).layout == "prefix"
-        )
+        needed = sum(store.num_edges[e] * 8 for e in store.edge_types if store.relation(e).layout == "prefix")
         if needed > max_bytes:
             raise StoreError(
                 f"{store.path}: its prefix rows as csr need {needed / 2**30:.1f} GiB, max_bytes allows "

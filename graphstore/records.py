@@ -44,6 +44,7 @@ allow list, so that a key which a later release adds cannot leak the label into 
 CHINA = timezone(timedelta(hours=8))
 """Times of the release are Chinese wall-clock times, read as UTC+8 (no daylight saving)."""
 
+TIME_FORM, A_TIME = "%Y-%m-%d %H:%M:%S", "a time such as 2024-11-25 21:18:52"
 MAX_LEVEL = 9
 OnError = Literal["fail", "skip"]
 
@@ -136,8 +137,17 @@ class _Fields:
         return value
 
     def time(self, name: str, form: str, expected: str) -> int:
-        value = self.get(name, (str,), expected)
-        return _parse_time(value, form, lambda: self.error(name, _show(value), expected))
+        return self.parse_time(name, str(self.get(name, (str,), expected)), form, expected)
+
+    def parse_time(self, name: str, value: str, form: str, expected: str) -> int:
+        """Seconds since 1970 of a Chinese wall-clock time."""
+        try:
+            parsed = datetime.strptime(value, form)
+        except ValueError:
+            raise self.error(name, _show(value), expected) from None
+        if not 1970 < parsed.year < 2200:
+            raise self.error(name, _show(value), expected)
+        return int(parsed.replace(tzinfo=CHINA).timestamp())
 
     def level(self, required: bool) -> int:
         if not required and LEVEL not in self.raw:
@@ -166,25 +176,9 @@ class _Fields:
             for part in (COMMENT_ID, COMMENT_USER, COMMENT_TEXT, COMMENT_TIME, COMMENT_PLACE):
                 if part in raw and not isinstance(raw[part], str):
                     raise self.error(f"{name}.{part}", _show(raw[part]), "a string")
-            value, expected = raw[COMMENT_TIME], "a time such as 2024-11-25 21:18:52"
-            place = f"{name}.{COMMENT_TIME}"
-            time = _parse_time(
-                value,
-                "%Y-%m-%d %H:%M:%S",
-                lambda place=place, value=value: self.error(place, _show(value), expected),  # type: ignore[misc]
-            )
+            time = self.parse_time(f"{name}.{COMMENT_TIME}", raw[COMMENT_TIME], TIME_FORM, A_TIME)
             found.append(Comment(raw[COMMENT_TEXT], time))
         return tuple(found)
-
-
-def _parse_time(value: str, form: str, error: Any) -> int:
-    try:
-        parsed = datetime.strptime(value, form)
-    except ValueError:
-        raise error() from None
-    if not 1970 < parsed.year < 2200:
-        raise error()
-    return int(parsed.replace(tzinfo=CHINA).timestamp())
 
 
 def parse_record(file: str, record_id: str, raw: Any, *, require_level: bool = True) -> Record:
@@ -199,7 +193,7 @@ def parse_record(file: str, record_id: str, raw: Any, *, require_level: bool = T
         duration_s=f.duration(),
         platform=f.text(PLATFORM),
         topic=f.text(TOPIC),
-        post_time=f.time(POST_TIME, "%Y-%m-%d %H:%M:%S", "a time such as 2024-11-25 21:18:52"),
+        post_time=f.time(POST_TIME, TIME_FORM, A_TIME),
         sampling_time=f.time(SAMPLING_DATE, "%Y-%m-%d", "a date such as 2024-11-26"),
         level=f.level(require_level),
         counts={name: f.count(key) for name, key in COUNTS.items()},
@@ -232,7 +226,9 @@ def _pairs(path: Path) -> Iterator[tuple[str, Any]]:
                 yield last, raw
     except ijson.JSONError as error:  # includes a file that is cut off
         reason = " ".join(str(error).split())[:120]
-        raise SourceError(name, last, None, f"broken JSON behind this point ({reason})", "valid JSON") from error
+        raise SourceError(
+            name, last, None, f"broken JSON behind this point ({reason})", "valid JSON"
+        ) from error
     except OSError as error:
         raise SourceError(name, None, None, f"no readable file ({error.strerror})", "a JSON file") from error
 
@@ -259,7 +255,9 @@ def _history_errors(
             if other not in known:
                 yield (
                     record_id,
-                    RecordError(str(path), record_id, HISTORY, f"unknown state id {other}", "ids of this file"),
+                    RecordError(
+                        str(path), record_id, HISTORY, f"unknown state id {other}", "ids of this file"
+                    ),
                 )
                 break
 

@@ -19,9 +19,7 @@ Progress = Callable[[int, int], None]
 
 
 def _files(root: Path) -> list[str]:
-    return sorted(
-        p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p != root / SEAL
-    )
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p != root / SEAL)
 
 
 def write_seal(root: Path) -> str:

@@ -105,9 +105,7 @@ class Store(Graph):
                 raise UnknownNameError(f"node type: found {node_type!r}, expected one of {known}")
             folder = f"nodes/{node_type}"
             rows = self.array(f"{folder}/x_row") if (self.path / folder / "x_row").exists() else None
-            self._features[node_type] = Features(
-                self.num_nodes[node_type], self.array(f"{folder}/x"), rows
-            )
+            self._features[node_type] = Features(self.num_nodes[node_type], self.array(f"{folder}/x"), rows)
         return self._features[node_type]
 
     def _strings(self, name: str) -> Strings:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from graphstore import records as R  # noqa: N812 - the record's key names
+from graphstore import records as R
 from graphstore.annotation import level_of
 from graphstore.errors import StoreError
 from graphstore.files import atomic_file
@@ -44,7 +44,10 @@ class _World:
 
 def _words(rng: np.random.Generator, num: int, low: int = 2, high: int = 6) -> list[str]:
     """Words of common Chinese characters."""
-    return ["".join(chr(c) for c in rng.integers(0x4E00, 0x4E00 + 1500, rng.integers(low, high))) for _ in range(num)]
+    return [
+        "".join(chr(c) for c in rng.integers(0x4E00, 0x4E00 + 1500, rng.integers(low, high)))
+        for _ in range(num)
+    ]
 
 
 def _world(rng: np.random.Generator, num_videos: int) -> _World:
@@ -91,7 +94,9 @@ def _comments(rng: np.random.Generator, posted: datetime, age: int) -> dict[str,
     return found
 
 
-def _video(rng: np.random.Generator, world: _World, number: int, first_id: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _video(
+    rng: np.random.Generator, world: _World, number: int, first_id: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     topic = int(rng.choice(len(world.topics), p=world.topic_share))
     author = int(len(world.author_effect) * rng.random() ** 1.5)
     days = (0, TRAIN_DAYS) if rng.random() < TRAIN_SHARE else (TRAIN_DAYS, POST_DAYS)

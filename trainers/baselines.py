@@ -70,10 +70,7 @@ def lookup(store: Store, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     cell_median = {c: float(np.median(levels[cell == c])) for c in np.unique(cell)}
     fallback = float(np.median(levels))
     return np.array(
-        [
-            cell_median.get(c, rule_median.get(r, fallback))
-            for r, c in zip(*cells(test), strict=True)
-        ]
+        [cell_median.get(c, rule_median.get(r, fallback)) for r, c in zip(*cells(test), strict=True)]
     )
 
 

@@ -46,7 +46,10 @@ class GraphConfig:
         require(self.hidden >= 1, "graph.hidden", self.hidden, "at least 1")
         require(0 <= self.dropout < 1, "graph.dropout", self.dropout, "a share from 0, below 1")
         require(
-            0 <= self.feature_dropout < 1, "graph.feature_dropout", self.feature_dropout, "a share from 0, below 1"
+            0 <= self.feature_dropout < 1,
+            "graph.feature_dropout",
+            self.feature_dropout,
+            "a share from 0, below 1",
         )
         require(self.batch_size >= 1, "graph.batch_size", self.batch_size, "at least 1")
         require(self.epochs >= 1, "graph.epochs", self.epochs, "at least 1")
@@ -75,7 +78,10 @@ class TinyConfig:
         require(self.layers >= 6, "language.tiny.layers", self.layers, "at least 6")
         require(self.heads % 2 == 0, "language.tiny.heads", self.heads, "an even number")
         require(
-            self.hidden % (8 * self.heads) == 0, "language.tiny.hidden", self.hidden, "a multiple of 8 × heads"
+            self.hidden % (8 * self.heads) == 0,
+            "language.tiny.hidden",
+            self.hidden,
+            "a multiple of 8 × heads",
         )
         require(self.vocab >= 300, "language.tiny.vocab", self.vocab, "at least 300")
         require(self.warmup_steps >= 0, "language.tiny.warmup_steps", self.warmup_steps, "at least 0")

@@ -27,7 +27,11 @@ def barrier() -> None:
 
 def device() -> torch.device:
     """This rank's device: the current CUDA device where there is one, else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 def broadcast_object(value: Any) -> Any:

@@ -70,7 +70,9 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         values = [found["test"][m] for m in ("acc", "mse", "mae")]
         apart = [found[p]["mae"] if p in found else float("nan") for p in ("test_age_zero", "test_rest")]
         text = f"{name:<26}" + "".join(f"{v:>8.4f}" for v in values)
-        return text + "".join(f"{v:>{w}.4f}" if v == v else " " * w for v, w in zip(apart, (12, 10), strict=True))
+        return text + "".join(
+            f"{v:>{w}.4f}" if v == v else " " * w for v, w in zip(apart, (12, 10), strict=True)
+        )
 
     lines += [row(name, found) for name, found in metrics["baselines"].items()]
     lines.append("-" * 72)

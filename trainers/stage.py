@@ -61,7 +61,11 @@ def prepare(folder: Path, inputs: Json) -> bool:
 
 def finish(folder: Path, inputs: Json, outputs: list[str], metrics: Json) -> None:
     """Write the manifest: from here on the stage is done. `outputs` are files or folders in it."""
-    files = [p for name in outputs for p in ([folder / name] if (folder / name).is_file() else _below(folder / name))]
+    files = [
+        p
+        for name in outputs
+        for p in ([folder / name] if (folder / name).is_file() else _below(folder / name))
+    ]
     write_json(
         folder / MANIFEST,
         {

@@ -40,7 +40,8 @@ def run_stage(job: StageJob, engine: SamplingEngine | None = None) -> None:
     torch.set_num_threads(job.num_threads)
     # Same bits in every run: forbid the few operations that have no deterministic form
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
+    # … but do not fill fresh memory: nothing here reads it, and filling costs more than training
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     store = graphstore.open(str(job.store))
     if job.stage not in _STAGES:
         raise TrainerError(f"stage: found {job.stage!r}, expected one of {', '.join(_STAGES)}")

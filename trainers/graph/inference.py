@@ -24,11 +24,13 @@ BLOCK_NODES = 16_384
 Progress = Callable[[int, int], None]
 
 
-def _source_states(model: RGCN, tables: FeatureTables, node_type: str, ids: np.ndarray, layer: int) -> torch.Tensor:
+def _source_states(
+    model: RGCN, tables: FeatureTables, node_type: str, ids: np.ndarray, layer: int
+) -> torch.Tensor:
     """States of non-target nodes before `layer`: [n] node numbers → [n, D]."""
     h = model.inputs(tables, node_type, ids)
-    for below in model.layers[:layer]:
-        h = model.between(below.root(h))
+    for below in range(layer):
+        h = model.between(model.root(below, h))
     return h
 
 
@@ -117,7 +119,9 @@ def exact_scores(model: RGCN, h_ND: np.ndarray) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
-def embed(model: RGCN, graph: Graph, device: torch.device, progress: Progress | None = None) -> tuple[np.ndarray, np.ndarray]:
+def embed(
+    model: RGCN, graph: Graph, device: torch.device, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings [N, D] and scores [N] of all target nodes, in memory."""
     with tempfile.TemporaryDirectory() as scratch:
         h = exact_states(model, FeatureTables(graph, device), Path(scratch), progress)

@@ -138,6 +138,12 @@ class RGCN(nn.Module):
         h = self.project[node_type](x)
         return h[rows] if shared else h
 
+    def root(self, layer: int, h: Tensor) -> Tensor:
+        """What a layer makes of nodes that no relation ends in."""
+        module = self.layers[layer]
+        assert isinstance(module, RGCNLayer)
+        return module.root(h)
+
     def between(self, h: Tensor) -> Tensor:
         """Activation and dropout between layers."""
         return F.dropout(F.relu(h), self.dropout, self.training)
@@ -158,7 +164,7 @@ class RGCN(nn.Module):
             out = layer(h[self.target][:num_dst], means)
             if hops == 1:
                 return self.score(out), out
-            h = {name: self.between(layer.root(x)) for name, x in h.items() if name != self.target}
+            h = {name: self.between(self.root(index, x)) for name, x in h.items() if name != self.target}
             h[self.target] = self.between(out)
         raise AssertionError("a model has at least one layer")
 

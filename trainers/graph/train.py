@@ -130,9 +130,7 @@ class GraphTrainer:
         state = self.state
         # One rank evaluates: the weights are the same everywhere
         metrics = distributed.broadcast_object(self._validate() if self.rank == 0 else None)
-        state.history.append(
-            {"epoch": state.epoch, "loss": state.loss_sum / len(self.loader), **metrics}
-        )
+        state.history.append({"epoch": state.epoch, "loss": state.loss_sum / len(self.loader), **metrics})
         if metrics["val_mae"] < state.best_mae:
             state.best_mae, state.best_epoch = metrics["val_mae"], state.epoch
             self.best = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
@@ -160,9 +158,7 @@ class GraphTrainer:
             tensors, meta = checkpoint.load(path)
             self.model.load_state_dict(checkpoint.strip_prefix("model.", tensors))
             self.best = checkpoint.strip_prefix("best.", tensors)
-            checkpoint.load_optimizer_tensors(
-                self.optimizer, checkpoint.strip_prefix("optimizer.", tensors)
-            )
+            checkpoint.load_optimizer_tensors(self.optimizer, checkpoint.strip_prefix("optimizer.", tensors))
             self.state = _State(**meta["state"])
         distributed.barrier()  # nobody writes the next checkpoint before all have read this one
 
@@ -173,5 +169,3 @@ def load_model(folder: Path, store: Store, device: torch.device) -> RGCN:
     model = RGCN(RGCNShape.of(store, meta["hidden"]))
     model.load_state_dict(tensors)
     return model.to(device).eval()
-
-

@@ -34,7 +34,9 @@ def packed_attention(
     """
     shared = key.shape[1] != query.shape[1]
     parts = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=shared)
+        F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=shared
+        )
         for q, k, v in zip(
             query.split(pack_lengths, dim=2),
             key.split(pack_lengths, dim=2),

@@ -51,9 +51,7 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
         builder = PromptBuilder(
             tokenizer, max_tokens=language.max_tokens, max_comments=language.max_comments, seed=settings.seed
         )
-        # The graph tokens have no row in the matrix: the pass reads the record around them
-        samples = [builder.prompt(store.ids[v], store.texts[v]).ids for v in train]
-        samples = [s[s < model.config.text_config.vocab_size] for s in samples]
+        samples = [builder.wording(store.ids[v], store.texts[v]) for v in train]
         loss = warm_up(
             model,
             samples,
@@ -84,4 +82,3 @@ def load_netgpt(
     netgpt = make_netgpt(run, settings, builder, graph_dim, device)
     load_weights(netgpt, run / stage / WEIGHTS)
     return netgpt.eval()
-

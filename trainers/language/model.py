@@ -6,6 +6,7 @@ Shape suffixes: L tokens of a pack, n samples, H the language model's width, D t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class NetGPT(nn.Module):
         self.head = nn.Linear(hidden, 1)
 
     @property
-    def text(self) -> nn.Module:
+    def text(self) -> Any:
         return self.base.model.language_model
 
     def start_head_at(self, level: float) -> None:

@@ -63,7 +63,7 @@ class PromptBuilder:
         tokenizer.add_tokens(list(GRAPH_TOKENS), special_tokens=True)
         self.tokenizer = tokenizer
         self.max_tokens, self.max_comments, self.seed = max_tokens, max_comments, seed
-        self.start_id, self.pad_id, self.end_id = tokenizer.convert_tokens_to_ids(list(GRAPH_TOKENS))
+        self.start_id, self.pad_id, self.end_id = (self._id(token) for token in GRAPH_TOKENS)
         head = [*self._special(_HEAD), self.start_id, self.pad_id, self.end_id]
         self.graph_position = len(head) - 2
         """Position of `<|graph_pad|>`, the same in every prompt."""
@@ -81,6 +81,11 @@ class PromptBuilder:
                 f"language.max_tokens: found {max_tokens}, expected at least {max_tokens - self._room + 16} "
                 "(the instruction and the response leave no room for a record)"
             )
+
+    def _id(self, token: str) -> int:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        assert isinstance(found, int)
+        return found
 
     def _special(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
@@ -105,6 +110,11 @@ class PromptBuilder:
         cut = max(0, len(ids) - self._room)
         whole = self._before + ids[: self._room] + self._after
         return Prompt(np.array(whole, np.int64), len(drawn), cut)
+
+    def wording(self, record_id: str, text: str) -> np.ndarray:
+        """A sample's text with all but its level: the prompt and the response's words, for a warm-up."""
+        stem = self._special(_RESPONSE)
+        return np.concatenate([self.prompt(record_id, text).ids, np.array(stem, np.int64)])
 
     def response(self, level: int) -> np.ndarray:
         """Tokens that follow the prompt of a record of this level, closing marker included."""

@@ -79,7 +79,9 @@ def _over_all(
     return distributed.sum_across_ranks(values).cpu().numpy()
 
 
-def score_samples(model: NetGPT, samples: Samples, budget: int, progress: Progress | None = None) -> np.ndarray:
+def score_samples(
+    model: NetGPT, samples: Samples, budget: int, progress: Progress | None = None
+) -> np.ndarray:
     """Stage 3's score of every sample, unclipped: [n] float64, on every rank."""
 
     def run(pack: list[int]) -> torch.Tensor:
@@ -89,7 +91,9 @@ def score_samples(model: NetGPT, samples: Samples, budget: int, progress: Progre
     return _over_all(model, samples, list(samples.passes(budget)), 1, run, progress)[:, 0]
 
 
-def level_log_probs(model: NetGPT, samples: Samples, budget: int, progress: Progress | None = None) -> np.ndarray:
+def level_log_probs(
+    model: NetGPT, samples: Samples, budget: int, progress: Progress | None = None
+) -> np.ndarray:
     """Stage 2's log-probability of each level's response: [n, 10] float64, on every rank.
 
     A level is scored by its response up to the level. Where the ten differ in one last token alone

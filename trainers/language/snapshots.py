@@ -27,7 +27,10 @@ KEEP = 2
 def save(
     folder: Path, step: int, engine: Any, tensors: dict[str, torch.Tensor], meta: dict[str, Any]
 ) -> None:
-    """Write the checkpoint of `step` under `folder`; every rank calls this. `tensors` and `meta` are rank 0's."""
+    """Write the checkpoint of `step` under `folder`; every rank calls this.
+
+    `tensors` and `meta` are rank 0's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = distributed.broadcast_object(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     temporary = folder / name
@@ -39,9 +42,7 @@ def save(
         for path in files:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        write_json(
-            temporary / DIGESTS, {p.relative_to(temporary).as_posix(): file_digest(p) for p in files}
-        )
+        write_json(temporary / DIGESTS, {p.relative_to(temporary).as_posix(): file_digest(p) for p in files})
         target = folder / f"step-{step:08d}"
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
@@ -84,7 +85,8 @@ def load(
     found = set(meta["trained"])
     if found != trained:
         raise TrainerError(
-            f"{path}: found trained parameters {sorted(found ^ trained)[:3]}… of another model; remove it to start anew"
+            f"{path}: found trained parameters of another model ({sorted(found ^ trained)[:3]}…); "
+            "remove the checkpoint to start anew"
         )
     engine.load_checkpoint(str(path), tag=TAG, load_module_strict=False)
     distributed.barrier()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,11 +55,13 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
     )
 
 
-def make_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForConditionalGeneration:
+def make_model(
+    config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> Qwen2VLForConditionalGeneration:
     """A randomly initialised Qwen2-VL over this tokenizer, in float32."""
     attention.register()
-    head_dim = config.hidden // config.heads
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
+    half = config.hidden // config.heads // 2
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
     seed_torch(seed, "tiny")
     return Qwen2VLForConditionalGeneration(
         Qwen2VLConfig(
@@ -74,8 +77,7 @@ def make_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int
                     "rope_type": "default",
                     "rope_theta": 1e6,
                     # temporal, height and width parts of half a head
-                    "mrope_section": [head_dim // 8, (head_dim // 2 - head_dim // 8) // 2]
-                    + [head_dim // 2 - head_dim // 8 - (head_dim // 2 - head_dim // 8) // 2],
+                    "mrope_section": [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8],
                 },
                 "bos_token_id": ids["<|endoftext|>"],
                 "eos_token_id": ids["<|im_end|>"],
@@ -145,7 +147,9 @@ def warm_up(
     return loss_value
 
 
-def save_base(folder: Path, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+def save_base(
+    folder: Path, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> None:
     """Model and tokenizer in the layout that `from_pretrained` reads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

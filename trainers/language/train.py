@@ -58,7 +58,7 @@ class _Objective(nn.Module):
 
 
 class LanguageTrainer:
-    """Trains one language stage; `run` returns its history. Needs a torch process group (of one, at least)."""
+    """Trains one language stage; `run` returns its history. Needs a torch process group, of one at least."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class LanguageTrainer:
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         if language.packs_per_step % self.world_size:
             raise ValueError(
-                f"language.packs_per_step: found {language.packs_per_step}, expected a multiple of the world size "
-                f"({self.world_size})"
+                f"language.packs_per_step: found {language.packs_per_step}, "
+                f"expected a multiple of the world size ({self.world_size})"
             )
         self.accumulation = language.packs_per_step // self.world_size
         self.netgpt = netgpt
@@ -192,7 +192,9 @@ class LanguageTrainer:
     def _end_epoch(self, epoch: int, num_steps: int) -> None:
         state = self.state
         metrics = self._validate()
-        state.history.append({"epoch": epoch, "step": state.step, "loss": state.loss_sum / num_steps, **metrics})
+        state.history.append(
+            {"epoch": epoch, "step": state.step, "loss": state.loss_sum / num_steps, **metrics}
+        )
         state.loss_sum = 0.0
         if metrics["val_mae"] < state.best_val:
             state.best_val, state.best_epoch = metrics["val_mae"], epoch

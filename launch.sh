@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# The one entry for a person: sets up .venv when needed, then runs what was asked for.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() {
+  cat <<'TEXT'
+usage: ./launch.sh COMMAND
+
+  setup                          make .venv and install netgpt into it
+  demo [--data FILE] [KEY=VALUE] the whole pipeline, on synthetic or on released records
+  test [PYTEST ARGS]             all checks: format, lint, types, tests
+  netgpt ARGS                    any netgpt command inside .venv
+TEXT
+}
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "launch.sh: $*"
+  exit 2
+}
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+    [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      printf '%s' "$candidate"
+      return
+    fi
+  done
+  fail "found no Python 3.11 or newer; install one, or name it: PYTHON=/path/to/python ./launch.sh …"
+}
+
+# DeepSpeed builds its CPU communication when it starts: that takes a C++ compiler and Python's headers
+check_compiler() {
+  command -v "${CXX:-c++}" >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 ||
+    fail "found no C++ compiler; install one (Debian, Ubuntu: apt-get install g++)"
+  "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+    fail "found no Python.h for $1; install its headers (Debian, Ubuntu: apt-get install python3-dev)"
+}
+
+setup() {
+  local python stamp wanted
+  python=$(find_python)
+  check_compiler "$python"
+  stamp=.venv/.installed
+  wanted=$(cat pyproject.toml constraints.txt | cksum)
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+  say "installing into .venv (some minutes the first time)"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --upgrade pip
+  # torch first: what depends on it must find it there, and not bring a build of its own
+  .venv/bin/python -m pip install --quiet -c constraints.txt torch
+  .venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+  printf '%s' "$wanted" >"$stamp"
+}
+
+demo() {
+  local data=
+  if [ "${1:-}" = --data ]; then
+    [ -n "${2:-}" ] || fail "demo --data: found no file name, expected released records (JSON)"
+    data=$2
+    shift 2
+  fi
+  setup
+  if [ -n "$data" ]; then
+    exec .venv/bin/netgpt run --config sample --data "$data" --out runs/sample "$@"
+  fi
+  [ -f runs/demo-records.json ] || .venv/bin/netgpt synth --json runs/demo-records.json --scale 0.003
+  exec .venv/bin/netgpt run --config demo --data runs/demo-records.json --out runs/demo "$@"
+}
+
+checks() {
+  setup
+  say "== format and lint"
+  .venv/bin/ruff format --check .
+  .venv/bin/ruff check .
+  say "== types"
+  .venv/bin/mypy
+  say "== tests"
+  exec .venv/bin/python -m pytest "$@"
+}
+
+command=${1:-}
+[ $# -gt 0 ] && shift
+case "$command" in
+  setup) setup ;;
+  demo) demo "$@" ;;
+  test) checks "$@" ;;
+  netgpt)
+    setup
+    exec .venv/bin/netgpt "$@"
+    ;;
+  '' | -h | --help | help) usage ;;
+  *)
+    usage >&2
+    fail "unknown command: $command"
+    ;;
+esac

@@ -1,0 +1,51 @@
+"""Shared fixtures: the released sample where it is, a small synthetic data set, and stores of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graphstore
+from graphstore import BuildConfig, Store
+from graphstore.synth import synthetic_records
+
+SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "xs-video" / "sample.json"
+SMALL = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4)
+
+
+@pytest.fixture(scope="session")
+def sample_path() -> Path:
+    if not SAMPLE.exists():
+        pytest.skip("the released sample is not beside this checkout (../shared/data/xs-video/sample.json)")
+    return SAMPLE
+
+
+@pytest.fixture(scope="session")
+def records() -> dict[str, Any]:
+    """About 200 synthetic states in the released layout."""
+    return dict(synthetic_records(0.0005, seed=1))
+
+
+@pytest.fixture(scope="session")
+def records_path(records: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "records.json"
+    path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(records_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    out = tmp_path_factory.mktemp("stores") / "prefix"
+    graphstore.build(records_path, out, SMALL)
+    return graphstore.open(str(out))
+
+
+@pytest.fixture(scope="session")
+def csr_store(records_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    out = tmp_path_factory.mktemp("stores") / "csr"
+    config = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4, layout="csr")
+    graphstore.build(records_path, out, config)
+    return graphstore.open(str(out))
