@@ -18,7 +18,8 @@ VERSION = 1
 
 def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
     """Write tensors and `meta` atomically; ties between tensors are not kept."""
-    header = {"version": str(VERSION), "meta": json.dumps(meta)}
+    # One header entry: safetensors keeps several in no fixed order, and equal content must be equal bytes
+    header = {"netgpt": json.dumps({"version": VERSION, "meta": meta})}
     values = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
     with atomic_file(path) as temporary:
         save_file(values, str(temporary), metadata=header)
@@ -28,10 +29,10 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors on the CPU and the JSON value. TrainerError where the file is not one of `save`."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("version") != str(VERSION):
-                raise TrainerError(f"{path}: found version {header.get('version')}, expected {VERSION}")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["meta"])  # noqa: SIM118
+            header = json.loads((file.metadata() or {})["netgpt"])
+            if header["version"] != VERSION:
+                raise TrainerError(f"{path}: found version {header['version']}, expected {VERSION}")
+            return {name: file.get_tensor(name) for name in file.keys()}, header["meta"]  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, TrainerError):
             raise

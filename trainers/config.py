@@ -37,6 +37,8 @@ class GraphConfig:
     """Decoupled (AdamW)."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    beta: float = 1.0
+    """Error below which Smooth L1 is quadratic; small values aim at the median, large at the mean."""
     val_share: float = 0.15
     """Share of the train states, the latest by post date, that is held out for early stopping."""
     checkpoint_steps: int = 200
@@ -55,6 +57,7 @@ class GraphConfig:
         require(self.epochs >= 1, "graph.epochs", self.epochs, "at least 1")
         require(self.patience >= 1, "graph.patience", self.patience, "at least 1")
         require(self.lr > 0, "graph.lr", self.lr, "above 0")
+        require(self.beta > 0, "graph.beta", self.beta, "above 0")
         require(self.clip > 0, "graph.clip", self.clip, "above 0")
         require(self.checkpoint_steps >= 1, "graph.checkpoint_steps", self.checkpoint_steps, "at least 1")
         require(0 < self.val_share < 1, "graph.val_share", self.val_share, "a share between 0 and 1")
@@ -142,7 +145,10 @@ class RateConfig(StageConfig):
 
     layers: int = 4
     """Last decoder layers that are trained."""
+    beta: float = 1.0
+    """Error below which Smooth L1 is quadratic."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.beta > 0, "stage3.beta", self.beta, "above 0")
         require(self.layers >= 1, "stage3.layers", self.layers, "at least 1")

@@ -119,7 +119,7 @@ class GraphTrainer:
         num_global = len(self.loader.global_seeds(self.state.epoch, self.state.next_batch))
         self.wrapped.train()
         scores, _ = self.wrapped(batch, self.tables)
-        loss = F.smooth_l1_loss(scores, levels, reduction="sum") / num_global
+        loss = F.smooth_l1_loss(scores, levels, reduction="sum", beta=config.beta) / num_global
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.world_size).backward()  # DDP averages over ranks: a sum is wanted
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)

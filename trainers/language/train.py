@@ -47,14 +47,15 @@ class _State:
 class _Objective(nn.Module):
     """The module that DeepSpeed wraps: a pack in, its summed loss out."""
 
-    def __init__(self, netgpt: NetGPT, stage: str) -> None:
+    def __init__(self, netgpt: NetGPT, stage: str, beta: float) -> None:
         super().__init__()
-        self.netgpt, self.stage = netgpt, stage
+        self.netgpt, self.stage, self.beta = netgpt, stage, beta
 
     def forward(self, batch: PackedBatch, graph_nD: Tensor, levels_n: Tensor) -> Tensor:
         if self.stage == "stage2":
             return -self.netgpt.response_log_probs(batch, graph_nD)[0].sum()
-        return F.smooth_l1_loss(self.netgpt.scores(batch, graph_nD), levels_n, reduction="sum")
+        scores = self.netgpt.scores(batch, graph_nD)
+        return F.smooth_l1_loss(scores, levels_n, reduction="sum", beta=self.beta)
 
 
 class LanguageTrainer:
@@ -103,7 +104,7 @@ class LanguageTrainer:
         # (a power of two: its alignment wants a multiple of the world size)
         bucket = min(2**28, 1 << sum(p.numel() for p in self.trained.values()).bit_length())
         engine, *_ = deepspeed.initialize(
-            model=_Objective(self.netgpt, self.stage),
+            model=_Objective(self.netgpt, self.stage, config.beta if isinstance(config, RateConfig) else 1.0),
             model_parameters=[p for p in self.netgpt.parameters() if p.requires_grad],
             config={
                 "train_micro_batch_size_per_gpu": 1,

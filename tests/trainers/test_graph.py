@@ -1,0 +1,223 @@
+"""RGCN, exact inference and stage 1 against naive code, float64 and PyG."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_geometric.nn import RGCNConv
+
+from graphstore import Relation, Store
+from graphstore.relations import prefix_rows
+from sampler import NeighborSampler
+from trainers import checkpoint
+from trainers.config import GraphConfig, SamplerConfig
+from trainers.errors import TrainerError
+from trainers.graph.aggregate import exact_mean
+from trainers.graph.inference import embed, open_cache, write_cache
+from trainers.graph.model import RGCN, FeatureTables, RGCNShape, mean_of_heads
+from trainers.graph.train import CHECKPOINT, MODEL, GraphTrainer, load_model
+from trainers.splits import Splits, make_splits
+
+CPU = torch.device("cpu")
+CONFIG = GraphConfig(hidden=8, batch_size=32, epochs=3, lr=0.01, dropout=0.2, feature_dropout=0.3)
+
+
+def small_model(store: Store, seed: int = 0) -> RGCN:
+    torch.manual_seed(seed)
+    model = RGCN(RGCNShape.of(store, 8))
+    model.fit_scalars(FeatureTables(store, CPU), store.split("train"))
+    return model.eval()
+
+
+def naive_embeddings(model: RGCN, store: Store) -> np.ndarray:
+    """Two layers by the formula, node by node, in float64."""
+    state = {k: v.double().numpy() for k, v in model.state_dict().items()}
+    h = {}
+    for name in store.node_types:
+        features = store.features(name)
+        x = features.gather(np.arange(features.num_nodes)).astype(np.float64)
+        if name in model.shape.scalar_types:
+            x = (x - state[f"{name}_mean"]) / state[f"{name}_std"]
+        h[name] = x @ state[f"project.{name}.weight"].T + state[f"project.{name}.bias"]
+    for layer in range(2):
+        root, bias = state[f"layers.{layer}.root.weight"], state[f"layers.{layer}.root.bias"]
+        new = {name: x @ root.T + bias for name, x in h.items()}
+        for i, edge_type in enumerate(store.edge_types):
+            weight = state[f"layers.{layer}.weight_RDD"][i]
+            for v in range(store.num_nodes["video"]):
+                row = store.relation(edge_type).neighbors(v)
+                if len(row):
+                    new["video"][v] += h[edge_type[0]][row].mean(0) @ weight
+        h = {name: np.maximum(x, 0) for name, x in new.items()} if layer == 0 else new
+    return h["video"]
+
+
+def test_exact_inference_equals_the_formula_in_both_layouts(store: Store, csr_store: Store) -> None:
+    model = small_model(store)
+    expected = naive_embeddings(model, store)
+    for graph in (store, csr_store):
+        h, scores = embed(model, graph, CPU)
+        np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-4)
+        logits = expected @ model.predictor.weight.double().detach().numpy()[0] + model.predictor.bias.item()
+        np.testing.assert_allclose(scores, 9 / (1 + np.exp(-logits)), rtol=1e-4)
+
+
+def test_forward_on_whole_rows_equals_exact_inference(store: Store) -> None:
+    model, tables = small_model(store), FeatureTables(store, CPU)
+    sampler = NeighborSampler(store, fanout=10_000, hops=2)
+    seeds = np.arange(0, store.num_nodes["video"], 3)
+    with torch.no_grad():
+        scores, h = model(sampler.sample(seeds), tables)
+    exact_h, exact_scores = embed(model, store, CPU)
+    np.testing.assert_allclose(h.numpy(), exact_h[seeds], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores.numpy(), exact_scores[seeds], rtol=1e-4)
+
+
+def test_a_layer_equals_pyg_rgcn_conv(store: Store) -> None:
+    """PyG's RGCNConv on the homogeneous graph of all nodes, with the same weights."""
+    model = small_model(store)
+    layer = model.layers[0]
+    offset, total = {}, 0
+    for name in store.node_types:
+        offset[name], total = total, total + store.num_nodes[name]
+    x = torch.randn(total, 8)
+    index, kind = [], []
+    for i, edge_type in enumerate(store.edge_types):
+        for v in range(store.num_nodes["video"]):
+            for u in store.relation(edge_type).neighbors(v):
+                index.append((offset[edge_type[0]] + int(u), offset["video"] + v))
+                kind.append(i)
+    conv = RGCNConv(8, 8, num_relations=len(store.edge_types))
+    with torch.no_grad():
+        conv.weight.copy_(layer.weight_RDD)
+        conv.root.copy_(layer.root.weight.T)
+        conv.bias.copy_(layer.root.bias)
+        expected = conv(x, torch.tensor(index).T, torch.tensor(kind))
+        num = store.num_nodes["video"]
+        means = []
+        for edge_type in store.edge_types:
+            out = np.empty((num, 8), np.float32)
+            first = offset[edge_type[0]]
+            exact_mean(
+                store.relation(edge_type), x[first : first + store.num_nodes[edge_type[0]]].numpy(), out
+            )
+            means.append(torch.from_numpy(out))
+        found = layer(x[:num], means)
+    torch.testing.assert_close(found, expected[:num], rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 3)), min_size=1, max_size=30), st.booleans())
+def test_segmented_sums_equal_plain_means(nodes: list[tuple[int, int]], strict: bool) -> None:
+    key, time = (np.array([n[i] for n in nodes], np.int64) for i in (0, 1))
+    rows = prefix_rows(key, time, strict=strict)
+    prefix = Relation(("v", "r", "v"), "prefix", rows.indices, rows.begin, rows.end, rows.rank)
+    indptr, indices = prefix.to_csr()
+    csr = Relation(("v", "r", "v"), "csr", indices, indptr[:-1], indptr[1:])
+    h = np.random.default_rng(0).normal(size=(len(nodes), 3)).astype(np.float32)
+    a, b = np.full_like(h, 7), np.full_like(h, 7)
+    exact_mean(prefix, h, a)
+    exact_mean(csr, h, b)
+    expected = [h[prefix.neighbors(v)].astype(np.float64).mean(0) if prefix.degree()[v] else [0] * 3 for v in range(len(nodes))]
+    np.testing.assert_allclose(a, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(b, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_mean_of_heads_has_right_values_and_gradients() -> None:
+    h = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    heads, counts = torch.tensor([0, 1, 1, 5]), torch.tensor([3, 0, 1])
+    out = mean_of_heads(h, heads, counts)
+    expected = torch.stack([(h[0] + 2 * h[1]) / 3, torch.zeros(3, dtype=torch.float64), h[5]])
+    torch.testing.assert_close(out, expected)
+    assert torch.autograd.gradcheck(lambda x: mean_of_heads(x, heads, counts), h)
+
+
+def train(store: Store, folder: Path, config: GraphConfig = CONFIG, seed: int = 0) -> GraphTrainer:
+    folder.mkdir(exist_ok=True)
+    splits = make_splits(store, 0.2)
+    return GraphTrainer(config, SamplerConfig(fanout=5), store, splits, folder, seed=seed)
+
+
+def test_training_twice_gives_the_same_bits_and_another_seed_others(store: Store, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(store, tmp_path / name, seed=seed).run()
+    a, b, c = ((tmp_path / n / MODEL).read_bytes() for n in "abc")
+    assert a == b != c
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fault_step", [0, 2, 5, 7])
+def test_a_run_killed_at_any_step_ends_in_the_same_bits(
+    store: Store, tmp_path: Path, fault_step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, checkpoint_steps=2)
+    whole = train(store, tmp_path / "whole", config).run()
+    trainer = train(store, tmp_path / "killed", config)
+    step = trainer._step
+
+    def fail(batch: object, number: int) -> float:
+        if number == fault_step:
+            raise KilledError
+        return step(batch, number)
+
+    monkeypatch.setattr(trainer, "_step", fail)
+    with pytest.raises(KilledError):
+        trainer.run()
+    resumed = train(store, tmp_path / "killed", config)
+    assert resumed.run() == whole
+    for name in (MODEL, CHECKPOINT):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_training_learns_and_stops_early(store: Store, tmp_path: Path) -> None:
+    config = GraphConfig(hidden=16, batch_size=32, epochs=60, lr=0.02, dropout=0.0, patience=2)
+    result = train(store, tmp_path / "run", config).run()
+    history = result["history"]
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert result["epochs"] < 60 and result["epochs"] - 1 - result["best"]["epoch"] <= 3
+    assert result["best"]["val_mae"] == min(h["val_mae"] for h in history)
+    # The kept weights are those of the best epoch, not of the last
+    model = load_model(tmp_path / "run", store, CPU)
+    _, scores = embed(model, store, CPU)
+    val = make_splits(store, 0.2).val
+    mae = np.abs(np.clip(scores[val].astype(np.float64), 0, 9) - store.labels[val]).mean()
+    assert mae == pytest.approx(result["best"]["val_mae"], rel=1e-9)
+
+
+def test_the_cache_holds_the_embeddings(store: Store, tmp_path: Path) -> None:
+    model = small_model(store)
+    write_cache(tmp_path, model, store, CPU)
+    h, scores = open_cache(tmp_path)
+    expected_h, expected_scores = embed(model, store, CPU)
+    np.testing.assert_array_equal(h, expected_h)
+    np.testing.assert_array_equal(scores, expected_scores)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".json") == ["h", "score"]
+
+
+def test_splits_keep_videos_together_and_in_order(store: Store) -> None:
+    splits: Splits = make_splits(store, 0.25)
+    url = store.key("url")[0]
+    parts = {name: set(url[ids].tolist()) for name, ids in splits.named().items()}
+    assert not parts["train"] & parts["val"] and not parts["val"] & parts["test"]
+    post = store.post_time
+    assert post[splits.train].max() < post[splits.val].min() <= post[splits.val].max() < post[splits.test].min()
+    assert 0.2 < len(splits.val) / (len(splits.val) + len(splits.train)) < 0.35
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    checkpoint.save(path, {"a": torch.arange(3)}, {"step": 4})
+    tensors, meta = checkpoint.load(path)
+    assert meta == {"step": 4} and tensors["a"].tolist() == [0, 1, 2]
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(TrainerError, match="not a readable checkpoint"):
+        checkpoint.load(path)

@@ -1,0 +1,89 @@
+"""Metrics and baselines against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, mean_absolute_error, mean_squared_error
+
+import graphstore
+from graphstore import BuildConfig, Store
+from graphstore.annotation import INDICATORS, level_of
+from trainers.baselines import baseline_metrics, lookup
+from trainers.metrics import rating_metrics, to_level
+from trainers.splits import is_age_zero, make_splits
+
+
+@given(st.lists(st.tuples(st.floats(-5, 15), st.integers(0, 9)), min_size=1, max_size=50))
+def test_metrics_equal_scikit_learn(pairs: list[tuple[float, int]]) -> None:
+    scores, levels = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    clipped = np.clip(scores, 0, 9)
+    found = rating_metrics(scores, levels)
+    assert found["acc"] == pytest.approx(accuracy_score(levels, np.floor(clipped + 0.5).astype(int)))
+    assert found["mse"] == pytest.approx(mean_squared_error(levels, clipped))
+    assert found["mae"] == pytest.approx(mean_absolute_error(levels, clipped))
+
+
+def test_halves_round_up_and_scores_are_clipped() -> None:
+    assert to_level(np.array([-3.0, 0.49, 0.5, 1.5, 2.5, 8.5, 12.0])).tolist() == [0, 0, 1, 2, 3, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("views", "others", "level"),
+    [
+        (0, 0, 0),
+        (1, 0, 1),
+        (0, 1, 1),
+        (100, 0, 1),
+        (101, 0, 2),
+        (0, 10, 1),
+        (0, 11, 2),
+        (0, 21, 3),
+        (100_001, 0, 3),
+        (0, 81, 4),
+        (1_000_000, 0, 3),
+        (1_000_001, 0, 6),
+        (0, 301, 5),
+        (0, 1001, 6),
+        (0, 3001, 7),
+        (0, 10_001, 8),
+        (200_000_000, 0, 8),
+        (200_000_001, 0, 9),
+        (0, 50_001, 9),
+    ],
+)
+def test_the_rule_is_the_papers_table(views: int, others: int, level: int) -> None:
+    for place in range(1, 5):
+        counts = np.zeros((1, 5))
+        counts[0, 0], counts[0, place] = views, others
+        assert level_of(counts).tolist() == [level]
+
+
+def test_lookup_by_hand(store: Store) -> None:
+    splits = make_splits(store, 0.2)
+    counts = {n: np.expm1(store.features(n).gather(np.arange(store.num_nodes["video"])))[:, 0] for n in INDICATORS}
+    table = np.column_stack([np.rint(counts[n]) for n in INDICATORS])
+    rule, platform = level_of(table), np.asarray(store.array("nodes/video/platform"))
+    zero = ~table.any(axis=1)
+    found = lookup(store, splits.train, splits.test)
+    for v, value in zip(splits.test, found, strict=True):
+        same = [
+            u for u in splits.train if (rule[u], zero[u], platform[u]) == (rule[v], zero[v], platform[v])
+        ]
+        like = [u for u in splits.train if rule[u] == rule[v]]
+        assert value == np.median(store.labels[same or like or splits.train])
+
+
+def test_baselines_on_the_released_sample(sample_path: Path, tmp_path: Path) -> None:
+    graphstore.build(sample_path, tmp_path / "s", BuildConfig(encoder="hash:8", video_dim=1, time_dim=4))
+    store = graphstore.open(str(tmp_path / "s"))
+    found = baseline_metrics(store, store.split("train"), store.split("test"))
+    assert found["lookup"]["test"]["acc"] == pytest.approx(0.591, abs=0.005)
+    assert found["lookup"]["test"]["mae"] == pytest.approx(0.627, abs=0.005)
+    best = found["constant (best on test)"]["test"]
+    assert (best["acc"], best["mse"], best["mae"]) == pytest.approx((0.29, 2.6, 1.21), abs=0.03)
+    assert is_age_zero(store, store.split("test")).sum() == 312
