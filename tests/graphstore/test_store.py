@@ -88,7 +88,9 @@ def test_rows_equal_a_double_loop_in_both_layouts(
     check_against_records(csr_store, records)
 
 
-def test_strict_ties_drop_heads_of_the_same_day(records: dict[str, Any], records_path: Path, tmp_path: Path) -> None:
+def test_strict_ties_drop_heads_of_the_same_day(
+    records: dict[str, Any], records_path: Path, tmp_path: Path
+) -> None:
     config = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4, ties="strict")
     graphstore.build(records_path, tmp_path / "store", config)
     check_against_records(graphstore.open(str(tmp_path / "store")), records, ties="strict")

@@ -109,7 +109,12 @@ def test_another_process_gives_the_same_sample(store: Store) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(degree=st.integers(0, 40), fanout=st.integers(1, 45), own=st.integers(0, 45), key=st.integers(0, 2**64 - 1))
+@given(
+    degree=st.integers(0, 40),
+    fanout=st.integers(1, 45),
+    own=st.integers(0, 45),
+    key=st.integers(0, 2**64 - 1),
+)
 def test_rows_are_distinct_and_skip_the_own_node(degree: int, fanout: int, own: int, key: int) -> None:
     indices = np.arange(100, 100 + degree, dtype=np.int32)
     begin, end = np.array([0], np.int64), np.array([degree], np.int64)
@@ -189,7 +194,9 @@ def test_loader_gives_every_seed_once_and_the_ranks_share_a_batch(store: Store) 
     assert sorted(np.concatenate(first).tolist()) == ids.tolist() and len(first) == len(loader)
     second = [b.nodes["video"][: b.num_seeds] for b in loader]
     assert [f.tolist() for f in first] != [s.tolist() for s in second]
-    ranks = [NeighborLoader(store, ids, batch_size=16, fanout=2, seed=5, rank=r, world_size=3) for r in range(3)]
+    ranks = [
+        NeighborLoader(store, ids, batch_size=16, fanout=2, seed=5, rank=r, world_size=3) for r in range(3)
+    ]
     parts = [[b.nodes["video"][: b.num_seeds] for b in loader] for loader in ranks]
     for batch, whole in enumerate(first):
         assert np.concatenate([p[batch] for p in parts]).tolist() == whole.tolist()

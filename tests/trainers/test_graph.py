@@ -124,7 +124,10 @@ def test_segmented_sums_equal_plain_means(nodes: list[tuple[int, int]], strict: 
     a, b = np.full_like(h, 7), np.full_like(h, 7)
     exact_mean(prefix, h, a)
     exact_mean(csr, h, b)
-    expected = [h[prefix.neighbors(v)].astype(np.float64).mean(0) if prefix.degree()[v] else [0] * 3 for v in range(len(nodes))]
+    expected = [
+        h[prefix.neighbors(v)].astype(np.float64).mean(0) if prefix.degree()[v] else [0] * 3
+        for v in range(len(nodes))
+    ]
     np.testing.assert_allclose(a, expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(b, expected, rtol=1e-6, atol=1e-6)
 
@@ -209,7 +212,9 @@ def test_splits_keep_videos_together_and_in_order(store: Store) -> None:
     parts = {name: set(url[ids].tolist()) for name, ids in splits.named().items()}
     assert not parts["train"] & parts["val"] and not parts["val"] & parts["test"]
     post = store.post_time
-    assert post[splits.train].max() < post[splits.val].min() <= post[splits.val].max() < post[splits.test].min()
+    assert (
+        post[splits.train].max() < post[splits.val].min() <= post[splits.val].max() < post[splits.test].min()
+    )
     assert 0.2 < len(splits.val) / (len(splits.val) + len(splits.train)) < 0.35
 
 

@@ -65,15 +65,15 @@ def test_the_rule_is_the_papers_table(views: int, others: int, level: int) -> No
 
 def test_lookup_by_hand(store: Store) -> None:
     splits = make_splits(store, 0.2)
-    counts = {n: np.expm1(store.features(n).gather(np.arange(store.num_nodes["video"])))[:, 0] for n in INDICATORS}
+    counts = {
+        n: np.expm1(store.features(n).gather(np.arange(store.num_nodes["video"])))[:, 0] for n in INDICATORS
+    }
     table = np.column_stack([np.rint(counts[n]) for n in INDICATORS])
     rule, platform = level_of(table), np.asarray(store.array("nodes/video/platform"))
     zero = ~table.any(axis=1)
     found = lookup(store, splits.train, splits.test)
     for v, value in zip(splits.test, found, strict=True):
-        same = [
-            u for u in splits.train if (rule[u], zero[u], platform[u]) == (rule[v], zero[v], platform[v])
-        ]
+        same = [u for u in splits.train if (rule[u], zero[u], platform[u]) == (rule[v], zero[v], platform[v])]
         like = [u for u in splits.train if rule[u] == rule[v]]
         assert value == np.median(store.labels[same or like or splits.train])
 
