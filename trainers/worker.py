@@ -163,8 +163,10 @@ def use_process_group() -> None:
 def main() -> None:
     job = StageJob.from_dict(json.loads(Path(sys.argv[1]).read_text()))
     use_process_group()
-    stage.prepare(job.folder, job.inputs)
     try:
+        if distributed.rank() == 0:
+            stage.prepare(job.folder, job.inputs)
+        distributed.barrier()
         run_stage(job)
     finally:
         dist.destroy_process_group()

@@ -266,7 +266,7 @@ def test_verify_finds_rows_that_lie_under_a_right_seal(copy: Path) -> None:
 def test_unsealed_and_truncated_stores_are_refused(copy: Path) -> None:
     shard = copy / "nodes/video/label/c/0"
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(FormatError, match="found .* bytes, expected"):
+    with pytest.raises(FormatError, match=r"found .* bytes, expected"):
         _ = graphstore.open(str(copy)).labels
     (copy / "SEAL.json").unlink()
     with pytest.raises(FormatError, match="netgpt build"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -242,7 +241,7 @@ def test_stages_train_exactly_what_the_design_names(netgpt: NetGPT) -> None:
 def test_gradients_reach_the_trained_parts_alone(netgpt: NetGPT, samples: Samples) -> None:
     netgpt.train_only(netgpt.stage_parameters("stage2"))
     batch = samples.batch([0, 1], [samples.builder.response(3), samples.builder.response(5)])
-    log_probs, sample = netgpt.response_log_probs(batch, samples.graph_states(batch))
+    log_probs, _ = netgpt.response_log_probs(batch, samples.graph_states(batch))
     assert len(log_probs) == sum(len(samples.builder.response(n)) for n in (3, 5))
     log_probs.sum().backward()
     for name, parameter in netgpt.named_parameters():

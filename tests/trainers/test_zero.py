@@ -1,0 +1,241 @@
+"""Stages 2 and 3 under DeepSpeed ZeRO-2: against plain torch, at two ranks, and killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from graphstore import Store
+from trainers import checkpoint, stage
+from trainers.config import GraphConfig, LanguageConfig, RateConfig, SamplerConfig, StageConfig, TinyConfig
+from trainers.language import snapshots
+from trainers.language.load import make_netgpt, prompt_builder
+from trainers.language.packing import plan
+from trainers.language.samples import Samples
+from trainers.language.train import WEIGHTS, LanguageTrainer
+from trainers.schedule import learning_rate, seed_of
+from trainers.settings import Settings, StageJob
+from trainers.splits import make_splits
+from trainers.worker import run_stage, use_process_group
+
+SETTINGS = Settings(
+    seed=3,
+    sampler=SamplerConfig(fanout=5),
+    graph=GraphConfig(hidden=8, batch_size=32, epochs=1, val_share=0.7),
+    language=LanguageConfig(
+        max_tokens=700,
+        token_budget=1400,
+        packs_per_step=4,
+        max_comments=2,
+        tiny=TinyConfig(hidden=32, layers=6, heads=2, vocab=600),
+    ),
+    stage2=StageConfig(epochs=1, lr=0.003, checkpoint_steps=2),
+    stage3=RateConfig(epochs=2, lr=0.003, checkpoint_steps=2, weight_decay=0.01),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> None:
+    use_process_group()
+
+
+@pytest.fixture(scope="module")
+def base_run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run up to stage 2's inputs."""
+    run = tmp_path_factory.mktemp("run")
+    for name in ("stage1", "embeddings", "base"):
+        execute(run, store, name)
+    return run
+
+
+def job(run: Path, store: Store, name: str) -> StageJob:
+    return StageJob(stage=name, run=run, store=store.path, settings=SETTINGS, inputs={"stage": name})
+
+
+def execute(run: Path, store: Store, name: str) -> None:
+    todo = job(run, store, name)
+    stage.prepare(todo.folder, todo.inputs)
+    run_stage(todo)
+
+
+def copy_of(base_run: Path, path: Path) -> Path:
+    shutil.copytree(base_run, path)
+    return path
+
+
+def make_trainer(run: Path, store: Store, name: str) -> LanguageTrainer:
+    splits = make_splits(store, SETTINGS.graph.val_share)
+    h = np.array(np.random.default_rng(0).normal(size=(store.num_nodes["video"], 8)), np.float32)
+    builder = prompt_builder(run, SETTINGS)
+    netgpt = make_netgpt(run, SETTINGS, builder, 8, torch.device("cpu"))
+    netgpt.start_head_at(3.0)
+    levels = np.asarray(store.labels).astype(np.int64)
+    cpu = torch.device("cpu")
+    train, val = (Samples(store, ids, h, builder, cpu) for ids in (splits.train, splits.val[:6]))
+    folder = run / name
+    folder.mkdir(exist_ok=True)
+    config = SETTINGS.stage2 if name == "stage2" else SETTINGS.stage3
+    return LanguageTrainer(
+        name, SETTINGS.language, config, netgpt, train, val, levels, folder, seed=SETTINGS.seed
+    )
+
+
+def plain_torch(trainer: LanguageTrainer, name: str) -> dict[str, torch.Tensor]:
+    """The same training by AdamW alone, one loss over each whole step."""
+    config, netgpt = trainer.config, trainer.netgpt
+    trained = {key: p.detach().clone().requires_grad_() for key, p in trainer.trained.items()}
+    optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay)
+    plans = [
+        step
+        for epoch in range(config.epochs)
+        for step in plan(
+            trainer.lengths,
+            budget=SETTINGS.language.token_budget,
+            packs_per_step=4,
+            seed=(SETTINGS.seed, seed_of(name), epoch),
+        )
+    ]
+    for number, step in enumerate(plans):
+        losses = []
+        for i in step.samples:  # one sample at a time: no packs
+            node = int(trainer.train.ids[i])
+            level = int(trainer.levels[node])
+            responses = [trainer.train.builder.response(level)] if name == "stage2" else None
+            batch = trainer.train.batch([i], responses)
+
+            def run(method: str, batch: Any = batch) -> Any:
+                class Call(torch.nn.Module):
+                    def __init__(self) -> None:
+                        super().__init__()
+                        self.netgpt = netgpt
+
+                    def forward(self) -> Any:
+                        return getattr(self.netgpt, method)(batch, trainer.train.graph_states(batch))
+
+                values = {f"netgpt.{key}": value for key, value in trained.items()}
+                return torch.func.functional_call(Call(), values, ())
+
+            if name == "stage2":
+                losses.append(-run("response_log_probs")[0])
+            else:
+                losses.append(F.smooth_l1_loss(run("scores"), torch.tensor([float(level)]), reduction="none"))
+        loss = torch.cat(losses).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), config.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config.lr, number, len(plans))
+        optimizer.step()
+    return trained
+
+
+@pytest.mark.parametrize("name", ["stage2", "stage3"])
+def test_zero_equals_plain_torch(name: str, base_run: Path, store: Store, tmp_path: Path) -> None:
+    run = copy_of(base_run, tmp_path / "run")
+    expected = plain_torch(make_trainer(run, store, name), name)
+    trainer = make_trainer(run, store, name)
+    before = {key: p.detach().clone() for key, p in trainer.netgpt.named_parameters()}
+    trainer.run()
+    moved = 0.0
+    for key, parameter in trainer.trained.items():
+        torch.testing.assert_close(parameter.detach(), expected[key].detach(), rtol=2e-3, atol=2e-5)
+        moved = max(moved, float((parameter.detach() - before[key]).abs().max()))
+    assert moved > 1e-3
+    for key, parameter in trainer.netgpt.named_parameters():
+        if key not in trainer.trained:
+            assert torch.equal(parameter, before[key]), key
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("name", "fault_step"), [("stage2", 0), ("stage2", 3), ("stage3", 1), ("stage3", 5)])
+def test_a_killed_stage_ends_in_the_same_bits(
+    name: str, fault_step: int, base_run: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_run, killed_run = copy_of(base_run, tmp_path / "a"), copy_of(base_run, tmp_path / "b")
+    whole = make_trainer(whole_run, store, name).run()
+    assert whole["steps"] > fault_step
+    trainer = make_trainer(killed_run, store, name)
+    step = trainer._step
+
+    def fail(packs: Any, number: int, num_steps: int) -> float:
+        if number == fault_step:
+            raise KilledError
+        return step(packs, number, num_steps)
+
+    monkeypatch.setattr(trainer, "_step", fail)
+    with pytest.raises(KilledError):
+        trainer.run()
+    assert make_trainer(killed_run, store, name).run() == whole
+    assert (killed_run / name / WEIGHTS).read_bytes() == (whole_run / name / WEIGHTS).read_bytes()
+
+
+def test_a_torn_checkpoint_is_passed_over(base_run: Path, store: Store, tmp_path: Path) -> None:
+    run = copy_of(base_run, tmp_path / "run")
+    trainer = make_trainer(run, store, "stage3")
+    whole = trainer.run()
+    folder = run / "stage3" / "checkpoints"
+    newest, older = sorted(folder.glob("step-*"), reverse=True)
+    assert snapshots.find(folder) == newest
+    victim = next(p for p in sorted(newest.rglob("*.pt")))
+    victim.write_bytes(victim.read_bytes()[:-10])
+    assert snapshots.find(folder) == older
+    weights = (run / "stage3" / WEIGHTS).read_bytes()
+    assert make_trainer(run, store, "stage3").run() == whole
+    assert (run / "stage3" / WEIGHTS).read_bytes() == weights
+
+
+def test_checkpoints_leave_out_the_frozen_weights(base_run: Path, store: Store, tmp_path: Path) -> None:
+    run = copy_of(base_run, tmp_path / "run")
+    trainer = make_trainer(run, store, "stage2")
+    trainer.run()
+    trained = sum(p.numel() for p in trainer.trained.values())
+    frozen = sum(p.numel() for p in trainer.netgpt.parameters()) - trained
+    newest = snapshots.find(run / "stage2" / "checkpoints")
+    assert newest is not None
+    size = sum(p.stat().st_size for p in newest.rglob("*") if p.suffix in (".pt", ".safetensors"))
+    assert size < 4 * (8 * trained) + 200_000 < 4 * frozen
+    tensors, _ = checkpoint.load(run / "stage2" / WEIGHTS)
+    assert set(tensors) == set(trainer.trained)
+
+
+@pytest.mark.parametrize("name", ["stage2", "stage3"])
+def test_two_ranks_equal_one(name: str, base_run: Path, store: Store, tmp_path: Path) -> None:
+    """The worker under torchrun, with no Ray: the same steps, losses and weights at both world sizes."""
+    results = {}
+    for world_size in (1, 2):
+        run = copy_of(base_run, tmp_path / str(world_size))
+        if name == "stage3":
+            execute(run, store, "stage2")
+        todo = job(run, store, name)
+        path = tmp_path / f"{world_size}.json"
+        path.write_text(json.dumps(replace(todo, num_threads=1).to_dict()))
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+                *("--nproc-per-node", str(world_size), "-m", "trainers.worker", str(path)),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+        manifest = stage.read_manifest(run / name)
+        assert manifest is not None
+        results[world_size] = (manifest["metrics"], checkpoint.load(run / name / WEIGHTS)[0])
+    (metrics_1, weights_1), (metrics_2, weights_2) = results[1], results[2]
+    for a, b in zip(metrics_1["history"], metrics_2["history"], strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+    for key, value in weights_1.items():
+        torch.testing.assert_close(value, weights_2[key], rtol=5e-3, atol=5e-5)
