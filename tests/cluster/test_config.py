@@ -1,0 +1,64 @@
+"""Named configurations and overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.config import config_names, load_config
+from cluster.errors import ClusterError
+
+
+def test_named_configurations_load_and_round_trip(tmp_path: Path) -> None:
+    assert config_names() == ["demo", "sample", "xs-video"]
+    for name in config_names():
+        config = load_config(name)
+        (tmp_path / "c.yaml").write_text(config.to_yaml())
+        assert load_config(str(tmp_path / "c.yaml")) == config
+
+
+def test_the_paper_configuration_has_the_papers_values() -> None:
+    config = load_config("xs-video")
+    assert (config.graph.hidden, config.sampler.fanout, config.cluster.workers) == (1024, 50, 8)
+    assert config.language.model == "Qwen/Qwen2-VL-7B-Instruct"
+    assert (config.language.max_tokens, config.language.max_comments, config.stage3.layers) == (4000, 50, 4)
+    assert config.build.video_dim == 3584 and config.cluster.gpu == "yes"
+
+
+def test_overrides_change_one_value() -> None:
+    config = load_config("demo", ["graph.epochs=7", "language.tiny.layers=9"])
+    assert config.graph.epochs == 7 and config.language.tiny.layers == 9
+    assert config.stage3 == load_config("demo").stage3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("graph.epoch=3", "epoch"),
+        ("graph.epochs=many", r"graph\.epochs.*many"),
+        ("graph.epochs=0", r"graph\.epochs: found 0, expected at least 1"),
+        ("graph.epochs", "expected KEY=VALUE"),
+        ("build.layout=coo", r"build\.layout.*coo"),
+        ("language.packs_per_step=3", "multiple of cluster.workers"),
+        ("language.tiny.layers=2", "at least 6"),
+        ("cluster.gpu=maybe", "auto, yes or no"),
+        ("build.train_until=soon", "YYYY-MM-DD"),
+    ],
+)
+def test_a_wrong_override_is_one_line(override: str, words: str) -> None:
+    with pytest.raises(ClusterError, match=words) as caught:
+        load_config("demo", [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="demo, sample, xs-video"):
+        load_config("nothing")
+    path = tmp_path / "c.yaml"
+    path.write_text("graph: [1, 2")
+    with pytest.raises(ClusterError, match="yaml"):
+        load_config(str(path))
+    path.write_text("grahp:\n  epochs: 3\n")
+    with pytest.raises(ClusterError, match="grahp"):
+        load_config(str(path))

@@ -1,0 +1,218 @@
+"""The command line end to end: a whole run, the same run killed in each stage, and predictions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import graphstore
+from graphstore import Store
+from graphstore.files import file_digest
+from trainers import stage
+
+SETTINGS = [
+    *("build.encoder=hash:32", "build.time_dim=8", "build.video_dim=4", "sampler.fanout=5"),
+    *("graph.hidden=8", "graph.epochs=8", "graph.patience=8", "graph.batch_size=32", "graph.val_share=0.5"),
+    *("language.max_tokens=700", "language.token_budget=1400", "language.max_comments=2"),
+    *("language.tiny.hidden=32", "language.tiny.heads=2", "language.tiny.vocab=600"),
+    *("language.tiny.warmup_steps=2", "stage2.epochs=1", "stage2.checkpoint_steps=3"),
+    *("stage3.epochs=2", "stage3.checkpoint_steps=3"),
+]
+WEIGHTS = {
+    "stage1": "model.safetensors",
+    "base": "model/model.safetensors",
+    "stage2": "netgpt.safetensors",
+    "stage3": "netgpt.safetensors",
+}
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-c", "from cluster.cli import main; main()", *(str(a) for a in args)]
+
+
+def netgpt(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*args), capture_output=True, text=True, timeout=500, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def data(records: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(records of most videos, records of the last videos without their level)."""
+    root = tmp_path_factory.mktemp("run-data")
+    urls = list(dict.fromkeys(r["url"] for r in records.values()))
+    new_urls = set(urls[-3:])
+    old = {k: r for k, r in records.items() if r["url"] not in new_urls}
+    new = {
+        k: {key: value for key, value in r.items() if key != "影响力等级"}
+        for k, r in records.items()
+        if r["url"] in new_urls
+    }
+    for name, value in (("old", old), ("new", new)):
+        (root / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    return root / "old.json", root / "new.json"
+
+
+@pytest.fixture(scope="module")
+def whole(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    done = netgpt("run", "--config", "demo", "--data", data[0], "--out", run, *SETTINGS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "RGCN" in done.stdout and "lookup" in done.stdout and "NetGPT" in done.stdout
+    return run
+
+
+def test_a_run_leaves_what_the_design_names(whole: Path) -> None:
+    names = {p.name for p in whole.iterdir()}
+    assert {"config.yaml", "store.json", "stage1", "embeddings", "stage2", "stage3"} <= names
+    assert {"metrics.jsonl", "predictions.parquet"} <= names
+    store = graphstore.open(str(whole / "store"))
+    assert graphstore.verify(whole / "store") == []
+    table = pq.read_table(whole / "predictions.parquet").to_pydict()
+    assert set(table["id"]) == set(store.ids)
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"stage1", "stage2", "stage3", "evaluation"}
+    found = netgpt("evaluate", whole, "--json")
+    metrics = json.loads(found.stdout)
+    for name in ("stage1", "stage2", "stage3"):
+        for split in ("train", "val", "test"):
+            ids = [i for i, s in enumerate(table["split"]) if s == split]
+            scores = np.clip(np.array(table[f"{name}_score"])[ids], 0, 9)
+            levels = np.array(table["level"])[ids]
+            assert metrics["stages"][name][split]["mae"] == pytest.approx(np.abs(scores - levels).mean())
+            assert metrics["stages"][name][split]["acc"] == pytest.approx(
+                (np.floor(scores + 0.5) == levels).mean()
+            )
+
+
+def test_a_finished_run_is_not_done_again(whole: Path, data: tuple[Path, Path]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("manifest.json")}
+    again = netgpt("run", "--config", "demo", "--data", data[0], "--out", whole, *SETTINGS)
+    assert again.returncode == 0 and again.stderr.count("done before") == 6
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("manifest.json")} == before
+    other = netgpt("run", "--config", "demo", "--data", data[1], "--out", whole, *SETTINGS)
+    assert other.returncode == 2 and "other data" in other.stderr
+
+
+def kill_in(stage_name: str, run: Path, arguments: list[str]) -> None:
+    """Start the run and kill its driver without warning once the stage has made progress."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    progress = run / stage_name / "progress.json"
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        if progress.exists() and json.loads(progress.read_text())["done"] >= 4:
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert stage.read_manifest(run / stage_name) is None
+
+
+def test_a_run_killed_in_each_stage_ends_in_the_same_bits(
+    whole: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "killed"
+    arguments = command("run", "--config", "demo", "--data", data[0], "--out", run, *SETTINGS)
+    for name in ("stage1", "stage2", "stage3"):
+        kill_in(name, run, arguments)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stage 3: rating: continues" in done.stderr
+    for name, weights in WEIGHTS.items():
+        assert file_digest(run / name / weights) == file_digest(whole / name / weights), name
+    for name in ("metrics.jsonl", "predictions.parquet"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_predictions_of_new_videos(whole: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
+    store_digest = graphstore.open(str(whole / "store")).digest
+    out = tmp_path / "ratings.jsonl"
+    done = netgpt("predict", whole, "--data", data[1], "--out", out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ratings = [json.loads(line) for line in out.read_text().splitlines()]
+    new = json.loads(data[1].read_text(encoding="utf-8"))
+    assert [r["id"] for r in ratings] == list(new)
+    for rating in ratings:
+        assert set(rating) == {"id", "level", "score"}
+        assert 0 <= rating["score"] <= 9 and rating["level"] == int(np.floor(rating["score"] + 0.5))
+    assert graphstore.open(str(whole / "store")).digest == store_digest
+    assert graphstore.verify(whole / "store") == []
+    known = netgpt("predict", whole, "--data", data[0])
+    assert known.returncode == 2 and "already has" in known.stderr and known.stdout == ""
+
+
+def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path) -> None:
+    """The in-memory graph around the store leaves the store's own embeddings as the cache has them."""
+    import torch
+
+    from graphstore.extend import ExtendedGraph
+    from graphstore.records import parse_record
+    from trainers.graph.inference import embed, open_cache
+    from trainers.graph.train import load_model
+
+    store: Store = graphstore.open(str(whole / "store"))
+    raw = {**json.loads(store.texts[0]), "历史状态": []}
+    new = parse_record("f", "new", raw, require_level=False)
+    model = load_model(whole / "stage1", store, torch.device("cpu"))
+    h, scores = embed(model, ExtendedGraph(store, [new], file="f"), torch.device("cpu"))
+    cached_h, cached_scores = open_cache(whole / "embeddings")
+    np.testing.assert_allclose(h[:-1], cached_h, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores[:-1], cached_scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--config", "nothing"], "demo, sample, xs-video"),
+        (["run", "--config", "demo", "--data", "no.json"], "no.json"),
+        (["run", "--config", "demo"], "neither --data nor --store"),
+        (["run", "--config", "demo", "--store", "nowhere"], "no such store"),
+        (["run", "--config", "demo", "graph.epoch=1"], "epoch"),
+        (["embed", "--config", "demo", "--data", "DATA"], "run first: netgpt pretrain"),
+        (["evaluate", "nowhere"], "found no run"),
+        (["predict", "nowhere", "--data", "DATA"], "found no run"),
+        (["build", "DATA", "--out", "s", "--layout", "coo"], "layout: found 'coo'"),
+        (["synth"], "--json"),
+        (["info", "nowhere"], "no such store"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_leaves_nothing(
+    arguments: list[str], words: str, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    done = netgpt(*(data[0] if a == "DATA" else a for a in arguments), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "s").exists() and not (tmp_path / "nowhere").exists()
+
+
+def test_bad_records_end_build_and_run_with_one_line(data: tuple[Path, Path], tmp_path: Path) -> None:
+    records = json.loads(data[0].read_text(encoding="utf-8"))
+    victim = list(records)[7]
+    records[victim]["影响力等级"] = 12
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    for arguments in (
+        ["build", path, "--out", tmp_path / "s"],
+        ["run", "--data", path, "--out", tmp_path / "r"],
+    ):
+        done = netgpt(*arguments)
+        (line,) = [text for text in done.stderr.splitlines() if text.startswith("netgpt: ")]
+        assert done.returncode == 2
+        assert str(path) in line and repr(victim) in line and "影响力等级" in line and "12" in line
+    assert not (tmp_path / "s").exists() and not (tmp_path / "r" / "store").exists()
+    done = netgpt("build", path, "--out", tmp_path / "s", "--on-error", "skip", "--encoder", "hash:8")
+    assert done.returncode == 0 and "left out 1 of" in done.stderr
+    found = json.loads(netgpt("info", tmp_path / "s", "--json").stdout)
+    assert found["num_skipped"] == 1 and found["nodes"]["video"]["num_nodes"] == len(records) - 1
+    assert netgpt("verify", tmp_path / "s").returncode == 0
