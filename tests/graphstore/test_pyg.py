@@ -1,0 +1,40 @@
+"""PyG's remote-backend interfaces against the store they stand on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import EdgeAttr, TensorAttr
+
+from graphstore import Store, StoreError
+
+
+def test_edges_and_features_are_the_stores(store: Store) -> None:
+    features, graph = store.as_pyg()
+    assert {a.edge_type for a in graph.get_all_edge_attrs()} == set(store.edge_types)
+    for edge_type in store.edge_types:
+        row, colptr = graph.get_edge_index(EdgeAttr(edge_type, "csc", is_sorted=False))
+        for v in range(store.num_nodes["video"]):
+            expected = store.relation(edge_type).neighbors(v).tolist()
+            assert row[colptr[v] : colptr[v + 1]].tolist() == expected
+    ids = np.array([3, 1, 1])
+    for name in store.node_types:
+        index = torch.from_numpy(ids % store.num_nodes[name])
+        x = features.get_tensor(TensorAttr(name, "x", index=index))
+        np.testing.assert_array_equal(x, store.features(name).gather(ids % store.num_nodes[name]))
+    assert features.get_tensor(TensorAttr("video", "y", index=None)).tolist() == store.labels.tolist()
+
+
+def test_rows_beyond_the_budget_are_refused_with_the_command(store: Store, csr_store: Store) -> None:
+    with pytest.raises(StoreError, match="--layout csr"):
+        store.as_pyg(max_bytes=1000)
+    csr_store.as_pyg(max_bytes=0)  # csr rows are mapped as they are
+
+
+def test_a_store_is_read_only(store: Store) -> None:
+    features, graph = store.as_pyg()
+    with pytest.raises(StoreError, match="read-only"):
+        features.put_tensor(torch.zeros(1), TensorAttr("video", "x", index=None))
+    with pytest.raises(StoreError, match="read-only"):
+        graph.remove_edge_index(EdgeAttr(store.edge_types[0], "csc"))
