@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ COMMANDS = {"stage1": "pretrain", "embeddings": "embed", "base": "align", "stage
 
 def say(text: str) -> None:
     """A line for the person, beside the progress bars on standard error."""
-    tqdm.write(text, file=__import__("sys").stderr)
+    tqdm.write(text, file=sys.stderr)
 
 
 @contextmanager
@@ -84,10 +85,11 @@ class Run:
                 raise ClusterError(f"--data: found no file {data}, expected a JSON file of records")
             wanted = {"source_digest": file_digest(data), "build": asdict(config.build)}
             where = path / "store"
-            if known is None:
-                if not (where / "SEAL.json").exists():
-                    build_store(data, where, config.build)
-            elif {key: known.get(key) for key in wanted} != wanted:
+            if not where.exists() and known is None:
+                build_store(data, where, config.build)
+            # The store itself says what it was made of: also where a run was killed right after its build
+            made = graphstore.open(str(where)).attributes
+            if {key: made.get(key) for key in wanted} != wanted:
                 raise ClusterError(
                     f"{path}: holds a run on other data or build settings; choose another --out"
                 )

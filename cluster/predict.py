@@ -13,9 +13,10 @@ from cluster.errors import ClusterError
 from cluster.pipeline import COMMANDS, TITLES, Run
 from graphstore.extend import ExtendedGraph
 from graphstore.records import read_records
-from trainers.graph.inference import embed
+from trainers.graph.inference import embed, open_cache
 from trainers.graph.train import load_model
 from trainers.metrics import clip, to_level
+from trainers.splits import make_splits
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,16 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
 
     # Here and not above: bad input is refused before seconds of imports
     from trainers.language.load import load_netgpt, prompt_builder
-    from trainers.language.samples import Samples, score_samples
+    from trainers.language.samples import GraphScale, Samples, score_samples
 
     settings = run.config.settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     h, _ = embed(load_model(run.path / "stage1", run.store, device), graph, device)
     builder = prompt_builder(run.path, settings)
     netgpt = load_netgpt(run.path, settings, builder, h.shape[1], "stage3", device)
-    samples = Samples(graph, graph.new, h, builder, device)
+    cached, _ = open_cache(run.path / "embeddings")
+    scale = GraphScale.of(cached, make_splits(run.store, settings.graph.val_share).train)
+    samples = Samples(graph, graph.new, h, scale, builder, device)
     scores = clip(score_samples(netgpt, samples, settings.language.token_budget))
     for record, score, level in zip(records, scores, to_level(scores), strict=True):
         yield Rating(record.id, int(level), float(score))

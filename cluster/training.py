@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from trainers.progress import PROGRESS, read_progress
 from trainers.settings import StageJob
 
 SINGLE_WORKER_STAGES = ("embeddings", "base")
-POLL_S = 0.3
+POLL_S, LOG_PERIOD_S = 0.3, 5.0
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -117,8 +118,10 @@ def shown_progress(folder: Path, title: str) -> Iterator[None]:
     stop = threading.Event()
 
     def draw() -> None:
-        with tqdm(desc=title, total=None, dynamic_ncols=True, mininterval=POLL_S) as bar:
-            while not stop.wait(POLL_S):
+        # A log file gets a line now and then, a terminal a bar that moves
+        period_s = POLL_S if sys.stderr.isatty() else LOG_PERIOD_S
+        with tqdm(desc=title, total=None, dynamic_ncols=True, mininterval=period_s) as bar:
+            while not stop.wait(period_s):
                 _draw(bar, read_progress(folder))
             _draw(bar, read_progress(folder))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -348,6 +348,7 @@ def build(
                 "time_dim": config.time_dim,
                 "ties": config.ties,
                 "train_until": config.train_until,
+                "build": asdict(config),
                 "source_digest": file_digest(source),
                 "num_skipped": report.num_skipped,
                 "parent_digest": None,

@@ -80,7 +80,7 @@ def _make_base(job: StageJob, store: Store, engine: SamplingEngine | None) -> Ma
 
 def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
     from trainers.language.load import make_netgpt, prompt_builder
-    from trainers.language.samples import Samples
+    from trainers.language.samples import GraphScale, Samples
     from trainers.language.train import WEIGHTS, LanguageTrainer, load_weights
 
     settings, device = job.settings, distributed.device()
@@ -92,13 +92,14 @@ def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
     if job.stage == "stage3":
         load_weights(netgpt, job.run / "stage2" / WEIGHTS)
         netgpt.start_head_at(float(levels[splits.train].mean()))
+    scale = GraphScale.of(h, splits.train)
     trainer = LanguageTrainer(
         job.stage,
         settings.language,
         settings.stage2 if job.stage == "stage2" else settings.stage3,
         netgpt,
-        Samples(store, splits.train, h, builder, device),
-        Samples(store, splits.val, h, builder, device),
+        Samples(store, splits.train, h, scale, builder, device),
+        Samples(store, splits.val, h, scale, builder, device),
         levels,
         job.folder,
         seed=settings.seed,
@@ -108,14 +109,14 @@ def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
 
 def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
     from trainers.language.load import load_netgpt, prompt_builder
-    from trainers.language.samples import Samples, expected_level, level_log_probs, score_samples
+    from trainers.language.samples import GraphScale, Samples, expected_level, level_log_probs, score_samples
 
     settings, device, budget = job.settings, distributed.device(), job.settings.language.token_budget
     splits = make_splits(store, settings.graph.val_share)
     h, rgcn = open_cache(job.run / "embeddings")
     builder = prompt_builder(job.run, settings)
     ids = np.sort(np.concatenate(list(splits.named().values())))
-    samples = Samples(store, ids, h, builder, device)
+    samples = Samples(store, ids, h, GraphScale.of(h, splits.train), builder, device)
     scores = {"stage1": np.asarray(rgcn, np.float64)}
     progress = _progress(job, "pack")
     for name in ("stage2", "stage3"):

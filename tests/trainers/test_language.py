@@ -18,7 +18,7 @@ from trainers.language import attention
 from trainers.language.model import NetGPT
 from trainers.language.packing import collate, pack, plan
 from trainers.language.prompt import INSTRUCTION_TEXTS, PromptBuilder, visible_record
-from trainers.language.samples import Samples, level_log_probs, score_samples
+from trainers.language.samples import GraphScale, Samples, level_log_probs, score_samples
 from trainers.language.tiny import make_model, train_tokenizer, warm_up
 
 TINY = TinyConfig(hidden=32, layers=6, heads=2, vocab=600)
@@ -48,7 +48,7 @@ def netgpt(tokenizer: Any, builder: PromptBuilder) -> NetGPT:
 @pytest.fixture(scope="module")
 def samples(store: Store, builder: PromptBuilder) -> Samples:
     h = np.random.default_rng(0).normal(size=(store.num_nodes["video"], 6)).astype(np.float32)
-    return Samples(store, np.arange(12), h, builder, CPU)
+    return Samples(store, np.arange(12), h, GraphScale.of(h, np.arange(60)), builder, CPU)
 
 
 @settings(max_examples=80, deadline=None)
@@ -153,7 +153,7 @@ def reference_states(netgpt: NetGPT, samples: Samples, i: int) -> torch.Tensor:
     x = base.model.language_model.embed_tokens.weight[ids].clone()
     at = samples.builder.graph_position
     x[at - 1], x[at + 1] = netgpt.markers_2H[0], netgpt.markers_2H[1]
-    x[at] = netgpt.projector(torch.from_numpy(samples.embeddings[samples.ids[i]]))
+    x[at] = netgpt.projector(torch.from_numpy(samples.scale.apply(samples.embeddings[samples.ids[i]])))
     base.set_attn_implementation({"text_config": "sdpa"})
     try:
         positions = torch.arange(len(ids)).expand(3, 1, -1)
@@ -221,7 +221,7 @@ def test_stages_train_exactly_what_the_design_names(netgpt: NetGPT) -> None:
     stage2 = netgpt.stage_parameters("stage2")
     assert set(stage2) == {"markers_2H"} | projector
     assert sum(p.numel() for p in stage2.values()) == (
-        2 * hidden + 2 * graph + (graph + 1) * hidden + (hidden + 1) * hidden
+        2 * hidden + (graph + 1) * hidden + (hidden + 1) * hidden
     )
     stage3 = netgpt.stage_parameters("stage3", 4)
     layers = {name for name in stage3 if name.startswith("base.")}

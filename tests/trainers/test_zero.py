@@ -21,7 +21,7 @@ from trainers.config import GraphConfig, LanguageConfig, RateConfig, SamplerConf
 from trainers.language import snapshots
 from trainers.language.load import make_netgpt, prompt_builder
 from trainers.language.packing import plan
-from trainers.language.samples import Samples
+from trainers.language.samples import GraphScale, Samples
 from trainers.language.train import WEIGHTS, LanguageTrainer
 from trainers.schedule import learning_rate, seed_of
 from trainers.settings import Settings, StageJob
@@ -81,7 +81,10 @@ def make_trainer(run: Path, store: Store, name: str) -> LanguageTrainer:
     netgpt.start_head_at(3.0)
     levels = np.asarray(store.labels).astype(np.int64)
     cpu = torch.device("cpu")
-    train, val = (Samples(store, ids, h, builder, cpu) for ids in (splits.train, splits.val[:6]))
+    train, val = (
+        Samples(store, ids, h, GraphScale.of(h, splits.train), builder, cpu)
+        for ids in (splits.train, splits.val[:6])
+    )
     folder = run / name
     folder.mkdir(exist_ok=True)
     config = SETTINGS.stage2 if name == "stage2" else SETTINGS.stage3

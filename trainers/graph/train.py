@@ -101,7 +101,8 @@ class GraphTrainer:
                 if (step + 1) % config.checkpoint_steps == 0 and state.next_batch < num:
                     self._save()
             self._end_epoch()
-        self.progress.update(1, 1, "run")
+        done = state.epoch * num  # early stopping: what was planned behind it is not to come
+        self.progress.update(done, done, "step", val_mae=state.best_mae)
         if self.rank == 0:
             checkpoint.save(self.folder / MODEL, self.best, {"hidden": config.hidden})
         distributed.barrier()

@@ -33,10 +33,7 @@ class NetGPT(nn.Module):
         self.start_id, self.pad_id, self.end_id = graph_ids
         text = base.model.language_model
         hidden = text.config.hidden_size
-        # h_v has no fixed scale; the norm puts it on one before two layers map it to a token
-        self.projector = nn.Sequential(
-            nn.LayerNorm(graph_dim), nn.Linear(graph_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden)
-        )
+        self.projector = nn.Sequential(nn.Linear(graph_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         mean = text.embed_tokens.weight.detach().float().mean(0)
         self.markers_2H = nn.Parameter(mean + 0.02 * torch.randn(2, hidden))
         self.head = nn.Linear(hidden, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,11 +18,31 @@ _NOTHING = np.empty(0, np.int64)
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class GraphScale:
+    """Mean and spread [D] of the embeddings of the train states: h_v has no scale of its own.
+
+    A layer norm would take away how large h_v is, which is part of what stage 1 has learnt.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @staticmethod
+    def of(embeddings: np.ndarray, train: np.ndarray) -> GraphScale:
+        rows = np.asarray(embeddings[train], np.float64)
+        return GraphScale(rows.mean(0), np.maximum(rows.std(0), 1e-6))
+
+    def apply(self, rows: np.ndarray) -> np.ndarray:
+        """[n, D] → [n, D] float32."""
+        return ((rows - self.mean) / self.std).astype(np.float32)
+
+
 class Samples:
     """Prompts of states, and packs of them with the rows of the embedding cache that they need.
 
     ids [n]: video node numbers. embeddings [N, D]: rows by node number, mapped; only the rows of a
-    pack are ever copied.
+    pack are ever copied. scale: of the run's cache and train states, also for states of another graph.
     """
 
     def __init__(
@@ -29,10 +50,12 @@ class Samples:
         graph: Graph,
         ids: np.ndarray,
         embeddings: np.ndarray,
+        scale: GraphScale,
         builder: PromptBuilder,
         device: torch.device,
     ) -> None:
-        self.ids, self.embeddings, self.builder, self.device = ids, embeddings, builder, device
+        self.ids, self.embeddings, self.scale = ids, embeddings, scale
+        self.builder, self.device = builder, device
         self.prompts = [builder.prompt(graph.ids[v], graph.texts[v]).ids for v in ids.tolist()]
 
     def __len__(self) -> int:
@@ -45,8 +68,8 @@ class Samples:
         return collate(prompts, list(responses or [_NOTHING] * len(samples)), rows, self.device)
 
     def graph_states(self, batch: PackedBatch) -> torch.Tensor:
-        """h_v of each sample of a pack: [n, D] float32."""
-        rows = np.asarray(self.embeddings[batch.rows_n.cpu().numpy()], np.float32)
+        """h_v of each sample of a pack, scaled: [n, D] float32."""
+        rows = self.scale.apply(self.embeddings[batch.rows_n.cpu().numpy()])
         return torch.from_numpy(rows).to(self.device)
 
     def passes(self, budget: int, extra_tokens: int = 0) -> Iterator[list[int]]:
