@@ -124,17 +124,6 @@ def verify(store: Annotated[Path, typer.Argument(help="A sealed store.")]) -> No
     _say(f"{store}: sound")
 
 
-def _start(
-    config: str, data: Path | None, store: Path | None, out: Path | None, overrides: list[str] | None
-) -> Any:
-    from cluster.config import load_config
-    from cluster.pipeline import Run
-
-    settings = load_config(config, overrides)
-    path = out or Path("runs") / Path(config).stem
-    return path, lambda: Run.start(path, settings, data, store)
-
-
 def _execute(
     stages: list[str] | None,
     config: str,
@@ -143,11 +132,13 @@ def _execute(
     out: Path | None,
     overrides: list[str] | None,
 ) -> Any:
-    from cluster.pipeline import locked
+    from cluster.config import load_config
+    from cluster.pipeline import Run, locked
 
-    path, start = _start(config, data, store, out, overrides)
+    settings = load_config(config, overrides)
+    path = out or Path("runs") / Path(config).stem
     with locked(path):
-        run = start()
+        run = Run.start(path, settings, data, store)
         run.execute([s for s in run.stages if stages is None or s in stages])
     return run
 
@@ -168,52 +159,25 @@ def run(
     _say(f"run: {done.path}   predictions: {done.path / 'predictions.parquet'}")
 
 
-@app.command()
-def pretrain(
-    config: Config = "demo",
-    data: Data = None,
-    store: StorePath = None,
-    out: Out = None,
-    overrides: Overrides = None,
-) -> None:
-    """Stage 1 alone: RGCN pretraining."""
-    _execute(["stage1"], config, data, store, out, overrides)
+def _single_stage(name: str, stages: list[str], text: str) -> None:
+    """Register a command that runs some stages of `run` alone."""
+
+    def command(
+        config: Config = "demo",
+        data: Data = None,
+        store: StorePath = None,
+        out: Out = None,
+        overrides: Overrides = None,
+    ) -> None:
+        _execute(stages, config, data, store, out, overrides)
+
+    app.command(name, help=text)(command)
 
 
-@app.command()
-def embed(
-    config: Config = "demo",
-    data: Data = None,
-    store: StorePath = None,
-    out: Out = None,
-    overrides: Overrides = None,
-) -> None:
-    """The embedding cache alone: exact inference over all neighbours."""
-    _execute(["embeddings"], config, data, store, out, overrides)
-
-
-@app.command()
-def align(
-    config: Config = "demo",
-    data: Data = None,
-    store: StorePath = None,
-    out: Out = None,
-    overrides: Overrides = None,
-) -> None:
-    """Stage 2 alone: supervised language fine-tuning of the projector."""
-    _execute(["base", "stage2"], config, data, store, out, overrides)
-
-
-@app.command()
-def rate(
-    config: Config = "demo",
-    data: Data = None,
-    store: StorePath = None,
-    out: Out = None,
-    overrides: Overrides = None,
-) -> None:
-    """Stage 3 alone: task-oriented predictor fine-tuning."""
-    _execute(["stage3"], config, data, store, out, overrides)
+_single_stage("pretrain", ["stage1"], "Stage 1 alone: RGCN pretraining.")
+_single_stage("embed", ["embeddings"], "The embedding cache alone: exact inference over all neighbours.")
+_single_stage("align", ["base", "stage2"], "Stage 2 alone: supervised language fine-tuning of the projector.")
+_single_stage("rate", ["stage3"], "Stage 3 alone: task-oriented predictor fine-tuning.")
 
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]

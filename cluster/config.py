@@ -5,7 +5,7 @@ The dataclasses are the schema: a name that they do not have is an error, not a 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from yaml import YAMLError
 
 from cluster.errors import ClusterError
 from graphstore import BuildConfig
-from trainers.config import GraphConfig, LanguageConfig, RateConfig, SamplerConfig, StageConfig
 from trainers.errors import require
 from trainers.settings import Settings
 
@@ -46,14 +45,10 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    seed: int = 0
+class RunConfig(Settings):
+    """The trainers' settings, and those of the store and of the cluster."""
+
     build: BuildConfig = field(default_factory=BuildConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    graph: GraphConfig = field(default_factory=GraphConfig)
-    language: LanguageConfig = field(default_factory=LanguageConfig)
-    stage2: StageConfig = field(default_factory=StageConfig)
-    stage3: RateConfig = field(default_factory=RateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
@@ -72,15 +67,8 @@ class RunConfig:
 
     @property
     def settings(self) -> Settings:
-        """The trainers' part."""
-        return Settings(
-            seed=self.seed,
-            sampler=self.sampler,
-            graph=self.graph,
-            language=self.language,
-            stage2=self.stage2,
-            stage3=self.stage3,
-        )
+        """The trainers' part alone."""
+        return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
