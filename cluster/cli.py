@@ -106,17 +106,10 @@ def info(
 @app.command()
 def verify(store: Annotated[Path, typer.Argument(help="A sealed store.")]) -> None:
     """Read every byte of a store and name what is damaged."""
-    from tqdm import tqdm
-
     import graphstore
+    from cluster.predict import bar
 
-    with tqdm(desc="verify", unit=" files", dynamic_ncols=True, delay=1) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        problems = graphstore.verify(store, progress)
+    problems = graphstore.verify(store, bar("verify", " files"))
     for problem in problems:
         _say(f"{store}: {problem}")
     if problems:

@@ -24,8 +24,8 @@ from trainers.settings import Settings
 class ClusterConfig:
     workers: int = 2
     """Training workers of each stage."""
-    gpu: str = "auto"
-    """auto: one GPU a worker where the cluster has that many; yes: demand it; no: CPUs."""
+    device: str = "auto"
+    """auto: one GPU a worker where the cluster has that many, else CPUs; cuda, cpu: no other."""
     threads: int = 1
     """CPU threads of a training worker."""
     sampling_workers: int = 1
@@ -37,7 +37,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, "cluster.workers", self.workers, "at least 1")
-        require(self.gpu in ("auto", "yes", "no"), "cluster.gpu", self.gpu, "auto, yes or no")
+        require(self.device in ("auto", "cuda", "cpu"), "cluster.device", self.device, "auto, cuda or cpu")
         require(self.threads >= 1, "cluster.threads", self.threads, "at least 1")
         require(self.sampling_workers >= 0, "cluster.sampling_workers", self.sampling_workers, "at least 0")
         require(self.prefetch >= 1, "cluster.prefetch", self.prefetch, "at least 1")
@@ -52,6 +52,7 @@ class RunConfig(Settings):
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.language.packs_per_step % self.cluster.workers == 0,
             "language.packs_per_step",
@@ -85,9 +86,9 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
     Raises ClusterError for an unknown name or key, a wrong type, or a value out of range.
     """
     if source in config_names():
-        text = (resources.files("cluster") / "configs" / f"{source}.yaml").read_text(encoding="utf-8")
+        path = Path(str(resources.files("cluster") / "configs" / f"{source}.yaml"))
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
+        path = Path(source)
     else:
         raise ClusterError(
             f"--config: found {source!r}, expected a YAML file or one of {', '.join(config_names())}"
@@ -97,11 +98,13 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
             raise ClusterError(f"override: found {item!r}, expected KEY=VALUE such as graph.epochs=5")
     place = source
     try:
-        merged: Any = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(text))
+        merged: Any = OmegaConf.merge(
+            OmegaConf.structured(RunConfig), OmegaConf.create(path.read_text(encoding="utf-8"))
+        )
         place = "override"
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides or []))
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, OSError) as error:
         reason = str(error).split("\n")[0]
         key = getattr(error, "full_key", None)
         raise ClusterError(f"{place}: {f'{key}: ' if key else ''}{reason}") from error

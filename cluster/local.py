@@ -34,7 +34,10 @@ def ray_session(num_cpus: int) -> Iterator[None]:
         "runtime_env": {"env_vars": environment},
     }
     if local:
-        ray.init(_node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=num_cpus, **options)
+        # "local": never another Ray that runs on this machine
+        ray.init(
+            address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=num_cpus, **options
+        )
     else:
         ray.init(**options)
     try:

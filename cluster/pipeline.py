@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ import graphstore
 from cluster.config import RunConfig, load_config
 from cluster.errors import ClusterError
 from cluster.local import ray_session
-from cluster.training import num_workers, run_on_ray
+from cluster.training import choose_device, num_workers, run_on_ray
 from graphstore import Store
-from graphstore.files import atomic_file, file_digest, read_json, write_json
+from graphstore.files import atomic_file, file_digest, read_json, value_digest, write_json
 from sampler import GENERATOR
 from trainers import stage
 from trainers.evaluate import PREDICTIONS
@@ -78,6 +80,8 @@ class Run:
         """Make the folder and the store, or check that what is there is of the same data."""
         if data is not None and store is not None:
             raise ClusterError("found both --data and --store, expected one of them")
+        for left in path.glob(".store.*.tmp"):  # of a build that was killed; the caller holds the run
+            shutil.rmtree(left, ignore_errors=True)
         note = path / "store.json"
         known: dict[str, Any] | None = read_json(note) if note.exists() else None
         if data is not None:
@@ -139,7 +143,7 @@ class Run:
         if name == "embeddings":
             return {**common, "stage1": digest("stage1")}
         language = asdict(config.language)
-        base = digest("base") if config.language.model == "tiny" else config.language.model
+        base = digest("base") if config.language.model == "tiny" else self._base_digest
         common |= {"language": language, "val_share": config.graph.val_share}
         if name == "base":
             return common
@@ -150,6 +154,14 @@ class Run:
         if name == "stage3":
             return {**common, "settings": asdict(config.stage3)}
         return {**common, "stage3": digest("stage3")}
+
+    @cached_property
+    def _base_digest(self) -> str:
+        """Of a base model that the run did not make: its files' digest, or its name on the hub."""
+        path = Path(self.config.language.model)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+        names = {p.relative_to(path).as_posix(): file_digest(p) for p in files}
+        return value_digest(names) if names else self.config.language.model
 
     @property
     def stages(self) -> list[str]:
@@ -177,34 +189,34 @@ class Run:
                     continue
                 if not started:
                     cluster = self.config.cluster
-                    stack.enter_context(
-                        ray_session(cluster.workers * (cluster.threads + cluster.sampling_workers) + 1)
-                    )
+                    stack.enter_context(ray_session(cluster.workers * cluster.threads + 1))
                     started = True
                 self._run_stage(name)
+        # Also where nothing was left to do: a run may have been killed right here
+        self._publish()
 
-    def job(self, name: str) -> StageJob:
-        return StageJob(
+    def _run_stage(self, name: str) -> None:
+        """Run one stage on the connected Ray."""
+        cluster = self.config.cluster
+        job = StageJob(
             stage=name,
             run=self.path.resolve(),
             store=self.store.path.resolve(),
             settings=self.config.settings,
             inputs=self.inputs(name),
-            num_threads=self.config.cluster.threads,
+            device=choose_device(cluster, num_workers(name, cluster)),
+            num_threads=cluster.threads,
         )
-
-    def _run_stage(self, name: str) -> None:
-        job = self.job(name)
-        if stage.prepare(job.folder, job.inputs):
+        if job.prepare():
             say(f"{TITLES[name]}: continues")
-        write_json(job.folder / "job.json", job.to_dict())
-        run_on_ray(job, self.config.cluster, TITLES[name])
-        manifest = stage.read_manifest(job.folder)
-        assert manifest is not None  # the workers ended without an error
-        if name == "evaluation":
-            with atomic_file(self.path / PREDICTIONS) as temporary:
-                temporary.write_bytes((job.folder / PREDICTIONS).read_bytes())
+        run_on_ray(job, cluster, TITLES[name])
+
+    def _publish(self) -> None:
+        """Metrics of all stages, and the predictions, in the run's own folder."""
         self._write_metrics()
+        if self.is_done("evaluation"):
+            with atomic_file(self.path / PREDICTIONS) as temporary:
+                temporary.write_bytes((self.path / "evaluation" / PREDICTIONS).read_bytes())
 
     def _write_metrics(self) -> None:
         """metrics.jsonl: a line for each epoch of each stage, and one for the evaluation."""

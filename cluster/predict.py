@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from cluster.errors import ClusterError
 from cluster.pipeline import COMMANDS, TITLES, Run
 from graphstore.extend import ExtendedGraph
 from graphstore.records import read_records
 from trainers.graph.inference import embed, open_cache
-from trainers.graph.train import load_model
+from trainers.graph.train import cache_digests, load_model
 from trainers.metrics import clip, to_level
 from trainers.splits import make_splits
 
@@ -31,6 +32,19 @@ class Rating:
         )
 
 
+def bar(title: str, unit: str) -> Callable[[int, int], None]:
+    """A progress bar on standard error that shows itself after a second."""
+    shown = tqdm(desc=title, unit=unit, dynamic_ncols=True, delay=1)
+
+    def update(done: int, total: int) -> None:
+        shown.total = total
+        shown.update(done - shown.n)
+        if done == total:
+            shown.close()
+
+    return update
+
+
 def predict(run: Run, data: Path) -> Iterator[Rating]:
     """Rate the records of a file, whose level may be absent, in the file's order.
 
@@ -45,18 +59,19 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     records = list(read_records(data, require_level=False, known_ids=known))
     graph = ExtendedGraph(run.store, records, file=str(data))
 
-    # Here and not above: bad input is refused before seconds of imports
+    # Here and not above: bad input is refused before transformers is imported
     from trainers.language.load import load_netgpt, prompt_builder
     from trainers.language.samples import GraphScale, Samples, score_samples
 
     settings = run.config.settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    h, _ = embed(load_model(run.path / "stage1", run.store, device), graph, device)
+    model = load_model(run.path / "stage1", run.store, device)
+    h, _ = embed(model, graph, device, bar("embeddings", "block"))
     builder = prompt_builder(run.path, settings)
     netgpt = load_netgpt(run.path, settings, builder, h.shape[1], "stage3", device)
-    cached, _ = open_cache(run.path / "embeddings")
+    cached, _ = open_cache(run.path / "embeddings", cache_digests(run.path / "stage1", run.store))
     scale = GraphScale.of(cached, make_splits(run.store, settings.graph.val_share).train)
     samples = Samples(graph, graph.new, h, scale, builder, device)
-    scores = clip(score_samples(netgpt, samples, settings.language.token_budget))
+    scores = clip(score_samples(netgpt, samples, settings.language.token_budget, bar("ratings", "pack")))
     for record, score, level in zip(records, scores, to_level(scores), strict=True):
         yield Rating(record.id, int(level), float(score))

@@ -37,7 +37,8 @@ class RaySamplingEngine:
         self, store: Path, *, fanout: int, hops: int, seed: int, num_workers: int, prefetch: int
     ) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(SamplingWorker)
+        # No CPU of their own: a node whose CPUs the trainers hold would leave them pending for ever
+        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(SamplingWorker)
         self.workers = [
             actor.options(scheduling_strategy=here).remote(store, fanout, hops, seed)
             for _ in range(num_workers)

@@ -29,7 +29,7 @@ def _worker(config: dict[str, Any]) -> None:
     from trainers.worker import run_stage, use_process_group
 
     job, cluster = StageJob.from_dict(config["job"]), ClusterConfig(**config["cluster"])
-    use_process_group()  # Ray Train has made it; this only names DeepSpeed's accelerator
+    use_process_group(job.device)  # Ray Train has made it; this names DeepSpeed's accelerator
     engine = None
     if job.stage == "stage1" and cluster.sampling_workers:
         from cluster.sampling import RaySamplingEngine
@@ -49,11 +49,14 @@ def num_workers(stage: str, cluster: ClusterConfig) -> int:
     return 1 if stage in SINGLE_WORKER_STAGES else cluster.workers
 
 
-def use_gpu(cluster: ClusterConfig, workers: int) -> bool:
+def choose_device(cluster: ClusterConfig, workers: int) -> str:
+    """cpu or cuda, for a stage of so many workers on the connected Ray."""
     import ray
 
     available = ray.cluster_resources().get("GPU", 0)
-    return cluster.gpu == "yes" or (cluster.gpu == "auto" and available >= workers)
+    if cluster.device == "auto":
+        return "cuda" if available >= workers else "cpu"
+    return cluster.device
 
 
 def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
@@ -70,11 +73,8 @@ def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
         train_loop_config={"job": job.to_dict(), "cluster": cluster.__dict__},
         scaling_config=ScalingConfig(
             num_workers=workers,
-            use_gpu=use_gpu(cluster, workers),
-            resources_per_worker={
-                "CPU": cluster.threads,
-                **({"GPU": 1} if use_gpu(cluster, workers) else {}),
-            },
+            use_gpu=job.device == "cuda",
+            resources_per_worker={"CPU": cluster.threads, "GPU": int(job.device == "cuda")},
         ),
         # Ray only restarts the workers: they resume from the stage's own checkpoints, so a restart of
         # the workers and a restart of the whole run take the same path

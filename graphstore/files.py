@@ -68,7 +68,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success flush and rename it, else remove it.
 
-    An existing `path` is replaced only once the new folder is complete.
+    `path` must not be there: a folder cannot be replaced in one step.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -80,13 +80,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 with open(os.path.join(folder, name), "rb") as file:
                     os.fsync(file.fileno())
             fsync_dir(Path(folder))
-        if path.exists():
-            old = _temporary(path)
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+        temporary.rename(path)
         fsync_dir(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -94,7 +88,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path: Path) -> Any:

@@ -62,17 +62,13 @@ def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
     root = Path(root)
     files = read_seal(root)
     problems = [f"{name}: not part of the sealed store" for name in _files(root) if name not in files]
-    damaged: set[str] = set()
     for i, (name, digest) in enumerate(files.items()):
         if not (root / name).exists():
             problems.append(f"{_array_of(name)}: file {name} is missing")
         elif file_digest(root / name) != digest:
             problems.append(f"{_array_of(name)}: file {name} is damaged (its digest differs)")
-        else:
-            if progress:
-                progress(i + 1, len(files))
-            continue
-        damaged.add(name)
+        if progress:
+            progress(i + 1, len(files))
     return problems or _check_rows(root)
 
 

@@ -71,7 +71,7 @@ def _duration(rng: np.random.Generator) -> float:
 
 
 def _state_days(rng: np.random.Generator) -> list[int]:
-    """Ages in days of a video's states, at least two days apart, the last two weeks on or later."""
+    """Ages in days of a video's states, at least two days apart."""
     num = int(rng.choice(list(STATE_COUNTS), p=list(STATE_COUNTS.values())))
     ages = [0 if rng.random() < 0.8 else int(rng.integers(1, 4))]
     for _ in range(num - 1):
@@ -152,6 +152,8 @@ def synthetic_records(scale: float, seed: int) -> Iterator[tuple[str, dict[str, 
     """(state id, record) pairs of about `scale` × 381,926 states: a pure function of both arguments."""
     if not 0 < scale <= 10:
         raise StoreError(f"scale: found {scale}, expected a number above 0, at most 10")
+    if seed < 0:
+        raise StoreError(f"seed: found {seed}, expected a whole number from 0")
     num_videos = max(8, round(FULL_VIDEOS * scale))
     rng = np.random.default_rng(seed)
     world = _world(rng, num_videos)

@@ -57,6 +57,7 @@ class GraphConfig:
         require(self.epochs >= 1, "graph.epochs", self.epochs, "at least 1")
         require(self.patience >= 1, "graph.patience", self.patience, "at least 1")
         require(self.lr > 0, "graph.lr", self.lr, "above 0")
+        require(self.weight_decay >= 0, "graph.weight_decay", self.weight_decay, "at least 0")
         require(self.beta > 0, "graph.beta", self.beta, "above 0")
         require(self.clip > 0, "graph.clip", self.clip, "above 0")
         require(self.checkpoint_steps >= 1, "graph.checkpoint_steps", self.checkpoint_steps, "at least 1")
@@ -79,7 +80,12 @@ class TinyConfig:
 
     def __post_init__(self) -> None:
         require(self.layers >= 6, "language.tiny.layers", self.layers, "at least 6")
-        require(self.heads % 2 == 0, "language.tiny.heads", self.heads, "an even number")
+        require(
+            self.heads >= 2 and self.heads % 2 == 0,
+            "language.tiny.heads",
+            self.heads,
+            "an even number from 2",
+        )
         require(
             self.hidden % (8 * self.heads) == 0,
             "language.tiny.hidden",
@@ -136,6 +142,7 @@ class StageConfig:
         require(self.epochs >= 0, "epochs", self.epochs, "at least 0")
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(self.clip > 0, "clip", self.clip, "above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         require(self.checkpoint_steps >= 1, "checkpoint_steps", self.checkpoint_steps, "at least 1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,13 +26,9 @@ def barrier() -> None:
         dist.barrier()
 
 
-def device() -> torch.device:
-    """This rank's device: the current CUDA device where there is one, else the CPU."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+def device(kind: str) -> torch.device:
+    """This rank's device of a kind: `cpu`, or `cuda` for the current CUDA device."""
+    return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device("cpu")
 
 
 def broadcast_object(value: Any) -> Any:
@@ -48,3 +45,18 @@ def sum_across_ranks(values: torch.Tensor) -> torch.Tensor:
     if _on():
         dist.all_reduce(values)
     return values
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Sum all gradients over ranks, in one flat buffer.
+
+    Not DistributedDataParallel: it lays its buckets out anew after the first step, so with three ranks
+    or more the order of sums, and with it the last bits, would differ in the step after a resume.
+    """
+    if not _on():
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from graphstore import Store
 from trainers.baselines import baseline_metrics
-from trainers.metrics import rating_metrics, to_level
+from trainers.metrics import clip, rating_metrics, to_level
 from trainers.splits import Splits, is_age_zero
 
 PREDICTIONS = "predictions.parquet"
@@ -54,7 +54,7 @@ def write_predictions(path: Path, store: Store, splits: Splits, scores: dict[str
         "age_zero": is_age_zero(store, ids),
     }
     for stage, values in scores.items():
-        columns[f"{stage}_score"] = values[ids].astype(np.float64)
+        columns[f"{stage}_score"] = clip(values[ids])
         columns[f"{stage}_level"] = to_level(values[ids]).astype(np.int8)
     pq.write_table(pa.table(columns), path)
 
@@ -66,13 +66,11 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         "-" * 72,
     ]
 
-    def row(name: str, found: dict[str, dict[str, float]]) -> str:
+    def row(name: str, found: dict[str, dict[str, Any]]) -> str:
         values = [found["test"][m] for m in ("acc", "mse", "mae")]
-        apart = [found[p]["mae"] if p in found else float("nan") for p in ("test_age_zero", "test_rest")]
-        text = f"{name:<26}" + "".join(f"{v:>8.4f}" for v in values)
-        return text + "".join(
-            f"{v:>{w}.4f}" if v == v else " " * w for v, w in zip(apart, (12, 10), strict=True)
-        )
+        apart = [found.get(part, {}).get("mae") for part in ("test_age_zero", "test_rest")]
+        cells = zip([*values, *apart], (8, 8, 8, 12, 10), strict=True)
+        return f"{name:<26}" + "".join(" " * w if v is None else f"{v:>{w}.4f}" for v, w in cells)
 
     lines += [row(name, found) for name, found in metrics["baselines"].items()]
     lines.append("-" * 72)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 MAX_LEVEL = 9
@@ -17,10 +19,13 @@ def to_level(scores: np.ndarray) -> np.ndarray:
     return np.floor(clip(scores) + 0.5).astype(np.int64)
 
 
-def rating_metrics(scores: np.ndarray, levels: np.ndarray) -> dict[str, float]:
-    """acc of the rounded score; mse and mae of the clipped, unrounded score. Empty input gives nan."""
+def rating_metrics(scores: np.ndarray, levels: np.ndarray) -> dict[str, Any]:
+    """acc of the rounded score; mse and mae of the clipped, unrounded score.
+
+    None where there are no states.
+    """
     if len(levels) == 0:
-        return {"acc": float("nan"), "mse": float("nan"), "mae": float("nan"), "num": 0}
+        return {"acc": None, "mse": None, "mae": None, "num": 0}
     error = clip(scores) - levels
     return {
         "acc": float(np.mean(to_level(scores) == levels)),

@@ -1,4 +1,4 @@
-"""Progress of a stage as a small file that anyone may read, and its history of metrics.
+"""Progress of a stage as a small file that anyone may read.
 
 The worker that trains and the person who waits are different processes, perhaps on different
 machines: the worker (rank 0) replaces a JSON file a few times a second, the front end draws it.

@@ -6,10 +6,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphstore.files import value_digest, write_json
+from trainers import stage
 from trainers.config import GraphConfig, LanguageConfig, RateConfig, SamplerConfig, StageConfig, TinyConfig
+from trainers.errors import require
 
+JOB = "job.json"
 STAGES = ("stage1", "embeddings", "base", "stage2", "stage3", "evaluation")
 """Folders of a run, in the order in which they are made."""
+RESUMABLE = ("stage1", "stage2", "stage3")
+"""Those with checkpoints; the others are short, and start anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,9 @@ class Settings:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     stage2: StageConfig = field(default_factory=StageConfig)
     stage3: RateConfig = field(default_factory=RateConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "a whole number from 0")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,12 +58,25 @@ class StageJob:
     settings: Settings
     inputs: dict[str, Any]
     """What the stage is made from (digests, settings): goes into its manifest."""
+    device: str = "cpu"
+    """cpu or cuda."""
     num_threads: int = 1
     """CPU threads of a worker: fixed, since the order of float sums depends on it."""
 
     @property
     def folder(self) -> Path:
         return self.run / self.stage
+
+    @property
+    def key(self) -> str:
+        """Digest of the inputs: marks the stage's checkpoints."""
+        return value_digest(self.inputs)
+
+    def prepare(self) -> bool:
+        """Make the folder ready and leave this job in it; True where earlier work is in it."""
+        resumed = stage.prepare(self.folder, self.inputs, resumes=self.stage in RESUMABLE)
+        write_json(self.folder / JOB, self.to_dict())
+        return resumed
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -63,6 +85,7 @@ class StageJob:
             "store": str(self.store),
             "settings": self.settings.to_dict(),
             "inputs": self.inputs,
+            "device": self.device,
             "num_threads": self.num_threads,
         }
 
@@ -74,5 +97,6 @@ class StageJob:
             store=Path(raw["store"]),
             settings=Settings.from_dict(raw["settings"]),
             inputs=raw["inputs"],
+            device=raw["device"],
             num_threads=raw["num_threads"],
         )

@@ -46,13 +46,19 @@ def is_done(folder: Path, inputs: Json) -> bool:
     )
 
 
-def prepare(folder: Path, inputs: Json) -> bool:
-    """Make the folder ready to start or to resume; True where work of the same inputs is in it."""
+def prepare(folder: Path, inputs: Json, *, resumes: bool) -> bool:
+    """Make the folder ready; True where work of the same inputs is in it, to go on with.
+
+    `resumes`: whether the stage has checkpoints; without them it starts in an empty folder.
+    """
     try:
-        same = read_json(folder / INPUTS) == inputs and not (folder / MANIFEST).exists()
+        same = resumes and read_json(folder / INPUTS) == inputs and not (folder / MANIFEST).exists()
     except (OSError, ValueError):
         same = False
-    if not same:
+    if same:
+        for left in folder.glob(".*.tmp"):  # of a writer that was killed
+            left.unlink(missing_ok=True)
+    else:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / INPUTS, inputs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from trainers import distributed, stage
 from trainers.errors import TrainerError
 from trainers.evaluate import PREDICTIONS, all_metrics, write_predictions
 from trainers.graph.inference import open_cache, write_cache
-from trainers.graph.train import MODEL, GraphTrainer, load_model
+from trainers.graph.train import MODEL, GraphTrainer, cache_digests, load_model
 from trainers.progress import Progress
 from trainers.settings import StageJob
 from trainers.splits import make_splits
@@ -39,7 +40,7 @@ def run_stage(job: StageJob, engine: SamplingEngine | None = None) -> None:
     """Run a prepared stage to its manifest. `engine` samples for stage 1; without one this process does."""
     torch.set_num_threads(job.num_threads)
     # Same bits in every run: forbid the few operations that have no deterministic form
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.use_deterministic_algorithms(True, warn_only=job.device == "cuda")
     # … but do not fill fresh memory: nothing here reads it, and filling costs more than training
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     store = graphstore.open(str(job.store))
@@ -60,16 +61,26 @@ def _pretrain(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
     settings = job.settings
     splits = make_splits(store, settings.graph.val_share)
     trainer = GraphTrainer(
-        settings.graph, settings.sampler, store, splits, job.folder, seed=settings.seed, engine=engine
+        settings.graph,
+        settings.sampler,
+        store,
+        splits,
+        job.folder,
+        seed=settings.seed,
+        key=job.key,
+        device=distributed.device(job.device),
+        engine=engine,
     )
     return [MODEL], trainer.run()
 
 
 def _embed(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
-    device = distributed.device()
-    model = load_model(job.run / "stage1", store, device)
-    write_cache(job.folder, model, store, device, _progress(job, "block"))
-    return ["h", "score"], {}
+    device = distributed.device(job.device)
+    pretrained = job.run / "stage1"
+    model = load_model(pretrained, store, device)
+    digests = cache_digests(pretrained, store)
+    write_cache(job.folder, model, store, device, digests, _progress(job, "block"))
+    return ["zarr.json", "h", "score"], {}
 
 
 def _make_base(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
@@ -83,14 +94,14 @@ def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
     from trainers.language.samples import GraphScale, Samples
     from trainers.language.train import WEIGHTS, LanguageTrainer, load_weights
 
-    settings, device = job.settings, distributed.device()
+    settings, device = job.settings, distributed.device(job.device)
     splits = make_splits(store, settings.graph.val_share)
-    h, _ = open_cache(job.run / "embeddings")
+    h, _ = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1", store))
     builder = prompt_builder(job.run, settings)
     netgpt = make_netgpt(job.run, settings, builder, h.shape[1], device)
     levels = np.asarray(store.labels).astype(np.int64)
     if job.stage == "stage3":
-        load_weights(netgpt, job.run / "stage2" / WEIGHTS)
+        load_weights(netgpt, job.run / "stage2" / WEIGHTS, "stage2")
         netgpt.start_head_at(float(levels[splits.train].mean()))
     scale = GraphScale.of(h, splits.train)
     trainer = LanguageTrainer(
@@ -103,6 +114,7 @@ def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
         levels,
         job.folder,
         seed=settings.seed,
+        key=job.key,
     )
     return [WEIGHTS], trainer.run()
 
@@ -111,9 +123,10 @@ def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
     from trainers.language.load import load_netgpt, prompt_builder
     from trainers.language.samples import GraphScale, Samples, expected_level, level_log_probs, score_samples
 
-    settings, device, budget = job.settings, distributed.device(), job.settings.language.token_budget
+    settings, device = job.settings, distributed.device(job.device)
+    budget = settings.language.token_budget
     splits = make_splits(store, settings.graph.val_share)
-    h, rgcn = open_cache(job.run / "embeddings")
+    h, rgcn = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1", store))
     builder = prompt_builder(job.run, settings)
     ids = np.sort(np.concatenate(list(splits.named().values())))
     samples = Samples(store, ids, h, GraphScale.of(h, splits.train), builder, device)
@@ -145,15 +158,17 @@ _STAGES: dict[str, Callable[[StageJob, Store, SamplingEngine | None], Made]] = {
 }
 
 
-def use_process_group() -> None:
+def use_process_group(device: str) -> None:
     """Join torchrun's process group, or make one of this process alone (DeepSpeed wants one)."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed builds a kernel with ninja, which lies beside this Python and need not be on the PATH
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
     if dist.is_initialized():
         return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "nccl" if device == "cuda" else "gloo"
     if "RANK" in os.environ:
-        if torch.cuda.is_available():
+        if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(backend)
     else:
@@ -163,10 +178,13 @@ def use_process_group() -> None:
 
 def main() -> None:
     job = StageJob.from_dict(json.loads(Path(sys.argv[1]).read_text()))
-    use_process_group()
+    use_process_group(job.device)
     try:
+        done = distributed.broadcast_object(stage.is_done(job.folder, job.inputs))
+        if done:
+            return
         if distributed.rank() == 0:
-            stage.prepare(job.folder, job.inputs)
+            job.prepare()
         distributed.barrier()
         run_stage(job)
     finally:

@@ -23,7 +23,7 @@ def test_the_paper_configuration_has_the_papers_values() -> None:
     assert (config.graph.hidden, config.sampler.fanout, config.cluster.workers) == (1024, 50, 8)
     assert config.language.model == "Qwen/Qwen2-VL-7B-Instruct"
     assert (config.language.max_tokens, config.language.max_comments, config.stage3.layers) == (4000, 50, 4)
-    assert config.build.video_dim == 3584 and config.cluster.gpu == "yes"
+    assert config.build.video_dim == 3584 and config.cluster.device == "cuda"
 
 
 def test_overrides_change_one_value() -> None:
@@ -42,7 +42,10 @@ def test_overrides_change_one_value() -> None:
         ("build.layout=coo", r"build\.layout.*coo"),
         ("language.packs_per_step=3", "multiple of cluster.workers"),
         ("language.tiny.layers=2", "at least 6"),
-        ("cluster.gpu=maybe", "auto, yes or no"),
+        ("cluster.device=maybe", "auto, cuda or cpu"),
+        ("seed=-1", "seed: found -1"),
+        ("language.tiny.heads=0", "an even number from 2"),
+        ("graph.weight_decay=-1", "at least 0"),
         ("build.train_until=soon", "YYYY-MM-DD"),
     ],
 )

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch_geometric.nn import RGCNConv
 
 from graphstore import Relation, Store
+from graphstore.extend import ExtendedGraph
+from graphstore.records import read_records
 from graphstore.relations import prefix_rows
 from sampler import NeighborSampler
 from trainers import checkpoint
@@ -154,6 +156,19 @@ def test_training_twice_gives_the_same_bits_and_another_seed_others(store: Store
     assert a == b != c
 
 
+def steps_of(trainer: GraphTrainer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the steps that a trainer takes from now on."""
+    taken: list[int] = []
+    step = trainer._step
+
+    def count(batch: object, number: int) -> float:
+        taken.append(number)
+        return step(batch, number)
+
+    monkeypatch.setattr(trainer, "_step", count)
+    return taken
+
+
 class KilledError(Exception):
     pass
 
@@ -176,9 +191,32 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bits(
     with pytest.raises(KilledError):
         trainer.run()
     resumed = train(store, tmp_path / "killed", config)
+    done = steps_of(resumed, monkeypatch)
     assert resumed.run() == whole
+    assert done[0] == (fault_step // 2) * 2 if fault_step < len(resumed.loader) else done[0] <= fault_step
+    assert done[0] > 0 or fault_step < 2
     for name in (MODEL, CHECKPOINT):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_checkpoint_of_other_inputs_is_not_resumed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(store, tmp_path / "run").run()
+    other = train(store, tmp_path / "run")
+    other.key = "of other inputs"
+    taken = steps_of(other, monkeypatch)
+    other.run()
+    assert taken[0] == 0
+
+
+def test_a_loss_that_is_no_number_ends_the_stage(store: Store, tmp_path: Path) -> None:
+    trainer = train(store, tmp_path / "run")
+    with torch.no_grad():
+        trainer.model.predictor.bias.fill_(float("nan"))
+    with pytest.raises(TrainerError, match=r"loss of step 0: found nan.*graph\.lr"):
+        trainer.run()
+    assert not (tmp_path / "run" / MODEL).exists()
 
 
 def test_training_learns_and_stops_early(store: Store, tmp_path: Path) -> None:
@@ -196,10 +234,29 @@ def test_training_learns_and_stops_early(store: Store, tmp_path: Path) -> None:
     assert mae == pytest.approx(result["best"]["val_mae"], rel=1e-9)
 
 
+def test_a_cache_of_another_store_or_checkpoint_is_refused(store: Store, tmp_path: Path) -> None:
+    digests = {"store": store.digest, "checkpoint": "c"}
+    write_cache(tmp_path, small_model(store), store, CPU, digests)
+    for name in digests:
+        with pytest.raises(TrainerError, match=f"embeddings of {name}"):
+            open_cache(tmp_path, {**digests, name: "other"})
+
+
+def test_joined_graphs_of_both_layouts_embed_alike(
+    store: Store, csr_store: Store, records_path: Path
+) -> None:
+    model = small_model(store)
+    new = [replace(r, id=f"new-{r.id}") for r in read_records(records_path)][:40]
+    found = [embed(model, ExtendedGraph(g, new, file="f"), CPU)[0] for g in (store, csr_store)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[0][: -len(new)], embed(model, store, CPU)[0], rtol=1e-5, atol=1e-5)
+
+
 def test_the_cache_holds_the_embeddings(store: Store, tmp_path: Path) -> None:
     model = small_model(store)
-    write_cache(tmp_path, model, store, CPU)
-    h, scores = open_cache(tmp_path)
+    digests = {"store": store.digest, "checkpoint": "c"}
+    write_cache(tmp_path, model, store, CPU, digests)
+    h, scores = open_cache(tmp_path, digests)
     expected_h, expected_scores = embed(model, store, CPU)
     np.testing.assert_array_equal(h, expected_h)
     np.testing.assert_array_equal(scores, expected_scores)

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import zarr
 
 from graphstore import EdgeType, Graph
 from graphstore.arrays import ArrayWriter, map_array, write_array
+from graphstore.files import read_json
+from trainers.errors import TrainerError
 from trainers.graph.aggregate import exact_mean
 from trainers.graph.model import RGCN, FeatureTables
 
@@ -129,17 +132,33 @@ def embed(
 
 
 def write_cache(
-    folder: Path, model: RGCN, graph: Graph, device: torch.device, progress: Progress | None = None
+    folder: Path,
+    model: RGCN,
+    graph: Graph,
+    device: torch.device,
+    digests: dict[str, str],
+    progress: Progress | None = None,
 ) -> None:
-    """Write the embedding cache: Zarr arrays `h` [N, D] and `score` [N] under `folder`."""
+    """Write the embedding cache: Zarr arrays `h` [N, D] and `score` [N] under `folder`, a Zarr group.
+
+    `digests` (of the store and of the checkpoint) become the group's attributes.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         h = exact_states(model, FeatureTables(graph, device), Path(scratch), progress)
         with ArrayWriter(folder, "h", np.float32, h.shape[1]) as writer:
             for first in range(0, len(h), BLOCK_NODES):
                 writer.append(h[first : first + BLOCK_NODES])
         write_array(folder, "score", exact_scores(model, h))
+    zarr.open_group(str(folder), mode="a").attrs.update(digests)
 
 
-def open_cache(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Map a cache's `h` and `score`."""
+def open_cache(folder: Path, digests: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Map a cache's `h` and `score`. TrainerError where it is of another store or checkpoint."""
+    found = read_json(folder / "zarr.json")["attributes"] if (folder / "zarr.json").exists() else {}
+    for name, digest in digests.items():
+        if found.get(name) != digest:
+            raise TrainerError(
+                f"{folder}: found embeddings of {name} {found.get(name)}, expected {digest}; "
+                "run again: netgpt embed"
+            )
     return map_array(folder / "h"), map_array(folder / "score")

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from graphstore import Store
+from graphstore.files import file_digest
 from sampler import NeighborLoader, SamplingEngine
 from trainers import checkpoint, distributed
 from trainers.config import GraphConfig, SamplerConfig
+from trainers.errors import require_finite
 from trainers.graph.inference import embed
 from trainers.graph.model import RGCN, FeatureTables, RGCNShape
 from trainers.metrics import rating_metrics
@@ -55,11 +56,14 @@ class GraphTrainer:
         folder: Path,
         *,
         seed: int,
+        key: str = "",
+        device: torch.device | None = None,
         engine: SamplingEngine | None = None,
     ) -> None:
         self.config, self.store, self.splits, self.folder, self.seed = config, store, splits, folder, seed
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
-        self.device = distributed.device()
+        self.device = device or torch.device("cpu")
+        self.key = key  # of the stage's inputs: a checkpoint of other inputs is not one of this training
         self.tables = FeatureTables(store, self.device)
         seed_torch(seed, "rgcn")
         self.model = RGCN(RGCNShape.of(store, config.hidden), config.dropout, config.feature_dropout)
@@ -81,10 +85,6 @@ class GraphTrainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
-        self.wrapped: nn.Module = self.model
-        if self.world_size > 1:
-            # Every relation and type takes part in every batch, so no parameter is ever unused
-            self.wrapped = DistributedDataParallel(self.model, broadcast_buffers=False)
         self.progress = Progress(folder if self.rank == 0 else None)
 
     def run(self) -> dict[str, Any]:
@@ -118,20 +118,23 @@ class GraphTrainer:
         seeds = batch.nodes[self.model.target][: batch.num_seeds]
         levels = torch.from_numpy(np.asarray(self.store.labels)[seeds].astype(np.float32)).to(self.device)
         num_global = len(self.loader.global_seeds(self.state.epoch, self.state.next_batch))
-        self.wrapped.train()
-        scores, _ = self.wrapped(batch, self.tables)
+        self.model.train()
+        scores, _ = self.model(batch, self.tables)
         loss = F.smooth_l1_loss(scores, levels, reduction="sum", beta=config.beta) / num_global
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.world_size).backward()  # DDP averages over ranks: a sum is wanted
+        loss.backward()  # every relation and type takes part in every batch: no gradient is missing
+        distributed.sum_gradients(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
-        return float(distributed.sum_across_ranks(loss.detach().clone()))
+        mean = float(distributed.sum_across_ranks(loss.detach().clone()))
+        return require_finite(mean, f"loss of step {step}", "graph")
 
     def _end_epoch(self) -> None:
         state = self.state
         # One rank evaluates: the weights are the same everywhere
         metrics = distributed.broadcast_object(self._validate() if self.rank == 0 else None)
         state.history.append({"epoch": state.epoch, "loss": state.loss_sum / len(self.loader), **metrics})
+        require_finite(metrics["val_mae"], "validation MAE", "graph")
         if metrics["val_mae"] < state.best_mae:
             state.best_mae, state.best_epoch = metrics["val_mae"], state.epoch
             self.best = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
@@ -151,17 +154,27 @@ class GraphTrainer:
         tensors = checkpoint.with_prefix("model.", self.model.state_dict())
         tensors |= checkpoint.with_prefix("best.", self.best)
         tensors |= checkpoint.with_prefix("optimizer.", checkpoint.optimizer_tensors(self.optimizer))
-        checkpoint.save(self.folder / CHECKPOINT, tensors, {"state": self.state.__dict__})
+        checkpoint.save(self.folder / CHECKPOINT, tensors, {"key": self.key, "state": self.state.__dict__})
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
-        if distributed.broadcast_object(path.exists()):
-            tensors, meta = checkpoint.load(path)
+        found = checkpoint.load(path) if path.exists() else None
+        # Rank 0 decides for all: a process of a killed run may still replace the file
+        position = distributed.broadcast_object(found and [found[1]["key"], found[1]["state"]])
+        if position and position[0] == self.key:
+            if not found or [found[1]["key"], found[1]["state"]] != position:
+                raise RuntimeError(f"{path}: changed while it was read; start again")
+            tensors, meta = found
             self.model.load_state_dict(checkpoint.strip_prefix("model.", tensors))
             self.best = checkpoint.strip_prefix("best.", tensors)
             checkpoint.load_optimizer_tensors(self.optimizer, checkpoint.strip_prefix("optimizer.", tensors))
             self.state = _State(**meta["state"])
         distributed.barrier()  # nobody writes the next checkpoint before all have read this one
+
+
+def cache_digests(folder: Path, store: Store) -> dict[str, str]:
+    """What an embedding cache is of: the store's digest and that of the stage-1 folder's weights."""
+    return {"store": store.digest, "checkpoint": file_digest(folder / MODEL)}
 
 
 def load_model(folder: Path, store: Store, device: torch.device) -> RGCN:

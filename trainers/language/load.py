@@ -36,7 +36,7 @@ def prompt_builder(run: Path, settings: Settings) -> PromptBuilder:
     )
 
 
-def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float]:
+def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float | None]:
     """Make the tiny base under `folder`/model: tokenizer, weights, and the warm-up if one is set."""
     progress = Progress(folder)
     train = make_splits(store, settings.graph.val_share).train.tolist()
@@ -45,7 +45,7 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
     texts = (text for v in train for text in (store.texts[v], *INSTRUCTION_TEXTS))
     tokenizer = train_tokenizer(texts, tiny.vocab)
     model = make_model(tiny, tokenizer, settings.seed)
-    loss = float("nan")
+    loss: float | None = None
     if tiny.warmup_steps:
         language = settings.language
         builder = PromptBuilder(
@@ -80,5 +80,5 @@ def load_netgpt(
 ) -> NetGPT:
     """The model as a finished stage left it, in evaluation mode."""
     netgpt = make_netgpt(run, settings, builder, graph_dim, device)
-    load_weights(netgpt, run / stage / WEIGHTS)
+    load_weights(netgpt, run / stage / WEIGHTS, stage, settings.stage3.layers)
     return netgpt.eval()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from graphstore.records import COMMENT_TIME, COMMENTS, SAMPLING_DATE
+from graphstore.records import COMMENT_TIME, COMMENTS, SAMPLING_DATE, TIME_FORM
 from trainers.errors import TrainerError
 from trainers.schedule import seed_of
 
@@ -49,8 +49,11 @@ def visible_record(text: str) -> dict[str, Any]:
     """A stored record as a model may see it: comments of after the sampling date are left out."""
     record = json.loads(text)
     end = datetime.strptime(record[SAMPLING_DATE], "%Y-%m-%d") + timedelta(days=1)
-    limit = end.strftime("%Y-%m-%d %H:%M:%S")  # this form sorts as time does
-    record[COMMENTS] = {k: c for k, c in record[COMMENTS].items() if c[COMMENT_TIME] < limit}
+    record[COMMENTS] = {
+        key: comment
+        for key, comment in record[COMMENTS].items()
+        if datetime.strptime(comment[COMMENT_TIME], TIME_FORM) < end
+    }
     return dict(record)
 
 

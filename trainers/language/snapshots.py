@@ -1,9 +1,8 @@
 """Checkpoints of a DeepSpeed engine, whole or not there.
 
 DeepSpeed writes each rank's shard in place. Here all ranks write into a folder of their own, rank 0
-flushes it, names the digests, renames it, and only then moves the pointer; loading takes the
-newest folder that verifies. What training needs besides (position, best weights) is in the folder
-too, as safetensors.
+flushes it, names the digests, and renames it; loading takes the newest step whose digests hold.
+What training needs besides (position, best weights) is in the folder too, as safetensors.
 """
 
 from __future__ import annotations
@@ -52,18 +51,19 @@ def save(
 
 
 def _clean(folder: Path, newest: Path) -> None:
-    """Keep the last few up to the newest one; remove what killed writers left."""
+    """Keep the last few up to the newest one."""
     steps = sorted(p for p in folder.glob("step-*") if p.name <= newest.name)
-    for path in [*steps[:-KEEP], *folder.glob(".*.tmp")]:
+    for path in steps[:-KEEP]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def find(folder: Path) -> Path | None:
-    """The newest checkpoint whose digests hold, or None."""
+def find(folder: Path, key: str = "") -> Path | None:
+    """The newest checkpoint of the inputs `key` whose digests hold, or None."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             digests = read_json(path / DIGESTS)
-            if digests and all(file_digest(path / name) == d for name, d in digests.items()):
+            sound = digests and all(file_digest(path / name) == d for name, d in digests.items())
+            if sound and checkpoint.load(path / STATE)[1]["key"] == key:
                 return path
         except (OSError, ValueError):
             continue
@@ -71,14 +71,17 @@ def find(folder: Path) -> Path | None:
 
 
 def load(
-    folder: Path, engine: Any, trained: set[str]
+    folder: Path, engine: Any, trained: set[str], key: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """Put the newest sound checkpoint into the engine; its tensors and meta, or None where there is none.
 
     `trained`: names of the trained parameters; TrainerError unless the checkpoint has exactly these
     (DeepSpeed would not say, since frozen ones are left out).
     """
-    path = distributed.broadcast_object(find(folder) if distributed.rank() == 0 else None)
+    if distributed.rank() == 0:
+        for left in folder.glob(".*.tmp"):  # of a writer that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    path = distributed.broadcast_object(find(folder, key) if distributed.rank() == 0 else None)
     if path is None:
         return None
     tensors, meta = checkpoint.load(path / STATE)

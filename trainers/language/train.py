@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from trainers import checkpoint, distributed
 from trainers.config import LanguageConfig, RateConfig, StageConfig
+from trainers.errors import TrainerError, require_finite
 from trainers.language import snapshots
 from trainers.language.model import NetGPT
 from trainers.language.packing import PackedBatch, Step, plan
@@ -73,12 +74,14 @@ class LanguageTrainer:
         folder: Path,
         *,
         seed: int,
+        key: str = "",
     ) -> None:
+        self.key = key  # of the stage's inputs: a checkpoint of other inputs is not one of this training
         self.stage, self.language, self.config = stage, language, config
         self.train, self.val, self.levels, self.folder, self.seed = train, val, levels, folder, seed
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         if language.packs_per_step % self.world_size:
-            raise ValueError(
+            raise TrainerError(
                 f"language.packs_per_step: found {language.packs_per_step}, "
                 f"expected a multiple of the world size ({self.world_size})"
             )
@@ -188,7 +191,8 @@ class LanguageTrainer:
             # DeepSpeed averages over ranks and accumulation steps; a sum over the step is wanted
             self.engine.backward(loss * (self.world_size * self.accumulation / count))
             self.engine.step()
-        return float(distributed.sum_across_ranks(total)) / count
+        mean = float(distributed.sum_across_ranks(total)) / count
+        return require_finite(mean, f"loss of step {number}", self.stage)
 
     def _end_epoch(self, epoch: int, num_steps: int) -> None:
         state = self.state
@@ -197,6 +201,7 @@ class LanguageTrainer:
             {"epoch": epoch, "step": state.step, "loss": state.loss_sum / num_steps, **metrics}
         )
         state.loss_sum = 0.0
+        require_finite(metrics["val_mae"], "validation MAE", self.stage)
         if metrics["val_mae"] < state.best_val:
             state.best_val, state.best_epoch = metrics["val_mae"], epoch
             self.best = self._weights()
@@ -217,20 +222,22 @@ class LanguageTrainer:
         return {name: p.detach().float().cpu().clone() for name, p in self.trained.items()}
 
     def _save(self) -> None:
-        meta = {"state": self.state.__dict__, "trained": sorted(self.trained)}
+        meta = {"state": self.state.__dict__, "trained": sorted(self.trained), "key": self.key}
         tensors = self.best if self.rank == 0 else {}
         snapshots.save(self.folder / "checkpoints", self.state.step, self.engine, tensors, meta)
 
     def _resume(self) -> None:
-        found = snapshots.load(self.folder / "checkpoints", self.engine, set(self.trained))
+        found = snapshots.load(self.folder / "checkpoints", self.engine, set(self.trained), self.key)
         if found:
             self.best, meta = found
             self.state = _State(**meta["state"])
 
 
-def load_weights(netgpt: NetGPT, path: Path) -> None:
-    """Put a finished stage's weights into the model."""
+def load_weights(netgpt: NetGPT, path: Path, stage: str, num_layers: int = 0) -> None:
+    """Put a finished stage's weights into the model. TrainerError unless they are exactly the stage's."""
     tensors, _ = checkpoint.load(path)
-    result = netgpt.load_state_dict(tensors, strict=False)
-    if result.unexpected_keys:
-        raise ValueError(f"{path}: found weights {result.unexpected_keys[:3]} that this model does not have")
+    wanted = netgpt.stage_parameters(stage, num_layers)
+    if set(tensors) != set(wanted):
+        odd = sorted(set(tensors) ^ set(wanted))[:3]
+        raise TrainerError(f"{path}: found weights of another model ({odd}…), expected those of {stage}")
+    netgpt.load_state_dict(tensors, strict=False)
