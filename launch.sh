@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The one entry for a person: sets up .venv when needed, then runs what was asked for.
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "$0")"
 
 usage() {
@@ -8,7 +9,8 @@ usage() {
 usage: ./launch.sh COMMAND
 
   setup                          make .venv and install netgpt into it
-  demo [--data FILE] [KEY=VALUE] the whole pipeline, on synthetic or on released records
+  demo [--data FILE] [KEY=VALUE] the whole pipeline, on synthetic or on released records; run again,
+                                 it goes on where it stopped (runs/demo, or runs/NAME of the file)
   test [PYTEST ARGS]             all checks: format, lint, types, tests
   netgpt ARGS                    any netgpt command inside .venv
 TEXT
@@ -19,6 +21,13 @@ say() { printf '%s\n' "$*" >&2; }
 fail() {
   say "launch.sh: $*"
   exit 2
+}
+
+absolute() {
+  case "$1" in
+    /*) printf '%s' "$1" ;;
+    *) printf '%s/%s' "$called_from" "$1" ;;
+  esac
 }
 
 find_python() {
@@ -35,8 +44,8 @@ find_python() {
 
 # DeepSpeed builds its CPU communication when it starts: that takes a C++ compiler and Python's headers
 check_compiler() {
-  command -v "${CXX:-c++}" >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 ||
-    fail "found no C++ compiler; install one (Debian, Ubuntu: apt-get install g++)"
+  command -v "${CXX:-c++}" >/dev/null 2>&1 ||
+    fail "found no C++ compiler ${CXX:-c++}; install one (Debian, Ubuntu: apt-get install g++)"
   "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
     fail "found no Python.h for $1; install its headers (Debian, Ubuntu: apt-get install python3-dev)"
 }
@@ -49,7 +58,11 @@ setup() {
   wanted=$(cat pyproject.toml constraints.txt | cksum)
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
   say "installing into .venv (some minutes the first time)"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  if [ ! -x .venv/bin/pip ]; then
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+      fail "found no venv for $python; install it (Debian, Ubuntu: apt-get install python3-venv)"
+    "$python" -m venv --clear .venv
+  fi
   .venv/bin/python -m pip install --quiet --upgrade pip
   # torch first: what depends on it must find it there, and not bring a build of its own
   .venv/bin/python -m pip install --quiet -c constraints.txt torch
@@ -61,12 +74,13 @@ demo() {
   local data=
   if [ "${1:-}" = --data ]; then
     [ -n "${2:-}" ] || fail "demo --data: found no file name, expected released records (JSON)"
-    data=$2
+    data=$(absolute "$2")
+    [ -f "$data" ] || fail "demo --data: found no file $data, expected released records (JSON)"
     shift 2
   fi
   setup
   if [ -n "$data" ]; then
-    exec .venv/bin/netgpt run --config sample --data "$data" --out runs/sample "$@"
+    exec .venv/bin/netgpt run --config sample --data "$data" --out "runs/$(basename "$data" .json)" "$@"
   fi
   [ -f runs/demo-records.json ] || .venv/bin/netgpt synth --json runs/demo-records.json --scale 0.003
   exec .venv/bin/netgpt run --config demo --data runs/demo-records.json --out runs/demo "$@"
@@ -91,7 +105,9 @@ case "$command" in
   test) checks "$@" ;;
   netgpt)
     setup
-    exec .venv/bin/netgpt "$@"
+    program=$PWD/.venv/bin/netgpt
+    cd "$called_from" # paths in the arguments are the caller's
+    exec "$program" "$@"
     ;;
   '' | -h | --help | help) usage ;;
   *)
