@@ -89,6 +89,8 @@ class Run:
                 raise ClusterError(f"--data: found no file {data}, expected a JSON file of records")
             wanted = {"source_digest": file_digest(data), "build": asdict(config.build)}
             where = path / "store"
+            if known is not None and known["path"] != "store":
+                raise ClusterError(f"{path}: holds a run on the store {known['path']}; choose another --out")
             if not where.exists() and known is None:
                 build_store(data, where, config.build)
             # The store itself says what it was made of: also where a run was killed right after its build
