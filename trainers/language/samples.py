@@ -20,18 +20,19 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class GraphScale:
-    """Mean and spread [D] of the embeddings of the train states: h_v has no scale of its own.
+    """Mean [D] and spread of the embeddings of the train states: h_v has no scale of its own.
 
-    A layer norm would take away how large h_v is, which is part of what stage 1 has learnt.
+    One spread for all places: the directions in which h_v varies most are those that stage 1 has found
+    worth it, and making all alike would bury them. (A layer norm would take away how large h_v is.)
     """
 
     mean: np.ndarray
-    std: np.ndarray
+    std: float
 
     @staticmethod
     def of(embeddings: np.ndarray, train: np.ndarray) -> GraphScale:
         rows = np.asarray(embeddings[train], np.float64)
-        return GraphScale(rows.mean(0), np.maximum(rows.std(0), 1e-6))
+        return GraphScale(rows.mean(0), max(float(np.sqrt(rows.var(0).mean())), 1e-6))
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """[n, D] → [n, D] float32."""
