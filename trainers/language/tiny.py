@@ -69,6 +69,8 @@ def make_model(
                 "vocab_size": -(-(len(tokenizer) + 8) // 64) * 64,  # spare rows, as the real ones have
                 "hidden_size": config.hidden,
                 "intermediate_size": 3 * config.hidden,
+                # 0.02 is for widths of thousands: at this width attention would start out all but uniform
+                "initializer_range": config.hidden**-0.5,
                 "num_hidden_layers": config.layers,
                 "num_attention_heads": config.heads,
                 "num_key_value_heads": config.heads // 2,
