@@ -21,7 +21,7 @@ from graphstore.annotation import level_of
 from graphstore.errors import StoreError
 from graphstore.files import atomic_file
 
-FULL_VIDEOS, FULL_TOPICS, FULL_STATES = 117_720, 535, 381_926
+FULL_VIDEOS, FULL_TOPICS = 117_720, 535
 PLATFORMS = {"抖音": 0.55, "快手": 0.17, "西瓜": 0.12, "头条": 0.09, "哔哩哔哩": 0.07}
 FIRST_POST = datetime(2024, 11, 25)
 POST_DAYS, TRAIN_DAYS, TRAIN_SHARE = 39, 26, 0.8

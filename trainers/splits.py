@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphstore import Store
+from graphstore.features import DAY_S
 from trainers.errors import TrainerError
-
-DAY_S = 86_400
 
 
 @dataclass(frozen=True)
