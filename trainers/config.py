@@ -22,6 +22,8 @@ class GraphConfig:
 
     hidden: int = 1024
     """Width of node embeddings."""
+    scalar_bins: int = 0
+    """Quantile bins of each scalar as further inputs (piecewise linear encoding); 0: none."""
     dropout: float = 0.1
     feature_dropout: float = 0.0
     """Share of the nodes with text, time or video features whose content is hidden in a step."""
@@ -46,6 +48,7 @@ class GraphConfig:
 
     def __post_init__(self) -> None:
         require(self.hidden >= 1, "graph.hidden", self.hidden, "at least 1")
+        require(self.scalar_bins >= 0, "graph.scalar_bins", self.scalar_bins, "at least 0")
         require(0 <= self.dropout < 1, "graph.dropout", self.dropout, "a share from 0, below 1")
         require(
             0 <= self.feature_dropout < 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,53 @@ from trainers.errors import TrainerError
 from trainers.graph.aggregate import exact_mean
 from trainers.graph.inference import embed, open_cache, write_cache
 from trainers.graph.model import RGCN, FeatureTables, RGCNShape, mean_of_heads
+from trainers.graph.scalars import ScalarEncoding
 from trainers.graph.train import CHECKPOINT, MODEL, GraphTrainer, load_model
 from trainers.splits import Splits, make_splits
 
 CPU = torch.device("cpu")
-CONFIG = GraphConfig(hidden=8, batch_size=32, epochs=3, lr=0.01, dropout=0.2, feature_dropout=0.3)
+CONFIG = GraphConfig(
+    hidden=8, batch_size=32, epochs=3, lr=0.01, dropout=0.2, feature_dropout=0.3, scalar_bins=4
+)
 
 
 def small_model(store: Store, seed: int = 0) -> RGCN:
     torch.manual_seed(seed)
-    model = RGCN(RGCNShape.of(store, 8))
+    model = RGCN(RGCNShape.of(store, 8, scalar_bins=3))
     model.fit_scalars(FeatureTables(store, CPU), store.split("train"))
     return model.eval()
+
+
+def naive_scalar(x: np.ndarray, mean: np.ndarray, std: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Bin by bin, each share read off a line between the bin's edges."""
+    shares = [np.interp(x, [a, b], [0, 1]) for a, b in pairwise(edges)]
+    return np.stack([(x - mean) / std, *shares], axis=1)
+
+
+def test_bins_lie_between_the_quantiles_of_distinct_numbers() -> None:
+    encoding = ScalarEncoding(4)
+    distinct = np.array([0.0, 1, 2, 4, 8, 16, 32, 64, 128], np.float32)
+    many_zeros = torch.from_numpy(np.concatenate([np.zeros(500, np.float32), distinct]))[:, None]
+    encoding.fit(many_zeros)
+    np.testing.assert_array_equal(encoding.edges.numpy(), np.quantile(distinct, [0, 0.25, 0.5, 0.75, 1]))
+    x = torch.tensor([-5.0, 0, 1.5, 8, 100, 128, 1e6])[:, None]
+    found = encoding(x).numpy()
+    edges = encoding.edges.double().numpy()
+    expected = naive_scalar(x[:, 0].double().numpy(), encoding.mean.numpy(), encoding.std.numpy(), edges)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    # The shares add up to the number itself, between the outermost edges
+    total = found[:, 1:] @ np.diff(edges)
+    np.testing.assert_allclose(total, np.clip(x[:, 0].numpy(), 0, 128), rtol=1e-6)
+
+
+def test_bins_of_one_number_and_no_bins() -> None:
+    constant = ScalarEncoding(3)
+    constant.fit(torch.full((5, 1), 2.0))
+    assert torch.isfinite(constant(torch.tensor([[2.0], [3.0]]))).all()
+    plain = ScalarEncoding(0)
+    plain.fit(torch.tensor([[1.0], [3.0]]))
+    assert plain.dim == 1 and plain(torch.tensor([[2.0]])).shape == (1, 1)
+    assert float(plain(torch.tensor([[2.0]]))) == 0.0
 
 
 def naive_embeddings(model: RGCN, store: Store) -> np.ndarray:
@@ -45,7 +81,7 @@ def naive_embeddings(model: RGCN, store: Store) -> np.ndarray:
         features = store.features(name)
         x = features.gather(np.arange(features.num_nodes)).astype(np.float64)
         if name in model.shape.scalar_types:
-            x = (x - state[f"{name}_mean"]) / state[f"{name}_std"]
+            x = naive_scalar(x[:, 0], *(state[f"scalars.{name}.{key}"] for key in ("mean", "std", "edges")))
         h[name] = x @ state[f"project.{name}.weight"].T + state[f"project.{name}.bias"]
     for layer in range(2):
         root, bias = state[f"layers.{layer}.root.weight"], state[f"layers.{layer}.root.bias"]

@@ -51,6 +51,18 @@ def samples(store: Store, builder: PromptBuilder) -> Samples:
     return Samples(store, np.arange(12), h, GraphScale.of(h, np.arange(60)), builder, CPU)
 
 
+def test_graph_scale_makes_length_one_and_keeps_proportions() -> None:
+    h = np.random.default_rng(0).normal(3.0, [1.0, 20.0, 0.1], size=(500, 3)).astype(np.float32)
+    train = np.arange(400)
+    scaled = GraphScale.of(h, train).apply(h)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled[train].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose((scaled[train].astype(np.float64) ** 2).sum(1).mean(), 1, rtol=1e-5)
+    spread = scaled[train].std(0)
+    np.testing.assert_allclose(spread / spread[0], h[train].std(0) / h[train, 0].std(), rtol=1e-4)
+    np.testing.assert_allclose(GraphScale.of(h * 1000, train).apply(h * 1000), scaled, atol=1e-4)
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=80), st.integers(50, 120), st.integers(0, 5))
 def test_packs_hold_every_sample_once_within_the_budget(lengths: list[int], budget: int, seed: int) -> None:

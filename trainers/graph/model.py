@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graphstore import EdgeType, Graph
 from sampler import MiniBatch
+from trainers.graph.scalars import ScalarEncoding
 
 MAX_LEVEL = 9.0
 
@@ -49,15 +50,17 @@ class RGCNShape:
     scalar_types: tuple[str, ...]
     edge_types: tuple[EdgeType, ...]
     hidden: int
+    scalar_bins: int = 0
     num_layers: int = 2
 
     @staticmethod
-    def of(graph: Graph, hidden: int) -> RGCNShape:
+    def of(graph: Graph, hidden: int, scalar_bins: int = 0) -> RGCNShape:
         return RGCNShape(
             feature_dims={name: graph.features(name).dim for name in graph.node_types},
             scalar_types=tuple(n.name for n in graph.schema.node_types if n.encoding == "scalar"),
             edge_types=graph.edge_types,
             hidden=hidden,
+            scalar_bins=scalar_bins,
         )
 
 
@@ -103,24 +106,23 @@ class RGCN(nn.Module):
         self.shape = shape
         self.dropout, self.feature_dropout = dropout, feature_dropout
         self.target = shape.edge_types[0][2]
-        self.project = nn.ModuleDict(
-            {name: nn.Linear(dim, shape.hidden) for name, dim in shape.feature_dims.items()}
-        )
-        # Scalars are on a log scale, 0 to 20: centred and scaled by the table they were fitted on
-        for name in shape.scalar_types:
-            self.register_buffer(f"{name}_mean", torch.zeros(1))
-            self.register_buffer(f"{name}_std", torch.ones(1))
+        self.scalars = nn.ModuleDict({name: ScalarEncoding(shape.scalar_bins) for name in shape.scalar_types})
+        dims = shape.feature_dims | {name: self.scalar(name).dim for name in shape.scalar_types}
+        self.project = nn.ModuleDict({name: nn.Linear(dim, shape.hidden) for name, dim in dims.items()})
         self.layers = nn.ModuleList(
             RGCNLayer(shape.edge_types, shape.hidden) for _ in range(shape.num_layers)
         )
         self.predictor = nn.Linear(shape.hidden, 1)
 
+    def scalar(self, node_type: str) -> ScalarEncoding:
+        module = self.scalars[node_type]
+        assert isinstance(module, ScalarEncoding)
+        return module
+
     def fit_scalars(self, tables: FeatureTables, train: np.ndarray) -> None:
-        """Take mean and spread of the scalar features from the train nodes (numbered as the target is)."""
+        """Fit the encodings of scalars to those of the train nodes (numbered as the target is)."""
         for name in self.shape.scalar_types:
-            x = tables.x_NF[name][tables.rows(name, train)]
-            getattr(self, f"{name}_mean").copy_(x.mean(0))
-            getattr(self, f"{name}_std").copy_(x.std(0).clamp_min(1e-3) if len(x) > 1 else torch.ones(1))
+            self.scalar(name).fit(tables.x_NF[name][tables.rows(name, train)])
 
     def inputs(self, tables: FeatureTables, node_type: str, ids: np.ndarray) -> Tensor:
         """Projected features of nodes: [n] node numbers → [n, D]."""
@@ -131,7 +133,7 @@ class RGCN(nn.Module):
         shared = len(table_NF) <= len(ids) and not drop
         x = table_NF if shared else table_NF[rows]
         if scalar:
-            x = (x - getattr(self, f"{node_type}_mean")) / getattr(self, f"{node_type}_std")
+            x = self.scalar(node_type)(x)
         if drop:  # a node's whole content or none: words must not be learnt by heart
             keep = torch.rand(len(x), 1, device=x.device) >= self.feature_dropout
             x = x * keep / (1 - self.feature_dropout)

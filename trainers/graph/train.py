@@ -66,7 +66,8 @@ class GraphTrainer:
         self.key = key  # of the stage's inputs: a checkpoint of other inputs is not one of this training
         self.tables = FeatureTables(store, self.device)
         seed_torch(seed, "rgcn")
-        self.model = RGCN(RGCNShape.of(store, config.hidden), config.dropout, config.feature_dropout)
+        shape = RGCNShape.of(store, config.hidden, config.scalar_bins)
+        self.model = RGCN(shape, config.dropout, config.feature_dropout)
         self.model.to(self.device)
         self.model.fit_scalars(self.tables, splits.train)
         self.best: dict[str, torch.Tensor] = {}
@@ -104,7 +105,8 @@ class GraphTrainer:
         done = state.epoch * num  # early stopping: what was planned behind it is not to come
         self.progress.update(done, done, "step", val_mae=state.best_mae)
         if self.rank == 0:
-            checkpoint.save(self.folder / MODEL, self.best, {"hidden": config.hidden})
+            shape = {"hidden": config.hidden, "scalar_bins": config.scalar_bins}
+            checkpoint.save(self.folder / MODEL, self.best, shape)
         distributed.barrier()
         best = state.history[state.best_epoch]
         return {"best": best, "epochs": state.epoch, "history": state.history}
@@ -180,6 +182,6 @@ def cache_digests(folder: Path, store: Store) -> dict[str, str]:
 def load_model(folder: Path, store: Store, device: torch.device) -> RGCN:
     """The trained model of a stage-1 folder, in evaluation mode."""
     tensors, meta = checkpoint.load(folder / MODEL)
-    model = RGCN(RGCNShape.of(store, meta["hidden"]))
+    model = RGCN(RGCNShape.of(store, meta["hidden"], meta["scalar_bins"]))
     model.load_state_dict(tensors)
     return model.to(device).eval()

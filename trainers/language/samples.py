@@ -20,23 +20,25 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class GraphScale:
-    """Mean [D] and spread of the embeddings of the train states: h_v has no scale of its own.
+    """Mean [D] of the embeddings of the train states and their root mean square distance from it.
 
-    One spread for all places: the directions in which h_v varies most are those that stage 1 has found
-    worth it, and making all alike would bury them. (A layer norm would take away how large h_v is.)
+    h_v has no scale of its own. Scaled, it has length 1 on average, as long as the projector's bias is:
+    a language model normalises each token, and of a vector much longer than the bias only the
+    direction would be left. (One scale for all places: those in which h_v varies most are those that
+    stage 1 has found worth it. No layer norm: it would take away how large h_v is.)
     """
 
     mean: np.ndarray
-    std: float
+    length: float
 
     @staticmethod
     def of(embeddings: np.ndarray, train: np.ndarray) -> GraphScale:
         rows = np.asarray(embeddings[train], np.float64)
-        return GraphScale(rows.mean(0), max(float(np.sqrt(rows.var(0).mean())), 1e-6))
+        return GraphScale(rows.mean(0), max(float(np.sqrt(rows.var(0).sum())), 1e-6))
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """[n, D] → [n, D] float32."""
-        return ((rows - self.mean) / self.std).astype(np.float32)
+        return ((rows - self.mean) / self.length).astype(np.float32)
 
 
 class Samples:
