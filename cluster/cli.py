@@ -34,7 +34,7 @@ Overrides = Annotated[
 
 @app.command()
 def build(
-    source: Annotated[Path, typer.Argument(help="Released records (JSON).")],
+    source: Annotated[Path, typer.Argument(help="Released records (JSON), or EDGES.yaml: any edge lists.")],
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
     layout: Annotated[str, typer.Option(help="prefix or csr.")] = "prefix",
     encoder: Annotated[str, typer.Option(help="Text encoder: hash:DIM.")] = "hash:256",
@@ -45,9 +45,16 @@ def build(
     train_until: Annotated[
         str, typer.Option("--train-until", help="Last post date of train.")
     ] = "2024-12-20",
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="For edge lists: such as 500MB; default 4GB.")
+    ] = None,
 ) -> None:
-    """Build a sealed graph store from released records."""
-    from cluster.pipeline import build_store
+    """Build a sealed graph store from released records, or from any typed edge lists.
+
+    Options other than --out and --memory are of records.
+    """
+    from cluster.errors import ClusterError
+    from cluster.pipeline import build_edge_store, build_store
     from graphstore import BuildConfig
 
     config = BuildConfig(
@@ -59,7 +66,14 @@ def build(
         train_until=train_until,
         on_error=on_error,  # type: ignore[arg-type]
     )
-    build_store(source, out, config)
+    if source.suffix in (".yaml", ".yml"):
+        if config != BuildConfig():
+            raise ClusterError("build: found options of records, expected --out and --memory for edge lists")
+        build_edge_store(source, out, memory or "4GB")
+    elif memory is not None:
+        raise ClusterError(f"--memory: found {memory!r}, expected it with edge lists (EDGES.yaml) alone")
+    else:
+        build_store(source, out, config)
     _say(f"{out}: built")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,22 @@ def build_store(data: Path, out: Path, config: graphstore.BuildConfig) -> None:
         counts = ", ".join(f"{field}: {num}" for field, num in report.skipped.items())
         say(f"left out {report.num_skipped} of {report.num_read + report.num_skipped} records ({counts})")
         say(f"first: {report.first_skipped}")
+
+
+def build_edge_store(description: Path, out: Path, memory: str) -> None:
+    """Build a store from edge lists with a progress bar, and say what was dropped."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", memory, re.IGNORECASE)
+    if not found:
+        raise ClusterError(f"--memory: found {memory!r}, expected a size such as 500MB or 4GB")
+    memory_bytes = int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+    with tqdm(desc="edges", unit=" edges", unit_scale=True, dynamic_ncols=True, delay=1) as bar:
+        stats = graphstore.build_edges(description, out, memory_bytes=memory_bytes, progress=bar.update)
+    for name, one in stats.items():
+        say(
+            f"{name}: {one.num_edges:,} edges"
+            + (f", {one.num_duplicates:,} duplicates dropped" if one.num_duplicates else "")
+            + (f", {one.num_self_loops:,} self-loops dropped" if one.num_self_loops else "")
+        )
 
 
 @dataclass

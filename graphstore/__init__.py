@@ -4,6 +4,7 @@ store = graphstore.open(path)
 """
 
 from graphstore.builder import BuildConfig, build
+from graphstore.edgelist.build import build_edges
 from graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
 from graphstore.relations import Relation
 from graphstore.schema import EdgeType, Schema, edge_name
@@ -23,6 +24,7 @@ __all__ = [
     "StoreError",
     "UnknownNameError",
     "build",
+    "build_edges",
     "edge_name",
     "open",
     "verify",

@@ -6,36 +6,44 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.schema import edge_name
+from graphstore.schema import NodeType, edge_name
 from graphstore.store import SPLITS, Store
 
 
 def describe(store: Store) -> dict[str, Any]:
     """Counts, widths, layouts and provenance of a store; values are JSON."""
-    labels = np.asarray(store.labels)
-    return {
+    attributes = store.attributes
+    found: dict[str, Any] = {
         "path": str(store.path),
         "digest": store.digest,
-        "source_digest": store.attributes["source_digest"],
-        "encoders": store.attributes["encoders"],
-        "ties": store.attributes["ties"],
-        "train_until": store.attributes["train_until"],
-        "num_skipped": store.attributes["num_skipped"],
+        "source_digest": attributes["source_digest"],
+        "encoders": attributes["encoders"],
         "bytes": sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()),
-        "nodes": {
-            name: {
-                "num_nodes": store.num_nodes[name],
-                "num_rows": store.features(name).num_rows,
-                "dim": store.features(name).dim,
-                "dtype": str(store.features(name).dtype),
-            }
-            for name in store.node_types
-        },
-        "relations": {edge_name(e): store.attributes["relations"][edge_name(e)] for e in store.edge_types},
-        "splits": {name: len(store.split(name)) for name in SPLITS},
-        "levels": {int(k): int(v) for k, v in zip(*np.unique(labels, return_counts=True), strict=True)},
-        "videos": len(store.key("url")[1]),
-        "authors": len(store.key("author")[1]),
+        "nodes": {n.name: _node(store, n) for n in store.schema.node_types},
+        "relations": {edge_name(e): attributes["relations"][edge_name(e)] for e in store.edge_types},
+    }
+    if store.has_records:
+        levels, counts = np.unique(np.asarray(store.labels), return_counts=True)
+        found["records"] = {
+            **{name: attributes[name] for name in ("ties", "train_until", "num_skipped")},
+            "splits": {name: len(store.split(name)) for name in SPLITS},
+            "levels": {int(k): int(v) for k, v in zip(levels, counts, strict=True)},
+            "videos": len(store.key("url")[1]),
+            "authors": len(store.key("author")[1]),
+        }
+    return found
+
+
+def _node(store: Store, node: NodeType) -> dict[str, Any]:
+    num = store.num_nodes[node.name]
+    if node.encoding == "none":
+        return {"num_nodes": num, "num_rows": 0, "dim": 0, "dtype": "none"}
+    features = store.features(node.name)
+    return {
+        "num_nodes": num,
+        "num_rows": features.num_rows,
+        "dim": features.dim,
+        "dtype": str(features.dtype),
     }
 
 
@@ -44,10 +52,17 @@ def table(info: dict[str, Any]) -> str:
     lines = [
         f"store    {info['path']}  ({info['bytes'] / 1e6:,.1f} MB)",
         f"digest   {info['digest']}",
-        f"encoders {', '.join(f'{k} {v}' for k, v in info['encoders'].items())}",
-        f"splits   {', '.join(f'{k} {v:,}' for k, v in info['splits'].items())}"
-        f" (train until {info['train_until']}); {info['videos']:,} videos, {info['authors']:,} authors",
-        f"levels   {', '.join(f'{k}: {v:,}' for k, v in info['levels'].items())}",
+    ]
+    if info["encoders"]:
+        lines.append(f"encoders {', '.join(f'{k} {v}' for k, v in info['encoders'].items())}")
+    if records := info.get("records"):
+        lines += [
+            f"splits   {', '.join(f'{k} {v:,}' for k, v in records['splits'].items())}"
+            f" (train until {records['train_until']});"
+            f" {records['videos']:,} videos, {records['authors']:,} authors",
+            f"levels   {', '.join(f'{k}: {v:,}' for k, v in records['levels'].items())}",
+        ]
+    lines += [
         "",
         f"{'node type':<14}{'nodes':>12}{'rows':>12}{'width':>8}  type",
     ]

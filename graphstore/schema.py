@@ -21,9 +21,9 @@ def edge_name(edge_type: EdgeType) -> str:
 @dataclass(frozen=True, kw_only=True)
 class NodeType:
     name: str
-    encoding: Literal["video", "text", "time", "scalar", "comment"]
+    encoding: Literal["video", "text", "time", "scalar", "comment", "given", "none"]
     """How raw values become features: a given vector, encoded text, a sinusoidal time,
-    log(1 + n), or text followed by time."""
+    log(1 + n), text followed by time; any given vectors; or no features at all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,11 +98,19 @@ class Store(Graph):
             self._relations[edge_type] = relation
         return self._relations[edge_type]
 
+    @property
+    def has_records(self) -> bool:
+        """Made from released records: with ids, texts, labels, times and splits. Not so from edge lists."""
+        return "train_until" in self.attributes
+
     def features(self, node_type: str) -> Features:
         if node_type not in self._features:
-            if node_type not in self.num_nodes:
-                known = ", ".join(self.num_nodes)
-                raise UnknownNameError(f"node type: found {node_type!r}, expected one of {known}")
+            with_features = [n.name for n in self.schema.node_types if n.encoding != "none"]
+            if node_type not in with_features:
+                known = ", ".join(with_features)
+                raise UnknownNameError(
+                    f"node type with features: found {node_type!r}, expected one of {known or 'none'}"
+                )
             folder = f"nodes/{node_type}"
             rows = self.array(f"{folder}/x_row") if (self.path / folder / "x_row").exists() else None
             self._features[node_type] = Features(self.num_nodes[node_type], self.array(f"{folder}/x"), rows)

@@ -218,5 +218,5 @@ def test_bad_records_end_build_and_run_with_one_line(data: tuple[Path, Path], tm
     done = netgpt("build", path, "--out", tmp_path / "s", "--on-error", "skip", "--encoder", "hash:8")
     assert done.returncode == 0 and "left out 1 of" in done.stderr
     found = json.loads(netgpt("info", tmp_path / "s", "--json").stdout)
-    assert found["num_skipped"] == 1 and found["nodes"]["video"]["num_nodes"] == len(records) - 1
+    assert found["records"]["num_skipped"] == 1 and found["nodes"]["video"]["num_nodes"] == len(records) - 1
     assert netgpt("verify", tmp_path / "s").returncode == 0

@@ -1,0 +1,121 @@
+"""The description of a graph as edge lists: a small YAML file.
+
+    target: item                       # node type that is rated; needed by training alone
+    nodes:
+      user: {count: 1000}              # without a count: the greatest number + 1
+      item: {features: item.npy}       # [count, width] float16 or float32
+    edges:
+      - type: [user, buys, item]
+        path: [buys-0.parquet, buys-1.parquet]     # Parquet, CSV (with a header) or npy
+        columns: [src, dst]            # heads and tails, of Parquet and CSV
+        duplicates: drop               # keep (default), drop (the first stays) or error
+        self_loops: error              # keep (default), drop or error
+      - type: [item, next_to, item]
+        path: [heads.npy, tails.npy]   # a pair of [E] arrays, or one [E, 2] array
+
+Paths are relative to the description.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphstore.errors import StoreError
+from graphstore.schema import EdgeType, edge_name
+
+POLICIES = ("keep", "drop", "error")
+SUFFIXES = (".parquet", ".csv", ".npy")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass
+class NodeDescription:
+    count: int | None = None
+    features: str | None = None
+
+
+@dataclass
+class EdgeDescription:
+    type: list[str] = field(default_factory=list)
+    path: Any = ""
+    columns: list[str] = field(default_factory=lambda: ["src", "dst"])
+    duplicates: str = "keep"
+    self_loops: str = "keep"
+
+    @property
+    def edge_type(self) -> EdgeType:
+        src, relation, dst = self.type
+        return src, relation, dst
+
+
+@dataclass
+class Description:
+    nodes: dict[str, NodeDescription] = field(default_factory=dict)
+    edges: list[EdgeDescription] = field(default_factory=list)
+    target: str | None = None
+
+
+def read_description(path: Path) -> Description:
+    """Read and check a description; paths in it become absolute. Raises StoreError."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        raw = OmegaConf.create(path.read_text(encoding="utf-8"))
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Description), raw))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from error
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise StoreError(f"{path}: {'; '.join(lines[:2])}") from error
+    assert isinstance(found, Description)
+    _check(path, found)
+    return found
+
+
+def _check(path: Path, found: Description) -> None:
+    def require(condition: bool, where: str, value: object, expected: str) -> None:
+        if not condition:
+            raise StoreError(f"{path}: {where}: found {value!r}, expected {expected}")
+
+    require(bool(found.nodes), "nodes", dict(found.nodes), "at least one node type")
+    require(bool(found.edges), "edges", found.edges, "at least one relation")
+    for name, node in found.nodes.items():
+        require(bool(_NAME.fullmatch(name)), "nodes", name, "a name of letters, digits, _, - and .")
+        if node.count is not None:
+            require(node.count >= 1, f"nodes.{name}.count", node.count, "at least 1")
+        if node.features is not None:
+            node.features = str(path.parent / node.features)
+            ok = node.features.endswith(".npy") and Path(node.features).is_file()
+            require(ok, f"nodes.{name}.features", node.features, "an .npy file")
+    known = ", ".join(found.nodes)
+    require(found.target is None or found.target in found.nodes, "target", found.target, f"one of {known}")
+    seen: set[EdgeType] = set()
+    for i, edge in enumerate(found.edges):
+        where = f"edges[{i}]"
+        require(len(edge.type) == 3, f"{where}.type", edge.type, "[source, relation, destination]")
+        src, relation, dst = edge.type
+        for end in (src, dst):
+            require(end in found.nodes, f"{where}.type", end, f"one of {known}")
+        require(bool(_NAME.fullmatch(relation)), f"{where}.type", relation, "letters, digits, _, - and .")
+        require(edge.edge_type not in seen, f"{where}.type", edge_name(edge.edge_type), "each relation once")
+        seen.add(edge.edge_type)
+        require(len(edge.columns) == 2, f"{where}.columns", edge.columns, "[heads, tails]")
+        for policy in ("duplicates", "self_loops"):
+            value = getattr(edge, policy)
+            require(value in POLICIES, f"{where}.{policy}", value, f"one of {', '.join(POLICIES)}")
+        paths = [edge.path] if isinstance(edge.path, str) else edge.path
+        listed = isinstance(paths, list) and len(paths) > 0 and all(isinstance(p, str) for p in paths)
+        require(listed, f"{where}.path", edge.path, "a file or a list of files")
+        edge.path = [str(path.parent / p) for p in paths]
+        for p in edge.path:
+            require(p.endswith(SUFFIXES), f"{where}.path", p, f"a name that ends in {', '.join(SUFFIXES)}")
+            require(Path(p).is_file(), f"{where}.path", p, "a file")
+        kinds = {Path(p).suffix for p in edge.path}
+        require(len(kinds) == 1, f"{where}.path", sorted(kinds), "files of one kind")
+        if kinds == {".npy"}:
+            require(len(edge.path) <= 2, f"{where}.path", edge.path, "one [E, 2] array or a pair of [E]")
