@@ -6,6 +6,7 @@ Exit status: 0 on success; 2 for wrong usage or bad input, with one line that sa
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -225,6 +226,27 @@ def predict(
         _say(f"{out}: {len(lines)} ratings")
 
 
+bench_app = typer.Typer(
+    help="Measurements, as JSON lines beside a peer of the same call.", no_args_is_help=True
+)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("build")
+def bench_build_command(
+    edges: Annotated[list[int] | None, typer.Option(help="Edges; give it again for more sizes.")] = None,
+    memory: Annotated[str, typer.Option("--memory", help="The builder's budget.")] = "200MB",
+    peer_edges: Annotated[int, typer.Option(help="Largest size for the peer.")] = 100_000_000,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+) -> None:
+    """Edge lists in random order to a store, beside PyG's sort in memory."""
+    from cluster.bench.build import bench_build
+    from cluster.pipeline import memory_size
+
+    for result in bench_build(edges or [1_000_000, 10_000_000], memory_size(memory), peer_edges, scratch):
+        print(json.dumps(result), flush=True)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
@@ -242,6 +264,12 @@ def main() -> None:
         if _is_bad_input(error):
             _say(f"netgpt: {' '.join(str(error).splitlines())}")
             sys.exit(2)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = f" for {error.filename}" if error.filename else ""
+            _say(
+                f"netgpt: no room on the disk{where} ({error.strerror}); make room and run the command again"
+            )
+            sys.exit(1)
         traceback.print_exc()
         _say(f"netgpt: failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
         sys.exit(1)

@@ -68,12 +68,17 @@ def build_store(data: Path, out: Path, config: graphstore.BuildConfig) -> None:
         say(f"first: {report.first_skipped}")
 
 
+def memory_size(text: str) -> int:
+    """Bytes of a size such as 500MB or 4GB (powers of 1000)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text, re.IGNORECASE)
+    if not found:
+        raise ClusterError(f"--memory: found {text!r}, expected a size such as 500MB or 4GB")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+
+
 def build_edge_store(description: Path, out: Path, memory: str) -> None:
     """Build a store from edge lists with a progress bar, and say what was dropped."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", memory, re.IGNORECASE)
-    if not found:
-        raise ClusterError(f"--memory: found {memory!r}, expected a size such as 500MB or 4GB")
-    memory_bytes = int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+    memory_bytes = memory_size(memory)
     with tqdm(desc="edges", unit=" edges", unit_scale=True, dynamic_ncols=True, delay=1) as bar:
         stats = graphstore.build_edges(description, out, memory_bytes=memory_bytes, progress=bar.update)
     for name, one in stats.items():

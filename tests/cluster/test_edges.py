@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import graphstore
 from cluster.cli import app
 from cluster.errors import ClusterError
 from graphstore import StoreError
@@ -55,3 +62,53 @@ def test_wrong_options_leave_no_store(
 def test_memory_is_of_edge_lists_alone(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["build", "records.json", "--out", str(tmp_path / "s"), "--memory", "1GB"])
     assert isinstance(done.exception, ClusterError) and "edge lists" in str(done.exception)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some hundred thousand edges, sorted in many ranges: a build of about a second."""
+    folder = tmp_path_factory.mktemp("large")
+    np.save(folder / "pairs.npy", np.random.default_rng(0).integers(0, 5000, (800_000, 2)))
+    path = folder / "graph.yaml"
+    path.write_text("nodes: {n: {count: 5000}}\nedges: [{type: [n, to, n], path: pairs.npy}]\n")
+    return path
+
+
+def _build(description: Path, out: Path) -> list[str]:
+    code = "from cluster.cli import main; main()"
+    return [sys.executable, "-c", code, "build", str(description), "--out", str(out), "--memory", "300KB"]
+
+
+def test_a_full_disk_ends_in_one_line_and_no_store(large: Path, tmp_path: Path) -> None:
+    """Stood in for by a limit on the size of files: writes fail in the middle in the same way."""
+    done = subprocess.run(
+        _build(large, tmp_path / "s"),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "netgpt: no room on the disk" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_at_any_moment_there_is_no_store_or_a_whole_one(large: Path, tmp_path: Path) -> None:
+    start = time.monotonic()
+    assert subprocess.run(_build(large, tmp_path / "whole"), check=False).returncode == 0
+    took_s = time.monotonic() - start
+    digest = graphstore.open(str(tmp_path / "whole")).digest
+    rng, finished = random.Random(0), 0
+    for i in range(10):
+        out = tmp_path / f"s{i}"
+        process = subprocess.Popen(_build(large, out))
+        time.sleep(rng.uniform(0.5, 1.1) * took_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if out.exists():
+            finished += 1
+            assert graphstore.open(str(out)).digest == digest and graphstore.verify(out) == []
+    assert finished < 10
+    # What a killed build left behind does not stand in the way of the next
+    assert subprocess.run(_build(large, tmp_path / "s0x"), check=False).returncode == 0
+    assert graphstore.open(str(tmp_path / "s0x")).digest == digest
