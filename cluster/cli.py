@@ -92,7 +92,7 @@ def synth(
     from cluster.errors import ClusterError
     from cluster.pipeline import build_store
     from graphstore import BuildConfig
-    from graphstore.synth import write_synthetic
+    from graphstore.xsvideo.synth import write_synthetic
 
     if json_file is None and out is None:
         raise ClusterError("synth: found neither --json nor --out, expected at least one")

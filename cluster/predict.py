@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from cluster.errors import ClusterError
 from cluster.pipeline import COMMANDS, TITLES, Run
-from graphstore.extend import ExtendedGraph
-from graphstore.records import read_records
+from graphstore.xsvideo.extend import ExtendedGraph
+from graphstore.xsvideo.records import read_records
 from trainers.graph.inference import embed, open_cache
 from trainers.graph.train import cache_digests, load_model
 from trainers.metrics import clip, to_level

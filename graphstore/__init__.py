@@ -3,13 +3,13 @@
 store = graphstore.open(path)
 """
 
-from graphstore.builder import BuildConfig, build
 from graphstore.edgelist.build import build_edges
 from graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
+from graphstore.integrity.seal import verify
 from graphstore.relations import Relation
 from graphstore.schema import EdgeType, Schema, edge_name
-from graphstore.seal import verify
 from graphstore.store import Graph, Store
+from graphstore.xsvideo.build import BuildConfig, build
 
 __all__ = [
     "BuildConfig",

@@ -13,9 +13,9 @@ from graphstore.arrays import Strings, map_array
 from graphstore.errors import FormatError, UnknownNameError
 from graphstore.features import Features
 from graphstore.files import file_digest, read_json, value_digest
+from graphstore.integrity.seal import read_seal
 from graphstore.relations import Relation, from_indptr
 from graphstore.schema import EdgeType, Schema, edge_name
-from graphstore.seal import read_seal
 
 if TYPE_CHECKING:
     from graphstore.pyg import StoreFeatures, StoreGraph

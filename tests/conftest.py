@@ -10,7 +10,7 @@ import pytest
 
 import graphstore
 from graphstore import BuildConfig, Store
-from graphstore.synth import synthetic_records
+from graphstore.xsvideo.synth import synthetic_records
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "xs-video" / "sample.json"
 SMALL = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4)

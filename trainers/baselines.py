@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from graphstore import Store
-from graphstore.annotation import INDICATORS, level_of
-from graphstore.schema import SCALARS
+from graphstore.xsvideo.annotation import INDICATORS, level_of
+from graphstore.xsvideo.schema import SCALARS
 from trainers.metrics import rating_metrics
 from trainers.splits import is_age_zero
 

@@ -13,8 +13,8 @@ from graphstore.edgelist.read import Piece, read_edges
 from graphstore.edgelist.sort import Policy, RowStats, write_rows
 from graphstore.errors import StoreError
 from graphstore.files import atomic_dir, file_digest, value_digest
+from graphstore.integrity.seal import write_attributes, write_seal
 from graphstore.schema import NodeType, RelationType, Schema, edge_name
-from graphstore.seal import write_attributes, write_seal
 
 DEFAULT_MEMORY_BYTES = 4 << 30
 _FEATURE_BYTES = 1 << 24

@@ -159,8 +159,8 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path) ->
     """The in-memory graph around the store leaves the store's own embeddings as the cache has them."""
     import torch
 
-    from graphstore.extend import ExtendedGraph
-    from graphstore.records import parse_record
+    from graphstore.xsvideo.extend import ExtendedGraph
+    from graphstore.xsvideo.records import parse_record
     from trainers.graph.inference import embed, open_cache
     from trainers.graph.train import cache_digests, load_model
 

@@ -11,8 +11,8 @@ import pytest
 
 import graphstore
 from graphstore import BuildConfig, RecordError, Store
-from graphstore.extend import ExtendedGraph
-from graphstore.records import read_records
+from graphstore.xsvideo.extend import ExtendedGraph
+from graphstore.xsvideo.records import read_records
 
 
 @pytest.fixture(scope="module", params=["prefix", "csr"])

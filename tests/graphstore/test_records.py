@@ -10,7 +10,7 @@ import pytest
 
 import graphstore
 from graphstore import BuildConfig, RecordError, SourceError
-from graphstore.records import ReadReport, read_records
+from graphstore.xsvideo.records import ReadReport, read_records
 from tests.conftest import SMALL
 
 FAULTS: list[tuple[str, str, Any]] = [

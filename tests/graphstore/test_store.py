@@ -20,7 +20,7 @@ import graphstore
 from graphstore import BuildConfig, FormatError, Store, StoreError, UnknownNameError
 from graphstore.arrays import ArrayWriter, Strings, StringWriter, map_array, write_array
 from graphstore.relations import Relation, csr_from_pairs, prefix_rows
-from graphstore.schema import SCALARS
+from graphstore.xsvideo.schema import SCALARS
 from tests.conftest import SMALL
 
 RULES = {
@@ -249,7 +249,7 @@ def test_verify_finds_missing_and_added_files(copy: Path) -> None:
 
 
 def test_verify_finds_rows_that_lie_under_a_right_seal(copy: Path) -> None:
-    from graphstore.seal import SEAL, write_seal
+    from graphstore.integrity.seal import SEAL, write_seal
 
     name = "edges/comment/is_comment_of/video/indices"
     values = np.array(map_array(copy / name))

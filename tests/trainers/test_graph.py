@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch_geometric.nn import RGCNConv
 
 from graphstore import Relation, Store
-from graphstore.extend import ExtendedGraph
-from graphstore.records import read_records
 from graphstore.relations import prefix_rows
+from graphstore.xsvideo.extend import ExtendedGraph
+from graphstore.xsvideo.records import read_records
 from sampler import NeighborSampler
 from trainers import checkpoint
 from trainers.config import GraphConfig, SamplerConfig

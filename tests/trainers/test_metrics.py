@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, mean_squared_er
 
 import graphstore
 from graphstore import BuildConfig, Store
-from graphstore.annotation import INDICATORS, level_of
+from graphstore.xsvideo.annotation import INDICATORS, level_of
 from trainers.baselines import baseline_metrics, lookup
 from trainers.metrics import rating_metrics, to_level
 from trainers.splits import is_age_zero, make_splits

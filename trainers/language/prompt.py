@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from graphstore.records import COMMENT_TIME, COMMENTS, SAMPLING_DATE, TIME_FORM
+from graphstore.xsvideo.records import COMMENT_TIME, COMMENTS, SAMPLING_DATE, TIME_FORM
 from trainers.errors import TrainerError
 from trainers.schedule import seed_of
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from graphstore import records as R
-from graphstore.annotation import level_of
 from graphstore.errors import StoreError
 from graphstore.files import atomic_file
+from graphstore.xsvideo import records as R
+from graphstore.xsvideo.annotation import level_of
 
 FULL_VIDEOS, FULL_TOPICS = 117_720, 535
 PLATFORMS = {"抖音": 0.55, "快手": 0.17, "西瓜": 0.12, "头条": 0.09, "哔哩哔哩": 0.07}

@@ -14,13 +14,14 @@ from typing import overload
 
 import numpy as np
 
-from graphstore.builder import KEYS, RecordColumns, Vocabulary, comment_features
 from graphstore.errors import RecordError
 from graphstore.features import Features, encode_scalar, encode_time, text_encoder
-from graphstore.records import Record
 from graphstore.relations import Relation, prefix_rows
-from graphstore.schema import PER_STATE, SCALARS, EdgeType, RelationType
+from graphstore.schema import EdgeType, RelationType
 from graphstore.store import Graph, Store
+from graphstore.xsvideo.build import KEYS, RecordColumns, Vocabulary, comment_features
+from graphstore.xsvideo.records import Record
+from graphstore.xsvideo.schema import PER_STATE, SCALARS
 
 
 class _Chained(Sequence[str]):

@@ -22,10 +22,11 @@ from graphstore.arrays import ArrayWriter, StringWriter, write_array
 from graphstore.errors import StoreError
 from graphstore.features import TextEncoder, encode_scalar, encode_time, text_encoder
 from graphstore.files import atomic_dir, file_digest
-from graphstore.records import CHINA, OnError, ReadReport, Record, read_records
+from graphstore.integrity.seal import write_attributes, write_seal
 from graphstore.relations import Layout, Relation, csr_from_pairs, prefix_rows
-from graphstore.schema import PER_STATE, SCALARS, RelationType, edge_name, xs_video
-from graphstore.seal import write_attributes, write_seal
+from graphstore.schema import RelationType, edge_name
+from graphstore.xsvideo.records import CHINA, OnError, ReadReport, Record, read_records
+from graphstore.xsvideo.schema import PER_STATE, SCALARS, xs_video
 
 KEYS = ("url", "author", "topic", "platform")
 """Attributes of a record that states can share; stored as codes, so that later states can join."""
