@@ -5,10 +5,11 @@ store = graphstore.open(path)
 
 from graphstore.edgelist.build import build_edges
 from graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
-from graphstore.integrity.seal import verify
+from graphstore.integrity.verify import verify
 from graphstore.relations import Relation
 from graphstore.schema import EdgeType, Schema, edge_name
 from graphstore.store import Graph, Store
+from graphstore.xsvideo.append import append
 from graphstore.xsvideo.build import BuildConfig, build
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Store",
     "StoreError",
     "UnknownNameError",
+    "append",
     "build",
     "build_edges",
     "edge_name",

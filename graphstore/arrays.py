@@ -10,7 +10,8 @@ Legend: N rows, D width of a row.
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,9 +21,120 @@ import numpy as np
 import zarr
 
 from graphstore.errors import FormatError
-from graphstore.files import read_json
+from graphstore.files import inside, read_json
 
 CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 26
+DTYPES = ("int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64")
+_MAX_LENGTH = 1 << 48
+_COPY_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class ArrayMeta:
+    """What an array's zarr.json says of it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunk_rows: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.shape[0]
+
+    @property
+    def width(self) -> int | None:
+        return self.shape[1] if len(self.shape) == 2 else None
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.chunk_rows * self.row_bytes
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-self.num_rows // self.chunk_rows)
+
+    @property
+    def shard(self) -> str:
+        """The data file, relative to the array's folder."""
+        return "/".join(["c", *["0"] * len(self.shape)])
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of the data file: whole chunks, 16 bytes of index a chunk, and its checksum."""
+        return self.num_chunks * self.chunk_bytes + self.num_chunks * 16 + 4
+
+
+def read_meta(root: Path, name: str = "") -> ArrayMeta:
+    """Metadata of the array `root/name`. FormatError where it is not one of the layout above."""
+    folder = root / name
+    try:
+        meta = read_json(inside(root, f"{name}/zarr.json" if name else "zarr.json"))
+        shape, data_type = meta["shape"], meta["data_type"]
+        (shard_codec,) = meta["codecs"]
+        config = shard_codec["configuration"]
+        chunk = config["chunk_shape"]
+        numbers = [*shape, *chunk]
+        if len(shape) not in (1, 2) or len(chunk) != len(shape) or data_type not in DTYPES:
+            raise ValueError(f"shape {shape}, type {data_type}")
+        if any(type(n) is not int or not 0 <= n < _MAX_LENGTH for n in numbers) or chunk[0] < 1:
+            raise ValueError(f"shape {shape}, chunks {chunk}")
+        contiguous = (
+            shard_codec["name"] == "sharding_indexed"
+            and [c["name"] for c in config["codecs"]] == ["bytes"]
+            and config["index_location"] == "end"
+            and chunk[1:] == shape[1:]
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{folder}: not an array of a graph store ({error})") from error
+    if not contiguous:
+        raise FormatError(f"{folder}: found another chunk layout, expected one uncompressed shard")
+    return ArrayMeta(tuple(shape), np.dtype(data_type).newbyteorder("<"), chunk[0])
+
+
+def _data_file(root: Path, name: str, meta: ArrayMeta) -> Path:
+    path = inside(root, f"{name}/{meta.shard}" if name else meta.shard)
+    found = path.stat().st_size
+    if found != meta.file_bytes:
+        raise FormatError(
+            f"{path}: found {found} bytes, expected {meta.file_bytes}; the store must be built again"
+        )
+    return path
+
+
+def map_array(root: Path, name: str = "") -> np.ndarray:
+    """Map the array `root/name` of the layout above, read-only: shape [N] or [N, D], no copy.
+
+    Raises FormatError when the metadata or the file's size is not of that layout, and for links.
+    """
+    meta = read_meta(root, name)
+    if 0 in meta.shape:
+        return np.empty(meta.shape, meta.dtype)
+    return np.memmap(_data_file(root, name, meta), dtype=meta.dtype, mode="r", shape=meta.shape)
+
+
+def read_blocks(
+    root: Path, name: str, block_bytes: int = BLOCK_BYTES, overlap: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
+    """An array front to back: (first row, rows) of about `block_bytes`, each with `overlap` more rows.
+
+    By reads, since mapped pages count as resident memory. Raises FormatError as `map_array` does.
+    """
+    meta = read_meta(root, name)
+    if 0 in meta.shape:
+        return
+    path = _data_file(root, name, meta)
+    step = max(1, block_bytes // meta.row_bytes)
+    for first in range(0, meta.num_rows, step):
+        num = min(step + overlap, meta.num_rows - first)
+        values = np.fromfile(path, meta.dtype, num * math.prod(meta.shape[1:]), offset=first * meta.row_bytes)
+        yield first, values.reshape(num, *meta.shape[1:])
 
 
 def _chunk_rows(num_rows: int, row_bytes: int) -> int:
@@ -37,7 +149,10 @@ class ArrayWriter:
     `close`, so an array that was not closed is not one that Zarr (or `map_array`) sees.
     """
 
-    def __init__(self, root: Path, name: str, dtype: Any, width: int | None = None) -> None:
+    def __init__(
+        self, root: Path, name: str, dtype: Any, width: int | None = None, *, after: Path | None = None
+    ) -> None:
+        """`after`: a store whose array of this name is what the new one begins with."""
         self.root, self.name = root, name
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.width = width
@@ -46,6 +161,18 @@ class ArrayWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._data = self._folder / "data.tmp"
         self._file = self._data.open("wb")
+        if after is not None:
+            self._copy(after)
+
+    def _copy(self, after: Path) -> None:
+        meta = read_meta(after, self.name)
+        if (meta.dtype, meta.width) != (self.dtype, self.width):
+            raise FormatError(
+                f"{after / self.name}: found {meta.dtype} [{meta.width}], "
+                f"expected {self.dtype} [{self.width}]"
+            )
+        for _, rows in read_blocks(after, self.name, _COPY_BYTES):
+            self.append(rows)
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows: [n] or, for a writer with a width, [n, width]."""
@@ -102,50 +229,21 @@ def write_array(root: Path, name: str, values: np.ndarray) -> None:
         writer.append(values)
 
 
-def map_array(folder: Path) -> np.ndarray:
-    """Map an array of the layout above, read-only: shape [N] or [N, D], no copy.
-
-    Raises FormatError when the metadata or the file's size is not of that layout.
-    """
-    try:
-        meta = read_json(folder / "zarr.json")
-        shape = tuple(meta["shape"])
-        dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        (shard_codec,) = meta["codecs"]
-        config = shard_codec["configuration"]
-        chunk = config["chunk_shape"]
-        contiguous = (
-            shard_codec["name"] == "sharding_indexed"
-            and [c["name"] for c in config["codecs"]] == ["bytes"]
-            and config["index_location"] == "end"
-            and list(chunk[1:]) == list(shape[1:])
-        )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{folder}: not an array of a graph store ({error})") from error
-    if not contiguous:
-        raise FormatError(f"{folder}: found another chunk layout, expected one uncompressed shard")
-    if shape[0] == 0:
-        return np.empty(shape, dtype)
-    shard = folder.joinpath("c", *["0"] * len(shape))
-    num_chunks = -(-shape[0] // chunk[0])
-    expected = num_chunks * chunk[0] * math.prod(shape[1:]) * dtype.itemsize + num_chunks * 16 + 4
-    found = os.path.getsize(shard) if shard.exists() else -1
-    if found != expected:
-        raise FormatError(f"{shard}: found {found} bytes, expected {expected}; the store must be built again")
-    return np.memmap(shard, dtype=dtype, mode="r", shape=shape)
-
-
 class StringWriter:
     """UTF-8 strings as two arrays: `NAME` (bytes) and `NAME_offset` ([N + 1] int64)."""
 
-    def __init__(self, root: Path, name: str) -> None:
-        self._bytes = ArrayWriter(root, name, np.uint8)
-        self._offset = ArrayWriter(root, f"{name}_offset", np.int64)
-        self._offset.append(np.zeros(1, np.int64))
+    def __init__(self, root: Path, name: str, *, after: Path | None = None) -> None:
+        self._bytes = ArrayWriter(root, name, np.uint8, after=after)
+        self._offset = ArrayWriter(root, f"{name}_offset", np.int64, after=after)
+        if after is None:
+            self._offset.append(np.zeros(1, np.int64))
 
-    def append(self, text: str) -> None:
-        self._bytes.append(np.frombuffer(text.encode(), np.uint8))
-        self._offset.append(np.array([self._bytes.num_rows], np.int64))
+    def append(self, texts: Sequence[str]) -> None:
+        encoded = [text.encode() for text in texts]
+        if encoded:
+            length = np.array([len(text) for text in encoded], np.int64)
+            self._offset.append(self._bytes.num_rows + np.cumsum(length))
+            self._bytes.append(np.frombuffer(b"".join(encoded), np.uint8))
 
     def close(self) -> None:
         self._bytes.close()

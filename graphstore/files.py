@@ -10,13 +10,18 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from graphstore.errors import FormatError
+
 _BLOCK_BYTES = 1 << 20
+MAX_JSON_BYTES = 1 << 26
+"""Longest metadata that is read: a store of a terabyte has a seal of 10 MB."""
 
 
 def file_digest(path: Path) -> str:
@@ -94,4 +99,41 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file. Raises OSError, and ValueError for what is not JSON or far too long."""
+    with path.open("rb") as file:
+        data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: found more than {MAX_JSON_BYTES:,} bytes, expected metadata")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError(f"{path}: found values nested without end, expected metadata") from None
+
+
+def inside(root: Path, name: str) -> Path:
+    """`root/name`, a plain file that is reached without leaving `root`.
+
+    Raises FormatError for names that lead out, for links anywhere on the way, for what is no plain file
+    (a pipe would wait for ever) and for what is not there.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts:
+        raise FormatError(f"{root}: found the file name {name!r}, expected one inside the store")
+    path = root
+    for part in parts:
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise FormatError(f"{root}: {name}: missing ({reason})") from None
+        if stat.S_ISLNK(mode):
+            raise FormatError(f"{root}: {name}: found a link, expected a file of the store's own")
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{root}: {name}: found no plain file, expected one")
+    return path
+
+
+def total_bytes(root: Path) -> int:
+    """Length of all files below a folder."""
+    return sum(f.stat().st_size for f in root.rglob("*") if f.is_file())

@@ -9,14 +9,37 @@ Legend: N nodes of the destination type, E edges, M members of groups, T tails.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numba import njit
 
-from graphstore.schema import EdgeType
+from graphstore.arrays import ArrayWriter, write_array
+from graphstore.schema import EdgeType, edge_name
 
 Layout = Literal["csr", "prefix"]
+BLOCK_EDGES = 1 << 24
+"""Edges that are held at once where rows are written out one after another."""
+
+
+@njit(cache=True, nogil=True)
+def _copy_rows(
+    indices: np.ndarray, begin: np.ndarray, end: np.ndarray, rank: np.ndarray, out: np.ndarray
+) -> None:
+    """The rows one after another, less the own node of each: out [degrees of the rows, summed]."""
+    place = 0
+    for v in range(len(begin)):
+        length = end[v] - begin[v]
+        own = min(np.int64(rank[v]), length)
+        out[place : place + own] = indices[begin[v] : begin[v] + own]
+        place += own
+        if own < length:
+            out[place : place + length - own - 1] = indices[begin[v] + own + 1 : end[v]]
+            place += length - own - 1
 
 
 @dataclass(frozen=True)
@@ -55,14 +78,60 @@ class Relation:
             row = np.delete(row, self.rank[v])
         return row
 
+    @cached_property
+    def first_edge(self) -> np.ndarray:
+        """Number of each row's first edge: [N + 1] int64, the degrees summed up.
+
+        Edge `first_edge[v] + i` has the head `neighbors(v)[i]` and the tail v, in both layouts.
+        """
+        first = np.zeros(self.num_dst + 1, np.int64)
+        np.cumsum(self.degree(), out=first[1:])
+        return first
+
+    def row_blocks(self, max_edges: int = BLOCK_EDGES) -> Iterator[np.ndarray]:
+        """Heads of all edges by number, in pieces of whole rows: `max_edges` at most, or one longer row."""
+        first, row = self.first_edge, 0
+        while row < self.num_dst:
+            last = int(np.searchsorted(first, first[row] + max_edges, side="right")) - 1
+            rows = slice(row, max(last, row + 1))
+            begin, end = self.begin[rows], self.end[rows]
+            # In a csr row nothing is the own node's place: a rank behind the row says so
+            rank = end - begin if self.rank is None else self.rank[rows]
+            heads = np.empty(first[rows.stop] - first[row], self.indices.dtype)
+            _copy_rows(self.indices, begin, end, rank, heads)
+            yield heads
+            row = rows.stop
+
     def to_csr(self) -> tuple[np.ndarray, np.ndarray]:
         """The same rows, disjoint: indptr [N + 1] int64 and indices [E]."""
-        indptr = np.zeros(self.num_dst + 1, np.int64)
-        np.cumsum(self.degree(), out=indptr[1:])
-        indices = np.empty(indptr[-1], self.indices.dtype)
-        for v in range(self.num_dst):
-            indices[indptr[v] : indptr[v + 1]] = self.neighbors(v)
-        return indptr, indices
+        indices, place = np.empty(self.first_edge[-1], self.indices.dtype), 0
+        for heads in self.row_blocks():
+            indices[place : place + len(heads)] = heads
+            place += len(heads)
+        return self.first_edge, indices
+
+
+def write_relation(root: Path, relation: Relation, layout: Layout) -> Layout:
+    """Write a relation's arrays; returns the layout that they have.
+
+    A `prefix` relation is written as `csr` where that is asked for, row after row, and never held whole.
+    A `csr` relation stays one.
+    """
+    folder = f"edges/{edge_name(relation.edge_type)}"
+    if layout == "prefix" and relation.rank is not None:
+        for name, values in (
+            ("indices", relation.indices),
+            ("begin", relation.begin),
+            ("end", relation.end),
+            ("rank", relation.rank),
+        ):
+            write_array(root, f"{folder}/{name}", values)
+        return "prefix"
+    write_array(root, f"{folder}/indptr", relation.first_edge)
+    with ArrayWriter(root, f"{folder}/indices", relation.indices.dtype) as indices:
+        for heads in relation.row_blocks():
+            indices.append(heads)
+    return "csr"
 
 
 def from_indptr(edge_type: EdgeType, indptr: np.ndarray, indices: np.ndarray) -> Relation:
@@ -111,4 +180,4 @@ def prefix_rows(key: np.ndarray, time: np.ndarray, *, strict: bool) -> PrefixRow
         begin[order] = group_start
         end[order] = day_start[day] if strict else day_end[day]
         rank[order] = position - group_start
-    return PrefixRows(order.astype(np.int32), begin, end, rank)
+    return PrefixRows(order.astype(np.int32 if num_nodes <= 2**31 else np.int64), begin, end, rank)

@@ -7,10 +7,16 @@ head (source) to the tail (destination).
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 EdgeType = tuple[str, str, str]
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""What node types and relations may be called: their names are folders."""
+
+ENCODINGS = ("video", "text", "time", "scalar", "comment", "given", "none")
 
 
 def edge_name(edge_type: EdgeType) -> str:
@@ -50,7 +56,8 @@ class Schema:
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Schema:
-        return Schema(
+        """The schema of a store's attributes. ValueError, KeyError or TypeError where it is none."""
+        found = Schema(
             target=raw["target"],
             node_types=tuple(NodeType(**n) for n in raw["node_types"]),
             relations=tuple(
@@ -62,3 +69,14 @@ class Schema:
                 for r in raw["relations"]
             ),
         )
+        names = {n.name for n in found.node_types}
+        for name in (*names, *(e[1] for e in found.edge_types)):
+            if not NAME.fullmatch(name):
+                raise ValueError(f"name {name!r}")
+        for node in found.node_types:
+            if node.encoding not in ENCODINGS:
+                raise ValueError(f"encoding {node.encoding!r}")
+        for src, _, dst in found.edge_types:
+            if not {src, dst} <= names:
+                raise ValueError(f"edge type from {src!r} to {dst!r}")
+        return found

@@ -12,8 +12,8 @@ import numpy as np
 from graphstore.arrays import Strings, map_array
 from graphstore.errors import FormatError, UnknownNameError
 from graphstore.features import Features
-from graphstore.files import file_digest, read_json, value_digest
-from graphstore.integrity.seal import read_seal
+from graphstore.files import file_digest, inside, read_json
+from graphstore.integrity.seal import check_sizes, read_seal
 from graphstore.relations import Relation, from_indptr
 from graphstore.schema import EdgeType, Schema, edge_name
 
@@ -56,15 +56,23 @@ class Store(Graph):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        files = read_seal(self.path)
-        meta = self.path / "zarr.json"
-        if not meta.exists() or file_digest(meta) != files.get("zarr.json"):
-            raise FormatError(f"{meta}: damaged or missing; build the store again")
-        self.attributes: dict[str, Any] = read_json(meta)["attributes"]
-        self.digest = value_digest(files)
+        self.seal = read_seal(self.path)
+        check_sizes(self.path, self.seal)
+        meta = inside(self.path, "zarr.json")
+        if file_digest(meta) != self.seal.files.get("zarr.json"):
+            raise FormatError(f"{meta}: damaged; build the store again")
+        self.digest = self.seal.digest
         """SHA-256 over the digests of all files: equal digests mean equal bytes."""
-        self.schema = Schema.from_dict(self.attributes["schema"])
-        self.num_nodes = dict(self.attributes["num_nodes"])
+        try:
+            self.attributes: dict[str, Any] = read_json(meta)["attributes"]
+            self.schema = Schema.from_dict(self.attributes["schema"])
+            self.num_nodes = {name: int(self.attributes["num_nodes"][name]) for name in self.node_types}
+            for name in (edge_name(e) for e in self.edge_types):
+                if self.attributes["relations"][name]["layout"] not in ("csr", "prefix"):
+                    raise ValueError(f"layout of {name}")
+                int(self.attributes["relations"][name]["num_edges"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"{meta}: found attributes of no graph ({error!r}); build it again") from error
         self._relations: dict[EdgeType, Relation] = {}
         self._features: dict[str, Features] = {}
 
@@ -81,7 +89,13 @@ class Store(Graph):
 
     def array(self, name: str) -> np.ndarray:
         """Map one array by its path in the store, such as `nodes/video/label`."""
-        return map_array(self.path / name)
+        return map_array(self.path, name)
+
+    def _array_of_length(self, name: str, length: int) -> np.ndarray:
+        array = self.array(name)
+        if len(array) != length:
+            raise FormatError(f"{self.path}: {name}: found {len(array)} rows, expected {length}")
+        return array
 
     def relation(self, edge_type: EdgeType) -> Relation:
         if edge_type not in self._relations:
@@ -90,10 +104,14 @@ class Store(Graph):
                 raise UnknownNameError(f"edge type: found {edge_type!r}, expected one of {known}")
             folder = f"edges/{edge_name(edge_type)}"
             indices = self.array(f"{folder}/indices")
+            num_tails = self.num_nodes[edge_type[2]]
             if self.attributes["relations"][edge_name(edge_type)]["layout"] == "csr":
-                relation = from_indptr(edge_type, self.array(f"{folder}/indptr"), indices)
+                indptr = self._array_of_length(f"{folder}/indptr", num_tails + 1)
+                relation = from_indptr(edge_type, indptr, indices)
             else:
-                begin, end, rank = (self.array(f"{folder}/{part}") for part in ("begin", "end", "rank"))
+                begin, end, rank = (
+                    self._array_of_length(f"{folder}/{part}", num_tails) for part in ("begin", "end", "rank")
+                )
                 relation = Relation(edge_type, "prefix", indices, begin, end, rank)
             self._relations[edge_type] = relation
         return self._relations[edge_type]
@@ -111,9 +129,12 @@ class Store(Graph):
                 raise UnknownNameError(
                     f"node type with features: found {node_type!r}, expected one of {known or 'none'}"
                 )
-            folder = f"nodes/{node_type}"
-            rows = self.array(f"{folder}/x_row") if (self.path / folder / "x_row").exists() else None
-            self._features[node_type] = Features(self.num_nodes[node_type], self.array(f"{folder}/x"), rows)
+            folder, num = f"nodes/{node_type}", self.num_nodes[node_type]
+            if f"{folder}/x_row/zarr.json" in self.seal.files:
+                rows = self._array_of_length(f"{folder}/x_row", num)
+                self._features[node_type] = Features(num, self.array(f"{folder}/x"), rows)
+            else:
+                self._features[node_type] = Features(num, self._array_of_length(f"{folder}/x", num), None)
         return self._features[node_type]
 
     def _strings(self, name: str) -> Strings:

@@ -18,17 +18,15 @@ Paths are relative to the description.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graphstore.errors import StoreError
-from graphstore.schema import EdgeType, edge_name
+from graphstore.schema import NAME, EdgeType, edge_name
 
 POLICIES = ("keep", "drop", "error")
 SUFFIXES = (".parquet", ".csv", ".npy")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass
@@ -85,7 +83,7 @@ def _check(path: Path, found: Description) -> None:
     require(bool(found.nodes), "nodes", dict(found.nodes), "at least one node type")
     require(bool(found.edges), "edges", found.edges, "at least one relation")
     for name, node in found.nodes.items():
-        require(bool(_NAME.fullmatch(name)), "nodes", name, "a name of letters, digits, _, - and .")
+        require(bool(NAME.fullmatch(name)), "nodes", name, "a name of letters, digits, _, - and .")
         if node.count is not None:
             require(node.count >= 1, f"nodes.{name}.count", node.count, "at least 1")
         if node.features is not None:
@@ -101,7 +99,7 @@ def _check(path: Path, found: Description) -> None:
         src, relation, dst = edge.type
         for end in (src, dst):
             require(end in found.nodes, f"{where}.type", end, f"one of {known}")
-        require(bool(_NAME.fullmatch(relation)), f"{where}.type", relation, "letters, digits, _, - and .")
+        require(bool(NAME.fullmatch(relation)), f"{where}.type", relation, "letters, digits, _, - and .")
         require(edge.edge_type not in seen, f"{where}.type", edge_name(edge.edge_type), "each relation once")
         seen.add(edge.edge_type)
         require(len(edge.columns) == 2, f"{where}.columns", edge.columns, "[heads, tails]")

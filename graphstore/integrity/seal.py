@@ -1,36 +1,140 @@
-"""The seal of a store: digests of all its files, written last, and their verification."""
+"""The seal of a store: digests of all its files, written last.
+
+SEAL.json holds for every file its SHA-256 and its length, and for the data of every array the CRC32C
+of each Zarr chunk (the shard index counts as the last one), so that damage has an address. Version 1
+had the SHA-256 alone; such stores are still read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import zarr
 
-from graphstore.arrays import map_array
+from graphstore.arrays import read_meta
 from graphstore.errors import FormatError
-from graphstore.files import file_digest, read_json, value_digest, write_json
+from graphstore.files import inside, read_json, value_digest, write_json
 
-FORMAT, VERSION = "netgpt-graph", 1
+FORMAT, VERSION, OLDEST_VERSION = "netgpt-graph", 2, 1
 SEAL = "SEAL.json"
-Progress = Callable[[int, int], None]
-"""Called with (done, total); the unit is the caller's."""
+_BLOCK_BYTES = 1 << 20
 
 
-def _files(root: Path) -> list[str]:
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p != root / SEAL)
+@dataclass(frozen=True)
+class Seal:
+    """What SEAL.json says. Files are named by their path in the store."""
+
+    version: int
+    files: dict[str, str]
+    """SHA-256 of each file."""
+    sizes: dict[str, int]
+    """Bytes of each file; empty in version 1."""
+    chunks: dict[str, tuple[int, str]]
+    """Of array data: bytes of a chunk, and the CRC32C of all chunks, 8 hexadecimal digits each."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of all files: equal digests mean equal bytes."""
+        return value_digest(self.files)
 
 
-def write_seal(root: Path) -> str:
-    """Digest every file and write SEAL.json; returns the store's digest."""
-    files = {name: file_digest(root / name) for name in _files(root)}
-    write_json(root / SEAL, {"format": FORMAT, "version": VERSION, "files": files})
-    return value_digest(files)
+def store_files(root: Path) -> list[str]:
+    """Every file of a store but the seal, links and what is no plain file included."""
+    found = (p for p in root.rglob("*") if p.is_symlink() or not p.is_dir())
+    return sorted(p.relative_to(root).as_posix() for p in found if p != root / SEAL)
 
 
-def read_seal(root: Path) -> dict[str, str]:
-    """File → digest of a sealed store. FormatError says why a directory is none."""
+def array_of(name: str) -> str:
+    """The array or group that a file belongs to; the file itself where that is the store's root."""
+    return re.sub(r"/(zarr\.json|c(/0)+)$", "", name)
+
+
+def digest_file(path: Path, chunk_bytes: int | None) -> tuple[str, str]:
+    """SHA-256 of a file, and the CRC32C of each run of `chunk_bytes` bytes (none: no checksums)."""
+    whole, chunks = hashlib.sha256(), []
+    with path.open("rb") as file:
+        while block := file.read(chunk_bytes or _BLOCK_BYTES):
+            whole.update(block)
+            if chunk_bytes:
+                chunks.append(f"{google_crc32c.value(block):08x}")
+    return whole.hexdigest(), "".join(chunks)
+
+
+def write_seal(root: Path, parent: tuple[Path, Seal] | None = None) -> Seal:
+    """Digest every file and write SEAL.json.
+
+    Files that `parent` (another store and its seal) has with equal bytes become hard links to its own,
+    where both are on one file system.
+    """
+    files, sizes, chunks = {}, {}, {}
+    for name in store_files(root):
+        path = root / name
+        sizes[name] = path.stat().st_size
+        if path.name == "zarr.json":
+            files[name], _ = digest_file(path, None)
+        else:
+            chunk_bytes = read_meta(root, array_of(name)).chunk_bytes
+            files[name], crcs = digest_file(path, chunk_bytes)
+            chunks[name] = (chunk_bytes, crcs)
+        if parent is not None and parent[1].files.get(name) == files[name]:
+            _link(parent[0] / name, path)
+    seal = Seal(VERSION, files, sizes, chunks)
+    value = {
+        "format": FORMAT,
+        "version": VERSION,
+        "files": files,
+        "sizes": sizes,
+        "chunks": {name: {"bytes": size, "crc32c": crcs} for name, (size, crcs) in chunks.items()},
+    }
+    write_json(root / SEAL, value)
+    return seal
+
+
+def _link(original: Path, copy: Path) -> None:
+    other = copy.with_name(f"{copy.name}.link")
+    try:
+        os.link(original, other)
+    except OSError:  # another file system, or one without hard links: the copy is as good
+        return
+    other.replace(copy)
+
+
+def parse_seal(value: Any, where: Path) -> Seal:
+    """The seal of a JSON value. FormatError, naming `where`, for other formats and for damage."""
+    try:
+        found, version = value["format"], value["version"]
+        if found != FORMAT or type(version) is not int or version < OLDEST_VERSION:
+            raise FormatError(f"{where}: found format {found!r} version {version!r}, expected {FORMAT!r}")
+        if version > VERSION:
+            raise FormatError(
+                f"{where}: found format version {version}, this program reads versions {OLDEST_VERSION} to "
+                f"{VERSION}; install a newer netgpt"
+            )
+        seal = Seal(
+            version,
+            {str(name): str(digest) for name, digest in value["files"].items()},
+            {str(name): int(size) for name, size in value.get("sizes", {}).items()},
+            {str(n): (int(c["bytes"]), str(c["crc32c"])) for n, c in value.get("chunks", {}).items()},
+        )
+        if version > 1 and seal.files.keys() != seal.sizes.keys():
+            raise ValueError("other files have a size than have a digest")
+        if any(size < 1 for size, _ in seal.chunks.values()):
+            raise ValueError("a chunk of no bytes")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{where}: damaged ({error}); build the store again") from error
+    return seal
+
+
+def read_seal(root: Path) -> Seal:
+    """The seal of a store. FormatError says why a directory is none."""
     if not root.is_dir():
         raise FormatError(f"{root}: no such store; make one with: netgpt build SOURCE --out {root}")
     if not (root / SEAL).exists():
@@ -38,60 +142,26 @@ def read_seal(root: Path) -> dict[str, str]:
             f"{root}: no {SEAL}, so not a finished store; run again: netgpt build SOURCE --out {root}"
         )
     try:
-        seal = read_json(root / SEAL)
-        found, files = (seal["format"], seal["version"]), dict(seal["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        value = read_json(inside(root, SEAL))
+    except FormatError:
+        raise
+    except (OSError, ValueError) as error:
         raise FormatError(f"{root / SEAL}: damaged ({error}); build the store again") from error
-    if found != (FORMAT, VERSION):
-        raise FormatError(f"{root}: found format {found}, expected {(FORMAT, VERSION)}")
-    return files
+    return parse_seal(value, root / SEAL)
+
+
+def check_sizes(root: Path, seal: Seal) -> None:
+    """Find truncated and missing files without reading them. Raises FormatError for the first."""
+    for name, size in seal.sizes.items():
+        found = inside(root, name).stat().st_size
+        if found != size:
+            raise FormatError(
+                f"{root}: {array_of(name)}: file {name}: found {found} bytes, expected {size}; "
+                "build the store again"
+            )
 
 
 def write_attributes(root: Path, attributes: dict[str, Any]) -> None:
     """Put the store's attributes on the root group (Zarr made the groups with the arrays)."""
     group = zarr.open_group(str(root), mode="a")
     group.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
-
-
-def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
-    """Read every byte of a store and say what is wrong: one line each, none for a sound store.
-
-    Checks the digests of all files, files that are missing or were added, and that rows of relations
-    lie inside their `indices` and name nodes that exist.
-    """
-    root = Path(root)
-    files = read_seal(root)
-    problems = [f"{name}: not part of the sealed store" for name in _files(root) if name not in files]
-    for i, (name, digest) in enumerate(files.items()):
-        if not (root / name).exists():
-            problems.append(f"{_array_of(name)}: file {name} is missing")
-        elif file_digest(root / name) != digest:
-            problems.append(f"{_array_of(name)}: file {name} is damaged (its digest differs)")
-        if progress:
-            progress(i + 1, len(files))
-    return problems or _check_rows(root)
-
-
-def _array_of(name: str) -> str:
-    folder, _, rest = name.partition("/c/")
-    return folder if rest else name.removesuffix("/zarr.json")
-
-
-def _check_rows(root: Path) -> list[str]:
-    problems = []
-    num_nodes = read_json(root / "zarr.json")["attributes"]["num_nodes"]
-    for folder in sorted(root.glob("edges/*/*/*")):
-        if not folder.is_dir():
-            continue
-        name, src = folder.relative_to(root).as_posix(), folder.parts[-3]
-        indices = map_array(folder / "indices")
-        if (folder / "indptr").exists():
-            indptr = map_array(folder / "indptr")
-            begin, end = indptr[:-1], indptr[1:]
-        else:
-            begin, end = map_array(folder / "begin"), map_array(folder / "end")
-        if len(begin) and ((begin < 0) | (end < begin) | (end > len(indices))).any():
-            problems.append(f"{name}: rows outside indices")
-        if len(indices) and not 0 <= indices.min() <= indices.max() < num_nodes[src]:
-            problems.append(f"{name}/indices: node numbers outside 0 to {num_nodes[src] - 1}")
-    return problems

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -45,6 +46,12 @@ CHINA = timezone(timedelta(hours=8))
 """Times of the release are Chinese wall-clock times, read as UTC+8 (no daylight saving)."""
 
 TIME_FORM, A_TIME = "%Y-%m-%d %H:%M:%S", "a time such as 2024-11-25 21:18:52"
+DATE_FORM, A_DATE = "%Y-%m-%d", "a date such as 2024-11-26"
+_USUAL_TIME = {
+    TIME_FORM: re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}"),
+    DATE_FORM: re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
+}
+_CHINA_1970 = datetime(1970, 1, 1, 8)
 MAX_LEVEL = 9
 OnError = Literal["fail", "skip"]
 
@@ -142,12 +149,14 @@ class _Fields:
     def parse_time(self, name: str, value: str, form: str, expected: str) -> int:
         """Seconds since 1970 of a Chinese wall-clock time."""
         try:
-            parsed = datetime.strptime(value, form)
+            # fromisoformat takes a tenth of strptime's time, but other forms too: for the usual spelling alone
+            usual = _USUAL_TIME[form].fullmatch(value) is not None
+            parsed = datetime.fromisoformat(value) if usual else datetime.strptime(value, form)
         except ValueError:
             raise self.error(name, _show(value), expected) from None
         if not 1970 < parsed.year < 2200:
             raise self.error(name, _show(value), expected)
-        return int(parsed.replace(tzinfo=CHINA).timestamp())
+        return (parsed - _CHINA_1970) // timedelta(seconds=1)
 
     def level(self, required: bool) -> int:
         if not required and LEVEL not in self.raw:
@@ -194,7 +203,7 @@ def parse_record(file: str, record_id: str, raw: Any, *, require_level: bool = T
         platform=f.text(PLATFORM),
         topic=f.text(TOPIC),
         post_time=f.time(POST_TIME, TIME_FORM, A_TIME),
-        sampling_time=f.time(SAMPLING_DATE, "%Y-%m-%d", "a date such as 2024-11-26"),
+        sampling_time=f.time(SAMPLING_DATE, DATE_FORM, A_DATE),
         level=f.level(require_level),
         counts={name: f.count(key) for name, key in COUNTS.items()},
         comments=f.comments(),
@@ -233,10 +242,16 @@ def _pairs(path: Path) -> Iterator[tuple[str, Any]]:
         raise SourceError(name, None, None, f"no readable file ({error.strerror})", "a JSON file") from error
 
 
-def _checked(path: Path, require_level: bool) -> Iterator[tuple[str, Record | RecordError]]:
+def _checked(
+    path: Path, require_level: bool, known_ids: frozenset[str]
+) -> Iterator[tuple[str, Record | RecordError]]:
     """Every record of the file, or what is wrong with it; repeated ids are wrong from the second on."""
     seen: set[str] = set()
     for record_id, raw in _pairs(path):
+        if record_id in known_ids:
+            found = "an id that the store already has"
+            yield record_id, RecordError(str(path), record_id, "id", found, "ids of new states")
+            continue
         if record_id in seen:
             yield record_id, RecordError(str(path), record_id, "id", "a duplicate id", "each state once")
             continue
@@ -272,8 +287,8 @@ def read_records(
 ) -> Iterator[Record]:
     """Stream a file's records in order. Memory holds ids, never records.
 
-    A history id must be of a state in the file or in `known_ids`; later ones count too, so that is
-    settled when the whole file has passed: with `on_error="fail"` the generator raises at its end
+    `known_ids` are those of a store that the records join; they must not come again. A history id must
+    be of a state in the file or in `known_ids`; later ones count too, so that is settled when the whole file has passed: with `on_error="fail"` the generator raises at its end
     (a consumer publishes nothing before that), with `"skip"` the file is read twice. A skipped
     record's own id stays a valid history id: it was there, and is counted in `report`.
 
@@ -283,13 +298,13 @@ def read_records(
     report = report if report is not None else ReadReport()
     unknown: set[str] = set()
     if on_error == "skip":
-        seen, history = _scan(path, require_level)
+        seen, history = _scan(path, require_level, known_ids)
         for record_id, error in _history_errors(path, history, seen | known_ids):
             unknown.add(record_id)
             report.skip(error)
     ids: set[str] = set()
     histories: dict[str, tuple[str, ...]] = {}
-    for record_id, item in _checked(path, require_level):
+    for record_id, item in _checked(path, require_level, known_ids):
         ids.add(record_id)
         if isinstance(item, RecordError):
             if on_error == "fail":
@@ -307,11 +322,13 @@ def read_records(
         raise SourceError(str(path), None, None, found, "at least one valid record")
 
 
-def _scan(path: Path, require_level: bool) -> tuple[set[str], dict[str, tuple[str, ...]]]:
+def _scan(
+    path: Path, require_level: bool, known_ids: frozenset[str]
+) -> tuple[set[str], dict[str, tuple[str, ...]]]:
     """Ids of the file, and the history of its valid records that have one."""
     seen: set[str] = set()
     history: dict[str, tuple[str, ...]] = {}
-    for record_id, item in _checked(path, require_level):
+    for record_id, item in _checked(path, require_level, known_ids):
         seen.add(record_id)
         if isinstance(item, Record) and item.history:
             history[record_id] = item.history

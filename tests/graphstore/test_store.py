@@ -193,7 +193,7 @@ def test_an_array_is_one_run_of_bytes_and_valid_zarr(
     with ArrayWriter(root, "a", dtype, width) as writer:
         for part in np.array_split(values, pieces):
             writer.append(part)
-    np.testing.assert_array_equal(map_array(root / "a"), values)
+    np.testing.assert_array_equal(map_array(root, "a"), values)
     array = zarr.open_array(str(root / "a"), mode="r")
     np.testing.assert_array_equal(array[...], values)
     assert array[num // 2 : num // 2 + 3].tolist() == values[num // 2 : num // 2 + 3].tolist()
@@ -204,10 +204,10 @@ def test_an_array_is_one_run_of_bytes_and_valid_zarr(
 def test_strings_round_trip(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("strings")
     writer = StringWriter(root, "s")
-    for text in texts:
-        writer.append(text)
+    writer.append(texts[:3])
+    writer.append(texts[3:])
     writer.close()
-    assert list(Strings(map_array(root / "s"), map_array(root / "s_offset"))) == texts
+    assert list(Strings(map_array(root, "s"), map_array(root, "s_offset"))) == texts
 
 
 def test_same_input_gives_the_same_bytes(records_path: Path, store: Store, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_verify_finds_rows_that_lie_under_a_right_seal(copy: Path) -> None:
     from graphstore.integrity.seal import SEAL, write_seal
 
     name = "edges/comment/is_comment_of/video/indices"
-    values = np.array(map_array(copy / name))
+    values = np.array(map_array(copy, name))
     values[0] = 10**6
     shutil.rmtree(copy / name)
     write_array(copy, name, values)

@@ -161,4 +161,4 @@ def open_cache(folder: Path, digests: dict[str, str]) -> tuple[np.ndarray, np.nd
                 f"{folder}: found embeddings of {name} {found.get(name)}, expected {digest}; "
                 "run again: netgpt embed"
             )
-    return map_array(folder / "h"), map_array(folder / "score")
+    return map_array(folder, "h"), map_array(folder, "score")

@@ -1,0 +1,182 @@
+"""Every byte of a store against its seal, and every number that points at another array.
+
+Memory stays within some blocks, whatever the store's size.
+
+Legend: N nodes of the destination type, E edges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from graphstore.arrays import map_array, read_blocks, read_meta
+from graphstore.errors import FormatError
+from graphstore.files import inside
+from graphstore.integrity.seal import Seal, array_of, read_seal, store_files
+from graphstore.schema import edge_name
+from graphstore.store import Store
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) bytes."""
+
+_MAX_RANGES = 4
+_BLOCK_BYTES, _MAX_CHUNK_BYTES = 1 << 20, 1 << 26
+
+
+def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
+    """Read every byte of a store and say what is wrong: one line each, none for a sound store.
+
+    Digests of all files, files that are missing or were added, links; then, where the bytes are those
+    of the build, that offsets rise and stay inside their arrays, that node numbers name nodes, and that
+    ranks say where each node stands. Raises FormatError for what is no sealed store at all.
+    """
+    root = Path(root)
+    seal = read_seal(root)
+    problems = [
+        f"{name}: not part of the sealed store" for name in store_files(root) if name not in seal.files
+    ]
+    total, done = sum(seal.sizes.values()), 0
+    for name in seal.files:
+        problems += _file_problems(root, name, seal)
+        done += seal.sizes.get(name, 0)
+        if progress:
+            progress(done, total)
+    if problems:
+        return problems
+    try:
+        store = Store(root)
+        return list(_pointer_problems(store))
+    except FormatError as error:
+        return [str(error).removeprefix(f"{root}: ")]
+
+
+def _file_problems(root: Path, name: str, seal: Seal) -> list[str]:
+    array = array_of(name)
+    try:
+        path = inside(root, name)
+    except FormatError as error:
+        return [f"{array}: file {str(error).removeprefix(f'{root}: ')}"]
+    chunk_bytes, expected = seal.chunks.get(name, (_BLOCK_BYTES, ""))
+    if chunk_bytes > _MAX_CHUNK_BYTES:  # not one of ours: the digest of the whole has to do
+        chunk_bytes, expected = _BLOCK_BYTES, ""
+    whole, found = hashlib.sha256(), []
+    with path.open("rb") as file:
+        while block := file.read(chunk_bytes):
+            whole.update(block)
+            if expected:
+                found.append(f"{google_crc32c.value(block):08x}")
+    size = path.stat().st_size
+    if size != seal.sizes.get(name, size):
+        return [f"{array}: file {name}: found {size} bytes, expected {seal.sizes[name]}"]
+    if whole.hexdigest() == seal.files[name]:
+        return []
+    wrong = [i for i, crc in enumerate(found) if crc != expected[8 * i : 8 * i + 8]]
+    if not wrong:
+        return [f"{array}: file {name} is damaged (its digest differs)"]
+    return [f"{array}: file {name} is damaged in {_ranges(wrong, chunk_bytes, size)}"]
+
+
+def _ranges(chunks: list[int], chunk_bytes: int, size: int) -> str:
+    """Runs of chunk numbers as byte ranges: `bytes 0 to 1048576 and 2097152 to 3145728`, half open."""
+    edges = np.flatnonzero(np.diff(chunks) > 1)
+    firsts, lasts = np.r_[0, edges + 1], np.r_[edges, len(chunks) - 1]
+    texts = [
+        f"{chunks[a] * chunk_bytes} to {min(size, (chunks[b] + 1) * chunk_bytes)}"
+        for a, b in zip(firsts[:_MAX_RANGES], lasts[:_MAX_RANGES], strict=True)
+    ]
+    more = f" and {len(firsts) - _MAX_RANGES} more" if len(firsts) > _MAX_RANGES else ""
+    return f"bytes {' and '.join(texts)}{more}"
+
+
+def _pointer_problems(store: Store) -> Iterator[str]:
+    root = store.path
+    for edge_type in store.edge_types:
+        name = f"edges/{edge_name(edge_type)}"
+        relation = store.attributes["relations"][edge_name(edge_type)]
+        num_heads, num_tails = store.num_nodes[edge_type[0]], store.num_nodes[edge_type[2]]
+        yield from _numbers(root, f"{name}/indices", 0, num_heads, "node numbers")
+        if relation["layout"] == "csr":
+            length = read_meta(root, f"{name}/indices").num_rows
+            yield from _lengths(root, {f"{name}/indptr": num_tails + 1})
+            yield from _rising(root, f"{name}/indptr", length)
+            num_edges = length
+        else:
+            wrong = list(_lengths(root, {f"{name}/{part}": num_tails for part in ("begin", "end", "rank")}))
+            wrong = wrong or list(_prefix_problems(root, name))
+            yield from wrong
+            num_edges = relation["num_edges"] if wrong else store.relation(edge_type).num_edges
+        if num_edges != relation["num_edges"]:
+            yield f"{name}: found {num_edges} edges, expected {relation['num_edges']}"
+    for file in read_seal(root).files:
+        name = file.removesuffix("/zarr.json")
+        if name == file:
+            continue
+        if name.endswith("_offset"):
+            yield from _rising(root, name, read_meta(root, name.removesuffix("_offset")).num_rows)
+        elif name.endswith("/x_row"):
+            rows = read_meta(root, f"{name.removesuffix('_row')}").num_rows
+            yield from _numbers(root, name, 0, rows, "rows")
+            yield from _lengths(root, {name: store.num_nodes[name.split("/")[1]]})
+        elif name.startswith("nodes/video/keys/") and name.endswith("/code"):
+            values = read_meta(root, f"{name.removesuffix('code')}value_offset").num_rows - 1
+            yield from _numbers(root, name, -1, values, "codes")
+
+
+def _lengths(root: Path, expected: dict[str, int]) -> Iterator[str]:
+    for name, length in expected.items():
+        found = read_meta(root, name).num_rows
+        if found != length:
+            yield f"{name}: found {found} rows, expected {length}"
+
+
+def _numbers(root: Path, name: str, low: int, end: int, what: str) -> Iterator[str]:
+    for first, values in read_blocks(root, name):
+        wrong = (values < low) | (values >= end)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            yield f"{name}: {what} outside {low} to {end - 1}, such as {values[row]} at {first + row}"
+            return
+
+
+def _rising(root: Path, name: str, last: int) -> Iterator[str]:
+    """Offsets begin at 0, never fall, and end at the length of what they point into."""
+    for first, values in read_blocks(root, name, overlap=1):
+        if first == 0 and values[0] != 0:
+            yield f"{name}: begins at {values[0]}, expected 0"
+            return
+        falls = np.diff(values) < 0
+        if falls.any() or values[-1] > last:
+            row = first + (int(np.argmax(falls)) if falls.any() else int(np.argmax(values > last)))
+            yield f"{name}: offsets fall or point outside (0 to {last}) behind row {row}"
+            return
+    if len(values) and values[-1] != last:
+        yield f"{name}: ends at {values[-1]}, expected {last}"
+
+
+def _prefix_problems(root: Path, name: str) -> Iterator[str]:
+    begin, end, rank = (map_array(root, f"{name}/{part}") for part in ("begin", "end", "rank"))
+    length = read_meta(root, f"{name}/indices").num_rows
+    outside = (begin < 0) | (end < begin) | (end > length)
+    if outside.any():
+        yield f"{name}: rows outside indices, such as that of node {int(np.argmax(outside))}"
+        return
+    # Each member of a group stands once in its list, where its rank says. So the own node of a row is
+    # either at its rank, or not in the row at all.
+    for first, heads in read_blocks(root, f"{name}/indices"):
+        wrong = begin[heads] + rank[heads] != np.arange(first, first + len(heads))
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            yield f"{name}/rank: node {heads[at]} stands at {first + at} of indices, its rank says elsewhere"
+            return
+    rows = np.flatnonzero(end > begin)
+    own = begin[rows] + rank[rows]
+    wrong = (rank[rows] < 0) | (own >= length)
+    if not wrong.any():
+        wrong = np.asarray(map_array(root, f"{name}/indices"))[own] != rows
+    if wrong.any():
+        yield f"{name}/rank: rank of node {rows[np.argmax(wrong)]} points at another node"

@@ -1,0 +1,63 @@
+"""New records join a sealed store as a new sealed version of it.
+
+Node arrays are the old ones with rows behind them. The lists of groups are made anew from the columns of
+all states: same-day heads lengthen old rows and a late record shifts the ranks behind it, and sorting N
+states takes less time than reading their texts. Files that come out with equal bytes are hard links to
+the old store's. In every array the result is the store that one build from all records makes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from graphstore.errors import FormatError
+from graphstore.files import atomic_dir, file_digest, value_digest
+from graphstore.store import Store
+from graphstore.xsvideo.build import BuildConfig, refuse_existing, write_store
+from graphstore.xsvideo.records import OnError, ReadReport, read_records
+
+
+def next_version(path: Path) -> Path:
+    """Where the version after `path` goes if nobody says: store, store-2, store-3, …"""
+    found = re.fullmatch(r"(.*)-(\d+)", path.name)
+    base, number = (found[1], int(found[2])) if found else (path.name, 1)
+    return path.with_name(f"{base}-{number + 1}")
+
+
+def append(
+    store: Path | str,
+    source: Path | str,
+    out: Path | str | None = None,
+    *,
+    on_error: OnError = "fail",
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Path, ReadReport]:
+    """Write the store of `store`'s states followed by those of `source`; returns where, and what was read.
+
+    `out` is by default the next version beside `store` (store, store-2, …). The old store stays as it
+    is. Raises RecordError and SourceError for bad records, also for ids that the store has, FormatError
+    for a store that is not of records, StoreError where `out` is taken.
+    """
+    old, source = Store(store), Path(source)
+    out = Path(out) if out is not None else next_version(old.path)
+    refuse_existing(out)
+    if not old.has_records:
+        raise FormatError(f"{old.path}: found a store of edge lists, expected one of released records")
+    config = BuildConfig(**{**old.attributes["build"], "on_error": on_error})
+    known, report = frozenset(old.ids), ReadReport()
+
+    def provenance() -> dict[str, Any]:
+        parts = {"parent": old.attributes["source_digest"], "file": file_digest(source)}
+        return {
+            "source_digest": value_digest(parts),
+            "num_skipped": old.attributes["num_skipped"] + report.num_skipped,
+            "parent_digest": old.digest,
+        }
+
+    records = read_records(source, on_error=on_error, known_ids=known, report=report)
+    with atomic_dir(out) as root:
+        write_store(root, records, config, provenance=provenance, after=old, progress=progress)
+    return out, report

@@ -1,0 +1,235 @@
+"""Node arrays of a store, written as records stream by; after another store's where one is given.
+
+Legend: N states (video nodes), C comments, n records of a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from graphstore.arrays import ArrayWriter, StringWriter
+from graphstore.errors import FormatError
+from graphstore.features import TextEncoder, encode_scalar, encode_time
+from graphstore.store import Store
+from graphstore.xsvideo.records import Record
+from graphstore.xsvideo.schema import PER_STATE, SCALARS
+
+KEYS = ("url", "author", "topic", "platform")
+"""Attributes of a record that states can share; stored as codes, so that later states can join."""
+
+COLUMNS = {"label": np.int8, "time": np.int64, "ctime": np.int64, "platform": np.int32, "split": np.int8}
+BATCH_RECORDS = 1024
+_KEY_BYTES = 16
+
+T = TypeVar("T")
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """`itertools.batched`, which Python 3.11 does not have."""
+    iterator = iter(items)
+    while batch := tuple(islice(iterator, size)):
+        yield batch
+
+
+class Vocabulary:
+    """Strings to codes in order of first use; the empty string is no group (−1)."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self.codes = {value: code for code, value in enumerate(values)}
+
+    def code(self, value: str) -> int:
+        return self.codes.setdefault(value, len(self.codes)) if value else -1
+
+
+class RecordColumns:
+    """Typed columns of a batch of records, shared by the builder and by `extend`."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+
+    def scalar(self, name: str) -> np.ndarray:
+        """Raw values [n] of a scalar node type."""
+        if name == "video_time":
+            return np.array([r.duration_s for r in self.records], np.float64)
+        return np.array([r.counts[name] for r in self.records], np.float64)
+
+    def int64(self, get: Callable[[Record], int]) -> np.ndarray:
+        return np.array([get(r) for r in self.records], np.int64)
+
+
+def comment_features(records: Iterable[Record], text: TextEncoder, time_dim: int) -> np.ndarray:
+    """Text feature followed by time feature of all comments, in order: [C, text.dim + time_dim] float16."""
+    comments = [c for r in records for c in r.comments]
+    times = encode_time(np.array([c.time for c in comments], np.int64), time_dim)
+    return np.concatenate([text.encode([c.text for c in comments]), times.astype(np.float16)], axis=1)
+
+
+class _DistinctRows:
+    """Feature rows stored once per distinct content, the row of every node, and the contents' hashes.
+
+    The hashes (`x_key`) let a store that is appended to find its rows again.
+    """
+
+    def __init__(self, root: Path, node_type: str, dtype: Any, width: int, after: Store | None) -> None:
+        path = after.path if after else None
+        self._x = ArrayWriter(root, f"nodes/{node_type}/x", dtype, width, after=path)
+        self._x_row = ArrayWriter(root, f"nodes/{node_type}/x_row", np.int32, after=path)
+        self._x_key = ArrayWriter(root, f"nodes/{node_type}/x_key", np.uint8, _KEY_BYTES, after=path)
+        self._row_of: dict[bytes, int] = {}
+        if after is not None:
+            keys = np.asarray(after.array(f"nodes/{node_type}/x_key"))
+            self._row_of = {key.tobytes(): row for row, key in enumerate(keys)}
+
+    def append(self, contents: list[bytes], encode: Callable[[list[int]], np.ndarray]) -> None:
+        """Add nodes by content; `encode` makes rows for the given positions of `contents`."""
+        rows, new, keys = [], [], []
+        for i, content in enumerate(contents):
+            key = hashlib.blake2b(content, digest_size=_KEY_BYTES).digest()
+            row = self._row_of.get(key)
+            if row is None:
+                row = self._row_of[key] = len(self._row_of)
+                new.append(i)
+                keys.append(key)
+            rows.append(row)
+        if new:
+            self._x.append(encode(new))
+            self._x_key.append(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY_BYTES))
+        self._x_row.append(np.array(rows, np.int32))
+
+    def close(self) -> None:
+        for writer in (self._x, self._x_row, self._x_key):
+            writer.close()
+
+
+class NodeWriters:
+    """All node arrays of a store. `after`: the store whose nodes come first, made by an equal configuration."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        text: TextEncoder,
+        time_dim: int,
+        video_dim: int,
+        train_until_s: int,
+        after: Store | None = None,
+    ) -> None:
+        if after is not None and after.seal.version < 2:
+            raise FormatError(
+                f"{after.path}: found format version {after.seal.version}, expected 2 or later to append; "
+                "build the store again from its records"
+            )
+        self.root, self.text, self.after = root, text, after
+        self.time_dim, self.video_dim, self.train_until_s = time_dim, video_dim, train_until_s
+        path = after.path if after else None
+        self._column = {
+            name: ArrayWriter(root, f"nodes/video/{name}", dtype, after=path)
+            for name, dtype in COLUMNS.items()
+        }
+        self._strings = {
+            name: StringWriter(root, f"nodes/video/{name}", after=path) for name in ("id", "text")
+        }
+        self._codes = {
+            name: ArrayWriter(root, f"nodes/video/keys/{name}/code", np.int32, after=path) for name in KEYS
+        }
+        self._distinct = {
+            name: _DistinctRows(root, name, dtype, width, after)
+            for name, dtype, width in (
+                ("video", np.float16, video_dim),
+                ("title", np.float16, text.dim),
+                ("description", np.float16, text.dim),
+                ("time", np.float32, time_dim),
+                ("ctime", np.float32, time_dim),
+            )
+        }
+        self._scalar = {
+            name: ArrayWriter(root, f"nodes/{name}/x", np.float32, 1, after=path) for name in SCALARS
+        }
+        self._comment = ArrayWriter(root, "nodes/comment/x", np.float16, text.dim + time_dim, after=path)
+        self.vocabulary = {name: Vocabulary(after.key(name)[1] if after else ()) for name in KEYS}
+        self._kept: dict[str, list[np.ndarray]] = {name: [] for name in (*KEYS, "ctime", "num_comments")}
+        self.num_states = 0
+        if after is not None:
+            self.num_states = after.num_nodes["video"]
+            for name in KEYS:
+                self._kept[name].append(np.asarray(after.key(name)[0]))
+            self._kept["ctime"].append(np.asarray(after.sampling_time))
+            comments = after.relation(("comment", "is_comment_of", "video"))
+            self._kept["num_comments"].append(comments.degree())
+
+    def append(self, records: tuple[Record, ...]) -> None:
+        columns = RecordColumns(records)
+        post, sampled = columns.int64(lambda r: r.post_time), columns.int64(lambda r: r.sampling_time)
+        codes = {
+            key: np.array([self.vocabulary[key].code(getattr(r, key)) for r in records], np.int32)
+            for key in KEYS
+        }
+        values = {
+            "label": columns.int64(lambda r: r.level),
+            "time": post,
+            "ctime": sampled,
+            "platform": codes["platform"],
+            "split": (post >= self.train_until_s).astype(np.int8),
+        }
+        for name, value in values.items():
+            self._column[name].append(value)
+        self._strings["id"].append([r.id for r in records])
+        self._strings["text"].append([r.text for r in records])
+        for name in KEYS:
+            self._codes[name].append(codes[name])
+            self._kept[name].append(codes[name])
+        self._kept["ctime"].append(sampled)
+        self._kept["num_comments"].append(columns.int64(lambda r: len(r.comments)))
+
+        self._distinct["video"].append(
+            [b""] * len(records), lambda new: np.zeros((len(new), self.video_dim), np.float16)
+        )
+        self._append_texts("title", [r.title for r in records])
+        self._append_texts("description", [r.description for r in records])
+        self._append_times("time", post)
+        self._append_times("ctime", sampled)
+        for name, writer in self._scalar.items():
+            writer.append(encode_scalar(columns.scalar(name)))
+        self._comment.append(comment_features(records, self.text, self.time_dim))
+        self.num_states += len(records)
+
+    def _append_texts(self, name: str, texts: list[str]) -> None:
+        contents = [text.encode() for text in texts]
+        self._distinct[name].append(contents, lambda new: self.text.encode([texts[i] for i in new]))
+
+    def _append_times(self, name: str, times: np.ndarray) -> None:
+        contents = [time.tobytes() for time in times]
+        self._distinct[name].append(contents, lambda new: encode_time(times[new], self.time_dim))
+
+    def close(self) -> dict[str, int]:
+        """Finish all node arrays; returns the number of nodes of each type."""
+        writers = (self._column, self._strings, self._codes, self._distinct, self._scalar)
+        for writer in (*(w for group in writers for w in group.values()), self._comment):  # type: ignore[attr-defined]
+            writer.close()
+        path = self.after.path if self.after else None
+        for name in KEYS:
+            values = list(self.vocabulary[name].codes)
+            new = values[len(self.after.key(name)[1]) if self.after else 0 :]
+            strings = StringWriter(self.root, f"nodes/video/keys/{name}/value", after=path)
+            strings.append(new)
+            strings.close()
+            if name in ("platform", "topic"):
+                with ArrayWriter(self.root, f"nodes/{name}/x", np.float16, self.text.dim, after=path) as x:
+                    for batch in batched(new, BATCH_RECORDS):
+                        x.append(self.text.encode(list(batch)))
+        return {
+            "video": self.num_states,
+            **dict.fromkeys(PER_STATE, self.num_states),
+            **{name: len(self.vocabulary[name].codes) for name in ("platform", "topic")},
+            "comment": self._comment.num_rows,
+        }
+
+    def kept(self, name: str) -> np.ndarray:
+        """A column of all N states: a key's codes, `ctime` or `num_comments`."""
+        return np.concatenate(self._kept[name])
