@@ -37,9 +37,8 @@ def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
     """
     root = Path(root)
     seal = read_seal(root)
-    problems = [
-        f"{name}: not part of the sealed store" for name in store_files(root) if name not in seal.files
-    ]
+    added = (name for name in store_files(root) if name not in seal.files)
+    problems = [f"{name}: not part of the sealed store" for name in added]
     total, done = sum(seal.sizes.values()), 0
     for name in seal.files:
         problems += _file_problems(root, name, seal)

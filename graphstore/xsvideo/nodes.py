@@ -108,7 +108,7 @@ class _DistinctRows:
 
 
 class NodeWriters:
-    """All node arrays of a store. `after`: the store whose nodes come first, made by an equal configuration."""
+    """All node arrays of a store. `after`: the store whose nodes come first, built with the same settings."""
 
     def __init__(
         self,

@@ -149,7 +149,7 @@ class _Fields:
     def parse_time(self, name: str, value: str, form: str, expected: str) -> int:
         """Seconds since 1970 of a Chinese wall-clock time."""
         try:
-            # fromisoformat takes a tenth of strptime's time, but other forms too: for the usual spelling alone
+            # fromisoformat takes a tenth of strptime's time, but also other spellings: for the usual alone
             usual = _USUAL_TIME[form].fullmatch(value) is not None
             parsed = datetime.fromisoformat(value) if usual else datetime.strptime(value, form)
         except ValueError:
@@ -288,9 +288,10 @@ def read_records(
     """Stream a file's records in order. Memory holds ids, never records.
 
     `known_ids` are those of a store that the records join; they must not come again. A history id must
-    be of a state in the file or in `known_ids`; later ones count too, so that is settled when the whole file has passed: with `on_error="fail"` the generator raises at its end
-    (a consumer publishes nothing before that), with `"skip"` the file is read twice. A skipped
-    record's own id stays a valid history id: it was there, and is counted in `report`.
+    be of a state in the file or in `known_ids`; later ones count too, so that is settled when the whole
+    file has passed: with `on_error="fail"` the generator raises at its end (a consumer publishes nothing
+    before that), with `"skip"` the file is read twice. A skipped record's own id stays a valid history
+    id: it was there, and is counted in `report`.
 
     Raises RecordError (the first bad record) and SourceError (the file; never skipped).
     """
