@@ -86,23 +86,25 @@ def synth(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     layout: Annotated[str, typer.Option(help="prefix or csr.")] = "prefix",
 ) -> None:
-    """Generate data of XS-Video's shape, as records, as a store, or both."""
-    import tempfile
+    """Generate data of XS-Video's shape, as records, as a store, or both.
 
+    Nodes and edges are the published numbers times the scale (below 0.05, fewer same-topic edges).
+    """
     from cluster.errors import ClusterError
-    from cluster.pipeline import build_store
+    from cluster.pipeline import records_bar
     from graphstore import BuildConfig
-    from graphstore.xsvideo.synth import write_synthetic
+    from graphstore.xsvideo.synth import build_synthetic, write_synthetic
 
     if json_file is None and out is None:
         raise ClusterError("synth: found neither --json nor --out, expected at least one")
-    config = BuildConfig(layout=layout)  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory() as folder:
-        path = json_file or Path(folder) / "records.json"
-        num = write_synthetic(path, scale, seed)
-        _say(f"{num:,} states" + (f" in {json_file}" if json_file else ""))
-        if out is not None:
-            build_store(path, out, config)
+    if out is None:
+        assert json_file is not None
+        num = write_synthetic(json_file, scale, seed)
+    else:
+        config = BuildConfig(layout=layout)  # type: ignore[arg-type]
+        with records_bar("synth") as progress:
+            num = build_synthetic(out, scale, seed, config, json_file=json_file, progress=progress)
+    _say(f"{num:,} states in {' and '.join(str(path) for path in (json_file, out) if path)}")
 
 
 @app.command()

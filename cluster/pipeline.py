@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -58,10 +58,24 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def records_bar(title: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar over records; yields what is called with the number of each batch."""
+    with tqdm(desc=title, unit=" records", dynamic_ncols=True, delay=1) as bar:
+
+        def told(num: int) -> None:
+            bar.update(num)
+
+        yield told
+
+
 def build_store(data: Path, out: Path, config: graphstore.BuildConfig) -> None:
     """Build a store with a progress bar, and say what was skipped."""
-    with tqdm(desc="graph store", unit=" records", dynamic_ncols=True, delay=1) as bar:
-        report = graphstore.build(data, out, config, progress=bar.update)
+    with records_bar("graph store") as progress:
+        say_skipped(graphstore.build(data, out, config, progress=progress))
+
+
+def say_skipped(report: graphstore.ReadReport) -> None:
     if report.num_skipped:
         counts = ", ".join(f"{field}: {num}" for field, num in report.skipped.items())
         say(f"left out {report.num_skipped} of {report.num_read + report.num_skipped} records ({counts})")

@@ -11,12 +11,14 @@ from graphstore.schema import EdgeType, Schema, edge_name
 from graphstore.store import Graph, Store
 from graphstore.xsvideo.append import append
 from graphstore.xsvideo.build import BuildConfig, build
+from graphstore.xsvideo.records import ReadReport
 
 __all__ = [
     "BuildConfig",
     "EdgeType",
     "FormatError",
     "Graph",
+    "ReadReport",
     "RecordError",
     "Relation",
     "Schema",

@@ -13,6 +13,9 @@ OTHER_THRESHOLDS = (0, 10, 20, 80, 300, 1_000, 3_000, 10_000, 50_000)
 
 INDICATORS = ("views", "likes", "shares", "collects", "comments")
 
+FINAL_DAYS = 14
+"""A level is final two weeks after the post."""
+
 
 def level_of(indicators: np.ndarray) -> np.ndarray:
     """Levels of scaled indicators: [n, 5] in the order of INDICATORS → [n] int64, 0 to 9.
