@@ -5,6 +5,7 @@ store = graphstore.open(path)
 
 from graphstore.edgelist.build import build_edges
 from graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
+from graphstore.integrity.pack import pack, unpack
 from graphstore.integrity.verify import verify
 from graphstore.relations import Relation
 from graphstore.schema import EdgeType, Schema, edge_name
@@ -31,6 +32,8 @@ __all__ = [
     "build_edges",
     "edge_name",
     "open",
+    "pack",
+    "unpack",
     "verify",
 ]
 

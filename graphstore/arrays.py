@@ -71,9 +71,18 @@ class ArrayMeta:
 
 def read_meta(root: Path, name: str = "") -> ArrayMeta:
     """Metadata of the array `root/name`. FormatError where it is not one of the layout above."""
-    folder = root / name
     try:
-        meta = read_json(inside(root, f"{name}/zarr.json" if name else "zarr.json"))
+        value = read_json(inside(root, f"{name}/zarr.json" if name else "zarr.json"))
+    except FormatError:
+        raise
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{root / name}: not an array of a graph store ({error})") from error
+    return parse_meta(value, root / name)
+
+
+def parse_meta(meta: Any, folder: Path) -> ArrayMeta:
+    """Metadata from the value of a zarr.json; FormatError names `folder`."""
+    try:
         shape, data_type = meta["shape"], meta["data_type"]
         (shard_codec,) = meta["codecs"]
         config = shard_codec["configuration"]
@@ -89,9 +98,7 @@ def read_meta(root: Path, name: str = "") -> ArrayMeta:
             and config["index_location"] == "end"
             and chunk[1:] == shape[1:]
         )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, FormatError):
-            raise
+    except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{folder}: not an array of a graph store ({error})") from error
     if not contiguous:
         raise FormatError(f"{folder}: found another chunk layout, expected one uncompressed shard")

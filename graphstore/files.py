@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from graphstore.errors import FormatError
+from graphstore.errors import FormatError, StoreError
 
 _BLOCK_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 26
@@ -67,6 +67,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         fsync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(out: Path) -> None:
+    """StoreError where something is at `out`: a folder is never written over."""
+    if out.exists() or out.is_symlink():
+        raise StoreError(f"{out}: already there; remove it or choose another --out")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from graphstore.edgelist.describe import Description, EdgeDescription, read_desc
 from graphstore.edgelist.read import Piece, read_edges
 from graphstore.edgelist.sort import Policy, RowStats, write_rows
 from graphstore.errors import StoreError
-from graphstore.files import atomic_dir, file_digest, value_digest
+from graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
 from graphstore.integrity.seal import write_attributes, write_seal
 from graphstore.schema import NodeType, RelationType, Schema, edge_name
 
@@ -33,8 +33,7 @@ def build_edges(
     some pieces of a million edges. Nothing is left at `out` when this raises (StoreError).
     """
     source, out = Path(source), Path(out)
-    if out.exists():
-        raise StoreError(f"{out}: already there; remove it or choose another --out")
+    refuse_existing(out)
     description = read_description(source)
     counts = _node_counts(source, description)
     found: dict[str, RowStats] = {}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import numpy as np
 import zarr
 
 from graphstore.arrays import read_meta
@@ -22,8 +23,9 @@ from graphstore.errors import FormatError
 from graphstore.files import inside, read_json, value_digest, write_json
 
 FORMAT, VERSION, OLDEST_VERSION = "netgpt-graph", 2, 1
-SEAL = "SEAL.json"
-_BLOCK_BYTES = 1 << 20
+SEAL, PACK = "SEAL.json", "PACK.json"
+_MAX_RANGES = 4
+_BLOCK_BYTES, _MAX_CHUNK_BYTES = 1 << 20, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def read_seal(root: Path) -> Seal:
     """The seal of a store. FormatError says why a directory is none."""
     if not root.is_dir():
         raise FormatError(f"{root}: no such store; make one with: netgpt build SOURCE --out {root}")
+    if (root / PACK).exists():
+        raise FormatError(f"{root}: a packed store; unpack it first: netgpt unpack {root} --out STORE")
     if not (root / SEAL).exists():
         raise FormatError(
             f"{root}: no {SEAL}, so not a finished store; run again: netgpt build SOURCE --out {root}"
@@ -159,6 +163,45 @@ def check_sizes(root: Path, seal: Seal) -> None:
                 f"{root}: {array_of(name)}: file {name}: found {found} bytes, expected {size}; "
                 "build the store again"
             )
+
+
+def file_problems(root: Path, name: str, seal: Seal) -> list[str]:
+    """Read one file of a store; one line that names its array where it is not as sealed."""
+    array = array_of(name)
+    try:
+        path = inside(root, name)
+    except FormatError as error:
+        return [f"{array}: file {str(error).removeprefix(f'{root}: ')}"]
+    chunk_bytes, expected = seal.chunks.get(name, (_BLOCK_BYTES, ""))
+    if chunk_bytes > _MAX_CHUNK_BYTES:  # not one of ours: the digest of the whole has to do
+        chunk_bytes, expected = _BLOCK_BYTES, ""
+    whole, found = hashlib.sha256(), []
+    with path.open("rb") as file:
+        while block := file.read(chunk_bytes):
+            whole.update(block)
+            if expected:
+                found.append(f"{google_crc32c.value(block):08x}")
+    size = path.stat().st_size
+    if size != seal.sizes.get(name, size):
+        return [f"{array}: file {name}: found {size} bytes, expected {seal.sizes[name]}"]
+    if whole.hexdigest() == seal.files[name]:
+        return []
+    wrong = [i for i, crc in enumerate(found) if crc != expected[8 * i : 8 * i + 8]]
+    if not wrong:
+        return [f"{array}: file {name} is damaged (its digest differs)"]
+    return [f"{array}: file {name} is damaged in {_ranges(wrong, chunk_bytes, size)}"]
+
+
+def _ranges(chunks: list[int], chunk_bytes: int, size: int) -> str:
+    """Runs of chunk numbers as byte ranges: `bytes 0 to 1048576 and 2097152 to 3145728`, half open."""
+    edges = np.flatnonzero(np.diff(chunks) > 1)
+    firsts, lasts = np.r_[0, edges + 1], np.r_[edges, len(chunks) - 1]
+    texts = [
+        f"{chunks[a] * chunk_bytes} to {min(size, (chunks[b] + 1) * chunk_bytes)}"
+        for a, b in zip(firsts[:_MAX_RANGES], lasts[:_MAX_RANGES], strict=True)
+    ]
+    more = f" and {len(firsts) - _MAX_RANGES} more" if len(firsts) > _MAX_RANGES else ""
+    return f"bytes {' and '.join(texts)}{more}"
 
 
 def write_attributes(root: Path, attributes: dict[str, Any]) -> None:

@@ -7,25 +7,19 @@ Legend: N nodes of the destination type, E edges.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 
 from graphstore.arrays import map_array, read_blocks, read_meta
 from graphstore.errors import FormatError
-from graphstore.files import inside
-from graphstore.integrity.seal import Seal, array_of, read_seal, store_files
+from graphstore.integrity.seal import file_problems, read_seal, store_files
 from graphstore.schema import edge_name
 from graphstore.store import Store
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) bytes."""
-
-_MAX_RANGES = 4
-_BLOCK_BYTES, _MAX_CHUNK_BYTES = 1 << 20, 1 << 26
 
 
 def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
@@ -41,7 +35,7 @@ def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
     problems = [f"{name}: not part of the sealed store" for name in added]
     total, done = sum(seal.sizes.values()), 0
     for name in seal.files:
-        problems += _file_problems(root, name, seal)
+        problems += file_problems(root, name, seal)
         done += seal.sizes.get(name, 0)
         if progress:
             progress(done, total)
@@ -52,44 +46,6 @@ def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
         return list(_pointer_problems(store))
     except FormatError as error:
         return [str(error).removeprefix(f"{root}: ")]
-
-
-def _file_problems(root: Path, name: str, seal: Seal) -> list[str]:
-    array = array_of(name)
-    try:
-        path = inside(root, name)
-    except FormatError as error:
-        return [f"{array}: file {str(error).removeprefix(f'{root}: ')}"]
-    chunk_bytes, expected = seal.chunks.get(name, (_BLOCK_BYTES, ""))
-    if chunk_bytes > _MAX_CHUNK_BYTES:  # not one of ours: the digest of the whole has to do
-        chunk_bytes, expected = _BLOCK_BYTES, ""
-    whole, found = hashlib.sha256(), []
-    with path.open("rb") as file:
-        while block := file.read(chunk_bytes):
-            whole.update(block)
-            if expected:
-                found.append(f"{google_crc32c.value(block):08x}")
-    size = path.stat().st_size
-    if size != seal.sizes.get(name, size):
-        return [f"{array}: file {name}: found {size} bytes, expected {seal.sizes[name]}"]
-    if whole.hexdigest() == seal.files[name]:
-        return []
-    wrong = [i for i, crc in enumerate(found) if crc != expected[8 * i : 8 * i + 8]]
-    if not wrong:
-        return [f"{array}: file {name} is damaged (its digest differs)"]
-    return [f"{array}: file {name} is damaged in {_ranges(wrong, chunk_bytes, size)}"]
-
-
-def _ranges(chunks: list[int], chunk_bytes: int, size: int) -> str:
-    """Runs of chunk numbers as byte ranges: `bytes 0 to 1048576 and 2097152 to 3145728`, half open."""
-    edges = np.flatnonzero(np.diff(chunks) > 1)
-    firsts, lasts = np.r_[0, edges + 1], np.r_[edges, len(chunks) - 1]
-    texts = [
-        f"{chunks[a] * chunk_bytes} to {min(size, (chunks[b] + 1) * chunk_bytes)}"
-        for a, b in zip(firsts[:_MAX_RANGES], lasts[:_MAX_RANGES], strict=True)
-    ]
-    more = f" and {len(firsts) - _MAX_RANGES} more" if len(firsts) > _MAX_RANGES else ""
-    return f"bytes {' and '.join(texts)}{more}"
 
 
 def _pointer_problems(store: Store) -> Iterator[str]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from graphstore.errors import FormatError
-from graphstore.files import atomic_dir, file_digest, value_digest
+from graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
 from graphstore.store import Store
-from graphstore.xsvideo.build import BuildConfig, refuse_existing, write_store
+from graphstore.xsvideo.build import BuildConfig, write_store
 from graphstore.xsvideo.records import OnError, ReadReport, read_records
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from graphstore.errors import StoreError
 from graphstore.features import text_encoder
-from graphstore.files import atomic_dir, file_digest
+from graphstore.files import atomic_dir, file_digest, refuse_existing
 from graphstore.integrity.seal import write_attributes, write_seal
 from graphstore.relations import Layout, Relation, csr_from_pairs, prefix_rows, write_relation
 from graphstore.schema import RelationType, Schema, edge_name
@@ -145,11 +145,6 @@ def write_store(
         },
     )
     write_seal(root, (after.path, after.seal) if after else None)
-
-
-def refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise StoreError(f"{out}: already there; remove it or choose another --out")
 
 
 def build(

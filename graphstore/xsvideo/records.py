@@ -219,7 +219,7 @@ def parse_record(file: str, record_id: str, raw: Any, *, require_level: bool = T
     return record
 
 
-def _pairs(path: Path) -> Iterator[tuple[str, Any]]:
+def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
     """The file's (state id, raw record) pairs as they come; SourceError where it is no such file."""
     name, last = str(path), None
     try:
@@ -247,7 +247,7 @@ def _checked(
 ) -> Iterator[tuple[str, Record | RecordError]]:
     """Every record of the file, or what is wrong with it; repeated ids are wrong from the second on."""
     seen: set[str] = set()
-    for record_id, raw in _pairs(path):
+    for record_id, raw in raw_records(path):
         if record_id in known_ids:
             found = "an id that the store already has"
             yield record_id, RecordError(str(path), record_id, "id", found, "ids of new states")

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from graphstore.files import atomic_dir, atomic_file, value_digest
-from graphstore.xsvideo.build import BuildConfig, refuse_existing, write_store
+from graphstore.files import atomic_dir, atomic_file, refuse_existing, value_digest
+from graphstore.xsvideo.build import BuildConfig, write_store
 from graphstore.xsvideo.records import Record, parse_record
 from graphstore.xsvideo.synth.records import synthetic_records
 

@@ -1,0 +1,243 @@
+"""The cold form of a store, for shipping: the same Zarr group, compressed, in shards of some 64 MB.
+
+Whole numbers are kept as differences and compressed with Zstandard, floats with Blosc (bit shuffle,
+Zstandard), all through Zarr's own codecs, so that any zarr-python reads a packed store as it is.
+PACK.json, written last, holds the store's seal and metadata, and the digests of the packed files; so
+`unpack` gives back the very bytes that were packed, whatever version of Zarr unpacks them.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs import blosc, zstd
+from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs.numcodecs import Delta
+from zarr.errors import ZarrUserWarning
+
+from graphstore.arrays import ArrayMeta, ArrayWriter, parse_meta, read_blocks, read_meta
+from graphstore.errors import FormatError
+from graphstore.files import atomic_dir, file_digest, inside, read_json, refuse_existing, write_json
+from graphstore.integrity.seal import (
+    PACK,
+    SEAL,
+    Seal,
+    array_of,
+    check_sizes,
+    file_problems,
+    parse_seal,
+    read_seal,
+    store_files,
+)
+from graphstore.integrity.verify import Progress
+from graphstore.schema import NAME
+
+PACK_FORMAT, PACK_VERSION = "netgpt-graph-pack", 1
+SHARD_BYTES = 1 << 26
+_MAX_CHUNK_BYTES = 1 << 26
+_THREADS = 4
+
+
+def pack(store: Path | str, out: Path | str, progress: Progress | None = None) -> None:
+    """Compress the sealed store `store` into the new folder `out`.
+
+    Every file is checked against the seal first. Raises FormatError for a store that is not whole,
+    StoreError where `out` is taken; then nothing is left at `out`.
+    """
+    store, out = Path(store), Path(out)
+    refuse_existing(out)
+    seal = read_seal(store)
+    check_sizes(store, seal)
+    metadata = {}
+    total, done = sum((store / name).stat().st_size for name in seal.files), 0
+    with atomic_dir(out) as root:
+        zarr.create_group(str(root), attributes={"format": PACK_FORMAT, "version": PACK_VERSION})
+        for name in seal.files:
+            if problems := file_problems(store, name, seal):
+                raise FormatError(f"{store}: {problems[0]}")
+            if name.endswith("zarr.json"):
+                metadata[name] = inside(store, name).read_text(encoding="utf-8")
+            else:
+                _pack_array(store, root, array_of(name))
+            done += (store / name).stat().st_size
+            if progress:
+                progress(done, total)
+        for name in metadata:  # arrays of no rows have metadata alone
+            if not (root / name).exists() and json.loads(metadata[name])["node_type"] == "array":
+                _pack_array(store, root, array_of(name))
+        files = {name: file_digest(root / name) for name in store_files(root)}
+        value = {
+            "format": PACK_FORMAT,
+            "version": PACK_VERSION,
+            "seal": read_json(store / SEAL),
+            "metadata": metadata,
+            "files": files,
+        }
+        write_json(root / PACK, value)
+
+
+def _pack_array(store: Path, root: Path, name: str) -> None:
+    meta = read_meta(store, name)
+    width = meta.shape[1:]
+    shard_chunks = max(1, min(SHARD_BYTES // max(1, meta.chunk_bytes), meta.num_chunks))
+    integer = meta.dtype.kind in "iu"
+    with warnings.catch_warnings():  # Delta is not in the specification
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        array = zarr.create_array(
+            str(root),
+            name=name,
+            shape=meta.shape,
+            chunks=(meta.chunk_rows, *width),
+            shards=(shard_chunks * meta.chunk_rows, *width),
+            dtype=meta.dtype,
+            filters=[Delta(dtype=meta.dtype.str)] if integer else None,  # type: ignore[list-item]
+            compressors=[ZstdCodec(level=3) if integer else BloscCodec(cname="zstd", shuffle="bitshuffle")],
+            fill_value=0,
+            config={"write_empty_chunks": True},
+        )
+    shard_bytes = shard_chunks * meta.chunk_bytes
+    for first, rows in read_blocks(store, name, shard_bytes):
+        array[first : first + len(rows)] = rows
+
+
+def unpack(source: Path | str, out: Path | str, progress: Progress | None = None) -> None:
+    """Restore the store that was packed into the folder `source` at `out`, byte for byte.
+
+    Nothing of a damaged or hostile pack is trusted: names stay inside the folders, chunks decode into
+    buffers of the length that the metadata gives, and the result must match the seal. Raises FormatError
+    with the array's name, StoreError where `out` is taken; then nothing is left at `out`.
+    """
+    source, out = Path(source), Path(out)
+    refuse_existing(out)
+    seal, seal_value, metadata = _read_pack(source)
+    with atomic_dir(out) as root:
+        for done, (name, text) in enumerate(metadata.items()):
+            array = array_of(name)
+            try:
+                value = json.loads(text)
+                is_array = value["node_type"] == "array"
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise FormatError(f"{source}: {array}: damaged metadata ({error})") from None
+            if is_array:
+                _unpack_array(source, root, array, parse_meta(value, source / array))
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text, encoding="utf-8")
+            if progress:
+                progress(done + 1, len(metadata))
+        write_json(root / SEAL, seal_value)
+        found = store_files(root)
+        for name in sorted({*found, *seal.files}):
+            if name not in seal.files or (problem := file_problems(root, name, seal)):
+                raise FormatError(f"{source}: {array_of(name)}: not as it was packed: {problem[0]}")
+
+
+def _read_pack(source: Path) -> tuple[Seal, Any, dict[str, str]]:
+    """The seal, as it was and as JSON, and the metadata of a pack whose files are all right."""
+    if not (source / PACK).exists():
+        raise FormatError(
+            f"{source}: no {PACK}, so not a packed store; make one with: netgpt pack STORE --out DIR"
+        )
+    try:
+        value = read_json(inside(source, PACK))
+        if value["format"] != PACK_FORMAT or value["version"] != PACK_VERSION:
+            found = (value["format"], value["version"])
+            raise FormatError(f"{source}: found format {found}, expected {(PACK_FORMAT, PACK_VERSION)}")
+        files = {str(name): str(digest) for name, digest in value["files"].items()}
+        metadata = {str(name): str(text) for name, text in value["metadata"].items()}
+        seal_value = value["seal"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{source / PACK}: damaged ({error}); pack the store again") from None
+    seal = parse_seal(seal_value, source / PACK)
+    for name in (*metadata, *seal.files):
+        parts = name.split("/")
+        if not all(NAME.fullmatch(part) for part in parts) or (name in metadata and parts[-1] != "zarr.json"):
+            raise FormatError(f"{source / PACK}: found the file name {name!r}, expected one of a store")
+    for name, digest in files.items():
+        if file_digest(inside(source, name)) != digest:
+            raise FormatError(f"{source}: {array_of(name)}: file {name} is damaged (its digest differs)")
+    for name in store_files(source):
+        if name not in files and name != PACK:
+            raise FormatError(f"{source}: {name}: not part of the packed store")
+    return seal, seal_value, metadata
+
+
+def _unpack_array(source: Path, root: Path, name: str, meta: ArrayMeta) -> None:
+    if meta.chunk_bytes > _MAX_CHUNK_BYTES:
+        raise FormatError(
+            f"{source}: {name}: found chunks of {meta.chunk_bytes:,} bytes, expected about 1 MB"
+        )
+    try:
+        packed = read_json(inside(source, f"{name}/zarr.json"))
+        (shard_rows, *_) = packed["chunk_grid"]["configuration"]["chunk_shape"]
+        codecs = [codec["name"] for codec in packed["codecs"][0]["configuration"]["codecs"]]
+        same = (
+            packed["shape"] == list(meta.shape)
+            and packed["codecs"][0]["configuration"]["chunk_shape"] == [meta.chunk_rows, *meta.shape[1:]]
+            and codecs == _codecs(meta)
+            and shard_rows % meta.chunk_rows == 0
+            and 0 < shard_rows * meta.row_bytes <= 2 * max(SHARD_BYTES, meta.chunk_bytes)
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{source}: {name}: damaged metadata ({error})") from None
+    if not same:
+        raise FormatError(
+            f"{source}: {name}: found another shape or other codecs than those of a packed store"
+        )
+    with (
+        ThreadPoolExecutor(_THREADS) as threads,
+        ArrayWriter(root, name, meta.dtype, meta.width) as writer,
+    ):
+        for shard in range(-(-meta.num_rows // shard_rows)):
+            path = inside(source, "/".join([name, "c", str(shard), *["0"] * (len(meta.shape) - 1)]))
+            num_rows = min(shard_rows, meta.num_rows - shard * shard_rows)
+            blobs = _chunks(path, shard_rows // meta.chunk_rows, -(-num_rows // meta.chunk_rows), meta)
+            rows = np.concatenate(list(threads.map(partial(_decoded, path, meta), blobs)))
+            writer.append(rows[:num_rows])
+
+
+def _codecs(meta: ArrayMeta) -> list[str]:
+    return ["numcodecs.delta", "bytes", "zstd"] if meta.dtype.kind in "iu" else ["bytes", "blosc"]
+
+
+def _chunks(path: Path, num_chunks: int, num_wanted: int, meta: ArrayMeta) -> Iterator[bytes]:
+    """The first compressed chunks of a shard, by its index at the end (offset and length, then CRC32C)."""
+    most = 2 * num_chunks * (meta.chunk_bytes + 1024)
+    if (size := path.stat().st_size) > most:
+        raise FormatError(f"{path}: found {size:,} bytes, expected at most {most:,}")
+    data = path.read_bytes()
+    index_bytes = num_chunks * 16
+    index = data[-index_bytes - 4 : -4]
+    if len(index) != index_bytes or google_crc32c.value(index) != int.from_bytes(data[-4:], "little"):
+        raise FormatError(f"{path}: damaged shard index")
+    for offset, length in np.frombuffer(index, "<u8").reshape(-1, 2)[:num_wanted].tolist():
+        if offset + length > len(data):
+            raise FormatError(f"{path}: chunk outside the shard")
+        yield data[offset : offset + length]
+
+
+def _decoded(path: Path, meta: ArrayMeta, blob: bytes) -> np.ndarray:
+    """One chunk's rows. The buffer is ours, so that a lying frame cannot ask for more."""
+    out = np.empty((meta.chunk_rows, *meta.shape[1:]), meta.dtype)
+    try:
+        if meta.dtype.kind in "iu":
+            zstd.decompress(blob, out)
+            flat = out.reshape(-1)  # differences run in memory order, whatever the shape
+            np.cumsum(flat, dtype=flat.dtype, out=flat)
+        else:
+            blosc.decompress(blob, out)
+    except (RuntimeError, ValueError) as error:
+        raise FormatError(f"{path}: chunk cannot be decompressed ({error})") from None
+    return out
