@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import graphstore
 from cluster.config import RunConfig, load_config
 from cluster.errors import ClusterError
 from cluster.local import ray_session
+from cluster.progress import say
+from cluster.stores import build_store
 from cluster.training import choose_device, num_workers, run_on_ray
 from graphstore import Store
 from graphstore.files import atomic_file, file_digest, read_json, value_digest, write_json
@@ -39,11 +37,6 @@ TITLES = {
 COMMANDS = {"stage1": "pretrain", "embeddings": "embed", "base": "align", "stage2": "align", "stage3": "rate"}
 
 
-def say(text: str) -> None:
-    """A line for the person, beside the progress bars on standard error."""
-    tqdm.write(text, file=sys.stderr)
-
-
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold the run's folder: two processes must not work on one run."""
@@ -56,51 +49,6 @@ def locked(run: Path) -> Iterator[None]:
                 f"{run}: another process works on this run; wait for it or choose another --out"
             ) from None
         yield
-
-
-@contextmanager
-def records_bar(title: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar over records; yields what is called with the number of each batch."""
-    with tqdm(desc=title, unit=" records", dynamic_ncols=True, delay=1) as bar:
-
-        def told(num: int) -> None:
-            bar.update(num)
-
-        yield told
-
-
-def build_store(data: Path, out: Path, config: graphstore.BuildConfig) -> None:
-    """Build a store with a progress bar, and say what was skipped."""
-    with records_bar("graph store") as progress:
-        say_skipped(graphstore.build(data, out, config, progress=progress))
-
-
-def say_skipped(report: graphstore.ReadReport) -> None:
-    if report.num_skipped:
-        counts = ", ".join(f"{field}: {num}" for field, num in report.skipped.items())
-        say(f"left out {report.num_skipped} of {report.num_read + report.num_skipped} records ({counts})")
-        say(f"first: {report.first_skipped}")
-
-
-def memory_size(text: str) -> int:
-    """Bytes of a size such as 500MB or 4GB (powers of 1000)."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text, re.IGNORECASE)
-    if not found:
-        raise ClusterError(f"--memory: found {text!r}, expected a size such as 500MB or 4GB")
-    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
-
-
-def build_edge_store(description: Path, out: Path, memory: str) -> None:
-    """Build a store from edge lists with a progress bar, and say what was dropped."""
-    memory_bytes = memory_size(memory)
-    with tqdm(desc="edges", unit=" edges", unit_scale=True, dynamic_ncols=True, delay=1) as bar:
-        stats = graphstore.build_edges(description, out, memory_bytes=memory_bytes, progress=bar.update)
-    for name, one in stats.items():
-        say(
-            f"{name}: {one.num_edges:,} edges"
-            + (f", {one.num_duplicates:,} duplicates dropped" if one.num_duplicates else "")
-            + (f", {one.num_self_loops:,} self-loops dropped" if one.num_self_loops else "")
-        )
 
 
 @dataclass

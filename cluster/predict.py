@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from cluster.errors import ClusterError
 from cluster.pipeline import COMMANDS, TITLES, Run
+from cluster.progress import bar
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records
 from trainers.graph.inference import embed, open_cache
@@ -30,19 +30,6 @@ class Rating:
         return json.dumps(
             {"id": self.id, "level": self.level, "score": round(self.score, 6)}, ensure_ascii=False
         )
-
-
-def bar(title: str, unit: str) -> Callable[[int, int], None]:
-    """A progress bar on standard error that shows itself after a second."""
-    shown = tqdm(desc=title, unit=unit, dynamic_ncols=True, delay=1)
-
-    def update(done: int, total: int) -> None:
-        shown.total = total
-        shown.update(done - shown.n)
-        if done == total:
-            shown.close()
-
-    return update
 
 
 def predict(run: Run, data: Path) -> Iterator[Rating]:

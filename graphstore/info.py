@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from graphstore.files import total_bytes
 from graphstore.schema import NodeType, edge_name
 from graphstore.store import SPLITS, Store
 
@@ -18,7 +19,7 @@ def describe(store: Store) -> dict[str, Any]:
         "digest": store.digest,
         "source_digest": attributes["source_digest"],
         "encoders": attributes["encoders"],
-        "bytes": sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()),
+        "bytes": total_bytes(store.path),
         "nodes": {n.name: _node(store, n) for n in store.schema.node_types},
         "relations": {edge_name(e): attributes["relations"][edge_name(e)] for e in store.edge_types},
     }

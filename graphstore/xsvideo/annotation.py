@@ -240,3 +240,21 @@ def summary(found: list[Annotation], factors: Factors | None) -> dict[str, Any]:
         "min_gap_days": MIN_GAP_DAYS,
         "platforms": platforms,
     }
+
+
+def summary_table(found: dict[str, Any]) -> str:
+    """The same as text."""
+    lines = [
+        f"{found['videos']:,} videos, {found['states']:,} states",
+        "levels   " + ", ".join(f"{level}: {num:,}" for level, num in found["levels"].items()),
+        f"not final (last state before day {found['final_after_days']})   {found['not_final']:,} videos",
+        f"states less than {found['min_gap_days']} days apart   {found['close_states']:,} in "
+        f"{found['videos_with_close_states']:,} videos",
+        "",
+        f"{'platform':<10}{'videos':>10}{'equal to released':>20}  factors of {', '.join(INDICATORS)}",
+    ]
+    for name, one in found["platforms"].items():
+        equal = "" if one["share_equal"] is None else f"{one['equal']:,} ({one['share_equal']:.1%})"
+        factors = ", ".join("1 (none)" if f is None else f"{f:.4g}" for f in one["factors"].values())
+        lines.append(f"{name:<10}{one['videos']:>10,}{equal:>20}  {factors}")
+    return "\n".join(lines)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import ijson
 
-from graphstore.errors import RecordError, SourceError
+from graphstore.errors import RecordError, SourceError, StoreError
 
 URL, DESCRIPTION, TITLE, AUTHOR = "url", "描述", "标题", "发布用户ID"
 SENTIMENT, DURATION, PLATFORM, POST_TIME = "sentiment", "视频时长（秒）", "平台", "发布时间"
@@ -42,7 +42,8 @@ TEXT_KEYS = (
 """Keys of a record that a model may read, in the release's order: everything but the level. An
 allow list, so that a key which a later release adds cannot leak the label into a prompt."""
 
-CHINA = timezone(timedelta(hours=8))
+CHINA_OFFSET_S = 8 * 3600
+CHINA = timezone(timedelta(seconds=CHINA_OFFSET_S))
 """Times of the release are Chinese wall-clock times, read as UTC+8 (no daylight saving)."""
 
 TIME_FORM, A_TIME = "%Y-%m-%d %H:%M:%S", "a time such as 2024-11-25 21:18:52"
@@ -51,7 +52,7 @@ _USUAL_TIME = {
     TIME_FORM: re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}"),
     DATE_FORM: re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
 }
-_CHINA_1970 = datetime(1970, 1, 1, 8)
+_CHINA_1970 = datetime(1970, 1, 1) + timedelta(seconds=CHINA_OFFSET_S)
 MAX_LEVEL = 9
 OnError = Literal["fail", "skip"]
 
@@ -295,6 +296,8 @@ def read_records(
 
     Raises RecordError (the first bad record) and SourceError (the file; never skipped).
     """
+    if on_error not in ("fail", "skip"):
+        raise StoreError(f"on_error: found {on_error!r}, expected fail or skip")
     path = Path(path)
     report = report if report is not None else ReadReport()
     unknown: set[str] = set()

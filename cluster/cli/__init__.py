@@ -1,0 +1,50 @@
+"""The command line. Machine output goes to standard output, progress and logs to standard error.
+
+Exit status: 0 on success; 2 for wrong usage or bad input, with one line that says what and where;
+1 for anything else.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+
+import typer
+
+from cluster.cli import bench, run, stores
+from cluster.progress import say
+
+app = typer.Typer(
+    name="netgpt",
+    help="Training of large graph models: a heterogeneous graph joined to a large language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+stores.register(app)
+run.register(app)
+app.add_typer(bench.app, name="bench")
+
+
+def _is_bad_input(error: BaseException) -> bool:
+    """Our own errors, each the one line that the person needs."""
+    package = type(error).__module__.split(".")[0]
+    return isinstance(error, ValueError) and package in ("graphstore", "sampler", "trainers", "cluster")
+
+
+def main() -> None:
+    try:
+        app()  # leaves with 0, or with 2 after a message about wrong usage
+    except Exception as error:
+        if _is_bad_input(error):
+            say(f"netgpt: {' '.join(str(error).splitlines())}")
+            sys.exit(2)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = f" for {error.filename}" if error.filename else ""
+            say(f"netgpt: no room on the disk{where} ({error.strerror}); make room and run the command again")
+            sys.exit(1)
+        traceback.print_exc()
+        say(f"netgpt: failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        sys.exit(1)

@@ -1,0 +1,122 @@
+"""Commands of runs: the pipeline, its stages, and what a finished run answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.progress import say
+
+Config = Annotated[str, typer.Option("--config", help="demo, sample, xs-video, or a YAML file.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Released records (JSON).")]
+StorePath = Annotated[Path | None, typer.Option("--store", help="A sealed store.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default runs/CONFIG).")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as graph.epochs=5.")
+]
+
+
+def _execute(
+    stages: list[str] | None,
+    config: str,
+    data: Path | None,
+    store: Path | None,
+    out: Path | None,
+    overrides: list[str] | None,
+) -> Any:
+    from cluster.config import load_config
+    from cluster.pipeline import Run, locked
+
+    settings = load_config(config, overrides)
+    path = out or Path("runs") / Path(config).stem
+    with locked(path):
+        run = Run.start(path, settings, data, store)
+        run.execute([s for s in run.stages if stages is None or s in stages])
+    return run
+
+
+def run(
+    config: Config = "demo",
+    data: Data = None,
+    store: StorePath = None,
+    out: Out = None,
+    overrides: Overrides = None,
+) -> None:
+    """The whole pipeline; started again, it goes on where it stopped."""
+    from trainers.evaluate import metrics_table
+
+    done = _execute(None, config, data, store, out, overrides)
+    print(metrics_table(done.metrics()))
+    say(f"run: {done.path}   predictions: {done.path / 'predictions.parquet'}")
+
+
+def _single_stage(stages: list[str]) -> Callable[..., None]:
+    """A command that runs some stages of `run` alone."""
+
+    def command(
+        config: Config = "demo",
+        data: Data = None,
+        store: StorePath = None,
+        out: Out = None,
+        overrides: Overrides = None,
+    ) -> None:
+        _execute(stages, config, data, store, out, overrides)
+
+    return command
+
+
+SINGLE_STAGES = {
+    "pretrain": (["stage1"], "Stage 1 alone: RGCN pretraining."),
+    "embed": (["embeddings"], "The embedding cache alone: exact inference over all neighbours."),
+    "align": (["base", "stage2"], "Stage 2 alone: supervised language fine-tuning of the projector."),
+    "rate": (["stage3"], "Stage 3 alone: task-oriented predictor fine-tuning."),
+}
+
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+def evaluate(
+    run_path: RunPath,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Metrics of a run by stage and split, beside the baselines."""
+    from cluster.pipeline import Run, locked
+    from trainers.evaluate import metrics_table
+
+    found = Run.open_(run_path)
+    with locked(run_path):
+        found.execute(["evaluation"])
+    print(json.dumps(found.metrics()) if as_json else metrics_table(found.metrics()))
+
+
+def predict(
+    run_path: RunPath,
+    data: Annotated[Path, typer.Option("--data", help="Records of new videos; the level may be absent.")],
+    out: Annotated[Path | None, typer.Option("--out", help="JSON lines (default standard output).")] = None,
+) -> None:
+    """Rate new videos with a finished run."""
+    from cluster.pipeline import Run
+    from cluster.predict import predict as ratings
+    from graphstore.files import atomic_file
+
+    lines = [rating.to_json() + "\n" for rating in ratings(Run.open_(run_path), data)]
+    if out is None:
+        sys.stdout.writelines(lines)
+    else:
+        with atomic_file(out) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+        say(f"{out}: {len(lines)} ratings")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(run)
+    for name, (stages, text) in SINGLE_STAGES.items():
+        app.command(name, help=text)(_single_stage(stages))
+    app.command()(evaluate)
+    app.command()(predict)

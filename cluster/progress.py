@@ -1,0 +1,38 @@
+"""What a person sees while a command works: lines and progress bars on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A line for the person, above the progress bars."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def bar(title: str, unit: str) -> Callable[[int, int], None]:
+    """A progress bar on standard error that shows itself after a second."""
+    shown = tqdm(desc=title, unit=unit, unit_scale=unit == "B", dynamic_ncols=True, delay=1)
+
+    def update(done: int, total: int) -> None:
+        shown.total = total
+        shown.update(done - shown.n)
+        if done == total:
+            shown.close()
+
+    return update
+
+
+@contextmanager
+def records_bar(title: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar over records; yields what is called with the number of each batch."""
+    with tqdm(desc=title, unit=" records", dynamic_ncols=True, delay=1) as bar:
+
+        def told(num: int) -> None:
+            bar.update(num)
+
+        yield told

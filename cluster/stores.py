@@ -1,0 +1,55 @@
+"""Stores made for a person: with progress, and with a word on what was left out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tqdm import tqdm
+
+import graphstore
+from cluster.errors import ClusterError
+from cluster.progress import records_bar, say
+from graphstore.xsvideo.records import OnError
+
+
+def build_store(data: Path, out: Path, config: graphstore.BuildConfig) -> None:
+    """Build a store with a progress bar, and say what was skipped."""
+    with records_bar("graph store") as progress:
+        say_skipped(graphstore.build(data, out, config, progress=progress))
+
+
+def say_skipped(report: graphstore.ReadReport) -> None:
+    if report.num_skipped:
+        counts = ", ".join(f"{field}: {num}" for field, num in report.skipped.items())
+        say(f"left out {report.num_skipped} of {report.num_read + report.num_skipped} records ({counts})")
+        say(f"first: {report.first_skipped}")
+
+
+def memory_size(text: str) -> int:
+    """Bytes of a size such as 500MB or 4GB (powers of 1000)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text, re.IGNORECASE)
+    if not found:
+        raise ClusterError(f"--memory: found {text!r}, expected a size such as 500MB or 4GB")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+
+
+def build_edge_store(description: Path, out: Path, memory: str) -> None:
+    """Build a store from edge lists with a progress bar, and say what was dropped."""
+    memory_bytes = memory_size(memory)
+    with tqdm(desc="edges", unit=" edges", unit_scale=True, dynamic_ncols=True, delay=1) as bar:
+        stats = graphstore.build_edges(description, out, memory_bytes=memory_bytes, progress=bar.update)
+    for name, one in stats.items():
+        say(
+            f"{name}: {one.num_edges:,} edges"
+            + (f", {one.num_duplicates:,} duplicates dropped" if one.num_duplicates else "")
+            + (f", {one.num_self_loops:,} self-loops dropped" if one.num_self_loops else "")
+        )
+
+
+def append_records(store: Path, data: Path, out: Path | None, on_error: OnError) -> Path:
+    """Append with a progress bar; returns where the new version is."""
+    with records_bar("append") as progress:
+        made, report = graphstore.append(store, data, out, on_error=on_error, progress=progress)
+    say_skipped(report)
+    return made
