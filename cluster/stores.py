@@ -10,6 +10,7 @@ from tqdm import tqdm
 import graphstore
 from cluster.errors import ClusterError
 from cluster.progress import records_bar, say
+from graphstore.relations import Layout
 from graphstore.xsvideo.records import OnError
 
 
@@ -34,11 +35,13 @@ def memory_size(text: str) -> int:
     return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
 
 
-def build_edge_store(description: Path, out: Path, memory: str) -> None:
+def build_edge_store(description: Path, out: Path, layout: Layout, memory: str) -> None:
     """Build a store from edge lists with a progress bar, and say what was dropped."""
     memory_bytes = memory_size(memory)
     with tqdm(desc="edges", unit=" edges", unit_scale=True, dynamic_ncols=True, delay=1) as bar:
-        stats = graphstore.build_edges(description, out, memory_bytes=memory_bytes, progress=bar.update)
+        stats = graphstore.build_edges(
+            description, out, layout=layout, memory_bytes=memory_bytes, progress=bar.update
+        )
     for name, one in stats.items():
         say(
             f"{name}: {one.num_edges:,} edges"

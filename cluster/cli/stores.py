@@ -33,7 +33,7 @@ def build(
 ) -> None:
     """Build a sealed graph store from released records, or from any typed edge lists.
 
-    Options other than --out and --memory are of records.
+    Options other than --out, --layout and --memory are of records.
     """
     from cluster.errors import ClusterError
     from cluster.stores import build_edge_store, build_store
@@ -49,9 +49,11 @@ def build(
         on_error=on_error,  # type: ignore[arg-type]
     )
     if source.suffix in (".yaml", ".yml"):
-        if config != BuildConfig():
-            raise ClusterError("build: found options of records, expected --out and --memory for edge lists")
-        build_edge_store(source, out, memory or "4GB")
+        if config != BuildConfig(layout=config.layout):
+            raise ClusterError(
+                "build: found options of records, expected --out, --layout and --memory for edge lists"
+            )
+        build_edge_store(source, out, config.layout, memory or "4GB")
     elif memory is not None:
         raise ClusterError(f"--memory: found {memory!r}, expected it with edge lists (EDGES.yaml) alone")
     else:

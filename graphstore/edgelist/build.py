@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from graphstore.arrays import ArrayWriter
 from graphstore.edgelist.describe import Description, EdgeDescription, read_description
-from graphstore.edgelist.read import Piece, read_edges
+from graphstore.edgelist.groups import group_length, group_rows
+from graphstore.edgelist.read import open_npy, read_edges
 from graphstore.edgelist.sort import Policy, RowStats, write_rows
 from graphstore.errors import StoreError
 from graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
 from graphstore.integrity.seal import write_attributes, write_seal
+from graphstore.relations import Layout, write_relation
 from graphstore.schema import NodeType, RelationType, Schema, edge_name
 
-DEFAULT_MEMORY_BYTES = 4 << 30
+DEFAULT_MEMORY_BYTES = 4_000_000_000
 _FEATURE_BYTES = 1 << 24
 
 
@@ -24,50 +27,59 @@ def build_edges(
     source: Path | str,
     out: Path | str,
     *,
+    layout: Layout = "prefix",
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, RowStats]:
     """Build a store at `out` from the description `source`; edges of each relation by its name.
 
-    Rows are in `csr` layout, each in the order of its files. Memory stays within `memory_bytes` and
-    some pieces of a million edges. Nothing is left at `out` when this raises (StoreError).
+    Rows of edge lists are in `csr` layout, each in the order of its files; rows of groups in `layout`.
+    Memory stays within `memory_bytes` and some pieces of a million edges. Nothing is left at `out` when
+    this raises (StoreError).
     """
     source, out = Path(source), Path(out)
     refuse_existing(out)
     description = read_description(source)
-    counts = _node_counts(source, description)
+    features = {
+        name: _features(Path(node.features))
+        for name, node in description.nodes.items()
+        if node.features is not None
+    }
+    counts = _node_counts(source, description, features)
     found: dict[str, RowStats] = {}
+    layouts: dict[str, Layout] = {}
     with atomic_dir(out) as root:
-        for name, node in description.nodes.items():
-            if node.features is not None:
-                _write_features(root, name, Path(node.features), counts[name])
+        for name, x in features.items():
+            _write_features(root, name, Path(description.nodes[name].features or ""), x)
         for edge in description.edges:
             src, _, dst = edge.edge_type
             name = edge_name(edge.edge_type)
+            if edge.group is not None:
+                relation = group_rows(edge, counts[dst], memory_bytes)
+                layouts[name] = write_relation(root, relation, layout)
+                found[name] = RowStats(relation.num_edges, 0, 0)
+                continue
+            layouts[name] = "csr"
             found[name] = write_rows(
                 root,
                 f"edges/{name}",
-                _pieces(edge),
+                partial(read_edges, edge),
                 num_heads=counts[src],
                 num_tails=counts[dst],
                 policy=Policy(duplicates=edge.duplicates, self_loops=edge.self_loops, same_type=src == dst),
                 memory_bytes=memory_bytes,
                 progress=progress,
             )
-        write_attributes(root, _attributes(source, description, counts, found))
+        write_attributes(root, _attributes(source, description, counts, found, layouts))
         write_seal(root)
     return found
 
 
-def _pieces(edge: EdgeDescription) -> Callable[[], Iterator[Piece]]:
-    return lambda: read_edges(edge)
-
-
-def _node_counts(source: Path, description: Description) -> dict[str, int]:
-    """Nodes of each type: as given, as many as there are features, or the greatest number + 1."""
+def _node_counts(source: Path, description: Description, features: dict[str, np.ndarray]) -> dict[str, int]:
+    """Nodes of each type: as given, as many as features or group columns have, or the greatest number + 1."""
     counts: dict[str, int] = {}
     for name, node in description.nodes.items():
-        num_rows = None if node.features is None else len(_features(Path(node.features)))
+        num_rows = len(features[name]) if name in features else None
         if node.count is not None and num_rows not in (None, node.count):
             raise StoreError(
                 f"{node.features}: found {num_rows} rows, expected {node.count} (nodes.{name}.count)"
@@ -75,6 +87,9 @@ def _node_counts(source: Path, description: Description) -> dict[str, int]:
         known = node.count or num_rows
         if known is not None:
             counts[name] = known
+    for edge in description.edges:
+        if edge.group is not None and edge.type[0] not in counts:
+            counts[edge.type[0]] = group_length(edge.group)
     open_types = set(description.nodes) - set(counts)
     greatest = dict.fromkeys(open_types, -1)
     for edge in description.edges:
@@ -92,22 +107,18 @@ def _node_counts(source: Path, description: Description) -> dict[str, int]:
 
 
 def _features(path: Path) -> np.ndarray:
-    try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read as npy ({error})") from error
-    if x.ndim != 2 or x.dtype not in (np.float16, np.float32):
+    x = open_npy(str(path))
+    if x.ndim != 2 or x.shape[1] < 1 or x.dtype not in (np.float16, np.float32):
         raise StoreError(
             f"{path}: found {x.dtype} {list(x.shape)}, expected float16 or float32 [nodes, width]"
         )
-    return np.asarray(x)
+    return x
 
 
-def _write_features(root: Path, name: str, path: Path, num: int) -> None:
-    x = _features(path)
+def _write_features(root: Path, name: str, path: Path, x: np.ndarray) -> None:
     step = max(1, _FEATURE_BYTES // max(1, x.strides[0]))
     with ArrayWriter(root, f"nodes/{name}/x", x.dtype, x.shape[1]) as writer:
-        for first in range(0, num, step):
+        for first in range(0, len(x), step):
             block = np.array(x[first : first + step])
             if not np.isfinite(block).all():
                 row = first + int(np.argmin(np.isfinite(block).all(axis=1)))
@@ -116,7 +127,11 @@ def _write_features(root: Path, name: str, path: Path, num: int) -> None:
 
 
 def _attributes(
-    source: Path, description: Description, counts: dict[str, int], found: dict[str, RowStats]
+    source: Path,
+    description: Description,
+    counts: dict[str, int],
+    found: dict[str, RowStats],
+    layouts: dict[str, Layout],
 ) -> dict[str, object]:
     schema = Schema(
         target=description.target or description.edges[0].type[2],
@@ -124,9 +139,9 @@ def _attributes(
             NodeType(name=name, encoding="none" if node.features is None else "given")
             for name, node in description.nodes.items()
         ),
-        relations=tuple(RelationType(edge_type=edge.edge_type) for edge in description.edges),
+        relations=tuple(_relation_type(edge) for edge in description.edges),
     )
-    files = [path for edge in description.edges for path in edge.path]
+    files = [path for edge in description.edges for path in _files(edge)]
     files += [node.features for node in description.nodes.values() if node.features is not None]
     digests = [file_digest(Path(path)) for path in files]
     return {
@@ -134,7 +149,7 @@ def _attributes(
         "num_nodes": counts,
         "relations": {
             name: {
-                "layout": "csr",
+                "layout": layouts[name],
                 "num_edges": stats.num_edges,
                 "num_duplicates_dropped": stats.num_duplicates,
                 "num_self_loops_dropped": stats.num_self_loops,
@@ -146,3 +161,16 @@ def _attributes(
         "source_digest": value_digest({"description": file_digest(source), "files": digests}),
         "parent_digest": None,
     }
+
+
+def _relation_type(edge: EdgeDescription) -> RelationType:
+    if edge.group is None:
+        return RelationType(edge_type=edge.edge_type)
+    key = Path(edge.group.key).stem if edge.group.path is None else edge.group.key
+    return RelationType(edge_type=edge.edge_type, group_by=key, strict=edge.group.ties == "strict")
+
+
+def _files(edge: EdgeDescription) -> list[str]:
+    if edge.group is None:
+        return list(edge.path)
+    return [edge.group.path] if edge.group.path is not None else [edge.group.key, edge.group.time]

@@ -12,18 +12,27 @@
         self_loops: error              # keep (default), drop or error
       - type: [item, next_to, item]
         path: [heads.npy, tails.npy]   # a pair of [E] arrays, or one [E, 2] array
+      - type: [item, same_brand_as, item]
+        group: {path: items.parquet, key: brand, time: day, ties: strict}   # row i: node i; or two .npy files
+
+A `group` makes the edges: every node's heads are the nodes of the same key (−1 or no text: none) whose
+time is not later (`ties: strict`: earlier).
 
 Paths are relative to the description.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graphstore.errors import StoreError
 from graphstore.schema import NAME, EdgeType, edge_name
+
+Require = Callable[[bool, str, object, str], None]
+"""Condition, place, value found, what was expected."""
 
 POLICIES = ("keep", "drop", "error")
 SUFFIXES = (".parquet", ".csv", ".npy")
@@ -36,9 +45,18 @@ class NodeDescription:
 
 
 @dataclass
+class GroupDescription:
+    key: str = ""
+    time: str = ""
+    path: str | None = None
+    ties: str = "include"
+
+
+@dataclass
 class EdgeDescription:
     type: list[str] = field(default_factory=list)
-    path: Any = ""
+    path: Any = None
+    group: GroupDescription | None = None
     columns: list[str] = field(default_factory=lambda: ["src", "dst"])
     duplicates: str = "keep"
     self_loops: str = "keep"
@@ -106,6 +124,13 @@ def _check(path: Path, found: Description) -> None:
         for policy in ("duplicates", "self_loops"):
             value = getattr(edge, policy)
             require(value in POLICIES, f"{where}.{policy}", value, f"one of {', '.join(POLICIES)}")
+        require(
+            (edge.path is None) != (edge.group is None), where, edge.edge_type, "either a path or a group"
+        )
+        if edge.group is not None:
+            require(src == dst, f"{where}.group", edge.type, "heads and tails of one type")
+            _check_group(path, f"{where}.group", edge.group, require)
+            continue
         paths = [edge.path] if isinstance(edge.path, str) else edge.path
         listed = isinstance(paths, list) and len(paths) > 0 and all(isinstance(p, str) for p in paths)
         require(listed, f"{where}.path", edge.path, "a file or a list of files")
@@ -117,3 +142,18 @@ def _check(path: Path, found: Description) -> None:
         require(len(kinds) == 1, f"{where}.path", sorted(kinds), "files of one kind")
         if kinds == {".npy"}:
             require(len(edge.path) <= 2, f"{where}.path", edge.path, "one [E, 2] array or a pair of [E]")
+
+
+def _check_group(path: Path, where: str, group: GroupDescription, require: Require) -> None:
+    require(group.ties in ("include", "strict"), f"{where}.ties", group.ties, "include or strict")
+    for name in ("key", "time"):
+        require(bool(getattr(group, name)), f"{where}.{name}", getattr(group, name), "a column or .npy file")
+    if group.path is not None:
+        group.path = str(path.parent / group.path)
+        ok = group.path.endswith((".parquet", ".csv")) and Path(group.path).is_file()
+        require(ok, f"{where}.path", group.path, "a .parquet or .csv file")
+        return
+    group.key, group.time = (str(path.parent / file) for file in (group.key, group.time))
+    for name in ("key", "time"):
+        file = getattr(group, name)
+        require(file.endswith(".npy") and Path(file).is_file(), f"{where}.{name}", file, "an .npy file")

@@ -5,7 +5,8 @@ Legend: n edges of a piece.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from graphstore.edgelist.describe import EdgeDescription
 from graphstore.errors import StoreError
 
 CHUNK_EDGES = 1 << 20
+_CSV_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -30,51 +32,84 @@ class Piece:
 
 def read_edges(edge: EdgeDescription) -> Iterator[Piece]:
     """All edges of a relation, in the order of its files and of their rows. Raises StoreError."""
-    kind = Path(edge.path[0]).suffix
-    if kind == ".npy":
-        yield from _npy(edge.path)
+    if Path(edge.path[0]).suffix == ".npy":
+        yield from _npy_pieces(edge.path)
         return
-    read = _parquet if kind == ".parquet" else _csv
     for file in edge.path:
         first = 0
-        for columns in read(file, edge.columns):
+        for batch in table_batches(file, edge.columns):
             heads, tails = (
-                _integers(file, name, column, first)
-                for name, column in zip(edge.columns, columns, strict=True)
+                integers(file, name, arrow_column(file, name, batch, first), first) for name in edge.columns
             )
             if len(heads):
                 yield Piece(heads, tails, file, first)
-            first += len(heads)
+            first += batch.num_rows
 
 
-def _integers(file: str, name: str, values: np.ndarray, first: int) -> np.ndarray:
+def integers(file: str, name: str, values: np.ndarray, first: int, *, low: int = 0) -> np.ndarray:
+    """Numbers of a column as int64, from `low` on; `first` is the record of values[0]. Raises StoreError."""
     if values.dtype.kind not in "iu":
         raise StoreError(f"{file}: column {name!r}: found type {values.dtype}, expected whole numbers")
     if values.dtype == np.uint64 and len(values) and int(values.max()) > np.iinfo(np.int64).max:
         raise StoreError(f"{file}: column {name!r}: found {values.max()}, expected at most 2^63 − 1")
     values = np.ascontiguousarray(values, np.int64)
-    if len(values) and values.min() < 0:
-        row = int(np.argmax(values < 0))
+    if len(values) and values.min() < low:
+        row = int(np.argmax(values < low))
         raise StoreError(
             f"{file}: record {first + row}: field {name!r}: found {values[row]}, "
-            "expected a node number from 0"
+            f"expected a node number from {low}"
         )
     return values
 
 
-def _arrow_columns(file: str, names: list[str], batch: Any, first: int) -> list[np.ndarray]:
+def arrow_column(file: str, name: str, batch: Any, first: int) -> np.ndarray:
+    """A column of a batch or table without gaps; `first` is the record of its first row."""
     import pyarrow as pa
 
-    found = []
-    for name in names:
-        column = batch.column(name)
-        if column.null_count:
-            row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-            raise StoreError(f"{file}: record {row}: field {name!r}: found nothing, expected a node number")
-        if not pa.types.is_integer(column.type):
-            raise StoreError(f"{file}: column {name!r}: found type {column.type}, expected whole numbers")
-        found.append(column.to_numpy(zero_copy_only=False))
-    return found
+    column = batch.column(name)
+    if column.null_count:
+        row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+        raise StoreError(f"{file}: record {row}: field {name!r}: found nothing, expected a value")
+    if pa.types.is_floating(column.type):
+        raise StoreError(f"{file}: column {name!r}: found type {column.type}, expected whole numbers")
+    return column.to_numpy(zero_copy_only=False)
+
+
+def table_batches(file: str, columns: list[str], *, numbers: bool = True) -> Iterator[Any]:
+    """Record batches of a Parquet or CSV file. `numbers`: columns of a CSV file are whole numbers."""
+    if file.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        with _reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
+            _require_columns(file, columns, parquet.schema_arrow.names)
+            yield from parquet.iter_batches(CHUNK_EDGES, columns=columns)
+        return
+    import pyarrow as pa
+    import pyarrow.csv
+
+    types = dict.fromkeys(columns, pa.int64()) if numbers else {}
+    options = pyarrow.csv.ConvertOptions(column_types=types)
+    read = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
+    with (
+        _reading(file, "CSV of whole numbers" if numbers else "CSV"),
+        pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader,
+    ):
+        _require_columns(file, columns, reader.schema.names)
+        yield from reader
+
+
+@contextmanager
+def _reading(file: str, kind: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{file}: cannot be read as {kind} ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _require_columns(file: str, wanted: list[str], names: list[str]) -> None:
@@ -83,75 +118,51 @@ def _require_columns(file: str, wanted: list[str], names: list[str]) -> None:
             raise StoreError(f"{file}: column: found {', '.join(names)}, expected {name!r} among them")
 
 
-def _parquet(file: str, columns: list[str]) -> Iterator[list[np.ndarray]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def open_npy(file: str) -> np.ndarray:
+    """Map an .npy file; StoreError where it is none."""
     try:
-        with pq.ParquetFile(file) as parquet:
-            _require_columns(file, columns, parquet.schema_arrow.names)
-            first = 0
-            for batch in parquet.iter_batches(CHUNK_EDGES, columns=columns):
-                yield _arrow_columns(file, columns, batch, first)
-                first += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{file}: cannot be read as Parquet ({_line(error)})") from error
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file}: cannot be read as npy ({_line(error)})") from error
+    return np.asarray(found) if not isinstance(found, np.memmap) else found
 
 
-def _csv(file: str, columns: list[str]) -> Iterator[list[np.ndarray]]:
-    import pyarrow as pa
-    import pyarrow.csv
-
-    options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.int64()))
-    read = pyarrow.csv.ReadOptions(block_size=1 << 24)
-    try:
-        with pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader:
-            _require_columns(file, columns, reader.schema.names)
-            first = 0
-            for batch in reader:
-                yield _arrow_columns(file, columns, batch, first)
-                first += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{file}: cannot be read as CSV of whole numbers ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _npy(files: list[str]) -> Iterator[Piece]:
+def _npy_pieces(files: list[str]) -> Iterator[Piece]:
+    """From one [E, 2] array or from a pair of [E] arrays."""
     if len(files) == 1:
         shape, read = _npy_reader(files[0], 2)
         if shape[1] != 2:
             raise StoreError(f"{files[0]}: found shape {list(shape)}, expected [E, 2]")
-        for first in range(0, shape[0], CHUNK_EDGES):
-            pairs = read(first, min(first + CHUNK_EDGES, shape[0]))
-            heads, tails = (
-                _integers(files[0], name, pairs[:, i], first) for i, name in enumerate(("heads", "tails"))
-            )
-            yield Piece(heads, tails, files[0], first)
-        return
-    (num, *_), read_heads = _npy_reader(files[0], 1)
-    (num_tails, *_), read_tails = _npy_reader(files[1], 1)
-    if num != num_tails:
-        raise StoreError(f"{files[1]}: found {num_tails} numbers, expected {num} as in {files[0]}")
-    for first in range(0, num, CHUNK_EDGES):
-        last = min(first + CHUNK_EDGES, num)
-        heads = _integers(files[0], "heads", read_heads(first, last), first)
-        tails = _integers(files[1], "tails", read_tails(first, last), first)
-        yield Piece(heads, tails, files[0], first)
+
+        def columns(first: int, last: int) -> tuple[np.ndarray, ...]:
+            return tuple(read(first, last).T)
+
+    else:
+        (shape, heads), (other, tails) = (_npy_reader(file, 1) for file in files)
+        if shape != other:
+            raise StoreError(f"{files[1]}: found {other[0]} numbers, expected {shape[0]} as in {files[0]}")
+
+        def columns(first: int, last: int) -> tuple[np.ndarray, ...]:
+            return heads(first, last), tails(first, last)
+
+    for first in range(0, shape[0], CHUNK_EDGES):
+        last = min(first + CHUNK_EDGES, shape[0])
+        found_heads, found_tails = columns(first, last)
+        yield Piece(
+            integers(files[0], "heads", found_heads, first),
+            integers(files[-1], "tails", found_tails, first),
+            files[0],
+            first,
+        )
 
 
-def _npy_reader(file: str, ndim: int) -> tuple[tuple[int, ...], Any]:
+def _npy_reader(file: str, ndim: int) -> tuple[tuple[int, ...], Callable[[int, int], np.ndarray]]:
     """Shape, and a function that reads rows: by reads, since mapped pages count as resident memory."""
-    try:
-        mapped = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file}: cannot be read as npy ({_line(error)})") from error
+    mapped: Any = open_npy(file)
     shape, dtype = mapped.shape, mapped.dtype
     if len(shape) != ndim or not mapped.flags.c_contiguous:
         raise StoreError(f"{file}: found shape {list(shape)}, expected {ndim} dimension(s) in C order")
-    begin, width = mapped.offset, int(np.prod(shape[1:], dtype=np.int64))
+    begin, width = mapped.offset if mapped.size else 0, int(np.prod(shape[1:], dtype=np.int64))
     del mapped
 
     def read(first: int, last: int) -> np.ndarray:

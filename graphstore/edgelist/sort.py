@@ -33,6 +33,14 @@ class Policy:
     same_type: bool = True
     """Heads and tails are nodes of one type: else no edge is a self-loop."""
 
+    @property
+    def keeps_loops(self) -> bool:
+        return self.self_loops == "keep" or not self.same_type
+
+    @property
+    def keeps_duplicates(self) -> bool:
+        return self.duplicates == "keep"
+
 
 @dataclass(frozen=True)
 class RowStats:
@@ -128,7 +136,6 @@ def _drop_duplicates(indptr: np.ndarray, heads: np.ndarray) -> int:
 def _counted(pieces: Pieces, num_heads: int, num_tails: int, policy: Policy) -> tuple[np.ndarray, int]:
     """Edges of each tail [N] int64, and the number of self-loops; checks every node number."""
     degree = np.zeros(num_tails, np.int64)
-    loops = policy.self_loops == "keep" or not policy.same_type
     num_loops = 0
     for piece in pieces():
         for values, num, end in ((piece.heads, num_heads, "head"), (piece.tails, num_tails, "tail")):
@@ -138,7 +145,7 @@ def _counted(pieces: Pieces, num_heads: int, num_tails: int, policy: Policy) -> 
                     f"{piece.file}: record {piece.first + row}: {end}: found node {values[row]}, "
                     f"expected a node number below {num}"
                 )
-        if not loops:
+        if not policy.keeps_loops:
             own = piece.heads == piece.tails
             num_loops += int(own.sum())
             if policy.self_loops == "error" and own.any():
@@ -147,7 +154,7 @@ def _counted(pieces: Pieces, num_heads: int, num_tails: int, policy: Policy) -> 
                     f"{piece.file}: record {piece.first + row}: found an edge from node {piece.tails[row]} "
                     "to itself, expected none (self_loops: error)"
                 )
-        _count(piece.heads, piece.tails, loops, degree)
+        _count(piece.heads, piece.tails, policy.keeps_loops, degree)
     return degree, num_loops
 
 
@@ -174,7 +181,7 @@ class _Rows:
 
     def append(self, first: int, indptr: np.ndarray, heads: np.ndarray) -> None:
         """Rows of the tails from `first` on; indptr [rows + 1] counts from 0."""
-        if self.policy.duplicates != "keep":
+        if not self.policy.keeps_duplicates:
             before = indptr.copy()
             dropped = _drop_duplicates(indptr, heads)
             if dropped and self.policy.duplicates == "error":
@@ -218,11 +225,10 @@ def write_rows(
             told(len(piece.heads))
 
     degree, num_loops = _counted(passing, num_heads, num_tails, policy)
-    keep_loops = policy.self_loops == "keep" or not policy.same_type
     # By edge: the head, and with duplicates to find a mark and its place in the sorted row
-    edge_bytes = dtype.itemsize + (0 if policy.duplicates == "keep" else 1)
+    edge_bytes = dtype.itemsize + (0 if policy.keeps_duplicates else 1)
     longest = int(degree.max(initial=0))
-    room = memory_bytes - 40 * num_tails - (0 if policy.duplicates == "keep" else 24 * longest)
+    room = memory_bytes - 40 * num_tails - (0 if policy.keeps_duplicates else 24 * longest)
     max_edges = room // edge_bytes
     if max_edges < longest or max_edges < 1:
         needed = memory_bytes - room + max(1, longest) * edge_bytes
@@ -237,7 +243,7 @@ def write_rows(
         indptr = np.zeros(first[k + 1] - first[k] + 1, np.int64)
         np.cumsum(degree[first[k] : first[k + 1]], out=indptr[1:])
         heads, cursor = np.empty(indptr[-1], dtype), indptr[:-1].copy()
-        fits = all(_scatter(h, t, keep_loops, first[k], indptr[1:], cursor, heads) for h, t in part)
+        fits = all(_scatter(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, heads) for h, t in part)
         if not fits or (cursor != indptr[1:]).any():
             raise StoreError(f"{folder}: the edge list changed while it was read; build again")
         rows.append(int(first[k]), indptr, heads)

@@ -48,7 +48,7 @@ def test_build_says_what_it_dropped_and_info_describes(description: Path, tmp_pa
     [
         (["--memory", "lots"], ClusterError, "found 'lots', expected a size such as"),
         (["--memory", "100"], StoreError, "expected at least"),
-        (["--layout", "csr"], ClusterError, "options of records"),
+        (["--encoder", "hash:8"], ClusterError, "options of records"),
     ],
 )
 def test_wrong_options_leave_no_store(
