@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from graphstore.pyg import StoreFeatures, StoreGraph
 
 SPLITS = ("train", "test")
+VIDEO_COLUMNS = {
+    "label": np.int8,
+    "time": np.int64,
+    "ctime": np.int64,
+    "platform": np.int32,
+    "split": np.int8,
+}
+"""Columns of the video nodes of a store of records, one number a node."""
 
 
 class Graph:
@@ -140,6 +148,9 @@ class Store(Graph):
     def _strings(self, name: str) -> Strings:
         return Strings(self.array(name), self.array(f"{name}_offset"))
 
+    def _video_column(self, name: str) -> np.ndarray:
+        return self._array_of_length(f"nodes/video/{name}", self.num_nodes["video"])
+
     @cached_property
     def ids(self) -> Sequence[str]:  # type: ignore[override]
         return self._strings("nodes/video/id")  # type: ignore[return-value]
@@ -151,28 +162,28 @@ class Store(Graph):
     @cached_property
     def labels(self) -> np.ndarray:
         """Influence level of each video node: [N] int8, −1 unknown."""
-        return self.array("nodes/video/label")
+        return self._video_column("label")
 
     @cached_property
     def post_time(self) -> np.ndarray:
         """[N] int64, seconds since 1970."""
-        return self.array("nodes/video/time")
+        return self._video_column("time")
 
     @cached_property
     def sampling_time(self) -> np.ndarray:
         """[N] int64, seconds since 1970: midnight of the sampling date in China."""
-        return self.array("nodes/video/ctime")
+        return self._video_column("ctime")
 
     def key(self, name: str) -> tuple[np.ndarray, Sequence[str]]:
         """A shared attribute (url, author, topic, platform): codes [N] int32, −1 empty, and the values."""
         folder = f"nodes/video/keys/{name}"
-        return self.array(f"{folder}/code"), self._strings(f"{folder}/value")  # type: ignore[return-value]
+        return self._video_column(f"keys/{name}/code"), self._strings(f"{folder}/value")  # type: ignore[return-value]
 
     def split(self, name: str) -> np.ndarray:
         """Video node numbers of a split (train, test; by post date), ascending: [n] int64."""
         if name not in SPLITS:
             raise UnknownNameError(f"split: found {name!r}, expected one of {', '.join(SPLITS)}")
-        return np.flatnonzero(self.array("nodes/video/split") == SPLITS.index(name))
+        return np.flatnonzero(self._video_column("split") == SPLITS.index(name))
 
     def as_pyg(self, *, max_bytes: int = 1 << 30) -> tuple[StoreFeatures, StoreGraph]:
         """PyG's remote-backend pair (FeatureStore, GraphStore) over this store.

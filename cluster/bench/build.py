@@ -1,7 +1,8 @@
-"""`netgpt bench build`: edge lists in random order to a store, beside the usual conversion in memory.
+"""`netgpt bench build`: stores built, opened, checked and packed, beside the usual conversion in memory.
 
-The peer is what loaders of graph libraries do with a COO: PyG's `to_csc`-style sort by destination,
-here `torch_geometric.utils.sort_edge_index` and a count, on the same two files.
+Two series: edge lists in random order through the out-of-core builder, and synthetic records in both
+layouts. The peers do what loaders of graph libraries do with a COO, on the same edges in files:
+`torch_geometric.utils.sort_edge_index` and a count, and torch's own COO to CSR (of the transpose).
 """
 
 from __future__ import annotations
@@ -14,77 +15,174 @@ from typing import Any
 
 import numpy as np
 
+import graphstore
 from cluster.bench.measure import Measured, machine, measure
+from graphstore.files import total_bytes
+from graphstore.schema import edge_name
 
-_OURS = """
+_IMPORTS = "import graphstore"
+_BUILD_EDGES = """
 import sys, graphstore
 graphstore.build_edges(sys.argv[1], sys.argv[2], memory_bytes=int(sys.argv[3]))
 """
-_IMPORTS = "import graphstore.edgelist.sort"
-_PEER = """
-import sys, numpy as np, torch
-from torch_geometric.utils import sort_edge_index
-torch.set_num_threads(1)
-heads, tails = (torch.from_numpy(np.load(p)) for p in sys.argv[1:3])
-edge_index = sort_edge_index(torch.stack([heads, tails]), sort_by_row=False, num_nodes=int(sys.argv[3]))
-indptr = torch.zeros(int(sys.argv[3]) + 1, dtype=torch.int64)
-torch.cumsum(torch.bincount(edge_index[1], minlength=int(sys.argv[3])), 0, out=indptr[1:])
-np.save(sys.argv[4], edge_index[0].numpy()); np.save(sys.argv[5], indptr.numpy())
+_SYNTH = """
+import sys, pathlib, graphstore
+from graphstore.xsvideo.synth import build_synthetic
+config = graphstore.BuildConfig(layout=sys.argv[3])
+build_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0, config)
 """
+_OPEN = """
+import pathlib, sys, time, graphstore
+start = time.perf_counter()
+store = graphstore.open(sys.argv[1])
+for edge_type in store.edge_types:
+    store.relation(edge_type)
+pathlib.Path(sys.argv[2]).write_text(str(time.perf_counter() - start))
+"""
+_VERIFY = "import sys, graphstore; sys.exit(bool(graphstore.verify(sys.argv[1])))"
+_PACK = "import sys, graphstore; graphstore.pack(sys.argv[1], sys.argv[2])"
+_UNPACK = "import sys, graphstore; graphstore.unpack(sys.argv[1], sys.argv[2])"
+_READ_PEER = """
+import sys, numpy as np, torch
+torch.set_num_threads(1)
+num = int(sys.argv[3])
+heads, tails = (torch.from_numpy(np.load(p)) for p in sys.argv[1:3])
+"""
+_WRITE_PEER = "np.save(sys.argv[4], indptr.numpy()); np.save(sys.argv[5], indices.numpy())"
+_PEERS = {
+    "pyg_sort_edge_index": _READ_PEER
+    + """
+from torch_geometric.utils import sort_edge_index
+edge_index = sort_edge_index(torch.stack([heads, tails]), sort_by_row=False, num_nodes=num)
+indices, indptr = edge_index[0], torch.zeros(num + 1, dtype=torch.int64)
+torch.cumsum(torch.bincount(edge_index[1], minlength=num), 0, out=indptr[1:])
+"""
+    + _WRITE_PEER,
+    "torch_coo_to_csr": _READ_PEER
+    + """
+ones = torch.ones(len(heads), dtype=torch.int8)
+csr = torch.sparse_coo_tensor(torch.stack([tails, heads]), ones, (num, num)).to_sparse_csr()
+indices, indptr = csr.col_indices(), csr.crow_indices()
+"""
+    + _WRITE_PEER,
+}
 _PIECE = 1 << 22
 
 
-def _write_edges(folder: Path, num_edges: int, num_nodes: int, seed: int) -> None:
-    """Two int64 npy files: uniform heads, and tails of a skewed degree, in random order."""
-    rng = np.random.default_rng(seed)
+def _npy_header(file: Any, dtype: str, num: int) -> None:
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (num,)}
+    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[attr-defined]
+
+
+def _write_edges(folder: Path, num_edges: int, num_nodes: int, dtype: str) -> None:
+    """Two npy files: uniform heads, and tails of a skewed degree, in random order."""
+    rng = np.random.default_rng(0)
     for name in ("heads", "tails"):
         with (folder / f"{name}.npy").open("wb") as file:
-            header = {"descr": "<i8", "fortran_order": False, "shape": (num_edges,)}
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[attr-defined]
+            _npy_header(file, dtype, num_edges)
             for first in range(0, num_edges, _PIECE):
                 share = rng.random(min(_PIECE, num_edges - first))
                 places = share if name == "heads" else share**3
-                (places * num_nodes).astype(np.int64).tofile(file)
+                (places * num_nodes).astype(dtype).tofile(file)
     (folder / "graph.yaml").write_text(
         f"nodes: {{page: {{count: {num_nodes}}}}}\n"
         "edges: [{type: [page, links_to, page], path: [heads.npy, tails.npy]}]\n"
     )
 
 
-def bench_build(
-    num_edges: list[int], memory_bytes: int, peer_edges: int, scratch: Path | None
+def bench_edges(
+    num_edges: list[int], memory_bytes: int, peer_edges: int, scratch: Path | None, dtype: str = "int64"
 ) -> Iterator[dict[str, Any]]:
-    """One result a size. Peers run up to `peer_edges` edges: they need 80 bytes of memory an edge."""
+    """One result a size of edge list. Peers run up to `peer_edges`: they need 80 bytes of memory an edge."""
     idle = measure(_IMPORTS)
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # compile and cache the kernels
-        _write_edges(Path(name), 1000, 1000, seed=0)
-        measure(_OURS, Path(name) / "graph.yaml", Path(name) / "store", 50_000)
+        _write_edges(Path(name), 1000, 1000, dtype)
+        measure(_BUILD_EDGES, Path(name) / "graph.yaml", Path(name) / "store", 50_000)
     for number in num_edges:
         num_nodes = max(1000, number // 50)
         with tempfile.TemporaryDirectory(dir=scratch) as name:
             folder = Path(name)
-            _write_edges(folder, number, num_nodes, seed=0)
-            ours = measure(_OURS, folder / "graph.yaml", folder / "store", memory_bytes)
-            stored = sum(f.stat().st_size for f in (folder / "store").rglob("*") if f.is_file())
-            result: dict[str, Any] = {
+            _write_edges(folder, number, num_nodes, dtype)
+            built = measure(_BUILD_EDGES, folder / "graph.yaml", folder / "store", memory_bytes)
+            yield {
+                "source": "edges",
                 "num_edges": number,
                 "num_nodes": num_nodes,
+                "input_dtype": dtype,
                 "memory_budget_bytes": memory_bytes,
-                "store_bytes": stored,
-                "netgpt": _figures(ours, number)
-                | {"peak_over_imports_bytes": ours.peak_bytes - idle.peak_bytes},
+                "build": _rates(built, number)
+                | {"peak_over_imports_bytes": built.peak_bytes - idle.peak_bytes},
+                **_used(folder, folder / "store", built, number, num_nodes, peer_edges),
+                "machine": machine(),
             }
-            if number <= peer_edges:
-                files = [folder / f"{n}.npy" for n in ("heads", "tails")]
-                peer = measure(_PEER, *files, num_nodes, folder / "a.npy", folder / "b.npy")
-                result["pyg_sort_edge_index"] = _figures(peer, number)
-                result["times_faster"] = peer.wall_s / ours.wall_s
-            yield {**result, "machine": machine()}
 
 
-def _figures(found: Measured, num_edges: int) -> dict[str, Any]:
-    return {
-        **asdict(found),
-        "edges_per_s": num_edges / found.wall_s,
-        "edges_per_cpu_s": num_edges / found.cpu_s,
-    }
+def bench_synth(scales: list[float], peer_edges: int, scratch: Path | None) -> Iterator[dict[str, Any]]:
+    """One result a scale and layout of synthetic records. Peers take the same-topic relation's edges."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        measure(_SYNTH, Path(name) / "store", 0.001, "csr")
+    for scale in scales:
+        for layout in ("prefix", "csr"):
+            with tempfile.TemporaryDirectory(dir=scratch) as name:
+                folder, path = Path(name), Path(name) / "store"
+                built = measure(_SYNTH, path, scale, layout)
+                result = {"source": "synth", "scale": scale, "layout": layout}
+                if not built.ok:
+                    yield {**result, "build": asdict(built), "machine": machine()}
+                    continue
+                store = graphstore.open(str(path))
+                num_edges = sum(store.num_edges.values())
+                topic = ("video", "has_same_topic_as", "video")
+                num_peer = store.num_edges[topic] if layout == "csr" else peer_edges + 1
+                if num_peer <= peer_edges:
+                    _write_coo(folder, store.relation(topic))
+                yield {
+                    **result,
+                    "num_nodes": sum(store.num_nodes.values()),
+                    "num_edges": num_edges,
+                    "relation_bytes": sum(
+                        total_bytes(path / "edges" / edge_name(e)) for e in store.edge_types
+                    ),
+                    "build": _rates(built, num_edges),
+                    **_used(folder, path, built, num_peer, store.num_nodes["video"], peer_edges),
+                    "machine": machine(),
+                }
+
+
+def _write_coo(folder: Path, relation: graphstore.Relation) -> None:
+    """A relation's edges in random order as two npy files."""
+    indptr, heads = relation.to_csr()
+    order = np.random.default_rng(0).permutation(len(heads))
+    np.save(folder / "heads.npy", heads[order].astype(np.int64))
+    np.save(folder / "tails.npy", np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))[order])
+
+
+def _used(
+    folder: Path, store: Path, built: Measured, num_edges: int, num_nodes: int, peer_edges: int
+) -> dict[str, Any]:
+    """What a built store does, and what the peers do with the same edges in heads.npy and tails.npy."""
+    found: dict[str, Any] = {}
+    if built.ok:
+        found["store_bytes"] = total_bytes(store)
+        opened = measure(_OPEN, store, folder / "open_s")
+        found["open"] = asdict(opened) | {"open_s": float((folder / "open_s").read_text())}
+        found["verify"] = asdict(measure(_VERIFY, store))
+        found["pack"] = asdict(measure(_PACK, store, folder / "pack"))
+        found["pack"]["packed_bytes"] = total_bytes(folder / "pack")
+        found["unpack"] = asdict(measure(_UNPACK, folder / "pack", folder / "unpacked"))
+    if num_edges <= peer_edges:
+        files = [folder / f"{n}.npy" for n in ("heads", "tails")]
+        for name, code in _PEERS.items():
+            peer = measure(code, *files, num_nodes, folder / "a.npy", folder / "b.npy")
+            found[name] = _rates(peer, num_edges)
+            if built.ok and peer.ok:
+                found[name]["times_slower"] = peer.wall_s / built.wall_s
+    return found
+
+
+def _rates(found: Measured, num_edges: int) -> dict[str, Any]:
+    return asdict(found) | (
+        {"edges_per_s": num_edges / found.wall_s, "edges_per_cpu_s": num_edges / found.cpu_s}
+        if found.ok
+        else {}
+    )

@@ -11,16 +11,35 @@ import typer
 app = typer.Typer(help="Measurements, as JSON lines beside a peer of the same call.", no_args_is_help=True)
 
 
-@app.command("build")
-def bench_build_command(
-    edges: Annotated[list[int] | None, typer.Option(help="Edges; give it again for more sizes.")] = None,
-    memory: Annotated[str, typer.Option("--memory", help="The builder's budget.")] = "200MB",
-    peer_edges: Annotated[int, typer.Option(help="Largest size for the peer.")] = 100_000_000,
+@app.callback()
+def _several() -> None:
+    """Keeps `build` a command of its own while it is the only one."""
+
+
+@app.command()
+def build(
+    edges: Annotated[list[int] | None, typer.Option(help="Edges of a list; again for more sizes.")] = None,
+    scale: Annotated[
+        list[float] | None, typer.Option(help="Scale of synthetic records; again for more.")
+    ] = None,
+    memory: Annotated[str, typer.Option("--memory", help="The builder's budget for edge lists.")] = "200MB",
+    dtype: Annotated[str, typer.Option(help="Numbers of the edge lists: int64 or int32.")] = "int64",
+    peer_edges: Annotated[int, typer.Option(help="Largest size for the peers.")] = 100_000_000,
     scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
 ) -> None:
-    """Edge lists in random order to a store, beside PyG's sort in memory."""
-    from cluster.bench.build import bench_build
+    """Stores built, opened, verified and packed, beside PyG's and torch's conversions in memory.
+
+    Without sizes: edge lists of 1 and 10 million, and synthetic records at scale 0.05.
+    """
+    from cluster.bench.build import bench_edges, bench_synth
+    from cluster.errors import ClusterError
     from cluster.stores import memory_size
 
-    for result in bench_build(edges or [1_000_000, 10_000_000], memory_size(memory), peer_edges, scratch):
+    if dtype not in ("int32", "int64"):
+        raise ClusterError(f"--dtype: found {dtype!r}, expected int32 or int64")
+    if not edges and not scale:
+        edges, scale = [1_000_000, 10_000_000], [0.05]
+    for result in bench_edges(edges or [], memory_size(memory), peer_edges, scratch, dtype):
+        print(json.dumps(result), flush=True)
+    for result in bench_synth(scale or [], peer_edges, scratch):
         print(json.dumps(result), flush=True)

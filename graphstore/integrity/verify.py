@@ -14,9 +14,10 @@ import numpy as np
 
 from graphstore.arrays import map_array, read_blocks, read_meta
 from graphstore.errors import FormatError
+from graphstore.files import inside, read_json
 from graphstore.integrity.seal import file_problems, read_seal, store_files
 from graphstore.schema import edge_name
-from graphstore.store import Store
+from graphstore.store import VIDEO_COLUMNS, Store
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) bytes."""
@@ -43,9 +44,25 @@ def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
         return problems
     try:
         store = Store(root)
-        return list(_pointer_problems(store))
+        return list(_array_problems(store)) or list(_pointer_problems(store))
     except FormatError as error:
         return [str(error).removeprefix(f"{root}: ")]
+
+
+def _array_problems(store: Store) -> Iterator[str]:
+    """Arrays whose metadata or length is not what it should be."""
+    for file in store.seal.files:
+        name = file.removesuffix("/zarr.json")
+        if name == file:
+            continue
+        try:
+            if read_json(inside(store.path, file))["node_type"] == "array":
+                map_array(store.path, name)
+        except (FormatError, ValueError, KeyError, TypeError) as error:
+            yield f"{name}: {str(error).removeprefix(f'{store.path}: ')}"
+            continue
+        if name in (f"nodes/video/{column}" for column in VIDEO_COLUMNS):
+            yield from _lengths(store.path, {name: store.num_nodes["video"]})
 
 
 def _pointer_problems(store: Store) -> Iterator[str]:
@@ -67,7 +84,7 @@ def _pointer_problems(store: Store) -> Iterator[str]:
             num_edges = relation["num_edges"] if wrong else store.relation(edge_type).num_edges
         if num_edges != relation["num_edges"]:
             yield f"{name}: found {num_edges} edges, expected {relation['num_edges']}"
-    for file in read_seal(root).files:
+    for file in store.seal.files:
         name = file.removesuffix("/zarr.json")
         if name == file:
             continue

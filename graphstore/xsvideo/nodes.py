@@ -16,14 +16,13 @@ import numpy as np
 from graphstore.arrays import ArrayWriter, StringWriter
 from graphstore.errors import FormatError
 from graphstore.features import TextEncoder, encode_scalar, encode_time
-from graphstore.store import Store
+from graphstore.store import VIDEO_COLUMNS, Store
 from graphstore.xsvideo.records import Record
 from graphstore.xsvideo.schema import PER_STATE, SCALARS
 
 KEYS = ("url", "author", "topic", "platform")
 """Attributes of a record that states can share; stored as codes, so that later states can join."""
 
-COLUMNS = {"label": np.int8, "time": np.int64, "ctime": np.int64, "platform": np.int32, "split": np.int8}
 BATCH_RECORDS = 1024
 _KEY_BYTES = 16
 
@@ -130,7 +129,7 @@ class NodeWriters:
         path = after.path if after else None
         self._column = {
             name: ArrayWriter(root, f"nodes/video/{name}", dtype, after=path)
-            for name, dtype in COLUMNS.items()
+            for name, dtype in VIDEO_COLUMNS.items()
         }
         self._strings = {
             name: StringWriter(root, f"nodes/video/{name}", after=path) for name in ("id", "text")

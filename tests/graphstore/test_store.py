@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphstore
-from graphstore import BuildConfig, FormatError, Store, StoreError, UnknownNameError
-from graphstore.arrays import ArrayWriter, Strings, StringWriter, map_array, write_array
+from graphstore import BuildConfig, Store, StoreError, UnknownNameError
+from graphstore.arrays import ArrayWriter, Strings, StringWriter, map_array
 from graphstore.relations import Relation, csr_from_pairs, prefix_rows
 from graphstore.xsvideo.schema import SCALARS
 from tests.conftest import SMALL
@@ -221,57 +220,6 @@ def test_opening_maps_and_pickling_opens_again(store: Store) -> None:
     assert isinstance(store.relation(("video", "has_same_topic_as", "video")).indices, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         store.labels[0] = 1
-
-
-@pytest.fixture
-def copy(store: Store, tmp_path: Path) -> Path:
-    path = tmp_path / "copy"
-    shutil.copytree(store.path, path)
-    return path
-
-
-def test_verify_names_the_damaged_array(copy: Path) -> None:
-    assert graphstore.verify(copy) == []
-    shard = copy / "edges/video/has_same_topic_as/video/indices/c/0"
-    data = bytearray(shard.read_bytes())
-    data[5] ^= 1
-    shard.write_bytes(data)
-    (problem,) = graphstore.verify(copy)
-    assert problem.startswith("edges/video/has_same_topic_as/video/indices: ")
-
-
-def test_verify_finds_missing_and_added_files(copy: Path) -> None:
-    (copy / "nodes/video/label/c/0").unlink()
-    (copy / "extra").write_text("x")
-    problems = graphstore.verify(copy)
-    assert any("nodes/video/label" in p and "missing" in p for p in problems)
-    assert any(p.startswith("extra: not part") for p in problems)
-
-
-def test_verify_finds_rows_that_lie_under_a_right_seal(copy: Path) -> None:
-    from graphstore.integrity.seal import SEAL, write_seal
-
-    name = "edges/comment/is_comment_of/video/indices"
-    values = np.array(map_array(copy, name))
-    values[0] = 10**6
-    shutil.rmtree(copy / name)
-    write_array(copy, name, values)
-    (copy / SEAL).unlink()
-    write_seal(copy)
-    (problem,) = graphstore.verify(copy)
-    assert "edges/comment/is_comment_of/video/indices: node numbers outside" in problem
-
-
-def test_unsealed_and_truncated_stores_are_refused(copy: Path) -> None:
-    shard = copy / "nodes/video/label/c/0"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(FormatError, match=r"found .* bytes, expected"):
-        _ = graphstore.open(str(copy)).labels
-    (copy / "SEAL.json").unlink()
-    with pytest.raises(FormatError, match="netgpt build"):
-        graphstore.open(str(copy))
-    with pytest.raises(FormatError, match="no such store"):
-        graphstore.open(str(copy / "nowhere"))
 
 
 def test_unknown_names_say_what_there_is(store: Store) -> None:
