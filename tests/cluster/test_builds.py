@@ -1,4 +1,4 @@
-"""`netgpt build EDGES.yaml` and what `netgpt info` says of such a store."""
+"""`netgpt build` and `netgpt info` of edge lists; builds of any kind that are killed or out of room."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import graphstore
 from cluster.cli import app
 from cluster.errors import ClusterError
 from graphstore import StoreError
+from graphstore.xsvideo.synth import write_synthetic
 
 
 @pytest.fixture
@@ -74,15 +75,34 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _build(description: Path, out: Path) -> list[str]:
-    code = "from cluster.cli import main; main()"
-    return [sys.executable, "-c", code, "build", str(description), "--out", str(out), "--memory", "300KB"]
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from cluster.cli import main; main()", *map(str, arguments)]
 
 
-def test_a_full_disk_ends_in_one_line_and_no_store(large: Path, tmp_path: Path) -> None:
+def _build(source: Path, out: Path) -> list[str]:
+    """A build of a second or two, of edge lists or of records."""
+    if source.suffix == ".yaml":
+        return _command("build", source, "--out", out, "--memory", "300KB")
+    return _command("build", source, "--out", out, "--encoder", "hash:64")
+
+
+@pytest.fixture(scope="module")
+def many_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("records") / "records.json"
+    write_synthetic(path, 0.01, 0)
+    return path
+
+
+@pytest.fixture(params=["large", "many_records"])
+def source(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+def test_a_full_disk_ends_in_one_line_and_no_store(source: Path, tmp_path: Path) -> None:
     """Stood in for by a limit on the size of files: writes fail in the middle in the same way."""
     done = subprocess.run(
-        _build(large, tmp_path / "s"),
+        _build(source, tmp_path / "s"),
         capture_output=True,
         text=True,
         check=False,
@@ -93,17 +113,19 @@ def test_a_full_disk_ends_in_one_line_and_no_store(large: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_at_any_moment_there_is_no_store_or_a_whole_one(large: Path, tmp_path: Path) -> None:
-    assert subprocess.run(_build(large, tmp_path / "whole"), check=False).returncode == 0
+def test_killed_at_any_moment_there_is_no_store_or_a_whole_one(source: Path, tmp_path: Path) -> None:
+    started = time.perf_counter()
+    assert subprocess.run(_build(source, tmp_path / "whole"), check=False).returncode == 0
+    takes_s = time.perf_counter() - started
     digest = graphstore.open(str(tmp_path / "whole")).digest
     rng, unfinished = random.Random(0), 0
-    for i in range(10):
+    for i in range(20):
         out = tmp_path / f"s{i}"
-        process = subprocess.Popen(_build(large, out))
+        process = subprocess.Popen(_build(source, out), stderr=subprocess.DEVNULL)
         while process.poll() is None and not list(tmp_path.glob(f".{out.name}.*.tmp")):
             time.sleep(0.001)
         # From when the work starts: at once, and later and later
-        time.sleep(rng.uniform(0, 0.08) * i)
+        time.sleep(rng.uniform(0, takes_s) * i / 20)
         process.send_signal(signal.SIGKILL)
         process.wait()
         if out.exists():
@@ -112,5 +134,5 @@ def test_killed_at_any_moment_there_is_no_store_or_a_whole_one(large: Path, tmp_
             unfinished += 1
     assert unfinished >= 1
     # What a killed build left behind does not stand in the way of the next
-    assert subprocess.run(_build(large, tmp_path / "s10"), check=False).returncode == 0
-    assert graphstore.open(str(tmp_path / "s10")).digest == digest
+    assert subprocess.run(_build(source, tmp_path / "s20"), check=False).returncode == 0
+    assert graphstore.open(str(tmp_path / "s20")).digest == digest
