@@ -95,6 +95,8 @@ class Run:
         else:
             raise ClusterError(f"{path}: a new run, and neither --data nor --store was given")
         opened = graphstore.open(str(where))
+        if not opened.has_records:
+            raise ClusterError(f"{where}: found a store of edge lists, expected one of released records")
         if known is not None and known["digest"] != opened.digest:
             raise ClusterError(f"{path}: its store {where} has changed; choose another --out")
         with atomic_file(path / "config.yaml") as temporary:

@@ -15,14 +15,14 @@ from graphstore.store import Store
 
 
 class StoreFeatures(FeatureStore):
-    """Features `x` of every node type, and `y` (levels) of the target; read-only."""
+    """Features `x` of the node types that have some, and `y` (levels) of a store of records; read-only."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.store = store
 
     def _get_tensor(self, attr: TensorAttr) -> torch.Tensor | None:
-        if attr.attr_name == "y" and attr.group_name == self.store.schema.target:
+        if attr.attr_name == "y" and attr.group_name == self.store.schema.target and self.store.has_records:
             values = np.asarray(self.store.labels, np.int64)
             return torch.from_numpy(values if attr.index is None else values[np.asarray(attr.index)])
         if attr.attr_name != "x":
@@ -36,8 +36,9 @@ class StoreFeatures(FeatureStore):
         return (features.num_nodes, features.dim) if attr.attr_name == "x" else (features.num_nodes,)
 
     def get_all_tensor_attrs(self) -> list[TensorAttr]:
-        attrs = [TensorAttr(name, "x") for name in self.store.node_types]
-        return [*attrs, TensorAttr(self.store.schema.target, "y")]
+        nodes = self.store.schema.node_types
+        attrs = [TensorAttr(node.name, "x") for node in nodes if node.encoding != "none"]
+        return [*attrs, TensorAttr(self.store.schema.target, "y")] if self.store.has_records else attrs
 
     def _put_tensor(self, tensor: Any, attr: TensorAttr) -> bool:
         raise StoreError("a store is read-only")

@@ -44,6 +44,15 @@ def test_build_says_what_it_dropped_and_info_describes(description: Path, tmp_pa
     assert "page/links_to/page" in CliRunner().invoke(app, ["info", str(out)]).stdout
 
 
+def test_a_run_needs_a_store_of_records(description: Path, tmp_path: Path) -> None:
+    graphstore.build_edges(description, tmp_path / "s")
+    for command in (["run", "--store"], ["append", "--data", str(description)], ["info", "--plots", "p"]):
+        options = ["--out", str(tmp_path / "r")] if command[0] == "run" else []
+        done = CliRunner().invoke(app, [*command, str(tmp_path / "s"), *options])
+        assert isinstance(done.exception, ValueError), done.output
+        assert "edge lists, expected" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch_geometric.data import EdgeAttr, TensorAttr
 
+import graphstore
 from graphstore import Store, StoreError
 
 
@@ -30,6 +33,19 @@ def test_rows_beyond_the_budget_are_refused_with_the_command(store: Store, csr_s
     with pytest.raises(StoreError, match="--layout csr"):
         store.as_pyg(max_bytes=1000)
     csr_store.as_pyg(max_bytes=0)  # csr rows are mapped as they are
+
+
+def test_a_store_of_edge_lists(tmp_path: Path) -> None:
+    np.save(tmp_path / "pairs.npy", np.array([[2, 0], [1, 0], [0, 1]]))
+    np.save(tmp_path / "x.npy", np.eye(3, dtype=np.float32))
+    (tmp_path / "g.yaml").write_text(
+        "nodes: {a: {features: x.npy}, b: {count: 2}}\nedges: [{type: [a, to, b], path: pairs.npy}]\n"
+    )
+    graphstore.build_edges(tmp_path / "g.yaml", tmp_path / "s")
+    features, graph = graphstore.open(str(tmp_path / "s")).as_pyg()
+    assert [(a.group_name, a.attr_name) for a in features.get_all_tensor_attrs()] == [("a", "x")]
+    row, colptr = graph.get_edge_index(EdgeAttr(("a", "to", "b"), "csc", is_sorted=False))
+    assert (row.tolist(), colptr.tolist()) == ([2, 1, 0], [0, 2, 3])
 
 
 def test_a_store_is_read_only(store: Store) -> None:
