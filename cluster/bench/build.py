@@ -186,3 +186,17 @@ def _rates(found: Measured, num_edges: int) -> dict[str, Any]:
         if found.ok
         else {}
     )
+
+
+def line(result: dict[str, Any]) -> str:
+    """One result as text: seconds and peak memory of each step, and of the peers."""
+    what = " ".join(str(result[key]) for key in ("source", "scale", "layout", "num_edges") if key in result)
+    steps = [f"{what}:"]
+    for name, step in result.items():
+        if not isinstance(step, dict) or "wall_s" not in step:
+            continue
+        time = f"{step['open_s'] * 1e3:.1f} ms" if "open_s" in step else f"{step['wall_s']:.1f} s"
+        rate = f", {step['edges_per_s'] / 1e6:.1f} M edges/s" if "edges_per_s" in step else ""
+        failed = "" if step["ok"] else ", failed"
+        steps.append(f"{name} {time} ({step['peak_bytes'] / 1e9:.2f} GB{rate}{failed})")
+    return "  ".join(steps)

@@ -58,21 +58,22 @@ def pack(store: Path | str, out: Path | str, progress: Progress | None = None) -
     seal = read_seal(store)
     check_sizes(store, seal)
     metadata = {}
-    total, done = sum((store / name).stat().st_size for name in seal.files), 0
+    sizes = {name: inside(store, name).stat().st_size for name in seal.files}
+    done = 0
     with atomic_dir(out) as root:
         zarr.create_group(str(root), attributes={"format": PACK_FORMAT, "version": PACK_VERSION})
         for name in seal.files:
             if problems := file_problems(store, name, seal):
                 raise FormatError(f"{store}: {problems[0]}")
             if name.endswith("zarr.json"):
-                metadata[name] = inside(store, name).read_text(encoding="utf-8")
+                metadata[name] = inside(store, name).read_bytes().decode(errors="replace")
             else:
                 _pack_array(store, root, array_of(name))
-            done += (store / name).stat().st_size
+            done += sizes[name]
             if progress:
-                progress(done, total)
-        for name in metadata:  # arrays of no rows have metadata alone
-            if not (root / name).exists() and json.loads(metadata[name])["node_type"] == "array":
+                progress(done, sum(sizes.values()))
+        for name, text in metadata.items():  # arrays of no rows have metadata alone
+            if not (root / name).exists() and _parse(store, name, text)["node_type"] == "array":
                 _pack_array(store, root, array_of(name))
         files = {name: file_digest(root / name) for name in store_files(root)}
         value = {
@@ -121,14 +122,9 @@ def unpack(source: Path | str, out: Path | str, progress: Progress | None = None
     seal, seal_value, metadata = _read_pack(source)
     with atomic_dir(out) as root:
         for done, (name, text) in enumerate(metadata.items()):
-            array = array_of(name)
-            try:
-                value = json.loads(text)
-                is_array = value["node_type"] == "array"
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise FormatError(f"{source}: {array}: damaged metadata ({error})") from None
-            if is_array:
-                _unpack_array(source, root, array, parse_meta(value, source / array))
+            value = _parse(source, name, text)
+            if value["node_type"] == "array":
+                _unpack_array(source, root, array_of(name), parse_meta(value, source / array_of(name)))
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text, encoding="utf-8")
             if progress:
@@ -138,6 +134,17 @@ def unpack(source: Path | str, out: Path | str, progress: Progress | None = None
         for name in sorted({*found, *seal.files}):
             if name not in seal.files or (problem := file_problems(root, name, seal)):
                 raise FormatError(f"{source}: {array_of(name)}: not as it was packed: {problem[0]}")
+
+
+def _parse(where: Path, name: str, text: str) -> dict[str, Any]:
+    """The value of an array's or group's zarr.json."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: {array_of(name)}: damaged metadata ({error})") from None
+    if not isinstance(value, dict) or "node_type" not in value:
+        raise FormatError(f"{where}: {array_of(name)}: damaged metadata (of no array and no group)")
+    return value
 
 
 def _read_pack(source: Path) -> tuple[Seal, Any, dict[str, str]]:

@@ -50,7 +50,16 @@ def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
 
 
 def _array_problems(store: Store) -> Iterator[str]:
-    """Arrays whose metadata or length is not what it should be."""
+    """Arrays whose metadata is not of this format, and columns of another length, type or shape."""
+    num_nodes = store.num_nodes
+    columns: dict[str, int | None] = {}
+    if store.has_records:
+        columns = {f"nodes/video/{name}": num_nodes["video"] for name in VIDEO_COLUMNS}
+    for edge_type in store.edge_types:
+        name, num_tails = f"edges/{edge_name(edge_type)}", num_nodes[edge_type[2]]
+        is_csr = store.attributes["relations"][edge_name(edge_type)]["layout"] == "csr"
+        rows = {"indptr": num_tails + 1} if is_csr else dict.fromkeys(("begin", "end", "rank"), num_tails)
+        columns |= {f"{name}/indices": None, **{f"{name}/{part}": num for part, num in rows.items()}}
     for file in store.seal.files:
         name = file.removesuffix("/zarr.json")
         if name == file:
@@ -61,29 +70,38 @@ def _array_problems(store: Store) -> Iterator[str]:
         except (FormatError, ValueError, KeyError, TypeError) as error:
             yield f"{name}: {str(error).removeprefix(f'{store.path}: ')}"
             continue
-        if name in (f"nodes/video/{column}" for column in VIDEO_COLUMNS):
-            yield from _lengths(store.path, {name: store.num_nodes["video"]})
+        if name.endswith("/x_row"):
+            columns[name] = num_nodes.get(name.split("/")[1])
+        elif name.startswith("nodes/video/keys/") and name.endswith("/code"):
+            columns[name] = num_nodes["video"]
+        elif name.endswith("_offset"):
+            columns[name] = None
+    for name, length in columns.items():
+        try:
+            meta = read_meta(store.path, name)
+        except FormatError as error:
+            yield f"{name}: {str(error).removeprefix(f'{store.path}: ')}"
+            continue
+        if meta.dtype.kind not in "iu" or meta.width is not None:
+            yield f"{name}: found {meta.dtype} {list(meta.shape)}, expected one whole number a row"
+        elif length is not None and meta.num_rows != length:
+            yield f"{name}: found {meta.num_rows} rows, expected {length}"
 
 
 def _pointer_problems(store: Store) -> Iterator[str]:
+    """Numbers that point outside the array or the nodes that they are of."""
     root = store.path
     for edge_type in store.edge_types:
         name = f"edges/{edge_name(edge_type)}"
         relation = store.attributes["relations"][edge_name(edge_type)]
-        num_heads, num_tails = store.num_nodes[edge_type[0]], store.num_nodes[edge_type[2]]
-        yield from _numbers(root, f"{name}/indices", 0, num_heads, "node numbers")
+        wrong = list(_numbers(root, f"{name}/indices", 0, store.num_nodes[edge_type[0]], "node numbers"))
         if relation["layout"] == "csr":
-            length = read_meta(root, f"{name}/indices").num_rows
-            yield from _lengths(root, {f"{name}/indptr": num_tails + 1})
-            yield from _rising(root, f"{name}/indptr", length)
-            num_edges = length
-        else:
-            wrong = list(_lengths(root, {f"{name}/{part}": num_tails for part in ("begin", "end", "rank")}))
-            wrong = wrong or list(_prefix_problems(root, name))
-            yield from wrong
-            num_edges = relation["num_edges"] if wrong else store.relation(edge_type).num_edges
-        if num_edges != relation["num_edges"]:
-            yield f"{name}: found {num_edges} edges, expected {relation['num_edges']}"
+            wrong += _rising(root, f"{name}/indptr", read_meta(root, f"{name}/indices").num_rows)
+        elif not wrong:
+            wrong += _prefix_problems(root, name)
+        yield from wrong
+        if not wrong and (found := store.relation(edge_type).num_edges) != relation["num_edges"]:
+            yield f"{name}: found {found} edges, expected {relation['num_edges']}"
     for file in store.seal.files:
         name = file.removesuffix("/zarr.json")
         if name == file:
@@ -91,19 +109,11 @@ def _pointer_problems(store: Store) -> Iterator[str]:
         if name.endswith("_offset"):
             yield from _rising(root, name, read_meta(root, name.removesuffix("_offset")).num_rows)
         elif name.endswith("/x_row"):
-            rows = read_meta(root, f"{name.removesuffix('_row')}").num_rows
+            rows = read_meta(root, name.removesuffix("_row")).num_rows
             yield from _numbers(root, name, 0, rows, "rows")
-            yield from _lengths(root, {name: store.num_nodes[name.split("/")[1]]})
         elif name.startswith("nodes/video/keys/") and name.endswith("/code"):
             values = read_meta(root, f"{name.removesuffix('code')}value_offset").num_rows - 1
             yield from _numbers(root, name, -1, values, "codes")
-
-
-def _lengths(root: Path, expected: dict[str, int]) -> Iterator[str]:
-    for name, length in expected.items():
-        found = read_meta(root, name).num_rows
-        if found != length:
-            yield f"{name}: found {found} rows, expected {length}"
 
 
 def _numbers(root: Path, name: str, low: int, end: int, what: str) -> Iterator[str]:
@@ -117,6 +127,7 @@ def _numbers(root: Path, name: str, low: int, end: int, what: str) -> Iterator[s
 
 def _rising(root: Path, name: str, last: int) -> Iterator[str]:
     """Offsets begin at 0, never fall, and end at the length of what they point into."""
+    final = -1
     for first, values in read_blocks(root, name, overlap=1):
         if first == 0 and values[0] != 0:
             yield f"{name}: begins at {values[0]}, expected 0"
@@ -126,8 +137,9 @@ def _rising(root: Path, name: str, last: int) -> Iterator[str]:
             row = first + (int(np.argmax(falls)) if falls.any() else int(np.argmax(values > last)))
             yield f"{name}: offsets fall or point outside (0 to {last}) behind row {row}"
             return
-    if len(values) and values[-1] != last:
-        yield f"{name}: ends at {values[-1]}, expected {last}"
+        final = int(values[-1])
+    if final != last:
+        yield f"{name}: ends at {final}, expected {last}"
 
 
 def _prefix_problems(root: Path, name: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bench.build import bench_edges, bench_synth
+from cluster.bench.build import bench_edges, bench_synth, line
 from cluster.bench.measure import measure
 
 
@@ -36,3 +36,5 @@ def test_synthetic_stores_of_both_layouts(tmp_path: Path) -> None:
     assert prefix["num_edges"] == csr["num_edges"] and prefix["relation_bytes"] < csr["store_bytes"]
     assert all(csr[step]["ok"] for step in ("build", "open", "verify", "pack", "unpack"))
     assert csr["pyg_sort_edge_index"]["ok"] and "pyg_sort_edge_index" not in prefix
+    assert line(csr).startswith("synth 0.0005 csr ") and "pyg_sort_edge_index" in line(csr)
+    assert "ms" in line(prefix) and "failed" not in line(prefix)
