@@ -16,9 +16,14 @@ def say(text: str) -> None:
 
 def bar(title: str, unit: str) -> Callable[[int, int], None]:
     """A progress bar on standard error that shows itself after a second."""
-    shown = tqdm(desc=title, unit=unit, unit_scale=unit == "B", dynamic_ncols=True, delay=1)
+    shown: tqdm | None = None  # made at the first step: an error before it is one line alone
 
     def update(done: int, total: int) -> None:
+        nonlocal shown
+        if shown is None:
+            shown = tqdm(
+                desc=title, unit=unit, total=total, unit_scale=unit == "B", dynamic_ncols=True, delay=1
+            )
         shown.total = total
         shown.update(done - shown.n)
         if done == total:

@@ -27,6 +27,7 @@ CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 26
 DTYPES = ("int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64")
 _MAX_LENGTH = 1 << 48
+MAX_CHUNK_BYTES = 1 << 26
 _COPY_BYTES = 1 << 24
 
 
@@ -92,6 +93,9 @@ def parse_meta(meta: Any, folder: Path) -> ArrayMeta:
             raise ValueError(f"shape {shape}, type {data_type}")
         if any(type(n) is not int or not 0 <= n < _MAX_LENGTH for n in numbers) or chunk[0] < 1:
             raise ValueError(f"shape {shape}, chunks {chunk}")
+        row_bytes = np.dtype(data_type).itemsize * math.prod(shape[1:])
+        if chunk[0] * row_bytes > MAX_CHUNK_BYTES:
+            raise ValueError(f"chunks of {chunk[0] * row_bytes:,} bytes, expected about 1 MB")
         contiguous = (
             shard_codec["name"] == "sharding_indexed"
             and [c["name"] for c in config["codecs"]] == ["bytes"]
@@ -258,9 +262,16 @@ class StringWriter:
 
 
 class Strings:
-    """A read-only sequence of strings over the two arrays of `StringWriter`."""
+    """A read-only sequence of strings over the two arrays of `StringWriter`.
+
+    Raises FormatError for offsets that fall or point outside.
+    """
 
     def __init__(self, data: np.ndarray, offset: np.ndarray) -> None:
+        if data.dtype != np.uint8 or offset.dtype != np.int64 or data.ndim != 1 or offset.ndim != 1:
+            raise FormatError(f"texts: found {data.dtype} and {offset.dtype}, expected uint8 and int64")
+        if not len(offset) or offset[0] != 0 or offset[-1] != len(data) or (offset[1:] < offset[:-1]).any():
+            raise FormatError("texts: found offsets that fall or point outside; build the store again")
         self._data, self._offset = data, offset
 
     def __len__(self) -> int:
@@ -269,4 +280,7 @@ class Strings:
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return bytes(self._data[self._offset[index] : self._offset[index + 1]]).decode()
+        try:
+            return bytes(self._data[self._offset[index] : self._offset[index + 1]]).decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"text {index}: not UTF-8 ({error.reason}); build the store again") from None

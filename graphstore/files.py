@@ -57,6 +57,8 @@ def _temporary(path: Path) -> Path:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success flush it and rename it to `path`, else remove it."""
+    if path.is_dir():
+        raise StoreError(f"{path}: found a folder, expected the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -69,10 +71,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def refuse_existing(out: Path) -> None:
-    """StoreError where something is at `out`: a folder is never written over."""
+def refuse_existing(out: Path, source: Path | None = None) -> None:
+    """StoreError where something is at `out`, or where it would be made inside the folder `source`."""
     if out.exists() or out.is_symlink():
         raise StoreError(f"{out}: already there; remove it or choose another --out")
+    if source is not None and out.resolve().is_relative_to(source.resolve()):
+        raise StoreError(f"{out}: inside {source}, which must stay as it is; choose another --out")
 
 
 @contextmanager

@@ -53,7 +53,8 @@ class StoreGraph(GraphStore):
     def __init__(self, store: Store, *, max_bytes: int) -> None:
         super().__init__()
         self.store = store
-        needed = sum(store.num_edges[e] * 8 for e in store.edge_types if store.relation(e).layout == "prefix")
+        prefix = [e for e in store.edge_types if store.relation(e).layout == "prefix"]
+        needed = sum(store.num_edges[e] * 8 for e in prefix)
         if needed > max_bytes:
             raise StoreError(
                 f"{store.path}: its prefix rows as csr need {needed / 2**30:.1f} GiB, max_bytes allows "
@@ -65,7 +66,12 @@ class StoreGraph(GraphStore):
         if attr.layout != EdgeLayout.CSC or attr.edge_type not in self.store.edge_types:
             return None
         if attr.edge_type not in self._edges:
-            indptr, indices = self.store.relation(attr.edge_type).to_csr()
+            # PyG's samplers take 64-bit numbers: rows of 32-bit ones are copied, those of csr just once
+            relation = self.store.relation(attr.edge_type)
+            if relation.rank is None:
+                indptr, indices = relation.first_edge, np.asarray(relation.indices)
+            else:
+                indptr, indices = relation.to_csr()
             self._edges[attr.edge_type] = (
                 torch.from_numpy(indices.astype(np.int64)),
                 torch.from_numpy(np.array(indptr)),

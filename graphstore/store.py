@@ -12,7 +12,7 @@ import numpy as np
 from graphstore.arrays import Strings, map_array
 from graphstore.errors import FormatError, UnknownNameError
 from graphstore.features import Features
-from graphstore.files import file_digest, inside, read_json
+from graphstore.files import MAX_JSON_BYTES, file_digest, inside, read_json
 from graphstore.integrity.seal import check_sizes, read_seal
 from graphstore.relations import Relation, from_indptr
 from graphstore.schema import EdgeType, Schema, edge_name
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from graphstore.pyg import StoreFeatures, StoreGraph
 
 SPLITS = ("train", "test")
+MAX_LABEL = 9
+RECORD_KEYS = ("url", "author", "topic", "platform")
+"""Attributes of a record that states can share; stored as codes, so that later states can join."""
 VIDEO_COLUMNS = {
     "label": np.int8,
     "time": np.int64,
@@ -67,22 +70,40 @@ class Store(Graph):
         self.seal = read_seal(self.path)
         check_sizes(self.path, self.seal)
         meta = inside(self.path, "zarr.json")
-        if file_digest(meta) != self.seal.files.get("zarr.json"):
+        if meta.stat().st_size > MAX_JSON_BYTES or file_digest(meta) != self.seal.files.get("zarr.json"):
             raise FormatError(f"{meta}: damaged; build the store again")
         self.digest = self.seal.digest
         """SHA-256 over the digests of all files: equal digests mean equal bytes."""
         try:
             self.attributes: dict[str, Any] = read_json(meta)["attributes"]
             self.schema = Schema.from_dict(self.attributes["schema"])
-            self.num_nodes = {name: int(self.attributes["num_nodes"][name]) for name in self.node_types}
-            for name in (edge_name(e) for e in self.edge_types):
-                if self.attributes["relations"][name]["layout"] not in ("csr", "prefix"):
-                    raise ValueError(f"layout of {name}")
-                int(self.attributes["relations"][name]["num_edges"])
+            self.num_nodes = {name: self.attributes["num_nodes"][name] for name in self.node_types}
+            self._check_attributes()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"{meta}: found attributes of no graph ({error!r}); build it again") from error
         self._relations: dict[EdgeType, Relation] = {}
         self._features: dict[str, Features] = {}
+
+    def _check_attributes(self) -> None:
+        """ValueError, KeyError or TypeError for attributes that the rest of this class cannot rely on."""
+        relations = {name: self.attributes["relations"][name] for name in map(edge_name, self.edge_types)}
+        numbers = [*self.num_nodes.values(), *(relation["num_edges"] for relation in relations.values())]
+        if any(type(number) is not int or not 0 <= number < 1 << 60 for number in numbers):
+            raise ValueError("numbers of nodes or edges")
+        for (src, _, dst), relation in zip(self.edge_types, relations.values(), strict=True):
+            if relation["layout"] not in ("csr", "prefix") or (relation["layout"] == "prefix" and src != dst):
+                raise ValueError(f"layout {relation['layout']!r} from {src} to {dst}")
+        if not isinstance(self.attributes["source_digest"], str):
+            raise ValueError("source_digest")
+        dict(self.attributes["encoders"])
+        if self.has_records:
+            if self.schema.target != "video" or "video" not in self.num_nodes:
+                raise ValueError("records without video nodes")
+            dict(self.attributes["build"])
+            if not all(isinstance(self.attributes[name], str) for name in ("ties", "train_until")):
+                raise ValueError("ties or train_until")
+            if not all(type(self.attributes[name]) is int for name in ("num_skipped", "time_dim")):
+                raise ValueError("num_skipped or time_dim")
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {sum(self.num_nodes.values()):,} nodes)"
@@ -138,26 +159,47 @@ class Store(Graph):
                     f"node type with features: found {node_type!r}, expected one of {known or 'none'}"
                 )
             folder, num = f"nodes/{node_type}", self.num_nodes[node_type]
+            rows = None
             if f"{folder}/x_row/zarr.json" in self.seal.files:
-                rows = self._array_of_length(f"{folder}/x_row", num)
-                self._features[node_type] = Features(num, self.array(f"{folder}/x"), rows)
+                rows, x = self._array_of_length(f"{folder}/x_row", num), self.array(f"{folder}/x")
             else:
-                self._features[node_type] = Features(num, self._array_of_length(f"{folder}/x", num), None)
+                x = self._array_of_length(f"{folder}/x", num)
+            if x.ndim != 2 or x.dtype not in (np.float16, np.float32):
+                raise FormatError(
+                    f"{self.path}: {folder}/x: found {x.dtype} {list(x.shape)}, expected float16 or float32 "
+                    "[rows, width]"
+                )
+            self._features[node_type] = Features(num, x, rows)
         return self._features[node_type]
 
-    def _strings(self, name: str) -> Strings:
-        return Strings(self.array(name), self.array(f"{name}_offset"))
+    def _strings(self, name: str, length: int | None = None) -> Strings:
+        offset = self.array(f"{name}_offset")
+        if length is not None and len(offset) != length + 1:
+            raise FormatError(f"{self.path}: {name}_offset: found {len(offset)} rows, expected {length + 1}")
+        return Strings(self.array(name), offset)
 
     def _video_column(self, name: str) -> np.ndarray:
-        return self._array_of_length(f"nodes/video/{name}", self.num_nodes["video"])
+        found = self._array_of_length(f"nodes/video/{name}", self.num_nodes["video"])
+        if found.ndim != 1 or found.dtype != (expected := VIDEO_COLUMNS[name]):
+            raise FormatError(f"{self.path}: nodes/video/{name}: found {found.dtype}, expected {expected}")
+        return found
 
     @cached_property
     def ids(self) -> Sequence[str]:  # type: ignore[override]
-        return self._strings("nodes/video/id")  # type: ignore[return-value]
+        return self._strings("nodes/video/id", self.num_nodes["video"])  # type: ignore[return-value]
 
     @cached_property
     def texts(self) -> Sequence[str]:  # type: ignore[override]
-        return self._strings("nodes/video/text")  # type: ignore[return-value]
+        return self._strings("nodes/video/text", self.num_nodes["video"])  # type: ignore[return-value]
+
+    @property
+    def skipped_ids(self) -> set[str]:
+        """Ids of records that the builds of this store left out (`--on-error skip`)."""
+        name = "nodes/video/skipped_id"
+        if f"{name}/zarr.json" not in self.seal.files:  # format 1 kept their number alone
+            return set()
+        ids = self._strings(name)
+        return {ids[i] for i in range(len(ids))}
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -177,7 +219,11 @@ class Store(Graph):
     def key(self, name: str) -> tuple[np.ndarray, Sequence[str]]:
         """A shared attribute (url, author, topic, platform): codes [N] int32, −1 empty, and the values."""
         folder = f"nodes/video/keys/{name}"
-        return self._video_column(f"keys/{name}/code"), self._strings(f"{folder}/value")  # type: ignore[return-value]
+        codes = self._array_of_length(f"{folder}/code", self.num_nodes["video"])
+        values = self._strings(f"{folder}/value")
+        if codes.dtype != np.int32 or (len(codes) and not -1 <= codes.min() <= codes.max() < len(values)):
+            raise FormatError(f"{self.path}: {folder}/code: values outside -1 to {len(values) - 1}")
+        return codes, values  # type: ignore[return-value]
 
     def split(self, name: str) -> np.ndarray:
         """Video node numbers of a split (train, test; by post date), ascending: [n] int64."""

@@ -104,6 +104,10 @@ def bench_edges(
             folder = Path(name)
             _write_edges(folder, number, num_nodes, dtype)
             built = measure(_BUILD_EDGES, folder / "graph.yaml", folder / "store", memory_bytes)
+            used = _used(folder, folder / "store", built, number, num_nodes, peer_edges)
+            for peer in _PEERS:  # of the same edges; beside `synth`, which makes and writes far more, none
+                if built.ok and peer in used and used[peer]["ok"]:
+                    used[peer]["times_slower"] = used[peer]["wall_s"] / built.wall_s
             yield {
                 "source": "edges",
                 "num_edges": number,
@@ -112,7 +116,7 @@ def bench_edges(
                 "memory_budget_bytes": memory_bytes,
                 "build": _rates(built, number)
                 | {"peak_over_imports_bytes": built.peak_bytes - idle.peak_bytes},
-                **_used(folder, folder / "store", built, number, num_nodes, peer_edges),
+                **used,
                 "machine": machine(),
             }
 
@@ -175,8 +179,6 @@ def _used(
         for name, code in _PEERS.items():
             peer = measure(code, *files, num_nodes, folder / "a.npy", folder / "b.npy")
             found[name] = _rates(peer, num_edges)
-            if built.ok and peer.ok:
-                found[name]["times_slower"] = peer.wall_s / built.wall_s
     return found
 
 

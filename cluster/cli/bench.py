@@ -39,6 +39,8 @@ def build(
 
     if dtype not in ("int32", "int64"):
         raise ClusterError(f"--dtype: found {dtype!r}, expected int32 or int64")
+    if min([*(edges or []), *(scale or [])], default=1) <= 0:
+        raise ClusterError("bench build: found a size of 0 or below, expected numbers above 0")
     if not edges and not scale:
         edges, scale = [1_000_000, 10_000_000], [0.05]
     for result in chain(

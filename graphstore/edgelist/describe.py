@@ -24,7 +24,7 @@ Paths are relative to the description.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,9 @@ class EdgeDescription:
     def edge_type(self) -> EdgeType:
         src, relation, dst = self.type
         return src, relation, dst
+
+
+_DEFAULT = asdict(EdgeDescription())
 
 
 @dataclass
@@ -129,6 +132,8 @@ def _check(path: Path, found: Description) -> None:
         )
         if edge.group is not None:
             require(src == dst, f"{where}.group", edge.type, "heads and tails of one type")
+            given = [n for n in ("columns", "duplicates", "self_loops") if getattr(edge, n) != _DEFAULT[n]]
+            require(not given, where, ", ".join(given), "no options of edge lists beside a group")
             _check_group(path, f"{where}.group", edge.group, require)
             continue
         paths = [edge.path] if isinstance(edge.path, str) else edge.path

@@ -8,32 +8,35 @@ Legend: N nodes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
 import numpy as np
 
 from graphstore.edgelist.describe import EdgeDescription, GroupDescription
-from graphstore.edgelist.read import arrow_column, integers, open_npy, table_batches
+from graphstore.edgelist.read import arrow_column, integers, npy_reader, table_batches
 from graphstore.errors import StoreError
 from graphstore.relations import Relation, prefix_rows
 from graphstore.schema import edge_name
 
-NODE_BYTES = 160
-"""Memory that sorting takes, for each node."""
+_LOWEST = np.iinfo(np.int64).min
+NODE_BYTES, TEXT_BYTES = 160, 120
+"""Memory that sorting takes, for each node; and what a key that is a text takes besides its characters."""
 
 
 def group_length(group: GroupDescription) -> int:
     """Number of nodes N that the columns have."""
-    return len(_columns(group)[0])
+    if group.path is None:
+        return npy_reader(group.key, 1)[0][0]
+    return sum(batch.num_rows for batch in _batches(group.path, group))
 
 
 def group_rows(edge: EdgeDescription, num_nodes: int, memory_bytes: int) -> Relation:
     """The relation's rows, heads of a row in (time, node number) order. Raises StoreError."""
     assert edge.group is not None
-    if (needed := NODE_BYTES * num_nodes) > memory_bytes:
-        raise StoreError(
-            f"{edge_name(edge.edge_type)}: memory: found {memory_bytes:,} bytes, "
-            f"expected at least {needed:,} bytes ({num_nodes:,} nodes)"
-        )
-    key, time = _columns(edge.group)
+    _require_memory(edge, NODE_BYTES * num_nodes, num_nodes, memory_bytes)
+    key, time = _columns(edge, edge.group, num_nodes, memory_bytes)
     for name, values in ((edge.group.key, key), (edge.group.time, time)):
         if len(values) != num_nodes:
             raise StoreError(f"{name}: found {len(values)} values, expected {num_nodes}, one for each node")
@@ -41,36 +44,70 @@ def group_rows(edge: EdgeDescription, num_nodes: int, memory_bytes: int) -> Rela
     return Relation(edge.edge_type, "prefix", rows.indices, rows.begin, rows.end, rows.rank)
 
 
-def _columns(group: GroupDescription) -> tuple[np.ndarray, np.ndarray]:
-    """Key and time of each node: [N], [N] int64. Texts become codes; an empty text is no group (−1)."""
+def _require_memory(edge: EdgeDescription, needed: int, num_nodes: int, memory_bytes: int) -> None:
+    if needed > memory_bytes:
+        raise StoreError(
+            f"{edge_name(edge.edge_type)}: memory: found {memory_bytes:,} bytes, "
+            f"expected at least {needed:,} bytes ({num_nodes:,} nodes)"
+        )
+
+
+def _batches(path: str, group: GroupDescription) -> Iterator[Any]:
+    # Keys of a CSV file are texts: "007" and "7" are two
+    return table_batches(path, [group.key, group.time], text=group.key)
+
+
+def _columns(
+    edge: EdgeDescription, group: GroupDescription, num_nodes: int, memory_bytes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Key and time of each node: [N], [N] int64. Texts become codes; no text or an empty one is −1."""
     if group.path is None:
-        key, time = (np.asarray(open_npy(file)) for file in (group.key, group.time))
-        for file, values in ((group.key, key), (group.time, time)):
-            if values.ndim != 1:
-                raise StoreError(f"{file}: found shape {list(values.shape)}, expected [nodes]")
-        return integers(group.key, "key", key, 0, low=-1), _times(group.time, "time", time)
+        key, time = (npy_reader(file, 1) for file in (group.key, group.time))
+        return (
+            integers(group.key, "key", key[1](0, key[0][0]), 0, low=-1),
+            integers(group.time, "time", time[1](0, time[0][0]), 0, low=_LOWEST),
+        )
+    code_of: dict[str, int] = {}
+    keys, times, first, text_bytes = [], [], 0, 0
+    for batch in _batches(group.path, group):
+        known = len(code_of)
+        keys.append(_keys(group.path, group.key, batch, first, code_of))
+        times.append(_times(group.path, group.time, batch, first))
+        first += batch.num_rows
+        text_bytes += sum(TEXT_BYTES + 4 * len(text) for text in islice(code_of, known, None))
+        _require_memory(edge, NODE_BYTES * num_nodes + text_bytes, num_nodes, memory_bytes)
+    if not first:
+        raise StoreError(f"{group.path}: found no rows, expected one for each node")
+    return np.concatenate(keys), np.concatenate(times)
+
+
+def _keys(file: str, name: str, batch: Any, first: int, code_of: dict[str, int]) -> np.ndarray:
     import pyarrow as pa
 
-    names = [group.key, group.time]
-    batches = list(table_batches(group.path, names, numbers=False))
-    if not batches:
-        raise StoreError(f"{group.path}: found no rows, expected one for each node")
-    table = pa.Table.from_batches(batches).combine_chunks()
-    texts = table.column(group.key)
-    if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
-        encoded = texts.combine_chunks().dictionary_encode()
-        empty = encoded.dictionary.to_pylist().index("") if "" in encoded.dictionary.to_pylist() else -1
-        codes = arrow_column(group.path, group.key, pa.table({group.key: encoded.indices}), 0)
-        key = np.where(codes == empty, -1, codes)
-    else:
-        key = arrow_column(group.path, group.key, table, 0)
-    time = arrow_column(group.path, group.time, table, 0)
-    return integers(group.path, group.key, key, 0, low=-1), _times(group.path, group.time, time)
+    column = batch.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return integers(file, name, arrow_column(file, name, batch, first), first, low=-1)
+    encoded = column.dictionary_encode()
+    values = (
+        code_of.setdefault(text, len(code_of)) if text else -1 for text in encoded.dictionary.to_pylist()
+    )
+    codes = np.array([*values, -1], np.int64)  # the last for what is null
+    return codes[encoded.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False)]
 
 
-def _times(file: str, name: str, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind == "O":  # dates of Parquet
-        values = values.astype("datetime64[s]")
-    if values.dtype.kind == "M":
-        return values.astype("datetime64[ns]").astype(np.int64)
-    return integers(file, name, values, 0, low=np.iinfo(np.int64).min)
+def _times(file: str, name: str, batch: Any, first: int) -> np.ndarray:
+    """Dates and times as numbers of their own unit, so that none is rounded or out of range."""
+    import pyarrow as pa
+
+    kind = batch.column(name).type
+    if pa.types.is_date32(kind):
+        batch = batch.set_column(batch.schema.names.index(name), name, batch.column(name).cast(pa.int32()))
+    elif pa.types.is_date64(kind) or pa.types.is_timestamp(kind):
+        batch = batch.set_column(batch.schema.names.index(name), name, batch.column(name).cast(pa.int64()))
+    elif not pa.types.is_integer(kind):
+        raise StoreError(
+            f"{file}: column {name!r}: found type {kind}, expected whole numbers, dates or times"
+        )
+    return integers(file, name, arrow_column(file, name, batch, first), first, low=_LOWEST)

@@ -28,6 +28,8 @@ class Piece:
     tails: np.ndarray
     file: str
     first: int
+    tail_file: str | None = None
+    """Where tails have a file of their own."""
 
 
 def read_edges(edge: EdgeDescription) -> Iterator[Piece]:
@@ -56,8 +58,8 @@ def integers(file: str, name: str, values: np.ndarray, first: int, *, low: int =
     if len(values) and values.min() < low:
         row = int(np.argmax(values < low))
         raise StoreError(
-            f"{file}: record {first + row}: field {name!r}: found {values[row]}, "
-            f"expected a node number from {low}"
+            f"{file}: record {first + row}: field {name!r}: found {values[row]}, expected "
+            + ("a node number from 0" if low == 0 else f"a number from {low}")
         )
     return values
 
@@ -75,8 +77,12 @@ def arrow_column(file: str, name: str, batch: Any, first: int) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)
 
 
-def table_batches(file: str, columns: list[str], *, numbers: bool = True) -> Iterator[Any]:
-    """Record batches of a Parquet or CSV file. `numbers`: columns of a CSV file are whole numbers."""
+def table_batches(file: str, columns: list[str], *, text: str | None = None) -> Iterator[Any]:
+    """Record batches of a Parquet or CSV file.
+
+    Columns of a CSV file are whole numbers; with `text`, that column is texts and the others are taken
+    for what they look like.
+    """
     if file.endswith(".parquet"):
         import pyarrow.parquet as pq
 
@@ -87,11 +93,11 @@ def table_batches(file: str, columns: list[str], *, numbers: bool = True) -> Ite
     import pyarrow as pa
     import pyarrow.csv
 
-    types = dict.fromkeys(columns, pa.int64()) if numbers else {}
+    types = dict.fromkeys(columns, pa.int64()) if text is None else {text: pa.string()}
     options = pyarrow.csv.ConvertOptions(column_types=types)
     read = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
     with (
-        _reading(file, "CSV of whole numbers" if numbers else "CSV"),
+        _reading(file, "CSV of whole numbers" if text is None else "CSV"),
         pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader,
     ):
         _require_columns(file, columns, reader.schema.names)
@@ -114,8 +120,8 @@ def _line(error: Exception) -> str:
 
 def _require_columns(file: str, wanted: list[str], names: list[str]) -> None:
     for name in wanted:
-        if name not in names:
-            raise StoreError(f"{file}: column: found {', '.join(names)}, expected {name!r} among them")
+        if names.count(name) != 1:
+            raise StoreError(f"{file}: column: found {', '.join(names)}, expected {name!r} once among them")
 
 
 def open_npy(file: str) -> np.ndarray:
@@ -130,7 +136,7 @@ def open_npy(file: str) -> np.ndarray:
 def _npy_pieces(files: list[str]) -> Iterator[Piece]:
     """From one [E, 2] array or from a pair of [E] arrays."""
     if len(files) == 1:
-        shape, read = _npy_reader(files[0], 2)
+        shape, read = npy_reader(files[0], 2)
         if shape[1] != 2:
             raise StoreError(f"{files[0]}: found shape {list(shape)}, expected [E, 2]")
 
@@ -138,7 +144,7 @@ def _npy_pieces(files: list[str]) -> Iterator[Piece]:
             return tuple(read(first, last).T)
 
     else:
-        (shape, heads), (other, tails) = (_npy_reader(file, 1) for file in files)
+        (shape, heads), (other, tails) = (npy_reader(file, 1) for file in files)
         if shape != other:
             raise StoreError(f"{files[1]}: found {other[0]} numbers, expected {shape[0]} as in {files[0]}")
 
@@ -153,10 +159,11 @@ def _npy_pieces(files: list[str]) -> Iterator[Piece]:
             integers(files[-1], "tails", found_tails, first),
             files[0],
             first,
+            files[-1],
         )
 
 
-def _npy_reader(file: str, ndim: int) -> tuple[tuple[int, ...], Callable[[int, int], np.ndarray]]:
+def npy_reader(file: str, ndim: int) -> tuple[tuple[int, ...], Callable[[int, int], np.ndarray]]:
     """Shape, and a function that reads rows: by reads, since mapped pages count as resident memory."""
     mapped: Any = open_npy(file)
     shape, dtype = mapped.shape, mapped.dtype

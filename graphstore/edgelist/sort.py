@@ -21,6 +21,11 @@ from graphstore.arrays import ArrayWriter
 from graphstore.edgelist.read import CHUNK_EDGES, Piece
 from graphstore.errors import StoreError
 
+_TAIL_BYTES = 40
+"""Memory for each tail: its degree, the sums of degrees, and room for the range that holds it."""
+
+_MANY_TAILS = 1 << 20
+
 Pieces = Callable[[], Iterator[Piece]]
 
 
@@ -138,11 +143,14 @@ def _counted(pieces: Pieces, num_heads: int, num_tails: int, policy: Policy) -> 
     degree = np.zeros(num_tails, np.int64)
     num_loops = 0
     for piece in pieces():
-        for values, num, end in ((piece.heads, num_heads, "head"), (piece.tails, num_tails, "tail")):
+        for values, num, end, file in (
+            (piece.heads, num_heads, "head", piece.file),
+            (piece.tails, num_tails, "tail", piece.tail_file or piece.file),
+        ):
             if int(values.max()) >= num:
                 row = int(np.argmax(values >= num))
                 raise StoreError(
-                    f"{piece.file}: record {piece.first + row}: {end}: found node {values[row]}, "
+                    f"{file}: record {piece.first + row}: {end}: found node {values[row]}, "
                     f"expected a node number below {num}"
                 )
         if not policy.keeps_loops:
@@ -224,11 +232,16 @@ def write_rows(
             yield piece
             told(len(piece.heads))
 
+    if num_tails > _MANY_TAILS and memory_bytes < _TAIL_BYTES * num_tails:  # before they are counted
+        raise StoreError(
+            f"{folder}: memory: found {memory_bytes:,} bytes, expected at least "
+            f"{_TAIL_BYTES * num_tails + _TAIL_BYTES:,} bytes ({num_tails:,} tails)"
+        )
     degree, num_loops = _counted(passing, num_heads, num_tails, policy)
     # By edge: the head, and with duplicates to find a mark and its place in the sorted row
     edge_bytes = dtype.itemsize + (0 if policy.keeps_duplicates else 1)
     longest = int(degree.max(initial=0))
-    room = memory_bytes - 40 * num_tails - (0 if policy.keeps_duplicates else 24 * longest)
+    room = memory_bytes - _TAIL_BYTES * num_tails - (0 if policy.keeps_duplicates else 24 * longest)
     max_edges = room // edge_bytes
     if max_edges < longest or max_edges < 1:
         needed = memory_bytes - room + max(1, longest) * edge_bytes

@@ -9,6 +9,7 @@ PACK.json, written last, holds the store's seal and metadata, and the digests of
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ from graphstore.integrity.seal import (
     file_problems,
     parse_seal,
     read_seal,
+    seal_value,
     store_files,
 )
 from graphstore.integrity.verify import Progress
@@ -43,8 +45,8 @@ from graphstore.schema import NAME
 
 PACK_FORMAT, PACK_VERSION = "netgpt-graph-pack", 1
 SHARD_BYTES = 1 << 26
-_MAX_CHUNK_BYTES = 1 << 26
 _THREADS = 4
+_MAX_NAME, _MAX_DEPTH = 200, 16
 
 
 def pack(store: Path | str, out: Path | str, progress: Progress | None = None) -> None:
@@ -54,7 +56,7 @@ def pack(store: Path | str, out: Path | str, progress: Progress | None = None) -
     StoreError where `out` is taken; then nothing is left at `out`.
     """
     store, out = Path(store), Path(out)
-    refuse_existing(out)
+    refuse_existing(out, store)
     seal = read_seal(store)
     check_sizes(store, seal)
     metadata = {}
@@ -79,7 +81,7 @@ def pack(store: Path | str, out: Path | str, progress: Progress | None = None) -
         value = {
             "format": PACK_FORMAT,
             "version": PACK_VERSION,
-            "seal": read_json(store / SEAL),
+            "seal": seal_value(seal),
             "metadata": metadata,
             "files": files,
         }
@@ -118,8 +120,8 @@ def unpack(source: Path | str, out: Path | str, progress: Progress | None = None
     with the array's name, StoreError where `out` is taken; then nothing is left at `out`.
     """
     source, out = Path(source), Path(out)
-    refuse_existing(out)
-    seal, seal_value, metadata = _read_pack(source)
+    refuse_existing(out, source)
+    seal, metadata = _read_pack(source)
     with atomic_dir(out) as root:
         for done, (name, text) in enumerate(metadata.items()):
             value = _parse(source, name, text)
@@ -129,7 +131,7 @@ def unpack(source: Path | str, out: Path | str, progress: Progress | None = None
             (root / name).write_text(text, encoding="utf-8")
             if progress:
                 progress(done + 1, len(metadata))
-        write_json(root / SEAL, seal_value)
+        write_json(root / SEAL, seal_value(seal))
         found = store_files(root)
         for name in sorted({*found, *seal.files}):
             if name not in seal.files or (problem := file_problems(root, name, seal)):
@@ -147,8 +149,8 @@ def _parse(where: Path, name: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _read_pack(source: Path) -> tuple[Seal, Any, dict[str, str]]:
-    """The seal, as it was and as JSON, and the metadata of a pack whose files are all right."""
+def _read_pack(source: Path) -> tuple[Seal, dict[str, str]]:
+    """The seal and the metadata of a pack whose files are all right."""
     if not (source / PACK).exists():
         raise FormatError(
             f"{source}: no {PACK}, so not a packed store; make one with: netgpt pack STORE --out DIR"
@@ -160,30 +162,36 @@ def _read_pack(source: Path) -> tuple[Seal, Any, dict[str, str]]:
             raise FormatError(f"{source}: found format {found}, expected {(PACK_FORMAT, PACK_VERSION)}")
         files = {str(name): str(digest) for name, digest in value["files"].items()}
         metadata = {str(name): str(text) for name, text in value["metadata"].items()}
-        seal_value = value["seal"]
+        for text in metadata.values():
+            text.encode()  # a lone surrogate cannot be written
+        seal = parse_seal(value["seal"], source / PACK)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{source / PACK}: damaged ({error}); pack the store again") from None
-    seal = parse_seal(seal_value, source / PACK)
-    for name in (*metadata, *seal.files):
-        parts = name.split("/")
-        if not all(NAME.fullmatch(part) for part in parts) or (name in metadata and parts[-1] != "zarr.json"):
-            raise FormatError(f"{source / PACK}: found the file name {name!r}, expected one of a store")
+    _check_names(source / PACK, {*metadata, *seal.files}, set(metadata))
     for name, digest in files.items():
         if file_digest(inside(source, name)) != digest:
             raise FormatError(f"{source}: {array_of(name)}: file {name} is damaged (its digest differs)")
     for name in store_files(source):
         if name not in files and name != PACK:
             raise FormatError(f"{source}: {name}: not part of the packed store")
-    return seal, seal_value, metadata
+    return seal, metadata
+
+
+def _check_names(where: Path, names: set[str], metadata: set[str]) -> None:
+    """Names stay inside the folder, and none is a folder of another."""
+    folders = {SEAL, *names}
+    for name in names:
+        parts = name.split("/")
+        wrong = not all(NAME.fullmatch(part) and len(part) <= _MAX_NAME for part in parts)
+        wrong |= len(parts) > _MAX_DEPTH or (name in metadata and parts[-1] != "zarr.json")
+        wrong |= any("/".join(parts[:i]) in folders for i in range(1, len(parts)))
+        if wrong:
+            raise FormatError(f"{where}: found the file name {name[:100]!r}, expected one of a store")
 
 
 def _unpack_array(source: Path, root: Path, name: str, meta: ArrayMeta) -> None:
-    if meta.chunk_bytes > _MAX_CHUNK_BYTES:
-        raise FormatError(
-            f"{source}: {name}: found chunks of {meta.chunk_bytes:,} bytes, expected about 1 MB"
-        )
     try:
         packed = read_json(inside(source, f"{name}/zarr.json"))
         (shard_rows, *_) = packed["chunk_grid"]["configuration"]["chunk_shape"]
@@ -244,6 +252,10 @@ def _decoded(path: Path, meta: ArrayMeta, blob: bytes) -> np.ndarray:
             flat = out.reshape(-1)  # differences run in memory order, whatever the shape
             np.cumsum(flat, dtype=flat.dtype, out=flat)
         else:
+            # Blosc is told no length: its header must say those of the two buffers
+            header = struct.unpack("<III", blob[4:16]) if len(blob) >= 16 else (0, 0, 0)
+            if (header[0], header[2]) != (out.nbytes, len(blob)):
+                raise ValueError("a header of another length")
             blosc.decompress(blob, out)
     except (RuntimeError, ValueError) as error:
         raise FormatError(f"{path}: chunk cannot be decompressed ({error})") from None

@@ -20,7 +20,7 @@ import zarr
 
 from graphstore.arrays import read_meta
 from graphstore.errors import FormatError
-from graphstore.files import inside, read_json, value_digest, write_json
+from graphstore.files import MAX_JSON_BYTES, inside, read_json, value_digest, write_json
 
 FORMAT, VERSION, OLDEST_VERSION = "netgpt-graph", 2, 1
 SEAL, PACK = "SEAL.json", "PACK.json"
@@ -87,15 +87,17 @@ def write_seal(root: Path, parent: tuple[Path, Seal] | None = None) -> Seal:
         if parent is not None and parent[1].files.get(name) == files[name]:
             _link(parent[0] / name, path)
     seal = Seal(VERSION, files, sizes, chunks)
-    value = {
-        "format": FORMAT,
-        "version": VERSION,
-        "files": files,
-        "sizes": sizes,
-        "chunks": {name: {"bytes": size, "crc32c": crcs} for name, (size, crcs) in chunks.items()},
-    }
-    write_json(root / SEAL, value)
+    write_json(root / SEAL, seal_value(seal))
     return seal
+
+
+def seal_value(seal: Seal) -> dict[str, Any]:
+    """The JSON value of a seal, of the seal's own version."""
+    value: dict[str, Any] = {"format": FORMAT, "version": seal.version, "files": seal.files}
+    if seal.version > 1:
+        value["sizes"] = seal.sizes
+        value["chunks"] = {name: {"bytes": n, "crc32c": crcs} for name, (n, crcs) in seal.chunks.items()}
+    return value
 
 
 def _link(original: Path, copy: Path) -> None:
@@ -118,20 +120,26 @@ def parse_seal(value: Any, where: Path) -> Seal:
                 f"{where}: found format version {version}, this program reads versions {OLDEST_VERSION} to "
                 f"{VERSION}; install a newer netgpt"
             )
-        seal = Seal(
-            version,
-            {str(name): str(digest) for name, digest in value["files"].items()},
-            {str(name): int(size) for name, size in value.get("sizes", {}).items()},
-            {str(n): (int(c["bytes"]), str(c["crc32c"])) for n, c in value.get("chunks", {}).items()},
-        )
-        if version > 1 and seal.files.keys() != seal.sizes.keys():
+        files, sizes = dict(value["files"]), dict(value.get("sizes", {}))
+        chunks = {name: (c["bytes"], c["crc32c"]) for name, c in value.get("chunks", {}).items()}
+        for name, digest in files.items():
+            name.encode()  # a lone surrogate is no file name
+            if not re.fullmatch("[0-9a-f]{64}", digest):
+                raise ValueError(f"digest of {name!r}")
+        if version > 1 and files.keys() != sizes.keys():
             raise ValueError("other files have a size than have a digest")
-        if any(size < 1 for size, _ in seal.chunks.values()):
-            raise ValueError("a chunk of no bytes")
+        if any(type(size) is not int or size < 0 for size in sizes.values()):
+            raise ValueError("a size that is no whole number")
+        for name, (chunk_bytes, crcs) in chunks.items():
+            if type(chunk_bytes) is not int or chunk_bytes < 1 or type(crcs) is not str:
+                raise ValueError(f"chunks of {name!r}")
+            if name not in sizes or len(crcs) != 8 * -(-sizes[name] // chunk_bytes):
+                raise ValueError(f"chunks of {name!r}")
+        seal = Seal(version, files, sizes, chunks)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, FormatError):
             raise
-        raise FormatError(f"{where}: damaged ({error}); build the store again") from error
+        raise FormatError(f"{where}: damaged ({error}); build the store again") from None
     return seal
 
 
@@ -175,21 +183,30 @@ def file_problems(root: Path, name: str, seal: Seal) -> list[str]:
     chunk_bytes, expected = seal.chunks.get(name, (_BLOCK_BYTES, ""))
     if chunk_bytes > _MAX_CHUNK_BYTES:  # not one of ours: the digest of the whole has to do
         chunk_bytes, expected = _BLOCK_BYTES, ""
-    whole, found = hashlib.sha256(), []
+    if path.name == "zarr.json" and path.stat().st_size > MAX_JSON_BYTES:
+        return [f"{array}: file {name} is damaged (no metadata is that long)"]
+    whole, wrong, number = hashlib.sha256(), [], 0
     with path.open("rb") as file:
         while block := file.read(chunk_bytes):
             whole.update(block)
-            if expected:
-                found.append(f"{google_crc32c.value(block):08x}")
+            if expected and f"{google_crc32c.value(block):08x}" != expected[8 * number : 8 * number + 8]:
+                wrong.append(number)
+            number += 1
     size = path.stat().st_size
     if size != seal.sizes.get(name, size):
         return [f"{array}: file {name}: found {size} bytes, expected {seal.sizes[name]}"]
     if whole.hexdigest() == seal.files[name]:
         return []
-    wrong = [i for i, crc in enumerate(found) if crc != expected[8 * i : 8 * i + 8]]
     if not wrong:
         return [f"{array}: file {name} is damaged (its digest differs)"]
     return [f"{array}: file {name} is damaged in {_ranges(wrong, chunk_bytes, size)}"]
+
+
+def require_whole(root: Path, seal: Seal) -> None:
+    """Read every file of a store. Raises FormatError for the first that is not as sealed."""
+    for name in seal.files:
+        if problems := file_problems(root, name, seal):
+            raise FormatError(f"{root}: {problems[0]}")
 
 
 def _ranges(chunks: list[int], chunk_bytes: int, size: int) -> str:

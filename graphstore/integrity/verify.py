@@ -1,6 +1,6 @@
 """Every byte of a store against its seal, and every number that points at another array.
 
-Memory stays within some blocks, whatever the store's size.
+Memory: some blocks, and for a relation some bytes for each tail; never for each edge.
 
 Legend: N nodes of the destination type, E edges.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from graphstore.arrays import map_array, read_blocks, read_meta
+from graphstore.arrays import Strings, map_array, read_blocks, read_meta
 from graphstore.errors import FormatError
 from graphstore.files import inside, read_json
 from graphstore.integrity.seal import file_problems, read_seal, store_files
 from graphstore.schema import edge_name
-from graphstore.store import VIDEO_COLUMNS, Store
+from graphstore.store import MAX_LABEL, RECORD_KEYS, SPLITS, VIDEO_COLUMNS, Store
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) bytes."""
@@ -49,17 +49,38 @@ def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
         return [str(error).removeprefix(f"{root}: ")]
 
 
-def _array_problems(store: Store) -> Iterator[str]:
-    """Arrays whose metadata is not of this format, and columns of another length, type or shape."""
-    num_nodes = store.num_nodes
-    columns: dict[str, int | None] = {}
-    if store.has_records:
-        columns = {f"nodes/video/{name}": num_nodes["video"] for name in VIDEO_COLUMNS}
+def _columns(store: Store) -> dict[str, tuple[tuple[type, ...], int | None]]:
+    """Arrays of one number a row that the attributes promise: their types and, where known, their rows."""
+    num = store.num_nodes
+    found: dict[str, tuple[tuple[type, ...], int | None]] = {}
     for edge_type in store.edge_types:
-        name, num_tails = f"edges/{edge_name(edge_type)}", num_nodes[edge_type[2]]
-        is_csr = store.attributes["relations"][edge_name(edge_type)]["layout"] == "csr"
-        rows = {"indptr": num_tails + 1} if is_csr else dict.fromkeys(("begin", "end", "rank"), num_tails)
-        columns |= {f"{name}/indices": None, **{f"{name}/{part}": num for part, num in rows.items()}}
+        name, num_tails = f"edges/{edge_name(edge_type)}", num[edge_type[2]]
+        found[f"{name}/indices"] = ((np.int32, np.int64), None)
+        if store.attributes["relations"][edge_name(edge_type)]["layout"] == "csr":
+            found[f"{name}/indptr"] = ((np.int64,), num_tails + 1)
+        else:
+            found |= {f"{name}/{part}": ((np.int64,), num_tails) for part in ("begin", "end")}
+            found[f"{name}/rank"] = ((np.int32,), num_tails)
+    if store.has_records:
+        for column, dtype in VIDEO_COLUMNS.items():
+            found[f"nodes/video/{column}"] = ((dtype,), num["video"])
+        for text in ("id", "text"):
+            found[f"nodes/video/{text}_offset"] = ((np.int64,), num["video"] + 1)
+        for key in RECORD_KEYS:
+            found[f"nodes/video/keys/{key}/code"] = ((np.int32,), num["video"])
+            found[f"nodes/video/keys/{key}/value_offset"] = ((np.int64,), None)
+    for file in store.seal.files:
+        name = file.removesuffix("/zarr.json")
+        if name.endswith("/x_row"):
+            found[name] = ((np.int32,), num.get(name.split("/")[1]))
+        elif name != file and name.endswith("_offset"):
+            found.setdefault(name, ((np.int64,), None))
+            found[name.removesuffix("_offset")] = ((np.uint8,), None)
+    return found
+
+
+def _array_problems(store: Store) -> Iterator[str]:
+    """Arrays whose metadata is not of this format, and those of another length, type or shape."""
     for file in store.seal.files:
         name = file.removesuffix("/zarr.json")
         if name == file:
@@ -69,23 +90,28 @@ def _array_problems(store: Store) -> Iterator[str]:
                 map_array(store.path, name)
         except (FormatError, ValueError, KeyError, TypeError) as error:
             yield f"{name}: {str(error).removeprefix(f'{store.path}: ')}"
-            continue
-        if name.endswith("/x_row"):
-            columns[name] = num_nodes.get(name.split("/")[1])
-        elif name.startswith("nodes/video/keys/") and name.endswith("/code"):
-            columns[name] = num_nodes["video"]
-        elif name.endswith("_offset"):
-            columns[name] = None
-    for name, length in columns.items():
+    for name, (dtypes, length) in _columns(store).items():
         try:
             meta = read_meta(store.path, name)
         except FormatError as error:
             yield f"{name}: {str(error).removeprefix(f'{store.path}: ')}"
             continue
-        if meta.dtype.kind not in "iu" or meta.width is not None:
-            yield f"{name}: found {meta.dtype} {list(meta.shape)}, expected one whole number a row"
+        if meta.width is not None or meta.dtype not in dtypes:
+            expected = " or ".join(np.dtype(t).name for t in dtypes)
+            yield f"{name}: found {meta.dtype} {list(meta.shape)}, expected {expected}, one number a row"
         elif length is not None and meta.num_rows != length:
             yield f"{name}: found {meta.num_rows} rows, expected {length}"
+    for node in store.schema.node_types:
+        if node.encoding == "none":
+            continue
+        try:
+            store.features(node.name)
+            if f"nodes/{node.name}/x_key/zarr.json" in store.seal.files:
+                keys, rows = (read_meta(store.path, f"nodes/{node.name}/{part}") for part in ("x_key", "x"))
+                if keys.num_rows != rows.num_rows:
+                    yield f"nodes/{node.name}/x_key: found {keys.num_rows} rows, expected {rows.num_rows}"
+        except FormatError as error:
+            yield str(error).removeprefix(f"{store.path}: ")
 
 
 def _pointer_problems(store: Store) -> Iterator[str]:
@@ -107,13 +133,32 @@ def _pointer_problems(store: Store) -> Iterator[str]:
         if name == file:
             continue
         if name.endswith("_offset"):
-            yield from _rising(root, name, read_meta(root, name.removesuffix("_offset")).num_rows)
+            text = name.removesuffix("_offset")
+            wrong = list(_rising(root, name, read_meta(root, text).num_rows))
+            yield from wrong or _texts(root, text)
         elif name.endswith("/x_row"):
             rows = read_meta(root, name.removesuffix("_row")).num_rows
             yield from _numbers(root, name, 0, rows, "rows")
-        elif name.startswith("nodes/video/keys/") and name.endswith("/code"):
-            values = read_meta(root, f"{name.removesuffix('code')}value_offset").num_rows - 1
-            yield from _numbers(root, name, -1, values, "codes")
+    if store.has_records:
+        num_values = {key: len(store.key(key)[1]) for key in RECORD_KEYS}
+        for name, low, end in (
+            ("label", -1, MAX_LABEL + 1),
+            ("split", 0, len(SPLITS)),
+            ("platform", -1, num_values["platform"]),
+            *((f"keys/{key}/code", -1, num) for key, num in num_values.items()),
+        ):
+            yield from _numbers(root, f"nodes/video/{name}", low, end, "values")
+
+
+def _texts(root: Path, name: str) -> Iterator[str]:
+    """Each text is whole UTF-8 by itself."""
+    texts = Strings(map_array(root, name), map_array(root, f"{name}_offset"))
+    for i in range(len(texts)):
+        try:
+            texts[i]
+        except FormatError as error:
+            yield f"{name}: {error}"
+            return
 
 
 def _numbers(root: Path, name: str, low: int, end: int, what: str) -> Iterator[str]:
@@ -132,10 +177,12 @@ def _rising(root: Path, name: str, last: int) -> Iterator[str]:
         if first == 0 and values[0] != 0:
             yield f"{name}: begins at {values[0]}, expected 0"
             return
-        falls = np.diff(values) < 0
-        if falls.any() or values[-1] > last:
-            row = first + (int(np.argmax(falls)) if falls.any() else int(np.argmax(values > last)))
-            yield f"{name}: offsets fall or point outside (0 to {last}) behind row {row}"
+        # No differences are taken: those of numbers far apart would wrap
+        wrong = (values < 0) | (values > last)
+        wrong[1:] |= values[1:] < values[:-1]
+        if wrong.any():
+            row = first + int(np.argmax(wrong))
+            yield f"{name}: offsets fall or point outside (0 to {last}) at row {row}"
             return
         final = int(values[-1])
     if final != last:
@@ -157,9 +204,12 @@ def _prefix_problems(root: Path, name: str) -> Iterator[str]:
             at = int(np.argmax(wrong))
             yield f"{name}/rank: node {heads[at]} stands at {first + at} of indices, its rank says elsewhere"
             return
+    if (rank < 0).any():
+        yield f"{name}/rank: below 0, such as that of node {int(np.argmax(rank < 0))}"
+        return
     rows = np.flatnonzero(end > begin)
     own = begin[rows] + rank[rows]
-    wrong = (rank[rows] < 0) | (own >= length)
+    wrong = own >= length
     if not wrong.any():
         wrong = np.asarray(map_array(root, f"{name}/indices"))[own] != rows
     if wrong.any():

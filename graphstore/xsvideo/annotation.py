@@ -34,6 +34,7 @@ FINAL_DAYS = 14
 MIN_GAP_DAYS = 2
 """States of a video are this far apart or more."""
 _DAY_S = 86_400
+_MAX_FACTOR = 1e12
 
 Factors = Mapping[str, Mapping[str, float]]
 """Platform → indicator → what to multiply by; 1 where it is not given."""
@@ -116,7 +117,7 @@ def read_factors(path: Path) -> dict[str, dict[str, float]]:
                 raise StoreError(
                     f"{path}: {platform}: found indicator {name!r}, expected one of {', '.join(INDICATORS)}"
                 )
-            if type(value) not in (int, float) or not (math.isfinite(value) and value > 0):
+            if type(value) not in (int, float) or not 0 < value < _MAX_FACTOR:
                 raise StoreError(f"{path}: {platform}.{name}: found {value!r}, expected a number above 0")
     return {platform: {k: float(v) for k, v in values.items()} for platform, values in raw.items()}
 
@@ -206,7 +207,10 @@ def annotate_file(
         with atomic_file(out) as temporary, temporary.open("w", encoding="utf-8") as file:
             separator = "{\n"
             for state, record in raw_records(source):
-                if state in kept and record["url"] in level:
+                if state not in kept:
+                    continue
+                kept.discard(state)  # an id that comes again was left out, or is an error
+                if record["url"] in level:
                     text = json.dumps({**record, LEVEL: level[record["url"]]}, ensure_ascii=False)
                     file.write(f"{separator}{json.dumps(state)}: {text}")
                     separator = ",\n"

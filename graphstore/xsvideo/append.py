@@ -15,6 +15,7 @@ from typing import Any
 
 from graphstore.errors import FormatError
 from graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
+from graphstore.integrity.seal import require_whole
 from graphstore.store import Store
 from graphstore.xsvideo.build import BuildConfig, write_store
 from graphstore.xsvideo.records import OnError, ReadReport, read_records
@@ -37,17 +38,22 @@ def append(
 ) -> tuple[Path, ReadReport]:
     """Write the store of `store`'s states followed by those of `source`; returns where, and what was read.
 
-    `out` is by default the next version beside `store` (store, store-2, …). The old store stays as it
-    is. Raises RecordError and SourceError for bad records, also for ids that the store has, FormatError
-    for a store that is not of records, StoreError where `out` is taken.
+    `out` is by default the next version beside `store` (store, store-2, …). The old store is read whole
+    first and stays as it is. Raises RecordError and SourceError for bad records, also for ids that the
+    store has, FormatError for a store that is damaged or not of records, StoreError where `out` is taken.
     """
     old, source = Store(store), Path(source)
     out = Path(out) if out is not None else next_version(old.path)
-    refuse_existing(out)
+    refuse_existing(out, old.path)
     if not old.has_records:
         raise FormatError(f"{old.path}: found a store of edge lists, expected one of released records")
-    config = BuildConfig(**{**old.attributes["build"], "on_error": on_error})
-    known, report = frozenset(old.ids), ReadReport()
+    try:
+        config = BuildConfig(**{**old.attributes["build"], "on_error": on_error})
+    except TypeError:
+        raise FormatError(f"{old.path}: found build settings of another version of netgpt") from None
+    # What is copied and linked is sealed anew: damage must not be sealed with it
+    require_whole(old.path, old.seal)
+    known, report = frozenset(old.ids) | old.skipped_ids, ReadReport()
 
     def provenance() -> dict[str, Any]:
         parts = {"parent": old.attributes["source_digest"], "file": file_digest(source)}
@@ -59,5 +65,13 @@ def append(
 
     records = read_records(source, on_error=on_error, known_ids=known, report=report)
     with atomic_dir(out) as root:
-        write_store(root, records, config, provenance=provenance, after=old, progress=progress)
+        write_store(
+            root,
+            records,
+            config,
+            provenance=provenance,
+            skipped_ids=report.skipped_ids,
+            after=old,
+            progress=progress,
+        )
     return out, report

@@ -9,6 +9,7 @@ Legend: N states (video nodes), C comments.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from graphstore.arrays import StringWriter
 from graphstore.errors import StoreError
 from graphstore.features import text_encoder
 from graphstore.files import atomic_dir, file_digest, refuse_existing
@@ -96,12 +98,14 @@ def write_store(
     config: BuildConfig,
     *,
     provenance: Callable[[], dict[str, Any]],
+    skipped_ids: AbstractSet[str] = frozenset(),
     after: Store | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Write a sealed store of `records`, behind those of `after`, into the folder `root`.
 
     `provenance` is called when all records have passed: source_digest, num_skipped and parent_digest.
+    `skipped_ids` is read then too: ids of records that were left out on the way.
     """
     text = text_encoder(config.encoder)
     schema = xs_video(strict_ties=config.ties == "strict")
@@ -125,6 +129,10 @@ def write_store(
             "num_edges": relation.num_edges,
             "dst_range": [0, nodes.num_states],
         }
+    # Ids that were left out stay taken, and stay valid in the history of states that come later
+    strings = StringWriter(root, "nodes/video/skipped_id")
+    strings.append(sorted(skipped_ids | (after.skipped_ids if after else set())))
+    strings.close()
     write_attributes(
         root,
         {
@@ -173,5 +181,12 @@ def build(
 
     records = read_records(source, on_error=config.on_error, report=report)
     with atomic_dir(out) as root:
-        write_store(root, records, config, provenance=provenance, progress=progress)
+        write_store(
+            root,
+            records,
+            config,
+            provenance=provenance,
+            skipped_ids=report.skipped_ids,
+            progress=progress,
+        )
     return report

@@ -18,8 +18,9 @@ from graphstore.errors import RecordError
 from graphstore.features import Features, encode_scalar, encode_time, text_encoder
 from graphstore.relations import Relation, prefix_rows
 from graphstore.schema import EdgeType, RelationType
+from graphstore.store import RECORD_KEYS as KEYS
 from graphstore.store import Graph, Store
-from graphstore.xsvideo.nodes import KEYS, RecordColumns, Vocabulary, comment_features
+from graphstore.xsvideo.nodes import RecordColumns, Vocabulary, comment_features
 from graphstore.xsvideo.records import Record
 from graphstore.xsvideo.schema import PER_STATE, SCALARS
 

@@ -16,12 +16,10 @@ import numpy as np
 from graphstore.arrays import ArrayWriter, StringWriter
 from graphstore.errors import FormatError
 from graphstore.features import TextEncoder, encode_scalar, encode_time
+from graphstore.store import RECORD_KEYS as KEYS
 from graphstore.store import VIDEO_COLUMNS, Store
 from graphstore.xsvideo.records import Record
 from graphstore.xsvideo.schema import PER_STATE, SCALARS
-
-KEYS = ("url", "author", "topic", "platform")
-"""Attributes of a record that states can share; stored as codes, so that later states can join."""
 
 BATCH_RECORDS = 1024
 _KEY_BYTES = 16

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graphstore.errors import StoreError
 from graphstore.files import atomic_file
 
 PLATFORM_NAMES = {
@@ -24,6 +25,8 @@ def write_plots(found: dict[str, Any], folder: Path) -> list[Path]:
     """Draw what `statistics` returned into `folder`; returns the files."""
     from matplotlib.figure import Figure  # takes half a second, and readers of a store do not need it
 
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: found a file, expected a folder for plots")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in _PLOTS.items():

@@ -90,6 +90,7 @@ class ReadReport:
 
     num_read: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    skipped_ids: set[str] = field(default_factory=set)
     first_skipped: str | None = None
 
     @property
@@ -99,6 +100,8 @@ class ReadReport:
     def skip(self, error: RecordError) -> None:
         key = error.field or "record"
         self.skipped[key] = self.skipped.get(key, 0) + 1
+        if error.record is not None:
+            self.skipped_ids.add(error.record)
         self.first_skipped = self.first_skipped or str(error)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.errors import StoreError
+from graphstore.errors import FormatError, StoreError
 from graphstore.features import DAY_S
 from graphstore.store import SPLITS, Store
 from graphstore.xsvideo.records import CHINA_OFFSET_S, MAX_LEVEL
@@ -59,7 +59,10 @@ def statistics(store: Store, tokenizer: Path | None = None) -> dict[str, Any]:
 def _raw(store: Store, name: str) -> np.ndarray:
     """Numbers [N] that a scalar feature was made of, log(1 + n) undone."""
     x = store.features(name).gather(np.arange(store.num_nodes["video"]))[:, 0]
-    return np.expm1(x.astype(np.float64))
+    if not np.isfinite(x).all():
+        raise FormatError(f"{store.path}: nodes/{name}/x: found a value that is not finite")
+    # To a thousandth: the log in float32 holds that of durations, and whole numbers to some millions
+    return np.round(np.expm1(x.astype(np.float64)), 3)
 
 
 def _quantiles(values: np.ndarray) -> dict[str, Any]:

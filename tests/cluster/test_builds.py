@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from typer.testing import CliRunner
 import graphstore
 from cluster.cli import app
 from cluster.errors import ClusterError
-from graphstore import StoreError
+from graphstore import BuildConfig, StoreError
+from graphstore.files import file_digest
 from graphstore.xsvideo.synth import write_synthetic
 
 
@@ -88,60 +90,91 @@ def _command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", "from cluster.cli import main; main()", *map(str, arguments)]
 
 
-def _build(source: Path, out: Path) -> list[str]:
-    """A build of a second or two, of edge lists or of records."""
-    if source.suffix == ".yaml":
-        return _command("build", source, "--out", out, "--memory", "300KB")
-    return _command("build", source, "--out", out, "--encoder", "hash:64")
+@dataclass(frozen=True)
+class Work:
+    """A command of a second or two that makes the folder OUT, and how many times it is killed."""
+
+    arguments: list[object]
+    num_kills: int
+
+    def command(self, out: Path) -> list[str]:
+        return _command(*self.arguments, "--out", out)
 
 
 @pytest.fixture(scope="module")
-def many_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("records") / "records.json"
-    write_synthetic(path, 0.01, 0)
-    return path
+def works(large: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
+    folder = tmp_path_factory.mktemp("records")
+    write_synthetic(folder / "all.json", 0.01, 0)
+    records = json.loads((folder / "all.json").read_text(encoding="utf-8"))
+    some, more = list(records.items())[:1200], list(records.items())[1200:]
+    for name, items in (("some", some), ("more", more)):
+        known = {k for k, _ in some} | {k for k, _ in items}
+        kept = {k: {**r, "历史状态": [h for h in r["历史状态"] if str(h) in known]} for k, r in items}
+        (folder / f"{name}.json").write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+    config = BuildConfig(encoder="hash:64", layout="csr")
+    graphstore.build(folder / "some.json", folder / "store", config)
+    graphstore.pack(folder / "store", folder / "pack")
+    return {
+        "edge lists": Work(["build", large, "--memory", "300KB"], 20),
+        "records": Work(["build", folder / "all.json", "--encoder", "hash:64"], 20),
+        "synth": Work(["synth", "--scale", "0.005"], 5),
+        "append": Work(["append", folder / "store", "--data", folder / "more.json"], 5),
+        "pack": Work(["pack", folder / "store"], 5),
+        "unpack": Work(["unpack", folder / "pack"], 5),
+    }
 
 
-@pytest.fixture(params=["large", "many_records"])
-def source(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
+KINDS = ["edge lists", "records", "synth", "append", "pack", "unpack"]
 
 
-def test_a_full_disk_ends_in_one_line_and_no_store(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_ends_in_one_line_and_nothing(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
     """Stood in for by a limit on the size of files: writes fail in the middle in the same way."""
     done = subprocess.run(
-        _build(source, tmp_path / "s"),
+        works[kind].command(tmp_path / "s"),
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
     assert done.returncode == 1, done.stderr
     assert "netgpt: no room on the disk" in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_at_any_moment_there_is_no_store_or_a_whole_one(source: Path, tmp_path: Path) -> None:
-    started = time.perf_counter()
-    assert subprocess.run(_build(source, tmp_path / "whole"), check=False).returncode == 0
-    takes_s = time.perf_counter() - started
-    digest = graphstore.open(str(tmp_path / "whole")).digest
-    rng, unfinished = random.Random(0), 0
-    for i in range(20):
-        out = tmp_path / f"s{i}"
-        process = subprocess.Popen(_build(source, out), stderr=subprocess.DEVNULL)
+def digests(path: Path) -> dict[str, str]:
+    return {p.relative_to(path).as_posix(): file_digest(p) for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_any_moment_there_is_nothing_or_all_of_it(
+    kind: str, works: dict[str, Work], tmp_path: Path
+) -> None:
+    def started(out: Path) -> subprocess.Popen[bytes]:
+        """The command, from the moment when its work begins."""
+        process = subprocess.Popen(works[kind].command(out), stderr=subprocess.DEVNULL)
         while process.poll() is None and not list(tmp_path.glob(f".{out.name}.*.tmp")):
             time.sleep(0.001)
-        # From when the work starts: at once, and later and later
-        time.sleep(rng.uniform(0, takes_s) * i / 20)
+        return process
+
+    process, start = started(tmp_path / "whole"), time.perf_counter()
+    while not (tmp_path / "whole").exists():
+        assert process.poll() in (None, 0)
+        time.sleep(0.001)
+    works_s = time.perf_counter() - start
+    assert process.wait() == 0
+    whole, rng, unfinished = digests(tmp_path / "whole"), random.Random(0), 0
+    for i in range(works[kind].num_kills):
+        out = tmp_path / f"s{i}"
+        process = started(out)
+        time.sleep(rng.uniform(0, works_s))
         process.send_signal(signal.SIGKILL)
         process.wait()
         if out.exists():
-            assert graphstore.open(str(out)).digest == digest and graphstore.verify(out) == []
+            assert digests(out) == whole
         else:
             unfinished += 1
-    assert unfinished >= 1
-    # What a killed build left behind does not stand in the way of the next
-    assert subprocess.run(_build(source, tmp_path / "s20"), check=False).returncode == 0
-    assert graphstore.open(str(tmp_path / "s20")).digest == digest
+    assert unfinished >= works[kind].num_kills // 3
+    # What a killed process left behind does not stand in the way of the next
+    assert subprocess.run(works[kind].command(tmp_path / "s"), check=False).returncode == 0
+    assert digests(tmp_path / "s") == whole

@@ -32,7 +32,7 @@ def test_edges_and_features_are_the_stores(store: Store) -> None:
 def test_rows_beyond_the_budget_are_refused_with_the_command(store: Store, csr_store: Store) -> None:
     with pytest.raises(StoreError, match="--layout csr"):
         store.as_pyg(max_bytes=1000)
-    csr_store.as_pyg(max_bytes=0)  # csr rows are mapped as they are
+    csr_store.as_pyg(max_bytes=0)  # the budget is for rows that have to be written out
 
 
 def test_a_store_of_edge_lists(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ CHARACTERS = (
 )
 """Common characters, of which the words of all texts are made."""
 NUM_WORDS, BLOCK_VIDEOS = 4000, 2048
-TITLE_WORDS, DESCRIPTION_WORDS, COMMENT_WORDS = 6, 40, 5
+TITLE_WORDS, DESCRIPTION_WORDS, COMMENT_WORDS = 8, 70, 5
 
 
 def _words(rng: np.random.Generator, num: int) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from graphstore.errors import StoreError
 from graphstore.files import atomic_dir, atomic_file, refuse_existing, value_digest
 from graphstore.xsvideo.build import BuildConfig, write_store
 from graphstore.xsvideo.records import Record, parse_record
@@ -52,6 +53,8 @@ def build_synthetic(
     """
     config = config or BuildConfig()
     refuse_existing(out)
+    if json_file is not None and json_file.resolve().is_relative_to(out.resolve()):
+        raise StoreError(f"{json_file}: inside the store {out}; choose another file for the records")
     num = 0
 
     def checked(records: Pairs) -> Iterator[Record]:

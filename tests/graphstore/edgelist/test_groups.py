@@ -114,10 +114,13 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "not npy": ({"group": {"key": "graph.yaml", "time": "t.npy"}}, "an .npy file"),
     "other lengths": ({"group": {"key": "short.npy", "time": "t.npy"}}, "one for each node"),
     "fractions": ({"group": {"key": "half.npy", "time": "t.npy"}}, "expected whole numbers"),
-    "below none": ({"group": {"key": "low.npy", "time": "t.npy"}}, "expected a node number from -1"),
-    "a matrix": ({"group": {"key": "two.npy", "time": "t.npy"}}, "expected [nodes]"),
+    "below none": ({"group": {"key": "low.npy", "time": "t.npy"}}, "found -2, expected a number from -1"),
+    "a matrix": ({"group": {"key": "two.npy", "time": "t.npy"}}, "expected 1 dimension(s)"),
     "no such column": ({"group": {"path": "i.csv", "key": "zz", "time": "day"}}, "expected 'zz'"),
     "a gap": ({"group": {"path": "gap.parquet", "key": "k", "time": "t"}}, "record 1: field 't'"),
+    "a text for a time": ({"group": {"path": "i.csv", "key": "day", "time": "brand"}}, "found type string"),
+    "a column twice": ({"group": {"path": "twice.csv", "key": "k", "time": "t"}}, "expected 'k' once"),
+    "options of edge lists": ({"duplicates": "drop"}, "no options of edge lists beside a group"),
     "not a table": ({"group": {"path": "graph.yaml", "key": "k", "time": "t"}}, ".parquet or .csv"),
 }
 
@@ -135,6 +138,7 @@ def test_a_fault_is_named_and_leaves_no_store(fault: str, tmp_path: Path) -> Non
         np.save(tmp_path / f"{name}.npy", np.array(values))
     pa.csv.write_csv(pa.table({"brand": KEYS, "day": DAYS}), tmp_path / "i.csv")
     pq.write_table(pa.table({"k": [1, 2], "t": [1, None]}), tmp_path / "gap.parquet")
+    (tmp_path / "twice.csv").write_text("k,k,t\n1,2,3\n")
     change, words = FAULTS[fault]
     edge = {"type": ["item", "r", "item"], "group": {"key": "k.npy", "time": "t.npy"}, **change}
     description = {"nodes": {"item": {"count": 3}, "other": {"count": 1}}, "edges": [edge]}
@@ -145,6 +149,30 @@ def test_a_fault_is_named_and_leaves_no_store(fault: str, tmp_path: Path) -> Non
         graphstore.build_edges(tmp_path / "graph.yaml", tmp_path / "store")
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not any("store" in p.name for p in tmp_path.iterdir())
+
+
+def test_far_times_and_keys_that_look_like_numbers(tmp_path: Path) -> None:
+    """Dates beyond what nanoseconds can say, fractions of seconds, and keys with leading zeros."""
+    days = [date(2024, 1, 1), date(9999, 12, 31), date(2025, 1, 1), date(2024, 6, 1)]
+    keys = pa.array(["a", "a", None, "a"]).dictionary_encode()
+    pq.write_table(pa.table({"k": keys, "t": days}), tmp_path / "far.parquet")
+    assert rows_of(built(tmp_path, {"path": "far.parquet", "key": "k", "time": "t"})) == [[], [0, 3], [], [0]]
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near/i.csv").write_text(
+        "k,t\n007,2024-01-01 00:00:00.9\n7,2024-01-01 00:00:00.1\n"
+        "007,2024-01-01 00:00:00.5\n007,2024-01-01 00:00:00.1\n"
+    )
+    rows = rows_of(built(tmp_path / "near", {"path": "i.csv", "key": "k", "time": "t"}))
+    assert rows == [[3, 2], [], [3], []]
+
+
+def test_texts_count_as_memory(tmp_path: Path) -> None:
+    num, group = 2000, {"path": "i.parquet", "key": "k", "time": "t"}
+    keys = [f"{i:0500}" for i in range(num)]
+    pq.write_table(pa.table({"k": keys, "t": range(num)}), tmp_path / "i.parquet")
+    with pytest.raises(StoreError, match="memory: found"):
+        built(tmp_path, group, memory_bytes=NODE_BYTES * num + 10_000)
+    assert not (tmp_path / "store").exists()
 
 
 def test_memory_is_asked_for_by_number_of_nodes(tmp_path: Path) -> None:

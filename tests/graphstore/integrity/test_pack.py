@@ -84,6 +84,15 @@ def test_a_damaged_store_is_not_packed(store: Store, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
+def test_targets_inside_the_source(store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.path, tmp_path / "s")
+    with pytest.raises(StoreError, match="must stay as it is"):
+        graphstore.pack(tmp_path / "s", tmp_path / "s/inside")
+    with pytest.raises(StoreError, match="must stay as it is"):
+        graphstore.append(tmp_path / "s", "records.json", tmp_path / "s/inside")
+    assert graphstore.verify(tmp_path / "s") == []
+
+
 def test_targets_that_are_there_and_packs_in_place_of_stores(store: Store, tmp_path: Path) -> None:
     graphstore.pack(store.path, tmp_path / "pack")
     for act in (graphstore.pack, graphstore.unpack):
@@ -148,6 +157,17 @@ def bomb(claimed: int) -> Callable[[Path], None]:
     return act
 
 
+def short_blosc(pack: Path) -> None:
+    """A Blosc chunk of 16 bytes, whose header tells of many more to be copied from behind it."""
+    path = pack / "nodes/likes/x/c/0/0"
+    raw = path.read_bytes()
+    nbytes = struct.unpack("<I", raw[4:8])[0]
+    blob = struct.pack("<BBBBIII", 2, 1, 0x02, 4, nbytes, nbytes, nbytes + 16)
+    index = struct.pack("<QQ", 0, len(blob))
+    path.write_bytes(blob + index + google_crc32c.value(index).to_bytes(4, "little"))
+    reseal(pack)
+
+
 def swap_in_a_link(pack: Path) -> None:
     shutil.move(pack / LABEL / "c/0", pack.parent / "outside")
     (pack / LABEL / "c/0").symlink_to(pack.parent / "outside")
@@ -174,7 +194,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "an absolute name": (edit_pack(lambda v: v["metadata"].update({"/evil/zarr.json": "{}"})), "file name"),
     "a sealed name that climbs": (
-        edit_pack(lambda v: [v["seal"][part].update({"../x": 1}) for part in ("files", "sizes")]),
+        edit_pack(
+            lambda v: (v["seal"]["files"].update({"../x": "0" * 64}), v["seal"]["sizes"].update({"../x": 1}))
+        ),
         "found the file name",
     ),
     "metadata of another kind": (
@@ -193,6 +215,21 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
         edit_meta(lambda m: m["codecs"][0]["configuration"].update(chunk_shape=[1 << 40]), both=True),
         "expected about 1 MB",
     ),
+    "a name of two kinds": (
+        edit_pack(lambda v: v["metadata"].update({f"{LABEL}/c/0/zarr.json": '{"node_type": "group"}'})),
+        "found the file name",
+    ),
+    "a seal for a folder": (
+        edit_pack(lambda v: v["metadata"].update({"SEAL.json/zarr.json": '{"node_type": "group"}'})),
+        "found the file name",
+    ),
+    "a long name": (
+        edit_pack(lambda v: v["metadata"].update({f"{'x' * 300}/zarr.json": "{}"})),
+        "found the file name",
+    ),
+    "half a character": (edit_pack(lambda v: v["metadata"].update({"n/zarr.json": "\ud800"})), "damaged"),
+    "a size of no number": (edit_pack(lambda v: v["seal"]["sizes"].update(x=float("nan"))), "damaged"),
+    "floats of another length": (short_blosc, "cannot be decompressed"),
     "a chunk that says it is a terabyte": (bomb(1 << 40), "cannot be decompressed"),
 }
 

@@ -19,6 +19,7 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zarr.storage import LocalStore
 
 import graphstore
 from graphstore import FormatError, Store
@@ -170,11 +171,29 @@ def swap(values: np.ndarray) -> None:
         (f"{TOPIC}/rank", put(7), "rank"),
         ("edges/title/is_title_of/video/indptr", put(9, 3), "fall or point outside"),
         ("edges/title/is_title_of/video/indptr", put(1), "begins at 1"),
+        # Differences of these wrap around: none is below 0
+        (
+            "edges/title/is_title_of/video/indptr",
+            lambda values: values.__setitem__(slice(1, 3), [2**63 - 1, -(2**63)]),
+            "fall or point outside",
+        ),
+        ("edges/title/is_title_of/video/indptr", lambda values: values.astype(np.int32), "expected int64"),
+        ("edges/title/is_title_of/video/indices", lambda values: values[:, None], "one number a row"),
+        (f"{TOPIC}/rank", lambda values: values.__imul__(0).__isub__(1), "rank"),
+        ("nodes/likes/x", lambda values: values[:3], "rows, expected"),
+        ("nodes/likes/x", lambda values: values[:, 0], "[rows, width]"),
+        ("nodes/title/x_key", lambda values: values[:-1], "rows, expected"),
+        ("nodes/video/label", put(77), "values outside -1 to 9"),
+        ("nodes/video/label", lambda values: values.astype(np.int64), "expected int8"),
+        ("nodes/video/split", put(9), "values outside 0 to 1"),
+        ("nodes/video/platform", put(99), "values outside"),
+        ("nodes/video/id_offset", lambda values: values[[0, -1]], "rows, expected"),
+        ("nodes/video/keys/topic/value", put(255), "not UTF-8"),
         ("edges/title/is_title_of/video/indptr", lambda values: values[:-1], "rows, expected"),
         ("nodes/title/x_row", put(10**6), "rows outside"),
         ("nodes/video/text_offset", put(-9, 2), "fall or point outside"),
         ("nodes/video/id_offset", put(10**6, -1), "fall or point outside"),
-        ("nodes/video/keys/topic/code", put(99_999), "codes outside"),
+        ("nodes/video/keys/topic/code", put(99_999), "values outside"),
     ],
 )
 def test_pointers_that_lie_under_a_right_seal_are_found(
@@ -259,6 +278,22 @@ def _shape(*shape: Any) -> Callable[[Path], None]:
     return _edit("nodes/video/label/zarr.json", lambda meta: meta.update(shape=list(shape)))
 
 
+def _old_seal(path: Path) -> None:
+    seal = read_json(path / SEAL)
+    (path / SEAL).write_text(json.dumps({"format": seal["format"], "version": 1, "files": seal["files"]}))
+    os.truncate(path / "zarr.json", 1 << 43)
+
+
+def _checksums(path: Path) -> None:
+    """Of a large sparse file: each would be kept, had the seal not to have them all."""
+    (path / "extra").touch()
+    os.truncate(path / "extra", 30_000_000)
+    seal = read_json(path / SEAL)
+    seal["files"]["extra"], seal["sizes"]["extra"] = "0" * 64, 30_000_000
+    seal["chunks"]["extra"] = {"bytes": 1, "crc32c": "0"}
+    (path / SEAL).write_text(json.dumps(seal))
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "a file that is a link": _link_file,
     "a folder that is a link": _link_folder,
@@ -287,6 +322,25 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
         "zarr.json", lambda meta: meta["attributes"]["num_nodes"].update(video=1 << 40)
     ),
     "no attributes": _edit("zarr.json", lambda meta: meta.update(attributes=[])),
+    "no encoders": _edit("zarr.json", lambda meta: meta["attributes"].pop("encoders")),
+    "no build settings": _edit("zarr.json", lambda meta: meta["attributes"].pop("build")),
+    "infinitely many nodes": _edit(
+        "zarr.json", lambda meta: meta["attributes"]["num_nodes"].update(video=float("inf"))
+    ),
+    "records of no video": _edit(
+        "zarr.json",
+        lambda meta: meta["attributes"]["schema"].update(
+            target="a", node_types=[{"name": "a", "encoding": "none"}], relations=[]
+        ),
+    ),
+    "prefix rows between two types": _edit(
+        "zarr.json",
+        lambda meta: meta["attributes"]["relations"]["title/is_title_of/video"].update(layout="prefix"),
+    ),
+    "metadata without end under an old seal": lambda path: _old_seal(path),
+    "an infinite size": _edit(SEAL, lambda seal: seal["sizes"].update({"zarr.json": float("inf")}), False),
+    "a digest of no hexadecimals": _edit(SEAL, lambda seal: seal["files"].update(x="\ud800"), False),
+    "a checksum for each byte": lambda path: _checksums(path),
     "a seal nested without end": lambda path: (path / SEAL).write_text("[" * 1_000_000) and None,
     "a seal without end": lambda path: os.truncate(path / SEAL, 1 << 40),
     "a seal that is a list": lambda path: (path / SEAL).write_text("[]") and None,
@@ -329,12 +383,20 @@ def test_a_hostile_store_is_refused_in_bounded_memory(attack: str, copy: Path) -
     assert "secret" not in done.stdout
 
 
-def test_plain_zarr_reads_a_slice_without_the_shard(tmp_path: Path) -> None:
-    """Of an array of many chunks the bytes of one chunk and the index are read, no more."""
+def test_plain_zarr_reads_a_slice_without_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an array of many chunks the index and the bytes of one chunk are read, no more."""
     write_array(tmp_path, "a", np.arange(3_000_000))
-    path = tmp_path / "a/c/0"
-    with path.open("r+b") as file:  # all chunks but the one asked for become unreadable junk
-        file.write(b"\xff" * (1 << 20))
+    read = []
+    get = LocalStore.get
+
+    async def counted(self: LocalStore, key: str, *arguments: Any, **options: Any) -> Any:
+        found = await get(self, key, *arguments, **options)
+        if "/c/" in f"/{key}":
+            read.append(len(found))
+        return found
+
+    monkeypatch.setattr(LocalStore, "get", counted)
     array = zarr.open_array(str(tmp_path / "a"), mode="r")
     assert array[1_000_000:1_000_003].tolist() == [1_000_000, 1_000_001, 1_000_002]
-    assert int(array[0]) == -1
+    num_chunks = -(-3_000_000 * 8 // (1 << 20))
+    assert sorted(read) == [num_chunks * 16 + 4, 1 << 20]

@@ -115,6 +115,7 @@ def test_bad_pairs_are_named(text: str, words: str, tmp_path: Path) -> None:
         ({"a": {"fans": 1}}, "indicator 'fans'"),
         ({"a": {"views": 0}}, r"a\.views: found 0"),
         ({"a": {"views": True}}, "found True"),
+        ({"a": {"views": 10**400}}, r"a\.views: found 1000"),
     ],
 )
 def test_bad_factors_are_named(value: Any, words: str, tmp_path: Path) -> None:
@@ -155,6 +156,14 @@ def test_the_last_state_rates_and_both_conditions_are_reported(
     assert [s.level for s in scaled] == [3, 1]  # 30.1 and 2.1 likes
     report = summary([a, b], None)
     assert (report["not_final"], report["close_states"], report["videos_with_close_states"]) == (1, 1, 1)
+
+
+def test_an_id_that_comes_again_is_written_once(records: dict[str, Any], tmp_path: Path) -> None:
+    record_id, first = next(iter(records.items()))
+    text = f"{json.dumps(record_id)}: {json.dumps({**first, '历史状态': []})}"
+    (tmp_path / "r.json").write_text("{" + text + f", {json.dumps(record_id)}: [1]" + "}")
+    annotate_file(tmp_path / "r.json", tmp_path / "out.json", provisional=True, on_error="skip")
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))[record_id]["url"] == first["url"]
 
 
 def test_synthetic_levels_follow_the_rule_once_they_are_final(records_path: Path) -> None:

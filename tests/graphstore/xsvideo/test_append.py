@@ -120,6 +120,33 @@ def test_bad_records_leave_the_store_and_nothing_else(
     assert graphstore.open(str(made)).num_nodes["video"] == len(records) - 1
 
 
+def test_a_damaged_store_is_not_appended_to(half: tuple[Path, Path]) -> None:
+    old, new = half
+    path = old / "nodes/video/label/c/0"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    with pytest.raises(FormatError, match=r"nodes/video/label: .* damaged in bytes 0 to"):
+        graphstore.append(old, new)
+    assert not old.with_name("s-2").exists()
+
+
+def test_records_left_out_on_the_way_change_nothing(records: dict[str, Any], tmp_path: Path) -> None:
+    """Ids of left-out records stay valid in later histories, and stay taken, as in one build."""
+    items = list(records.items())
+    first = next(i for i, (_, r) in enumerate(items) if i > 9 and r["历史状态"])
+    bad = str(items[first][1]["历史状态"][0])
+    items[[k for k, _ in items].index(bad)] = (bad, {**records[bad], "影响力等级": 99})
+    config = BuildConfig(**CONFIG, on_error="skip")  # type: ignore[arg-type]
+    graphstore.build(write(tmp_path / "all.json", dict(items)), tmp_path / "all", config)
+    graphstore.build(write(tmp_path / "a.json", dict(items[:first])), tmp_path / "a", config)
+    made, report = graphstore.append(tmp_path / "a", write(tmp_path / "b.json", dict(items[first:])))
+    one, other = graphstore.open(str(made)), graphstore.open(str(tmp_path / "all"))
+    assert report.num_skipped == 0 and one.num_nodes["video"] == len(items) - 1
+    equal_arrays(one, other)
+    assert one.skipped_ids == {bad}
+    with pytest.raises(RecordError, match="already has"):
+        graphstore.append(made, write(tmp_path / "c.json", {bad: {**records[bad], "历史状态": []}}))
+
+
 def test_wrong_targets(half: tuple[Path, Path], tmp_path: Path) -> None:
     old, new = half
     with pytest.raises(StoreError, match="already there"):

@@ -13,10 +13,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
+import graphstore
 from cluster.cli import app
 from graphstore import Store, StoreError
 from graphstore.xsvideo.plots import write_plots
 from graphstore.xsvideo.statistics import QUANTILES, statistics, statistics_table
+from tests.conftest import SMALL
 
 
 def days(record: dict[str, Any]) -> int:
@@ -59,6 +61,15 @@ def test_values_equal_a_plain_reading(store: Store, records: dict[str, Any]) -> 
     assert list(likes["quantiles"].values()) == pytest.approx(np.quantile(percent, QUANTILES))
     length = [len(text.encode()) for text in store.texts]
     assert found["record_length"]["unit"] == "bytes" and found["record_length"]["max"] == max(length)
+
+
+def test_whole_durations_fall_in_their_own_bin(records: dict[str, Any], tmp_path: Path) -> None:
+    """Stored as the log in float32, each multiple of a bin's width still opens its bin."""
+    base = {**next(iter(records.values())), "历史状态": [], "评论": {}}
+    rows = {str(i): {**base, "视频时长（秒）": 5 * i} for i in range(61)}
+    (tmp_path / "r.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    graphstore.build(tmp_path / "r.json", tmp_path / "s", SMALL)
+    assert statistics(graphstore.open(str(tmp_path / "s")))["durations_s"]["bins"] == [1] * 61
 
 
 def test_tokens_are_the_tokenizers(store: Store, tmp_path: Path) -> None:

@@ -125,11 +125,18 @@ def test_records_keep_the_conditions_of_the_release(records: dict[str, Any]) -> 
     assert Counter(r["平台"] for r in records.values()).most_common(1)[0][0] == "抖音"
 
 
-def test_a_pure_function_of_scale_and_seed() -> None:
+def test_a_pure_function_of_scale_and_seed(tmp_path: Path) -> None:
     first = list(itertools.islice(synthetic_records(0.001, 7), 50))
     assert first == list(itertools.islice(synthetic_records(0.001, 7), 50))
     assert first != list(itertools.islice(synthetic_records(0.001, 8), 50))
     assert json.loads(json.dumps(first[0][1], ensure_ascii=False)) == first[0][1]
+    for inside in ("s", "s/records.json"):
+        with pytest.raises(StoreError, match="inside the store"):
+            build_synthetic(tmp_path / "s", 0.001, 0, json_file=tmp_path / inside)
+    (tmp_path / "d").mkdir()
+    with pytest.raises(StoreError, match="found a folder"):
+        write_synthetic(tmp_path / "d", 0.001, 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
     for scale, seed in ((0, 0), (11, 0), (1, -1)):
         with pytest.raises(StoreError, match="expected"):
             next(synthetic_records(scale, seed))
