@@ -7,12 +7,13 @@ Legend: N nodes of the destination type, E edges.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from graphstore.arrays import Strings, map_array, read_blocks, read_meta
+from graphstore.arrays import map_array, read_blocks, read_meta
 from graphstore.errors import FormatError
 from graphstore.files import inside, read_json
 from graphstore.integrity.seal import file_problems, read_seal, store_files
@@ -21,6 +22,8 @@ from graphstore.store import MAX_LABEL, RECORD_KEYS, SPLITS, VIDEO_COLUMNS, Stor
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) bytes."""
+
+_TEXT_BYTES = 1 << 22
 
 
 def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
@@ -151,13 +154,19 @@ def _pointer_problems(store: Store) -> Iterator[str]:
 
 
 def _texts(root: Path, name: str) -> Iterator[str]:
-    """Each text is whole UTF-8 by itself."""
-    texts = Strings(map_array(root, name), map_array(root, f"{name}_offset"))
-    for i in range(len(texts)):
+    """All of it is UTF-8, and every text begins where a character does."""
+    offset, total = map_array(root, f"{name}_offset"), read_meta(root, name).num_rows
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for first, block in read_blocks(root, name, _TEXT_BYTES):
+        last = first + len(block)
         try:
-            texts[i]
-        except FormatError as error:
-            yield f"{name}: {error}"
+            decoder.decode(block.tobytes(), final=last == total)
+        except UnicodeDecodeError:
+            yield f"{name}: not UTF-8 in bytes {first} to {last}"
+            return
+        starts = offset[np.searchsorted(offset, first) : np.searchsorted(offset, last)] - first
+        if (block[starts] & 0xC0 == 0x80).any():
+            yield f"{name}: a text begins inside a character in bytes {first} to {last}"
             return
 
 

@@ -189,6 +189,11 @@ def swap(values: np.ndarray) -> None:
         ("nodes/video/platform", put(99), "values outside"),
         ("nodes/video/id_offset", lambda values: values[[0, -1]], "rows, expected"),
         ("nodes/video/keys/topic/value", put(255), "not UTF-8"),
+        (
+            "nodes/video/keys/topic/value_offset",
+            lambda values: values.__setitem__(1, values[1] + 1),
+            "inside",
+        ),
         ("edges/title/is_title_of/video/indptr", lambda values: values[:-1], "rows, expected"),
         ("nodes/title/x_row", put(10**6), "rows outside"),
         ("nodes/video/text_offset", put(-9, 2), "fall or point outside"),
