@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -33,11 +34,7 @@ def bar(title: str, unit: str) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def records_bar(title: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar over records; yields what is called with the number of each batch."""
-    with tqdm(desc=title, unit=" records", dynamic_ncols=True, delay=1) as bar:
-
-        def told(num: int) -> None:
-            bar.update(num)
-
-        yield told
+def counting_bar(title: str, unit: str, *, scaled: bool = False) -> Iterator[Callable[[int], Any]]:
+    """A progress bar without a known end; yields what is called with the number of each batch."""
+    with tqdm(desc=title, unit=unit, unit_scale=scaled, dynamic_ncols=True, delay=1) as shown:
+        yield shown.update

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tqdm import tqdm
-
 import graphstore
 from cluster.errors import ClusterError
-from cluster.progress import records_bar, say
+from cluster.progress import counting_bar, say
 from graphstore.relations import Layout
 from graphstore.xsvideo.records import OnError
 
 
 def build_store(data: Path, out: Path, config: graphstore.BuildConfig) -> None:
     """Build a store with a progress bar, and say what was skipped."""
-    with records_bar("graph store") as progress:
+    with counting_bar("graph store", " records") as progress:
         say_skipped(graphstore.build(data, out, config, progress=progress))
 
 
@@ -38,9 +36,9 @@ def memory_size(text: str) -> int:
 def build_edge_store(description: Path, out: Path, layout: Layout, memory: str) -> None:
     """Build a store from edge lists with a progress bar, and say what was dropped."""
     memory_bytes = memory_size(memory)
-    with tqdm(desc="edges", unit=" edges", unit_scale=True, dynamic_ncols=True, delay=1) as bar:
+    with counting_bar("edges", " edges", scaled=True) as progress:
         stats = graphstore.build_edges(
-            description, out, layout=layout, memory_bytes=memory_bytes, progress=bar.update
+            description, out, layout=layout, memory_bytes=memory_bytes, progress=progress
         )
     for name, one in stats.items():
         say(
@@ -52,7 +50,7 @@ def build_edge_store(description: Path, out: Path, layout: Layout, memory: str) 
 
 def append_records(store: Path, data: Path, out: Path | None, on_error: OnError) -> Path:
     """Append with a progress bar; returns where the new version is."""
-    with records_bar("append") as progress:
+    with counting_bar("append", " records") as progress:
         made, report = graphstore.append(store, data, out, on_error=on_error, progress=progress)
     say_skipped(report)
     return made

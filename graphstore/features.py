@@ -11,7 +11,7 @@ import numpy as np
 
 from graphstore.errors import StoreError
 
-DAY_S = 86_400.0
+DAY_S = 86_400
 TIME_EPOCH_S = 1_704_038_400.0
 """2024-01-01 00:00 in China, where time encodings start: small phases keep float64 exact enough."""
 

@@ -181,3 +181,9 @@ def prefix_rows(key: np.ndarray, time: np.ndarray, *, strict: bool) -> PrefixRow
         end[order] = day_start[day] if strict else day_end[day]
         rank[order] = position - group_start
     return PrefixRows(order.astype(np.int32 if num_nodes <= 2**31 else np.int64), begin, end, rank)
+
+
+def group_relation(edge_type: EdgeType, key: np.ndarray, time: np.ndarray, *, strict: bool) -> Relation:
+    """The relation that `prefix_rows` makes of the nodes' keys and times, [N] each."""
+    rows = prefix_rows(key, time, strict=strict)
+    return Relation(edge_type, "prefix", rows.indices, rows.begin, rows.end, rows.rank)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphstore.pyg import StoreFeatures, StoreGraph
 
 SPLITS = ("train", "test")
-MAX_LABEL = 9
+MAX_LEVEL = 9
 RECORD_KEYS = ("url", "author", "topic", "platform")
 """Attributes of a record that states can share; stored as codes, so that later states can join."""
 VIDEO_COLUMNS = {
@@ -160,7 +160,7 @@ class Store(Graph):
                 )
             folder, num = f"nodes/{node_type}", self.num_nodes[node_type]
             rows = None
-            if f"{folder}/x_row/zarr.json" in self.seal.files:
+            if f"{folder}/x_row" in self.seal.arrays:
                 rows, x = self._array_of_length(f"{folder}/x_row", num), self.array(f"{folder}/x")
             else:
                 x = self._array_of_length(f"{folder}/x", num)
@@ -196,7 +196,7 @@ class Store(Graph):
     def skipped_ids(self) -> set[str]:
         """Ids of records that the builds of this store left out (`--on-error skip`)."""
         name = "nodes/video/skipped_id"
-        if f"{name}/zarr.json" not in self.seal.files:  # format 1 kept their number alone
+        if name not in self.seal.arrays:  # format 1 kept their number alone
             return set()
         ids = self._strings(name)
         return {ids[i] for i in range(len(ids))}

@@ -104,10 +104,11 @@ def bench_edges(
             folder = Path(name)
             _write_edges(folder, number, num_nodes, dtype)
             built = measure(_BUILD_EDGES, folder / "graph.yaml", folder / "store", memory_bytes)
-            used = _used(folder, folder / "store", built, number, num_nodes, peer_edges)
-            for peer in _PEERS:  # of the same edges; beside `synth`, which makes and writes far more, none
-                if built.ok and peer in used and used[peer]["ok"]:
-                    used[peer]["times_slower"] = used[peer]["wall_s"] / built.wall_s
+            used = _used(folder, folder / "store") if built.ok else {}
+            peers = _peers(folder, number, num_nodes) if number <= peer_edges else {}
+            for peer in peers.values():  # of the same edges; beside `synth`, which makes far more, none
+                if built.ok and peer["ok"]:
+                    peer["times_slower"] = peer["wall_s"] / built.wall_s
             yield {
                 "source": "edges",
                 "num_edges": number,
@@ -117,6 +118,7 @@ def bench_edges(
                 "build": _rates(built, number)
                 | {"peak_over_imports_bytes": built.peak_bytes - idle.peak_bytes},
                 **used,
+                **peers,
                 "machine": machine(),
             }
 
@@ -137,9 +139,10 @@ def bench_synth(scales: list[float], peer_edges: int, scratch: Path | None) -> I
                 store = graphstore.open(str(path))
                 num_edges = sum(store.num_edges.values())
                 topic = ("video", "has_same_topic_as", "video")
-                num_peer = store.num_edges[topic] if layout == "csr" else peer_edges + 1
-                if num_peer <= peer_edges:
+                used, peers = _used(folder, path), {}
+                if layout == "csr" and store.num_edges[topic] <= peer_edges:
                     _write_coo(folder, store.relation(topic))
+                    peers = _peers(folder, store.num_edges[topic], store.num_nodes["video"])
                 yield {
                     **result,
                     "num_nodes": sum(store.num_nodes.values()),
@@ -148,7 +151,8 @@ def bench_synth(scales: list[float], peer_edges: int, scratch: Path | None) -> I
                         total_bytes(path / "edges" / edge_name(e)) for e in store.edge_types
                     ),
                     "build": _rates(built, num_edges),
-                    **_used(folder, path, built, num_peer, store.num_nodes["video"], peer_edges),
+                    **used,
+                    **peers,
                     "machine": machine(),
                 }
 
@@ -161,25 +165,26 @@ def _write_coo(folder: Path, relation: graphstore.Relation) -> None:
     np.save(folder / "tails.npy", np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))[order])
 
 
-def _used(
-    folder: Path, store: Path, built: Measured, num_edges: int, num_nodes: int, peer_edges: int
-) -> dict[str, Any]:
-    """What a built store does, and what the peers do with the same edges in heads.npy and tails.npy."""
-    found: dict[str, Any] = {}
-    if built.ok:
-        found["store_bytes"] = total_bytes(store)
-        opened = measure(_OPEN, store, folder / "open_s")
-        found["open"] = asdict(opened) | {"open_s": float((folder / "open_s").read_text())}
-        found["verify"] = asdict(measure(_VERIFY, store))
-        found["pack"] = asdict(measure(_PACK, store, folder / "pack"))
-        found["pack"]["packed_bytes"] = total_bytes(folder / "pack")
-        found["unpack"] = asdict(measure(_UNPACK, folder / "pack", folder / "unpacked"))
-    if num_edges <= peer_edges:
-        files = [folder / f"{n}.npy" for n in ("heads", "tails")]
-        for name, code in _PEERS.items():
-            peer = measure(code, *files, num_nodes, folder / "a.npy", folder / "b.npy")
-            found[name] = _rates(peer, num_edges)
-    return found
+def _used(folder: Path, store: Path) -> dict[str, Any]:
+    """What can be done with a built store."""
+    opened = measure(_OPEN, store, folder / "open_s")
+    packed = measure(_PACK, store, folder / "pack")
+    return {
+        "store_bytes": total_bytes(store),
+        "open": asdict(opened) | {"open_s": float((folder / "open_s").read_text())},
+        "verify": asdict(measure(_VERIFY, store)),
+        "pack": asdict(packed) | {"packed_bytes": total_bytes(folder / "pack")},
+        "unpack": asdict(measure(_UNPACK, folder / "pack", folder / "unpacked")),
+    }
+
+
+def _peers(folder: Path, num_edges: int, num_nodes: int) -> dict[str, dict[str, Any]]:
+    """What the peers do with the edges in heads.npy and tails.npy."""
+    files = [folder / f"{n}.npy" for n in ("heads", "tails", "a", "b")]
+    return {
+        name: _rates(measure(code, *files[:2], num_nodes, *files[2:]), num_edges)
+        for name, code in _PEERS.items()
+    }
 
 
 def _rates(found: Measured, num_edges: int) -> dict[str, Any]:

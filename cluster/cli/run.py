@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,42 +21,8 @@ Overrides = Annotated[
 ]
 
 
-def _execute(
-    stages: list[str] | None,
-    config: str,
-    data: Path | None,
-    store: Path | None,
-    out: Path | None,
-    overrides: list[str] | None,
-) -> Any:
-    from cluster.config import load_config
-    from cluster.pipeline import Run, locked
-
-    settings = load_config(config, overrides)
-    path = out or Path("runs") / Path(config).stem
-    with locked(path):
-        run = Run.start(path, settings, data, store)
-        run.execute([s for s in run.stages if stages is None or s in stages])
-    return run
-
-
-def run(
-    config: Config = "demo",
-    data: Data = None,
-    store: StorePath = None,
-    out: Out = None,
-    overrides: Overrides = None,
-) -> None:
-    """The whole pipeline; started again, it goes on where it stopped."""
-    from trainers.evaluate import metrics_table
-
-    done = _execute(None, config, data, store, out, overrides)
-    print(metrics_table(done.metrics()))
-    say(f"run: {done.path}   predictions: {done.path / 'predictions.parquet'}")
-
-
-def _single_stage(stages: list[str]) -> Callable[..., None]:
-    """A command that runs some stages of `run` alone."""
+def _command(stages: list[str] | None) -> Callable[..., None]:
+    """A command that runs some stages of the pipeline, or all and then shows the metrics."""
 
     def command(
         config: Config = "demo",
@@ -65,12 +31,24 @@ def _single_stage(stages: list[str]) -> Callable[..., None]:
         out: Out = None,
         overrides: Overrides = None,
     ) -> None:
-        _execute(stages, config, data, store, out, overrides)
+        from cluster.config import load_config
+        from cluster.pipeline import Run, locked
+        from trainers.evaluate import metrics_table
+
+        settings = load_config(config, overrides)
+        path = out or Path("runs") / Path(config).stem
+        with locked(path):
+            run = Run.start(path, settings, data, store)
+            run.execute([s for s in run.stages if stages is None or s in stages])
+        if stages is None:
+            print(metrics_table(run.metrics()))
+            say(f"run: {run.path}   predictions: {run.path / 'predictions.parquet'}")
 
     return command
 
 
-SINGLE_STAGES = {
+PIPELINE: dict[str, tuple[list[str] | None, str]] = {
+    "run": (None, "The whole pipeline; started again, it goes on where it stopped."),
     "pretrain": (["stage1"], "Stage 1 alone: RGCN pretraining."),
     "embed": (["embeddings"], "The embedding cache alone: exact inference over all neighbours."),
     "align": (["base", "stage2"], "Stage 2 alone: supervised language fine-tuning of the projector."),
@@ -115,8 +93,7 @@ def predict(
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(run)
-    for name, (stages, text) in SINGLE_STAGES.items():
-        app.command(name, help=text)(_single_stage(stages))
+    for name, (stages, text) in PIPELINE.items():
+        app.command(name, help=text)(_command(stages))
     app.command()(evaluate)
     app.command()(predict)

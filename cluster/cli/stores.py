@@ -73,7 +73,7 @@ def synth(
     Nodes and edges are the published numbers times the scale (below 0.05, fewer same-topic edges).
     """
     from cluster.errors import ClusterError
-    from cluster.progress import records_bar
+    from cluster.progress import counting_bar
     from graphstore import BuildConfig
     from graphstore.xsvideo.synth import build_synthetic, write_synthetic
 
@@ -84,7 +84,7 @@ def synth(
         num = write_synthetic(json_file, scale, seed)
     else:
         config = BuildConfig(layout=layout)  # type: ignore[arg-type]
-        with records_bar("synth") as progress:
+        with counting_bar("synth", " records") as progress:
             num = build_synthetic(out, scale, seed, config, json_file=json_file, progress=progress)
     say(f"{num:,} states in {' and '.join(str(path) for path in (json_file, out) if path)}")
 

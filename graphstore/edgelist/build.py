@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from graphstore.arrays import ArrayWriter
 from graphstore.edgelist.describe import Description, EdgeDescription, read_description
 from graphstore.edgelist.groups import group_length, group_rows
-from graphstore.edgelist.read import npy_reader, open_npy, read_edges
+from graphstore.edgelist.read import NpyRows, open_npy, read_edges
 from graphstore.edgelist.sort import Policy, RowStats, write_rows
 from graphstore.errors import StoreError
 from graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
@@ -77,7 +75,7 @@ def build_edges(
     return found
 
 
-def _node_counts(source: Path, description: Description, features: dict[str, _Features]) -> dict[str, int]:
+def _node_counts(source: Path, description: Description, features: dict[str, NpyRows]) -> dict[str, int]:
     """Nodes of each type: as given, as many as features or group columns have, or the greatest number + 1."""
     counts: dict[str, int] = {}
     for name, node in description.nodes.items():
@@ -108,23 +106,17 @@ def _node_counts(source: Path, description: Description, features: dict[str, _Fe
     return counts
 
 
-@dataclass(frozen=True)
-class _Features:
-    """Features of a node type in an .npy file: [nodes, width], read in pieces."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    read: Callable[[int, int], np.ndarray]
-
-
-def _features(path: Path) -> _Features:
-    dtype, shape = open_npy(str(path)).dtype, open_npy(str(path)).shape
-    if len(shape) != 2 or shape[1] < 1 or dtype not in (np.float16, np.float32):
-        raise StoreError(f"{path}: found {dtype} {list(shape)}, expected float16 or float32 [nodes, width]")
-    return _Features(shape, dtype, npy_reader(str(path), 2)[1])
+def _features(path: Path) -> NpyRows:
+    """[nodes, width] of an .npy file, to be read in pieces."""
+    x = open_npy(str(path))
+    if len(x.shape) != 2 or x.shape[1] < 1 or x.dtype not in (np.float16, np.float32):
+        raise StoreError(
+            f"{path}: found {x.dtype} {list(x.shape)}, expected float16 or float32 [nodes, width]"
+        )
+    return x.require(2)
 
 
-def _write_features(root: Path, name: str, path: Path, x: _Features) -> None:
+def _write_features(root: Path, name: str, path: Path, x: NpyRows) -> None:
     num, width = x.shape
     step = max(1, _FEATURE_BYTES // (x.dtype.itemsize * width))
     with ArrayWriter(root, f"nodes/{name}/x", x.dtype, width) as writer:

@@ -1,7 +1,7 @@
 """Relations that a rule makes: "an earlier member of the same group", from two columns of the nodes.
 
-Row i of the columns is node i. Kept in `prefix` layout one number and two offsets a node stand for edges
-that may be as many as the square of the nodes.
+Row i of the columns is node i. Kept in `prefix` layout one number, two offsets and a rank a node stand
+for edges that may be as many as the square of the nodes.
 
 Legend: N nodes.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from graphstore.edgelist.describe import EdgeDescription, GroupDescription
-from graphstore.edgelist.read import arrow_column, integers, npy_reader, table_batches
+from graphstore.edgelist.read import arrow_column, integers, open_npy, table_batches
 from graphstore.errors import StoreError
-from graphstore.relations import Relation, prefix_rows
+from graphstore.relations import Relation, group_relation
 from graphstore.schema import edge_name
 
 _LOWEST = np.iinfo(np.int64).min
@@ -28,7 +28,7 @@ NODE_BYTES, TEXT_BYTES = 160, 120
 def group_length(group: GroupDescription) -> int:
     """Number of nodes N that the columns have."""
     if group.path is None:
-        return npy_reader(group.key, 1)[0][0]
+        return open_npy(group.key).require(1).shape[0]
     return sum(batch.num_rows for batch in _batches(group.path, group))
 
 
@@ -40,8 +40,7 @@ def group_rows(edge: EdgeDescription, num_nodes: int, memory_bytes: int) -> Rela
     for name, values in ((edge.group.key, key), (edge.group.time, time)):
         if len(values) != num_nodes:
             raise StoreError(f"{name}: found {len(values)} values, expected {num_nodes}, one for each node")
-    rows = prefix_rows(key, time, strict=edge.group.ties == "strict")
-    return Relation(edge.edge_type, "prefix", rows.indices, rows.begin, rows.end, rows.rank)
+    return group_relation(edge.edge_type, key, time, strict=edge.group.ties == "strict")
 
 
 def _require_memory(edge: EdgeDescription, needed: int, num_nodes: int, memory_bytes: int) -> None:
@@ -62,17 +61,17 @@ def _columns(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Key and time of each node: [N], [N] int64. Texts become codes; no text or an empty one is −1."""
     if group.path is None:
-        key, time = (npy_reader(file, 1) for file in (group.key, group.time))
+        key, time = (open_npy(file).require(1) for file in (group.key, group.time))
         return (
-            integers(group.key, "key", key[1](0, key[0][0]), 0, low=-1),
-            integers(group.time, "time", time[1](0, time[0][0]), 0, low=_LOWEST),
+            integers(group.key, "key", key.read(0, key.shape[0]), 0, low=-1),
+            integers(group.time, "time", time.read(0, time.shape[0]), 0, low=_LOWEST),
         )
     code_of: dict[str, int] = {}
     keys, times, first, text_bytes = [], [], 0, 0
     for batch in _batches(group.path, group):
         known = len(code_of)
-        keys.append(_keys(group.path, group.key, batch, first, code_of))
-        times.append(_times(group.path, group.time, batch, first))
+        keys.append(_keys(group.path, group.key, batch.column(group.key), first, code_of))
+        times.append(_times(group.path, group.time, batch.column(group.time), first))
         first += batch.num_rows
         text_bytes += sum(TEXT_BYTES + 4 * len(text) for text in islice(code_of, known, None))
         _require_memory(edge, NODE_BYTES * num_nodes + text_bytes, num_nodes, memory_bytes)
@@ -81,14 +80,13 @@ def _columns(
     return np.concatenate(keys), np.concatenate(times)
 
 
-def _keys(file: str, name: str, batch: Any, first: int, code_of: dict[str, int]) -> np.ndarray:
+def _keys(file: str, name: str, column: Any, first: int, code_of: dict[str, int]) -> np.ndarray:
     import pyarrow as pa
 
-    column = batch.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return integers(file, name, arrow_column(file, name, batch, first), first, low=-1)
+        return integers(file, name, arrow_column(file, name, column, first), first, low=-1)
     encoded = column.dictionary_encode()
     values = (
         code_of.setdefault(text, len(code_of)) if text else -1 for text in encoded.dictionary.to_pylist()
@@ -97,17 +95,17 @@ def _keys(file: str, name: str, batch: Any, first: int, code_of: dict[str, int])
     return codes[encoded.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False)]
 
 
-def _times(file: str, name: str, batch: Any, first: int) -> np.ndarray:
+def _times(file: str, name: str, column: Any, first: int) -> np.ndarray:
     """Dates and times as numbers of their own unit, so that none is rounded or out of range."""
     import pyarrow as pa
 
-    kind = batch.column(name).type
+    kind = column.type
     if pa.types.is_date32(kind):
-        batch = batch.set_column(batch.schema.names.index(name), name, batch.column(name).cast(pa.int32()))
+        column = column.cast(pa.int32())
     elif pa.types.is_date64(kind) or pa.types.is_timestamp(kind):
-        batch = batch.set_column(batch.schema.names.index(name), name, batch.column(name).cast(pa.int64()))
+        column = column.cast(pa.int64())
     elif not pa.types.is_integer(kind):
         raise StoreError(
             f"{file}: column {name!r}: found type {kind}, expected whole numbers, dates or times"
         )
-    return integers(file, name, arrow_column(file, name, batch, first), first, low=_LOWEST)
+    return integers(file, name, arrow_column(file, name, column, first), first, low=_LOWEST)

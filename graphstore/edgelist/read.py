@@ -5,7 +5,7 @@ Legend: n edges of a piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,8 @@ def read_edges(edge: EdgeDescription) -> Iterator[Piece]:
         first = 0
         for batch in table_batches(file, edge.columns):
             heads, tails = (
-                integers(file, name, arrow_column(file, name, batch, first), first) for name in edge.columns
+                integers(file, name, arrow_column(file, name, batch.column(name), first), first)
+                for name in edge.columns
             )
             if len(heads):
                 yield Piece(heads, tails, file, first)
@@ -64,11 +65,10 @@ def integers(file: str, name: str, values: np.ndarray, first: int, *, low: int =
     return values
 
 
-def arrow_column(file: str, name: str, batch: Any, first: int) -> np.ndarray:
-    """A column of a batch or table without gaps; `first` is the record of its first row."""
+def arrow_column(file: str, name: str, column: Any, first: int) -> np.ndarray:
+    """The values of an Arrow column without gaps; `first` is the record of its first row."""
     import pyarrow as pa
 
-    column = batch.column(name)
     if column.null_count:
         row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         raise StoreError(f"{file}: record {row}: field {name!r}: found nothing, expected a value")
@@ -124,61 +124,60 @@ def _require_columns(file: str, wanted: list[str], names: list[str]) -> None:
             raise StoreError(f"{file}: column: found {', '.join(names)}, expected {name!r} once among them")
 
 
-def open_npy(file: str) -> np.ndarray:
-    """Map an .npy file; StoreError where it is none."""
+@dataclass(frozen=True)
+class NpyRows:
+    """The rows of an .npy file, by reads: mapped pages would count as resident memory."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_c_order: bool
+    offset: int
+
+    def require(self, ndim: int) -> NpyRows:
+        """Itself. StoreError for other numbers of dimensions, and for rows that are not in one piece."""
+        if len(self.shape) != ndim or not self.is_c_order:
+            raise StoreError(
+                f"{self.file}: found shape {list(self.shape)}, expected {ndim} dimension(s) in C order"
+            )
+        return self
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        width = int(np.prod(self.shape[1:], dtype=np.int64))
+        count, offset = (last - first) * width, self.offset + first * width * self.dtype.itemsize
+        values = np.fromfile(self.file, self.dtype, count, offset=offset)
+        if len(values) != count:
+            raise StoreError(
+                f"{self.file}: found fewer numbers than its header says, expected shape {list(self.shape)}"
+            )
+        return values.reshape(last - first, *self.shape[1:])
+
+
+def open_npy(file: str) -> NpyRows:
+    """The header of an .npy file; StoreError where it is none."""
     try:
-        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        found: Any = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise StoreError(f"{file}: cannot be read as npy ({_line(error)})") from error
-    return np.asarray(found) if not isinstance(found, np.memmap) else found
+    offset = found.offset if isinstance(found, np.memmap) else 0  # of no numbers there is no map
+    return NpyRows(file, found.shape, found.dtype, found.flags.c_contiguous, offset)
 
 
 def _npy_pieces(files: list[str]) -> Iterator[Piece]:
     """From one [E, 2] array or from a pair of [E] arrays."""
-    if len(files) == 1:
-        shape, read = npy_reader(files[0], 2)
-        if shape[1] != 2:
-            raise StoreError(f"{files[0]}: found shape {list(shape)}, expected [E, 2]")
-
-        def columns(first: int, last: int) -> tuple[np.ndarray, ...]:
-            return tuple(read(first, last).T)
-
-    else:
-        (shape, heads), (other, tails) = (npy_reader(file, 1) for file in files)
-        if shape != other:
-            raise StoreError(f"{files[1]}: found {other[0]} numbers, expected {shape[0]} as in {files[0]}")
-
-        def columns(first: int, last: int) -> tuple[np.ndarray, ...]:
-            return heads(first, last), tails(first, last)
-
+    arrays = [open_npy(file).require(2 if len(files) == 1 else 1) for file in files]
+    shape, last_shape = arrays[0].shape, arrays[-1].shape
+    if len(files) == 1 and shape[1] != 2:
+        raise StoreError(f"{files[0]}: found shape {list(shape)}, expected [E, 2]")
+    if shape != last_shape:
+        raise StoreError(f"{files[1]}: found {last_shape[0]} numbers, expected {shape[0]} as in {files[0]}")
     for first in range(0, shape[0], CHUNK_EDGES):
-        last = min(first + CHUNK_EDGES, shape[0])
-        found_heads, found_tails = columns(first, last)
+        parts = [array.read(first, min(first + CHUNK_EDGES, shape[0])) for array in arrays]
+        heads, tails = parts if len(parts) == 2 else parts[0].T
         yield Piece(
-            integers(files[0], "heads", found_heads, first),
-            integers(files[-1], "tails", found_tails, first),
+            integers(files[0], "heads", heads, first),
+            integers(files[-1], "tails", tails, first),
             files[0],
             first,
             files[-1],
         )
-
-
-def npy_reader(file: str, ndim: int) -> tuple[tuple[int, ...], Callable[[int, int], np.ndarray]]:
-    """Shape, and a function that reads rows: by reads, since mapped pages count as resident memory."""
-    mapped: Any = open_npy(file)
-    shape, dtype = mapped.shape, mapped.dtype
-    if len(shape) != ndim or not mapped.flags.c_contiguous:
-        raise StoreError(f"{file}: found shape {list(shape)}, expected {ndim} dimension(s) in C order")
-    begin, width = mapped.offset if mapped.size else 0, int(np.prod(shape[1:], dtype=np.int64))
-    del mapped
-
-    def read(first: int, last: int) -> np.ndarray:
-        count = (last - first) * width
-        values = np.fromfile(file, dtype, count, offset=begin + first * width * dtype.itemsize)
-        if len(values) != count:
-            raise StoreError(
-                f"{file}: found fewer numbers than its header says, expected shape {list(shape)}"
-            )
-        return values.reshape(last - first, *shape[1:])
-
-    return shape, read

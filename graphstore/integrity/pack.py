@@ -37,6 +37,7 @@ from graphstore.integrity.seal import (
     file_problems,
     parse_seal,
     read_seal,
+    require_file,
     seal_value,
     store_files,
 )
@@ -61,19 +62,18 @@ def pack(store: Path | str, out: Path | str, progress: Progress | None = None) -
     check_sizes(store, seal)
     metadata = {}
     sizes = {name: inside(store, name).stat().st_size for name in seal.files}
-    done = 0
+    done, total = 0, sum(sizes.values())
     with atomic_dir(out) as root:
         zarr.create_group(str(root), attributes={"format": PACK_FORMAT, "version": PACK_VERSION})
         for name in seal.files:
-            if problems := file_problems(store, name, seal):
-                raise FormatError(f"{store}: {problems[0]}")
+            require_file(store, name, seal)
             if name.endswith("zarr.json"):
                 metadata[name] = inside(store, name).read_bytes().decode(errors="replace")
             else:
                 _pack_array(store, root, array_of(name))
             done += sizes[name]
             if progress:
-                progress(done, sum(sizes.values()))
+                progress(done, total)
         for name, text in metadata.items():  # arrays of no rows have metadata alone
             if not (root / name).exists() and _parse(store, name, text)["node_type"] == "array":
                 _pack_array(store, root, array_of(name))

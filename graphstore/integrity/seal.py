@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,13 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from graphstore.arrays import read_meta
+from graphstore.arrays import CHUNK_BYTES, MAX_CHUNK_BYTES, read_meta
 from graphstore.errors import FormatError
-from graphstore.files import MAX_JSON_BYTES, inside, read_json, value_digest, write_json
+from graphstore.files import MAX_JSON_BYTES, file_digest, inside, read_json, value_digest, write_json
 
 FORMAT, VERSION, OLDEST_VERSION = "netgpt-graph", 2, 1
 SEAL, PACK = "SEAL.json", "PACK.json"
 _MAX_RANGES = 4
-_BLOCK_BYTES, _MAX_CHUNK_BYTES = 1 << 20, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Seal:
     """Bytes of each file; empty in version 1."""
     chunks: dict[str, tuple[int, str]]
     """Of array data: bytes of a chunk, and the CRC32C of all chunks, 8 hexadecimal digits each."""
+
+    @property
+    def arrays(self) -> list[str]:
+        """Arrays and groups of the store, by the files of their metadata; not its root."""
+        return [name.removesuffix("/zarr.json") for name in self.files if name.endswith("/zarr.json")]
 
     @property
     def digest(self) -> str:
@@ -57,15 +62,14 @@ def array_of(name: str) -> str:
     return re.sub(r"/(zarr\.json|c(/0)+)$", "", name)
 
 
-def digest_file(path: Path, chunk_bytes: int | None) -> tuple[str, str]:
-    """SHA-256 of a file, and the CRC32C of each run of `chunk_bytes` bytes (none: no checksums)."""
-    whole, chunks = hashlib.sha256(), []
+def digest_file(path: Path, chunk_bytes: int) -> tuple[str, str]:
+    """SHA-256 of a file, and the CRC32C of each run of `chunk_bytes` bytes, 8 hexadecimal digits each."""
+    whole, chunks = hashlib.sha256(), array("I")
     with path.open("rb") as file:
-        while block := file.read(chunk_bytes or _BLOCK_BYTES):
+        while block := file.read(chunk_bytes):
             whole.update(block)
-            if chunk_bytes:
-                chunks.append(f"{google_crc32c.value(block):08x}")
-    return whole.hexdigest(), "".join(chunks)
+            chunks.append(google_crc32c.value(block))
+    return whole.hexdigest(), np.array(chunks, ">u4").tobytes().hex()
 
 
 def write_seal(root: Path, parent: tuple[Path, Seal] | None = None) -> Seal:
@@ -79,7 +83,7 @@ def write_seal(root: Path, parent: tuple[Path, Seal] | None = None) -> Seal:
         path = root / name
         sizes[name] = path.stat().st_size
         if path.name == "zarr.json":
-            files[name], _ = digest_file(path, None)
+            files[name] = file_digest(path)
         else:
             chunk_bytes = read_meta(root, array_of(name)).chunk_bytes
             files[name], crcs = digest_file(path, chunk_bytes)
@@ -175,38 +179,43 @@ def check_sizes(root: Path, seal: Seal) -> None:
 
 def file_problems(root: Path, name: str, seal: Seal) -> list[str]:
     """Read one file of a store; one line that names its array where it is not as sealed."""
-    array = array_of(name)
+    found_in = array_of(name)
     try:
         path = inside(root, name)
     except FormatError as error:
-        return [f"{array}: file {str(error).removeprefix(f'{root}: ')}"]
-    chunk_bytes, expected = seal.chunks.get(name, (_BLOCK_BYTES, ""))
-    if chunk_bytes > _MAX_CHUNK_BYTES:  # not one of ours: the digest of the whole has to do
-        chunk_bytes, expected = _BLOCK_BYTES, ""
-    if path.name == "zarr.json" and path.stat().st_size > MAX_JSON_BYTES:
-        return [f"{array}: file {name} is damaged (no metadata is that long)"]
-    whole, wrong, number = hashlib.sha256(), [], 0
-    with path.open("rb") as file:
-        while block := file.read(chunk_bytes):
-            whole.update(block)
-            if expected and f"{google_crc32c.value(block):08x}" != expected[8 * number : 8 * number + 8]:
-                wrong.append(number)
-            number += 1
+        return [f"{found_in}: file {within(root, error)}"]
     size = path.stat().st_size
     if size != seal.sizes.get(name, size):
-        return [f"{array}: file {name}: found {size} bytes, expected {seal.sizes[name]}"]
-    if whole.hexdigest() == seal.files[name]:
+        return [f"{found_in}: file {name}: found {size} bytes, expected {seal.sizes[name]}"]
+    if path.name == "zarr.json" and size > MAX_JSON_BYTES:
+        return [f"{found_in}: file {name} is damaged (no metadata is that long)"]
+    chunk_bytes, expected = seal.chunks.get(name, (CHUNK_BYTES, ""))
+    if chunk_bytes > MAX_CHUNK_BYTES:  # not one of ours: the digest of the whole has to do
+        chunk_bytes, expected = CHUNK_BYTES, ""
+    whole, found = digest_file(path, chunk_bytes)
+    if whole == seal.files[name]:
         return []
+    wrong = [i // 8 for i in range(0, len(expected), 8) if found[i : i + 8] != expected[i : i + 8]]
     if not wrong:
-        return [f"{array}: file {name} is damaged (its digest differs)"]
-    return [f"{array}: file {name} is damaged in {_ranges(wrong, chunk_bytes, size)}"]
+        return [f"{found_in}: file {name} is damaged (its digest differs)"]
+    return [f"{found_in}: file {name} is damaged in {_ranges(wrong, chunk_bytes, size)}"]
+
+
+def within(root: Path, error: FormatError) -> str:
+    """The text of an error without the store's path, where a caller says that itself."""
+    return str(error).removeprefix(f"{root}: ")
 
 
 def require_whole(root: Path, seal: Seal) -> None:
     """Read every file of a store. Raises FormatError for the first that is not as sealed."""
     for name in seal.files:
-        if problems := file_problems(root, name, seal):
-            raise FormatError(f"{root}: {problems[0]}")
+        require_file(root, name, seal)
+
+
+def require_file(root: Path, name: str, seal: Seal) -> None:
+    """Read one file of a store. Raises FormatError where it is not as sealed."""
+    if problems := file_problems(root, name, seal):
+        raise FormatError(f"{root}: {problems[0]}")
 
 
 def _ranges(chunks: list[int], chunk_bytes: int, size: int) -> str:

@@ -16,9 +16,9 @@ import numpy as np
 from graphstore.arrays import map_array, read_blocks, read_meta
 from graphstore.errors import FormatError
 from graphstore.files import inside, read_json
-from graphstore.integrity.seal import file_problems, read_seal, store_files
+from graphstore.integrity.seal import file_problems, read_seal, store_files, within
 from graphstore.schema import edge_name
-from graphstore.store import MAX_LABEL, RECORD_KEYS, SPLITS, VIDEO_COLUMNS, Store
+from graphstore.store import MAX_LEVEL, RECORD_KEYS, SPLITS, VIDEO_COLUMNS, Store
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) bytes."""
@@ -49,7 +49,7 @@ def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
         store = Store(root)
         return list(_array_problems(store)) or list(_pointer_problems(store))
     except FormatError as error:
-        return [str(error).removeprefix(f"{root}: ")]
+        return [within(root, error)]
 
 
 def _columns(store: Store) -> dict[str, tuple[tuple[type, ...], int | None]]:
@@ -72,11 +72,10 @@ def _columns(store: Store) -> dict[str, tuple[tuple[type, ...], int | None]]:
         for key in RECORD_KEYS:
             found[f"nodes/video/keys/{key}/code"] = ((np.int32,), num["video"])
             found[f"nodes/video/keys/{key}/value_offset"] = ((np.int64,), None)
-    for file in store.seal.files:
-        name = file.removesuffix("/zarr.json")
+    for name in store.seal.arrays:
         if name.endswith("/x_row"):
             found[name] = ((np.int32,), num.get(name.split("/")[1]))
-        elif name != file and name.endswith("_offset"):
+        elif name.endswith("_offset"):
             found.setdefault(name, ((np.int64,), None))
             found[name.removesuffix("_offset")] = ((np.uint8,), None)
     return found
@@ -84,20 +83,19 @@ def _columns(store: Store) -> dict[str, tuple[tuple[type, ...], int | None]]:
 
 def _array_problems(store: Store) -> Iterator[str]:
     """Arrays whose metadata is not of this format, and those of another length, type or shape."""
-    for file in store.seal.files:
-        name = file.removesuffix("/zarr.json")
-        if name == file:
-            continue
+    for name in store.seal.arrays:
         try:
-            if read_json(inside(store.path, file))["node_type"] == "array":
+            if read_json(inside(store.path, f"{name}/zarr.json"))["node_type"] == "array":
                 map_array(store.path, name)
-        except (FormatError, ValueError, KeyError, TypeError) as error:
-            yield f"{name}: {str(error).removeprefix(f'{store.path}: ')}"
+        except FormatError as error:
+            yield f"{name}: {within(store.path, error)}"
+        except (ValueError, KeyError, TypeError) as error:
+            yield f"{name}: {error}"
     for name, (dtypes, length) in _columns(store).items():
         try:
             meta = read_meta(store.path, name)
         except FormatError as error:
-            yield f"{name}: {str(error).removeprefix(f'{store.path}: ')}"
+            yield f"{name}: {within(store.path, error)}"
             continue
         if meta.width is not None or meta.dtype not in dtypes:
             expected = " or ".join(np.dtype(t).name for t in dtypes)
@@ -109,12 +107,12 @@ def _array_problems(store: Store) -> Iterator[str]:
             continue
         try:
             store.features(node.name)
-            if f"nodes/{node.name}/x_key/zarr.json" in store.seal.files:
+            if f"nodes/{node.name}/x_key" in store.seal.arrays:
                 keys, rows = (read_meta(store.path, f"nodes/{node.name}/{part}") for part in ("x_key", "x"))
                 if keys.num_rows != rows.num_rows:
                     yield f"nodes/{node.name}/x_key: found {keys.num_rows} rows, expected {rows.num_rows}"
         except FormatError as error:
-            yield str(error).removeprefix(f"{store.path}: ")
+            yield within(store.path, error)
 
 
 def _pointer_problems(store: Store) -> Iterator[str]:
@@ -131,10 +129,7 @@ def _pointer_problems(store: Store) -> Iterator[str]:
         yield from wrong
         if not wrong and (found := store.relation(edge_type).num_edges) != relation["num_edges"]:
             yield f"{name}: found {found} edges, expected {relation['num_edges']}"
-    for file in store.seal.files:
-        name = file.removesuffix("/zarr.json")
-        if name == file:
-            continue
+    for name in store.seal.arrays:
         if name.endswith("_offset"):
             text = name.removesuffix("_offset")
             wrong = list(_rising(root, name, read_meta(root, text).num_rows))
@@ -143,9 +138,11 @@ def _pointer_problems(store: Store) -> Iterator[str]:
             rows = read_meta(root, name.removesuffix("_row")).num_rows
             yield from _numbers(root, name, 0, rows, "rows")
     if store.has_records:
-        num_values = {key: len(store.key(key)[1]) for key in RECORD_KEYS}
+        num_values = {
+            key: read_meta(root, f"nodes/video/keys/{key}/value_offset").num_rows - 1 for key in RECORD_KEYS
+        }
         for name, low, end in (
-            ("label", -1, MAX_LABEL + 1),
+            ("label", -1, MAX_LEVEL + 1),
             ("split", 0, len(SPLITS)),
             ("platform", -1, num_values["platform"]),
             *((f"keys/{key}/code", -1, num) for key, num in num_values.items()),

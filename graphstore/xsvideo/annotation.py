@@ -10,9 +10,8 @@ Legend: V videos.
 from __future__ import annotations
 
 import csv
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,20 @@ from typing import Any
 import numpy as np
 
 from graphstore.errors import RecordError, StoreError
+from graphstore.features import DAY_S
 from graphstore.files import atomic_file, read_json
-from graphstore.xsvideo.records import LEVEL, MAX_LEVEL, OnError, Record, raw_records, read_records
+from graphstore.store import MAX_LEVEL
+from graphstore.xsvideo.records import LEVEL, OnError, Record, raw_records, read_records, written_records
 
 VIEW_THRESHOLDS = (0, 100, 100_000, 1_000_000, 1_000_000, 1_000_000, 10_000_000, 100_000_000, 200_000_000)
 OTHER_THRESHOLDS = (0, 10, 20, 80, 300, 1_000, 3_000, 10_000, 50_000)
 """Threshold of level i + 1: for views, and for each of likes, shares, collects and comments."""
 
 INDICATORS = ("views", "likes", "shares", "collects", "comments")
-REFERENCE_PLATFORM = "快手"
 FINAL_DAYS = 14
 """A level is final two weeks after the post."""
 MIN_GAP_DAYS = 2
 """States of a video are this far apart or more."""
-_DAY_S = 86_400
 _MAX_FACTOR = 1e12
 
 Factors = Mapping[str, Mapping[str, float]]
@@ -164,7 +163,7 @@ def annotate(records: Iterable[Record], factors: Factors | None = None) -> list[
     for (url, video), level in zip(videos.items(), levels, strict=True):
         record = video.last
         # The sampling date is a midnight: of the post, its date counts too
-        age = -((record.post_time - record.sampling_time) // _DAY_S)
+        age = -((record.post_time - record.sampling_time) // DAY_S)
         gaps = np.diff(np.sort(np.array(video.sampled, np.int64)))
         found.append(
             Annotation(
@@ -175,7 +174,7 @@ def annotate(records: Iterable[Record], factors: Factors | None = None) -> list[
                 age_days=age,
                 released_level=record.level,
                 num_states=len(video.sampled),
-                num_close=int((gaps < MIN_GAP_DAYS * _DAY_S).sum()),
+                num_close=int((gaps < MIN_GAP_DAYS * DAY_S).sum()),
             )
         )
     return found
@@ -204,17 +203,18 @@ def annotate_file(
     found = annotate(noted(read_records(source, require_level=False, on_error=on_error)), factors)
     if out is not None:
         level = {a.url: a.level for a in found if a.is_final or provisional}
-        with atomic_file(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-            separator = "{\n"
+
+        def rated() -> Iterator[tuple[str, Any]]:
             for state, record in raw_records(source):
                 if state not in kept:
                     continue
                 kept.discard(state)  # an id that comes again was left out, or is an error
                 if record["url"] in level:
-                    text = json.dumps({**record, LEVEL: level[record["url"]]}, ensure_ascii=False)
-                    file.write(f"{separator}{json.dumps(state)}: {text}")
-                    separator = ",\n"
-            file.write("\n}\n" if separator == ",\n" else "{}\n")
+                    yield state, {**record, LEVEL: level[record["url"]]}
+
+        with atomic_file(out) as temporary:
+            for _ in written_records(rated(), temporary):
+                pass
     return found
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from graphstore.errors import FormatError
 from graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
@@ -55,13 +54,8 @@ def append(
     require_whole(old.path, old.seal)
     known, report = frozenset(old.ids) | old.skipped_ids, ReadReport()
 
-    def provenance() -> dict[str, Any]:
-        parts = {"parent": old.attributes["source_digest"], "file": file_digest(source)}
-        return {
-            "source_digest": value_digest(parts),
-            "num_skipped": old.attributes["num_skipped"] + report.num_skipped,
-            "parent_digest": old.digest,
-        }
+    def source_digest() -> str:
+        return value_digest({"parent": old.attributes["source_digest"], "file": file_digest(source)})
 
     records = read_records(source, on_error=on_error, known_ids=known, report=report)
     with atomic_dir(out) as root:
@@ -69,8 +63,8 @@ def append(
             root,
             records,
             config,
-            provenance=provenance,
-            skipped_ids=report.skipped_ids,
+            report=report,
+            source_digest=source_digest,
             after=old,
             progress=progress,
         )

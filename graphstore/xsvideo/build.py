@@ -9,21 +9,20 @@ Legend: N states (video nodes), C comments.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from graphstore.arrays import StringWriter
 from graphstore.errors import StoreError
-from graphstore.features import text_encoder
+from graphstore.features import DAY_S, text_encoder
 from graphstore.files import atomic_dir, file_digest, refuse_existing
 from graphstore.integrity.seal import write_attributes, write_seal
-from graphstore.relations import Layout, Relation, csr_from_pairs, prefix_rows, write_relation
-from graphstore.schema import RelationType, Schema, edge_name
+from graphstore.relations import Layout, Relation, csr_from_pairs, group_relation, write_relation
+from graphstore.schema import Schema, edge_name
 from graphstore.store import Store
 from graphstore.xsvideo.nodes import BATCH_RECORDS, NodeWriters, batched
 from graphstore.xsvideo.records import CHINA, OnError, ReadReport, Record, read_records
@@ -64,13 +63,7 @@ class BuildConfig:
             day = datetime.strptime(self.train_until, "%Y-%m-%d").replace(tzinfo=CHINA)
         except ValueError:
             raise StoreError(f"train_until: found {self.train_until!r}, expected a date YYYY-MM-DD") from None
-        return int(day.timestamp()) + 86_400
-
-
-def group_relation(relation: RelationType, key: np.ndarray, time: np.ndarray) -> Relation:
-    """A relation that a rule makes, from the key and sampling date of every node."""
-    rows = prefix_rows(key, time, strict=relation.strict)
-    return Relation(relation.edge_type, "prefix", rows.indices, rows.begin, rows.end, rows.rank)
+        return int(day.timestamp()) + DAY_S
 
 
 def _relations(nodes: NodeWriters, schema: Schema) -> Iterator[Relation]:
@@ -78,7 +71,8 @@ def _relations(nodes: NodeWriters, schema: Schema) -> Iterator[Relation]:
     for relation in schema.relations:
         src = relation.edge_type[0]
         if relation.group_by is not None:
-            yield group_relation(relation, nodes.kept(relation.group_by), nodes.kept("ctime"))
+            key, time = nodes.kept(relation.group_by), nodes.kept("ctime")
+            yield group_relation(relation.edge_type, key, time, strict=relation.strict)
             continue
         if src in ("platform", "topic"):
             code = nodes.kept(src)
@@ -97,15 +91,14 @@ def write_store(
     records: Iterable[Record],
     config: BuildConfig,
     *,
-    provenance: Callable[[], dict[str, Any]],
-    skipped_ids: AbstractSet[str] = frozenset(),
+    report: ReadReport,
+    source_digest: Callable[[], str],
     after: Store | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Write a sealed store of `records`, behind those of `after`, into the folder `root`.
 
-    `provenance` is called when all records have passed: source_digest, num_skipped and parent_digest.
-    `skipped_ids` is read then too: ids of records that were left out on the way.
+    `report` of what was left out on the way, and `source_digest`, are read when all records have passed.
     """
     text = text_encoder(config.encoder)
     schema = xs_video(strict_ties=config.ties == "strict")
@@ -131,7 +124,7 @@ def write_store(
         }
     # Ids that were left out stay taken, and stay valid in the history of states that come later
     strings = StringWriter(root, "nodes/video/skipped_id")
-    strings.append(sorted(skipped_ids | (after.skipped_ids if after else set())))
+    strings.append(sorted(report.skipped_ids | (after.skipped_ids if after else set())))
     strings.close()
     write_attributes(
         root,
@@ -149,7 +142,9 @@ def write_store(
             "ties": config.ties,
             "train_until": config.train_until,
             "build": asdict(config),
-            **provenance(),
+            "source_digest": source_digest(),
+            "num_skipped": report.num_skipped + (after.attributes["num_skipped"] if after else 0),
+            "parent_digest": after.digest if after else None,
         },
     )
     write_seal(root, (after.path, after.seal) if after else None)
@@ -172,21 +167,8 @@ def build(
     refuse_existing(out)
     report = ReadReport()
 
-    def provenance() -> dict[str, Any]:
-        return {
-            "source_digest": file_digest(source),
-            "num_skipped": report.num_skipped,
-            "parent_digest": None,
-        }
-
     records = read_records(source, on_error=config.on_error, report=report)
     with atomic_dir(out) as root:
-        write_store(
-            root,
-            records,
-            config,
-            provenance=provenance,
-            skipped_ids=report.skipped_ids,
-            progress=progress,
-        )
+        digest = partial(file_digest, source)
+        write_store(root, records, config, report=report, source_digest=digest, progress=progress)
     return report

@@ -39,6 +39,12 @@ class Vocabulary:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self.codes = {value: code for code, value in enumerate(values)}
+        self._num_given = len(self.codes)
+
+    @property
+    def new(self) -> list[str]:
+        """Values that were not given, in order of first use."""
+        return list(islice(self.codes, self._num_given, None))
 
     def code(self, value: str) -> int:
         return self.codes.setdefault(value, len(self.codes)) if value else -1
@@ -149,13 +155,15 @@ class NodeWriters:
             name: ArrayWriter(root, f"nodes/{name}/x", np.float32, 1, after=path) for name in SCALARS
         }
         self._comment = ArrayWriter(root, "nodes/comment/x", np.float16, text.dim + time_dim, after=path)
-        self.vocabulary = {name: Vocabulary(after.key(name)[1] if after else ()) for name in KEYS}
+        self.vocabulary = {name: Vocabulary() for name in KEYS}
         self._kept: dict[str, list[np.ndarray]] = {name: [] for name in (*KEYS, "ctime", "num_comments")}
         self.num_states = 0
         if after is not None:
             self.num_states = after.num_nodes["video"]
             for name in KEYS:
-                self._kept[name].append(np.asarray(after.key(name)[0]))
+                codes, values = after.key(name)
+                self.vocabulary[name] = Vocabulary(values)
+                self._kept[name].append(np.asarray(codes))
             self._kept["ctime"].append(np.asarray(after.sampling_time))
             comments = after.relation(("comment", "is_comment_of", "video"))
             self._kept["num_comments"].append(comments.degree())
@@ -211,8 +219,7 @@ class NodeWriters:
             writer.close()
         path = self.after.path if self.after else None
         for name in KEYS:
-            values = list(self.vocabulary[name].codes)
-            new = values[len(self.after.key(name)[1]) if self.after else 0 :]
+            new = self.vocabulary[name].new
             strings = StringWriter(self.root, f"nodes/video/keys/{name}/value", after=path)
             strings.append(new)
             strings.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import ijson
 
 from graphstore.errors import RecordError, SourceError, StoreError
+from graphstore.store import MAX_LEVEL
 
 URL, DESCRIPTION, TITLE, AUTHOR = "url", "描述", "标题", "发布用户ID"
 SENTIMENT, DURATION, PLATFORM, POST_TIME = "sentiment", "视频时长（秒）", "平台", "发布时间"
@@ -53,7 +54,6 @@ _USUAL_TIME = {
     DATE_FORM: re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
 }
 _CHINA_1970 = datetime(1970, 1, 1) + timedelta(seconds=CHINA_OFFSET_S)
-MAX_LEVEL = 9
 OnError = Literal["fail", "skip"]
 
 
@@ -244,6 +244,17 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
         ) from error
     except OSError as error:
         raise SourceError(name, None, None, f"no readable file ({error.strerror})", "a JSON file") from error
+
+
+def written_records(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[tuple[str, Any]]:
+    """Pass (state id, raw record) pairs on while they are written to `path` in the released layout."""
+    with path.open("w", encoding="utf-8") as file:
+        separator = "{"
+        for state, record in records:
+            file.write(f"{separator}\n{json.dumps(state)}: {json.dumps(record, ensure_ascii=False)}")
+            separator = ","
+            yield state, record
+        file.write("{}\n" if separator == "{" else "\n}\n")
 
 
 def _checked(

@@ -12,8 +12,8 @@ import numpy as np
 
 from graphstore.errors import FormatError, StoreError
 from graphstore.features import DAY_S
-from graphstore.store import SPLITS, Store
-from graphstore.xsvideo.records import CHINA_OFFSET_S, MAX_LEVEL
+from graphstore.store import MAX_LEVEL, SPLITS, Store
+from graphstore.xsvideo.records import CHINA_OFFSET_S
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 DURATION_BIN_S, DURATION_BINS = 5, 61
@@ -31,7 +31,6 @@ def statistics(store: Store, tokenizer: Path | None = None) -> dict[str, Any]:
     `tokenizer`: a tokenizer.json (or its folder), to count tokens; without one lengths are in bytes.
     """
     duration = _raw(store, "video_time")
-    labels, splits = np.asarray(store.labels), np.asarray(store.array("nodes/video/split"))
     age = _age_days(store)
     return {
         "durations_s": {
@@ -44,16 +43,16 @@ def statistics(store: Store, tokenizer: Path | None = None) -> dict[str, Any]:
         },
         "topics": _shares(store, "topic", TOP_TOPICS),
         "platforms": _shares(store, "platform", None),
-        "levels": {
-            name: np.bincount(
-                labels[(splits == i) & (labels >= 0)].astype(np.int64), minlength=MAX_LEVEL + 1
-            ).tolist()
-            for i, name in enumerate(SPLITS)
-        },
+        "levels": {name: _level_counts(store.labels[store.split(name)]) for name in SPLITS},
         "observation_days": _observed(age),
         "daily_increase_of_likes_percent": _increase_of_likes(store, age),
         "record_length": _lengths(store, tokenizer),
     }
+
+
+def _level_counts(labels: np.ndarray) -> list[int]:
+    """States of each level, those of unknown level left out."""
+    return np.bincount(labels[labels >= 0], minlength=MAX_LEVEL + 1).tolist()
 
 
 def _raw(store: Store, name: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphstore.features import DAY_S
 from graphstore.xsvideo.annotation import FINAL_DAYS, level_of
 
 FULL_VIDEOS, FULL_TOPICS, FULL_COMMENTS, FULL_USERS = 117_720, 535, 923_045, 419_374
@@ -36,7 +37,6 @@ LOG_LIKES, LOG_LIKES_STD = 3.6, 1.7
 GROWTH_DAYS = 3.0
 LAST_AGE, LAST_AGE_MAX = 15, 42
 MAX_COMMENTS = 400
-DAY_S = 86_400
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from graphstore.errors import StoreError
 from graphstore.files import atomic_dir, atomic_file, refuse_existing, value_digest
 from graphstore.xsvideo.build import BuildConfig, write_store
-from graphstore.xsvideo.records import Record, parse_record
+from graphstore.xsvideo.records import ReadReport, Record, parse_record, written_records
 from graphstore.xsvideo.synth.records import synthetic_records
 
 Pairs = Iterator[tuple[str, dict[str, Any]]]
@@ -21,21 +20,10 @@ GENERATOR = "synth-2"
 """Recorded in the store: another version makes other data of the same scale and seed."""
 
 
-def _written(records: Pairs, path: Path) -> Pairs:
-    """Pass records on while they are written to `path` as one JSON object."""
-    with path.open("w", encoding="utf-8") as file:
-        separator = "{\n"
-        for state, record in records:
-            file.write(f"{separator}{json.dumps(state)}: {json.dumps(record, ensure_ascii=False)}")
-            separator = ",\n"
-            yield state, record
-        file.write("\n}\n")
-
-
 def write_synthetic(path: Path, scale: float, seed: int) -> int:
     """Write the records as one released-layout JSON file, streamed; returns the number of states."""
     with atomic_file(path) as temporary:
-        return sum(1 for _ in _written(synthetic_records(scale, seed), temporary))
+        return sum(1 for _ in written_records(synthetic_records(scale, seed), temporary))
 
 
 def build_synthetic(
@@ -55,22 +43,22 @@ def build_synthetic(
     refuse_existing(out)
     if json_file is not None and json_file.resolve().is_relative_to(out.resolve()):
         raise StoreError(f"{json_file}: inside the store {out}; choose another file for the records")
-    num = 0
+    report = ReadReport()
 
     def checked(records: Pairs) -> Iterator[Record]:
-        nonlocal num
         for state, record in records:
-            num += 1
+            report.num_read += 1
             yield parse_record(GENERATOR, state, record)
 
-    def provenance() -> dict[str, Any]:
-        source = {"generator": GENERATOR, "scale": scale, "seed": seed}
-        return {"source_digest": value_digest(source), "num_skipped": 0, "parent_digest": None}
+    def source_digest() -> str:
+        return value_digest({"generator": GENERATOR, "scale": scale, "seed": seed})
 
     with ExitStack() as stack:
         root = stack.enter_context(atomic_dir(out))
         records = synthetic_records(scale, seed)
         if json_file is not None:
-            records = _written(records, stack.enter_context(atomic_file(json_file)))
-        write_store(root, checked(records), config, provenance=provenance, progress=progress)
-    return num
+            records = written_records(records, stack.enter_context(atomic_file(json_file)))
+        write_store(
+            root, checked(records), config, report=report, source_digest=source_digest, progress=progress
+        )
+    return report.num_read
