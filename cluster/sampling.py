@@ -12,45 +12,57 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import graphstore
-from sampler import MiniBatch, NeighborSampler
+from cluster.errors import ClusterError
+from graphstore import Store
+from sampler import MiniBatch, NeighborSampler, Request, SamplingOptions
+
+MAX_TRIES = 5
+"""Times that a request is repeated whose actor died: one that ends every actor must end the run."""
 
 
 class SamplingWorker:
     """The actor: one sampler over the node's copy of the store."""
 
-    def __init__(self, store: Path, fanout: int, hops: int, seed: int) -> None:
-        self._sampler = NeighborSampler(graphstore.open(str(store)), fanout=fanout, hops=hops, seed=seed)
+    def __init__(self, path: Path, digest: str, options: SamplingOptions) -> None:
+        store = graphstore.open(str(path))
+        if store.digest != digest:  # an actor that is started again must not go on with another graph
+            raise ClusterError(
+                f"{path}: found store {store.digest[:12]}, expected {digest[:12]}; "
+                "it was replaced while it was in use"
+            )
+        self._sampler = NeighborSampler.of(store, options)
 
-    def sample(self, node_ids: np.ndarray, epoch: int) -> MiniBatch:
-        return self._sampler.sample(node_ids, epoch)
+    def sample(self, request: Request) -> MiniBatch:
+        return self._sampler.sample(request.seeds, request.epoch, times=request.times)
 
 
 class RaySamplingEngine:
-    """A `SamplingEngine` over `num_workers` actors on this process's node."""
+    """A `SamplingEngine` over `num_workers` actors on this process's node.
 
-    def __init__(
-        self, store: Path, *, fanout: int, hops: int, seed: int, num_workers: int, prefetch: int
-    ) -> None:
+    At most `prefetch` requests are under way. Threads of one process would do on one node; actors
+    also free the trainer's interpreter, and are counted, seen and restarted by Ray.
+    """
+
+    def __init__(self, store: Store, options: SamplingOptions, *, num_workers: int, prefetch: int) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # No CPU of their own: a node whose CPUs the trainers hold would leave them pending for ever
-        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(SamplingWorker)
+        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=MAX_TRIES)(SamplingWorker)
         self.workers = [
-            actor.options(scheduling_strategy=here).remote(store, fanout, hops, seed)
+            actor.options(scheduling_strategy=here).remote(store.path.resolve(), store.digest, options)
             for _ in range(num_workers)
         ]
         self.prefetch = prefetch
 
-    def stream(self, requests: Iterable[tuple[np.ndarray, int]]) -> Iterator[MiniBatch]:
+    def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
         """One batch a request, in order, at most `prefetch` in flight."""
         in_flight: deque[Any] = deque()
         workers = cycle(self.workers)
-        for node_ids, epoch in requests:
-            in_flight.append(next(workers).sample.remote(node_ids, epoch))
+        for request in requests:
+            in_flight.append(next(workers).sample.remote(request))
             if len(in_flight) >= self.prefetch:
                 yield ray.get(in_flight.popleft())
         while in_flight:

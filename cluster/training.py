@@ -32,13 +32,13 @@ def _worker(config: dict[str, Any]) -> None:
     use_process_group(job.device)  # Ray Train has made it; this names DeepSpeed's accelerator
     engine = None
     if job.stage == "stage1" and cluster.sampling_workers:
+        import graphstore
         from cluster.sampling import RaySamplingEngine
+        from sampler import SamplingOptions
 
         engine = RaySamplingEngine(
-            job.store,
-            fanout=job.settings.sampler.fanout,
-            hops=2,
-            seed=job.settings.seed,
+            graphstore.open(str(job.store)),
+            SamplingOptions(fanout=job.settings.sampler.fanout, hops=2, seed=job.settings.seed),
             num_workers=cluster.sampling_workers,
             prefetch=cluster.prefetch,
         )

@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -147,3 +148,34 @@ def inside(root: Path, name: str) -> Path:
 def total_bytes(root: Path) -> int:
     """Length of all files below a folder."""
     return sum(f.stat().st_size for f in root.rglob("*") if f.is_file())
+
+
+class FileWatch:
+    """Tells which of some files changed in place: their size, or the time of their last write.
+
+    A file that was replaced by another of its name has not changed: a map of it stays what it was.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Path, tuple[int, int, int]] = {}
+        weakref.finalize(self, _close_all, self._found)
+
+    def add(self, path: Path) -> None:
+        """Watch a file from now on; the first call for a path counts."""
+        if path not in self._found:
+            fd = os.open(path, os.O_RDONLY)
+            found = os.fstat(fd)
+            self._found[path] = (fd, found.st_size, found.st_mtime_ns)
+
+    def changed(self) -> Path | None:
+        """One of the files that changed, or None."""
+        for path, (fd, size, mtime_ns) in self._found.items():
+            found = os.fstat(fd)
+            if found.st_size != size or found.st_mtime_ns != mtime_ns:
+                return path
+        return None
+
+
+def _close_all(found: dict[Path, tuple[int, int, int]]) -> None:
+    for fd, _, _ in found.values():
+        os.close(fd)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphstore.arrays import Strings, map_array
-from graphstore.errors import FormatError, UnknownNameError
+from graphstore.errors import FormatError, StoreError, UnknownNameError
 from graphstore.features import Features
-from graphstore.files import MAX_JSON_BYTES, file_digest, inside, read_json
+from graphstore.files import MAX_JSON_BYTES, FileWatch, file_digest, inside, read_json
 from graphstore.integrity.seal import check_sizes, read_seal
 from graphstore.relations import Relation, from_indptr
 from graphstore.schema import EdgeType, Schema, edge_name
@@ -61,6 +61,17 @@ class Graph:
     def features(self, node_type: str) -> Features:
         raise NotImplementedError
 
+    @property
+    def times(self) -> dict[str, np.ndarray]:
+        """By node type [n] int64 seconds: when a node came to be, of the types that have times.
+
+        Rows of relations that a group makes are in this order.
+        """
+        return {}
+
+    def check_unchanged(self) -> None:
+        """Raises StoreError where a mapped file is not what it was when it was mapped."""
+
 
 class Store(Graph):
     """A sealed store on disk. Use `graphstore.open`."""
@@ -83,6 +94,7 @@ class Store(Graph):
             raise FormatError(f"{meta}: found attributes of no graph ({error!r}); build it again") from error
         self._relations: dict[EdgeType, Relation] = {}
         self._features: dict[str, Features] = {}
+        self._watch = FileWatch()
 
     def _check_attributes(self) -> None:
         """ValueError, KeyError or TypeError for attributes that the rest of this class cannot rely on."""
@@ -118,7 +130,14 @@ class Store(Graph):
 
     def array(self, name: str) -> np.ndarray:
         """Map one array by its path in the store, such as `nodes/video/label`."""
-        return map_array(self.path, name)
+        array = map_array(self.path, name)
+        if isinstance(array, np.memmap) and array.filename is not None:
+            self._watch.add(Path(array.filename))
+        return array
+
+    def check_unchanged(self) -> None:
+        if (changed := self._watch.changed()) is not None:
+            raise StoreError(f"{changed}: changed on disk while it was in use; open the store again")
 
     def _array_of_length(self, name: str, length: int) -> np.ndarray:
         array = self.array(name)
@@ -215,6 +234,10 @@ class Store(Graph):
     def sampling_time(self) -> np.ndarray:
         """[N] int64, seconds since 1970: midnight of the sampling date in China."""
         return self._video_column("ctime")
+
+    @property
+    def times(self) -> dict[str, np.ndarray]:
+        return {"video": self.sampling_time} if self.has_records else {}
 
     def key(self, name: str) -> tuple[np.ndarray, Sequence[str]]:
         """A shared attribute (url, author, topic, platform): codes [N] int32, −1 empty, and the values."""

@@ -2,8 +2,21 @@
 
 from sampler.batch import MiniBatch
 from sampler.errors import SamplerError
-from sampler.kernels import GENERATOR
+from sampler.features import BatchFeatures, FeatureGatherer
+from sampler.generator import GENERATOR
 from sampler.loader import NeighborLoader, SamplingEngine
-from sampler.neighbor import NeighborSampler
+from sampler.neighbor import NeighborSampler, Request
+from sampler.options import SamplingOptions
 
-__all__ = ["GENERATOR", "MiniBatch", "NeighborLoader", "NeighborSampler", "SamplerError", "SamplingEngine"]
+__all__ = [
+    "GENERATOR",
+    "BatchFeatures",
+    "FeatureGatherer",
+    "MiniBatch",
+    "NeighborLoader",
+    "NeighborSampler",
+    "Request",
+    "SamplerError",
+    "SamplingEngine",
+    "SamplingOptions",
+]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphstore import EdgeType, Graph
+from sampler.features import BatchFeatures
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -17,35 +19,79 @@ if TYPE_CHECKING:
 class MiniBatch:
     """One sampled subgraph.
 
-    nodes[type] [n] int64: node numbers, seeds first, then in order of discovery. edges[edge_type]
-    [2, E] int64: positions in `nodes`, row 0 heads, row 1 tails; edges of one tail are together, tails
-    in order. num_sampled_nodes[type] has hops + 1 entries (the seeds, then each hop's new nodes),
-    num_sampled_edges[edge_type] has one a hop.
+    A relation's edges are rows, as in the store: the rows of `nodes[dst]`'s first nodes, in their
+    order, one behind the other. So `heads` and `degrees` say it all, in a quarter of the bytes of
+    `edges`, which is made of them when it is asked for.
     """
 
     nodes: dict[str, np.ndarray]
-    edges: dict[EdgeType, np.ndarray]
+    """By type [n] int64: node numbers, seeds first, then in order of discovery."""
+    heads: dict[EdgeType, np.ndarray]
+    """By relation [E] int32: positions in nodes[src], row after row."""
+    degrees: dict[EdgeType, np.ndarray]
+    """By relation [tails] int32: length of the row of each of the first nodes of nodes[dst]; all nodes
+    but those of the last hop have one."""
     num_sampled_nodes: dict[str, list[int]]
+    """By type hops + 1 numbers: the seeds, then each hop's new nodes."""
     num_sampled_edges: dict[EdgeType, list[int]]
-    num_seeds: int
+    """By relation one number a hop."""
+    target: str
     epoch: int
+    trees: dict[str, np.ndarray] | None = None
+    """By type [n] int32, for disjoint batches: which seed's subgraph a node is in."""
+    edge_ids: dict[EdgeType, np.ndarray] | None = None
+    """By relation [E] int64, where asked for: the edges' numbers in the store."""
+    features: dict[str, BatchFeatures] | None = None
+    """By type, where a loader gathers them."""
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds of the target type."""
+        return self.num_sampled_nodes[self.target][0]
 
     @property
     def num_edges(self) -> int:
-        return sum(e.shape[1] for e in self.edges.values())
+        return sum(len(heads) for heads in self.heads.values())
+
+    @cached_property
+    def edges(self) -> dict[EdgeType, np.ndarray]:
+        """By relation [2, E] int64: positions in `nodes`, row 0 heads, row 1 tails."""
+        return {edge_type: self.edge_index(edge_type) for edge_type in self.heads}
+
+    def edge_index(self, edge_type: EdgeType) -> np.ndarray:
+        """One relation's [2, E] int64: edges of one tail are together, tails in order."""
+        heads, degrees = self.heads[edge_type], self.degrees[edge_type]
+        index = np.empty((2, len(heads)), np.int64)
+        index[0] = heads
+        index[1] = np.repeat(np.arange(len(degrees)), degrees)
+        return index
 
     def to_hetero_data(self, graph: Graph) -> HeteroData:
-        """A torch_geometric HeteroData with x, n_id, edge_index, and the per-hop counts."""
+        """A torch_geometric HeteroData with x (float32), n_id, edge_index, and the per-hop counts.
+
+        Nodes have x where their type has features, `batch` where the batch is disjoint, and edges
+        have e_id where their numbers were asked for.
+        """
         import torch
         from torch_geometric.data import HeteroData
 
+        encoded = {n.name for n in graph.schema.node_types if n.encoding != "none"}
         data = HeteroData()
         for name, ids in self.nodes.items():
             data[name].n_id = torch.from_numpy(ids)
-            data[name].x = torch.from_numpy(graph.features(name).gather(ids).astype(np.float32))
+            data[name].num_nodes = len(ids)
+            if self.features is not None and name in self.features:
+                data[name].x = self.features[name].by_node()
+            elif name in encoded:
+                data[name].x = torch.from_numpy(graph.features(name).gather(ids).astype(np.float32))
             data[name].num_sampled_nodes = self.num_sampled_nodes[name]
-        for edge_type, index in self.edges.items():
-            data[edge_type].edge_index = torch.from_numpy(index)
+            if self.num_sampled_nodes[name][0] or name == self.target:
+                data[name].batch_size = self.num_sampled_nodes[name][0]
+            if self.trees is not None:
+                data[name].batch = torch.from_numpy(self.trees[name]).long()
+        for edge_type in self.heads:
+            data[edge_type].edge_index = torch.from_numpy(self.edge_index(edge_type))
             data[edge_type].num_sampled_edges = self.num_sampled_edges[edge_type]
-        data[graph.schema.target].batch_size = self.num_seeds
+            if self.edge_ids is not None:
+                data[edge_type].e_id = torch.from_numpy(self.edge_ids[edge_type])
         return data

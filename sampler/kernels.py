@@ -1,110 +1,317 @@
-"""Numba kernels: sample rows without replacement, and relabel node numbers to positions.
+"""The sampling kernel: all hops and relations of a batch in one call, without the GIL.
 
-Randomness is counter-based: draw i of a row is a hash of (key, node, i), where the key holds the
-seed, the epoch and the relation's name. Nothing else enters, so a row's sample is the same in every
-batch, thread, process, layout and machine.
-
-Legend: T tails (rows to sample), E sampled edges, K fanout.
+Legend: R relations, T node types, H hops, S trees (one a seed in disjoint mode, else one in all).
+A tail is a node whose rows are sampled, a head one that a row holds.
 """
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 from numba import njit
 
-from graphstore.schema import EdgeType, edge_name
+from sampler.memory import int32_array, int64_array
+from sampler.rows import BLOCK, Rows, Scratch, find_rows, sample_rows
 
-GENERATOR = "splitmix64-floyd-1"
-"""Name and version of the generator: kept with a run, since another would draw other samples."""
+# Columns of a relation's line: addresses of its arrays (0: none), and what else the kernel must know
+INDICES, NUM_INDICES, IS_WIDE, BEGIN, END, RANK, FIRST_EDGE, SRC, DST, IS_SORTED, NUM_COLUMNS = range(11)
+# Columns of a node type's line: its number of nodes, its first place in the table of stamps, its times
+NUM_NODES, FIRST_STAMP, TIMES = range(3)
+# What was wrong, and with which node of which relation
+SOUND, BAD_ROW, BAD_HEAD, REPEATED_SEED, TOO_MANY = range(5)
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_S27, _S30, _S31, _S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
-_ONE = np.uint64(1)
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _mix(x):  # type: ignore[no-untyped-def]
-    """Finaliser of SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators")."""
-    x = (x ^ (x >> _S30)) * _MIX_1
-    x = (x ^ (x >> _S27)) * _MIX_2
-    return x ^ (x >> _S31)
+_MAX_POSITION = (1 << 31) - 1
 
 
-def row_key(seed: int, epoch: int, edge_type: EdgeType) -> np.uint64:
-    """Key of all rows of a relation in an epoch; the relation enters by its names, not its index."""
-    text = f"{GENERATOR}|{seed}|{epoch}|{edge_name(edge_type)}"
-    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
+@njit
+def _with_room(old, first, used, room):  # type: ignore[no-untyped-def]
+    """The parts old[first[p] : first[p] + used[p]] with room [P] behind each, and where parts start."""
+    new_first = np.zeros(len(used) + 1, np.int64)
+    new_first[1:] = np.cumsum(used + room)
+    new = np.empty(new_first[-1], old.dtype)
+    for p in range(len(used)):
+        new[new_first[p] : new_first[p] + used[p]] = old[first[p] : first[p] + used[p]]
+    return new, new_first
 
 
-@njit(cache=True, nogil=True)
-def sample_rows(indices, begin, end, rank, tails, key, fanout):  # type: ignore[no-untyped-def]
-    """Sample up to `fanout` heads of each tail, uniformly and without replacement.
+@njit
+def _times(node_type):  # type: ignore[no-untyped-def]
+    """Times of a type's nodes: [N] int64, of length 0 where it has none that count."""
+    return int64_array(node_type[TIMES], node_type[NUM_NODES] if node_type[TIMES] else 0)
 
-    indices, begin, end, rank: a relation's arrays (rank of length 0 for csr). tails [T] int64 node
-    numbers. Returns heads [E] int64 node numbers, row by row, and counts [T]. Rows of at most `fanout`
-    heads come whole and in row order; others by Floyd's algorithm (Bentley and Floyd, "A Sample of
-    Brilliance"), in the order of its draws.
+
+@njit
+def _part(rows, first, num):  # type: ignore[no-untyped-def]
+    """Rows first to first + num of more."""
+    limits = rows.limits[first : first + num] if len(rows.limits) else rows.limits
+    return Rows(
+        rows.tails[first : first + num],
+        rows.starts[first : first + num],
+        rows.lengths[first : first + num],
+        rows.owns[first : first + num],
+        rows.degrees[first : first + num],
+        limits,
+    )
+
+
+@njit
+def _find(line, num_dst, rows, times, fanout, with_replacement):  # type: ignore[no-untyped-def]
+    """`find_rows` of a relation given by its line."""
+    begin, end = int64_array(line[BEGIN], num_dst), int64_array(line[END], num_dst)
+    rank = int32_array(line[RANK], num_dst if line[RANK] else 0)
+    is_sorted = line[IS_SORTED] != 0
+    if line[IS_WIDE]:
+        wide = int64_array(line[INDICES], line[NUM_INDICES])
+        return find_rows(wide, begin, end, rank, rows, times, is_sorted, fanout, with_replacement)
+    narrow = int32_array(line[INDICES], line[NUM_INDICES])
+    return find_rows(narrow, begin, end, rank, rows, times, is_sorted, fanout, with_replacement)
+
+
+@njit
+def _sample(  # type: ignore[no-untyped-def]
+    line, num_dst, rows, times, is_drawn, key, stamps, stamp, nodes, num_nodes, heads, edges, scratch, used
+):
+    """`sample_rows` of a relation given by its line."""
+    first_edge = int64_array(line[FIRST_EDGE], num_dst + 1 if line[FIRST_EDGE] else 0)
+    listed = times[:0] if line[IS_SORTED] else times
+    if line[IS_WIDE]:
+        wide = int64_array(line[INDICES], line[NUM_INDICES])
+        return sample_rows(
+            wide, first_edge, rows, listed, is_drawn, key, stamps, stamp, nodes, num_nodes, heads, edges,
+            scratch, used,
+        )  # fmt: skip
+    narrow = int32_array(line[INDICES], line[NUM_INDICES])
+    return sample_rows(
+        narrow, first_edge, rows, listed, is_drawn, key, stamps, stamp, nodes, num_nodes, heads, edges,
+        scratch, used,
+    )  # fmt: skip
+
+
+@njit
+def _seed_bounds(num_seeds_T, num_hops, is_disjoint):  # type: ignore[no-untyped-def]
+    """Where the nodes of each tree and hop start among those of their type: [T, H + 1, S + 1].
+
+    Filled for the seeds, whose trees are in order of type.
     """
-    num = len(tails)
-    counts = np.empty(num, np.int64)
-    total = 0
-    for i in range(num):
-        v = tails[i]
-        degree = end[v] - begin[v]
-        if len(rank) and rank[v] < degree:
-            degree -= 1
-        counts[i] = min(degree, fanout)
-        total += counts[i]
-    heads = np.empty(total, np.int64)
-    chosen = np.empty(fanout, np.int64)
-    at = 0
-    for i in range(num):
-        v = tails[i]
-        start = begin[v]
-        degree = end[v] - start
-        own = degree  # position of v itself in its row; behind the row where it is not in it
-        if len(rank) and rank[v] < degree:
-            own = np.int64(rank[v])
-            degree -= 1
-        k = counts[i]
-        if degree <= fanout:
-            for p in range(k):
-                heads[at + p] = indices[start + p + (p >= own)]
+    num_types, num_seeds = len(num_seeds_T), num_seeds_T.sum()
+    bounds = np.zeros((num_types, num_hops + 1, (num_seeds if is_disjoint else 1) + 1), np.int64)
+    first = np.int64(0)
+    for t in range(num_types):
+        if is_disjoint:
+            for s in range(num_seeds + 1):
+                bounds[t, 0, s] = min(max(s - first, 0), num_seeds_T[t])
         else:
-            state = _mix(key ^ _mix(np.uint64(v) * _GOLDEN + _ONE))
-            for n in range(k):
-                j = degree - k + n
-                state_n = _mix(state + np.uint64(n + 1) * _GOLDEN)
-                # 32 random bits times the bound: the bias is below degree / 2**32
-                p = np.int64(((state_n >> _S32) * np.uint64(j + 1)) >> _S32)
-                for m in range(n):
-                    if chosen[m] == p:
-                        p = j
-                        break
-                chosen[n] = p
-                heads[at + n] = indices[start + p + (p >= own)]
-        at += k
-    return heads, counts
+            bounds[t, 0, 1] = num_seeds_T[t]
+        first += num_seeds_T[t]
+    return bounds
 
 
-@njit(cache=True, nogil=True)
-def relabel(ids, position, nodes, num_nodes):  # type: ignore[no-untyped-def]
-    """Positions of node numbers in `nodes`, adding those that are new at its end.
+@njit
+def _new_set(fanout_HR):  # type: ignore[no-untyped-def]
+    """An empty set that has room for the positions of a row."""
+    num_slots = 64
+    for fanout in fanout_HR.flat:
+        while num_slots < 4 * fanout:
+            num_slots *= 2
+    return np.zeros(num_slots, np.int64)
 
-    ids [E] int64; position: a table over all nodes of the type, −1 where absent; nodes: a buffer with
-    room for len(ids) more. Returns positions [E] int64 and the new number of nodes.
-    """
-    out = np.empty(len(ids), np.int64)
-    for i in range(len(ids)):
-        v = ids[i]
-        p = position[v]
-        if p < 0:
-            p = num_nodes
-            position[v] = p
-            nodes[num_nodes] = v
-            num_nodes += 1
-        out[i] = p
-    return out, num_nodes
+
+@njit
+def _sample_batch(  # type: ignore[no-untyped-def]
+    relations,
+    node_types,
+    fanout_HR,
+    key_R,
+    stamps,
+    stamp,
+    seeds,
+    num_seeds_T,
+    limit_S,
+    is_disjoint,
+    with_replacement,
+):
+    """See `sample_batch`."""
+    num_hops, num_relations = fanout_HR.shape
+    num_types = len(node_types)
+    problem = np.zeros(3, np.int64)
+    with_edges = num_relations > 0 and relations[0, FIRST_EDGE] != 0
+    bounds = _seed_bounds(num_seeds_T, num_hops, is_disjoint)
+    num_trees = bounds.shape[2] - 1
+    nodes, num_nodes = seeds.copy(), num_seeds_T.copy()
+    node_first = np.zeros(num_types + 1, np.int64)
+    node_first[1:] = np.cumsum(num_nodes)
+    trees = np.arange(len(seeds) if is_disjoint else 0).astype(np.int32)
+    degrees, tails_R = np.empty(0, np.int32), np.zeros(num_relations, np.int64)
+    heads, edges, edges_R = np.empty(0, np.int32), np.empty(0, np.int64), np.zeros(num_relations, np.int64)
+    degree_first, head_first = np.zeros(num_relations + 1, np.int64), np.zeros(num_relations + 1, np.int64)
+    num_edges_HR = np.zeros((num_hops, num_relations), np.int64)
+    seen, num_rows = _new_set(fanout_HR), np.int64(0)
+
+    for hop in range(num_hops):
+        # Find the rows of all tails
+        dst_R = relations[:, DST]
+        new_tails = bounds[:, hop, num_trees][dst_R] - bounds[:, hop, 0][dst_R]
+        degrees, degree_first = _with_room(degrees, degree_first, tails_R, new_tails)
+        row_first = np.zeros(num_relations + 1, np.int64)
+        row_first[1:] = np.cumsum(new_tails)
+        starts, lengths = np.empty(row_first[-1], np.int64), np.empty(row_first[-1], np.int64)
+        owns, limits = np.empty(row_first[-1], np.int64), limit_S[:0]
+        longest, node_room = np.int64(0), np.zeros(num_types, np.int64)
+        found = []
+        for r in range(num_relations):
+            src, dst, num_tails = relations[r, SRC], dst_R[r], new_tails[r]
+            times, first = _times(node_types[src]), node_first[dst] + bounds[dst, hop, 0]
+            if len(times):
+                limits = limit_S[trees[first : first + num_tails]]
+            here = slice(row_first[r], row_first[r + 1])
+            rows = Rows(
+                nodes[first : first + num_tails],
+                starts[here],
+                lengths[here],
+                owns[here],
+                degrees[degree_first[r] + tails_R[r] :][:num_tails],
+                limits if len(times) else limits[:0],
+            )
+            found.append(rows)
+            if fanout_HR[hop, r] == 0 or num_tails == 0:
+                rows.degrees[:] = 0
+                continue
+            num_edges_HR[hop, r], most, bad = _find(
+                relations[r], node_types[dst, NUM_NODES], rows, times, fanout_HR[hop, r], with_replacement
+            )
+            if bad >= 0:
+                problem[0], problem[1], problem[2] = BAD_ROW, r, rows.tails[bad]
+                break
+            node_room[src] += num_edges_HR[hop, r]
+            longest = max(longest, most)
+
+        # Make room for exactly so many edges, and for nodes as if all were new
+        for t in range(num_types):
+            if not is_disjoint:
+                node_room[t] = min(node_room[t], node_types[t, NUM_NODES] - num_nodes[t])
+            if num_nodes[t] + node_room[t] > _MAX_POSITION:
+                problem[0], problem[1] = TOO_MANY, t
+        if problem[0] != SOUND:
+            break
+        if is_disjoint:
+            trees, _ = _with_room(trees, node_first, num_nodes, node_room)
+        nodes, node_first = _with_room(nodes, node_first, num_nodes, node_room)
+        if with_edges:
+            edges, _ = _with_room(edges, head_first, edges_R, num_edges_HR[hop])
+        heads, head_first = _with_room(heads, head_first, edges_R, num_edges_HR[hop])
+        scratch = Scratch(np.empty(BLOCK + longest, np.int64), np.empty(longest, np.int64), seen)
+
+        # Sample, tree by tree
+        row_at, head_at = np.zeros(num_relations, np.int64), head_first[:-1] + edges_R
+        bounds[:, hop + 1, 0] = num_nodes
+        for s in range(num_trees):
+            stamp += 1
+            for t in range(num_types):  # what the tree has so far
+                for h in range(hop + 1):
+                    first, last = bounds[t, h, s], bounds[t, h, s + 1]
+                    table, ids = stamps[node_types[t, FIRST_STAMP] :], nodes[node_first[t] :]
+                    for position in range(first, last):
+                        if table[ids[position]] >> 32 == stamp:
+                            problem[0], problem[1], problem[2] = REPEATED_SEED, t, ids[position]
+                        table[ids[position]] = (stamp << 32) | position
+            if problem[0] != SOUND:
+                break
+            for r in range(num_relations):
+                src, dst = relations[r, SRC], dst_R[r]
+                rows = _part(found[r], row_at[r], bounds[dst, hop, s + 1] - bounds[dst, hop, s])
+                row_at[r] += len(rows.tails)
+                total = rows.degrees.sum()
+                if total == 0:
+                    continue
+                here = slice(head_at[r], head_at[r] + total)
+                num_nodes[src] = _sample(
+                    relations[r],
+                    node_types[dst, NUM_NODES],
+                    rows,
+                    _times(node_types[src]),
+                    with_replacement and fanout_HR[hop, r] >= 0,
+                    key_R[r],
+                    stamps[node_types[src, FIRST_STAMP] :][: node_types[src, NUM_NODES]],
+                    stamp,
+                    nodes[node_first[src] : node_first[src + 1]],
+                    num_nodes[src],
+                    heads[here],
+                    edges[here] if with_edges else edges[:0],
+                    scratch,
+                    num_rows,
+                )
+                if num_nodes[src] < 0:
+                    problem[0], problem[1] = BAD_HEAD, r
+                    break
+                num_rows += len(rows.tails)
+                head_at[r] += total
+            if problem[0] != SOUND:
+                break
+            for t in range(num_types):
+                if is_disjoint:
+                    trees[node_first[t] + bounds[t, hop + 1, s] : node_first[t] + num_nodes[t]] = s
+                bounds[t, hop + 1, s + 1] = num_nodes[t]
+        if problem[0] != SOUND:
+            break
+        tails_R += new_tails
+        edges_R += num_edges_HR[hop]
+
+    if problem[0] == SOUND:
+        if is_disjoint:
+            trees, _ = _with_room(trees, node_first, num_nodes, np.zeros_like(num_nodes))
+        nodes, _ = _with_room(nodes, node_first, num_nodes, np.zeros_like(num_nodes))
+    found_TH = bounds[:, :, num_trees] - bounds[:, :, 0]
+    return problem, stamp, nodes, found_TH, trees, degrees, tails_R, heads, edges, num_edges_HR
+
+
+def _cached(digest):  # type: ignore[no-untyped-def]
+    """The kernel, compiled once on a machine: its cache knows this file and the digest."""
+
+    @njit(cache=True, nogil=True)
+    def sample_batch(  # type: ignore[no-untyped-def]
+        relations,
+        node_types,
+        fanout_HR,
+        key_R,
+        stamps,
+        stamp,
+        seeds,
+        num_seeds_T,
+        limit_S,
+        is_disjoint,
+        with_replacement,
+    ):
+        """Sample a batch. All arrays are int64 but key_R (uint64).
+
+        relations [R, NUM_COLUMNS], node_types [T, 3]: lines as said above. stamps: the table of all node
+        types; stamp: the last one used. seeds: node numbers in order of type, num_seeds_T of each.
+        limit_S: latest time of a tree's heads, or [0] where there is no limit.
+
+        Returns (problem [3], stamp, nodes, found_TH, trees, degrees, tails_R, heads, edges, num_edges_HR):
+        nodes by type, found_TH [T, H + 1] of them by the hop that found them, trees int32 alike (in
+        disjoint mode); degrees int32 by relation and expanded tail (tails_R a relation), heads int32 and
+        edge numbers by relation and hop. problem: its kind, a relation or type, a node number.
+        """
+        digest  # noqa: B018 - a part of the cache's key
+        return _sample_batch(
+            relations,
+            node_types,
+            fanout_HR,
+            key_R,
+            stamps,
+            stamp,
+            seeds,
+            num_seeds_T,
+            limit_S,
+            is_disjoint,
+            with_replacement,
+        )
+
+    return sample_batch
+
+
+# Numba's cache would not see that a function from another file has changed
+_SOURCES = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in ("generator", "memory", "rows"))
+sample_batch = _cached(hashlib.blake2b(_SOURCES, digest_size=16).hexdigest())

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from graphstore import Graph
 from sampler.batch import MiniBatch
 from sampler.errors import SamplerError
+from sampler.features import FeatureGatherer
+from sampler.generator import GENERATOR
 from sampler.neighbor import NeighborSampler, Request
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class SamplingEngine(Protocol):
@@ -21,12 +30,55 @@ class SamplingEngine(Protocol):
         ...
 
 
+def map_in_order(
+    work: Callable[[In], Out], items: Iterable[In], threads: int, in_flight: int
+) -> Iterator[Out]:
+    """work(item) of every item, in order, by threads: at most `in_flight` items are taken ahead.
+
+    Without threads, one item after the other here. An error comes where its item would have.
+    """
+    if threads == 0:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="sampling")
+    futures: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            futures.append(pool.submit(work, item))
+            if len(futures) >= in_flight:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:  # also where the caller stops early
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class ThreadedEngine:
+    """A `SamplingEngine` of threads over one sampler: the kernels run without the GIL."""
+
+    def __init__(self, sampler: NeighborSampler, *, threads: int, prefetch: int) -> None:
+        self.sampler, self.threads, self.prefetch = sampler, threads, prefetch
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
+        """One batch a request, in order, at most `prefetch` ahead."""
+
+        def sample(request: Request) -> MiniBatch:
+            return self.sampler.sample(request.seeds, request.epoch, times=request.times)
+
+        return map_in_order(sample, requests, self.threads, self.prefetch)
+
+
 class NeighborLoader:
     """Sampled mini-batches of one epoch after the other, resumable at the exact batch.
 
     `batch_size` is global: with `world_size` ranks each batch's seeds are cut into that many
     contiguous parts (as equal as can be) and this loader gives part `rank`. Iterating gives what is
     left of the current epoch and moves on to the next.
+
+    threads: 0 samples when a batch is asked for; from 1 on that many threads sample ahead, `prefetch`
+    batches at most (default two a thread). gather: batches carry the features of their nodes, in
+    pinned memory if `pin_memory` (needs a GPU). `options` are the fields of `SamplingOptions`; an
+    `engine` samples by its own. Neither threads nor engine change a batch.
     """
 
     def __init__(
@@ -35,26 +87,49 @@ class NeighborLoader:
         node_ids: np.ndarray,
         *,
         batch_size: int = 512,
-        fanout: int = 50,
-        hops: int = 2,
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        node_type: str | None = None,
+        threads: int = 0,
+        prefetch: int | None = None,
+        gather: bool = False,
+        pin_memory: bool = False,
         engine: SamplingEngine | None = None,
+        **options: Any,
     ) -> None:
         if not 0 <= rank < world_size:
             raise SamplerError(f"rank: found {rank}, expected 0 to {world_size - 1}")
         if batch_size < world_size:
             raise SamplerError(f"batch_size: found {batch_size}, expected at least one seed a rank")
+        if threads < 0 or (prefetch is not None and prefetch < 1):
+            raise SamplerError(
+                f"threads, prefetch: found {threads}, {prefetch}, expected 0 or more, 1 or more"
+            )
+        if node_type is not None and node_type not in graph.node_types:
+            raise SamplerError(f"node type: found {node_type!r}, expected {', '.join(graph.node_types)}")
         self.node_ids = np.ascontiguousarray(node_ids, np.int64)
+        self.node_type = node_type or graph.schema.target
         self.batch_size, self.seed = batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.rank, self.world_size = rank, world_size
-        self.engine = engine or NeighborSampler(graph, fanout=fanout, hops=hops, seed=seed)
+        self.threads, self.prefetch = threads, prefetch or max(1, 2 * threads)
+        # Made even where an engine samples: it checks the options
+        sampler = NeighborSampler(graph, seed=seed, **options)
+        self.engine = engine or ThreadedEngine(sampler, threads=threads, prefetch=self.prefetch)
+        self.gatherer = FeatureGatherer(graph, pin_memory=pin_memory) if gather else None
         self.epoch, self.next_batch = 0, 0
         self._order, self._order_of = self.node_ids, -1
+        self._stream = self._digest(repr(sampler.options))
+
+    def _digest(self, options: str) -> str:
+        """Of all that decides which batches come: not of who samples them, nor of the world size."""
+        what = (GENERATOR, options, self.node_type, self.batch_size, self.shuffle, self.drop_last)
+        digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
+        digest.update(self.node_ids.tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -68,18 +143,41 @@ class NeighborLoader:
             self._order_of = epoch
         return self._order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
+    def _requests(self, epoch: int, first: int) -> Iterator[Request]:
+        for batch in range(first, len(self)):
+            seeds = np.array_split(self.global_seeds(epoch, batch), self.world_size)[self.rank]
+            yield Request({self.node_type: seeds}, epoch)
+
     def __iter__(self) -> Iterator[MiniBatch]:
-        epoch, first = self.epoch, self.next_batch
-        seeds = (self.global_seeds(epoch, b) for b in range(first, len(self)))
-        parts = (np.array_split(s, self.world_size)[self.rank] for s in seeds)
-        for batch in self.engine.stream((part, epoch) for part in parts):
+        epoch = self.epoch
+        batches = self.engine.stream(self._requests(epoch, self.next_batch))
+        if self.gatherer is not None:
+            batches = map_in_order(self._gather, batches, min(1, self.threads), self.prefetch)
+        for batch in batches:
             self.next_batch += 1
             yield batch
         self.epoch, self.next_batch = epoch + 1, 0
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the next batch is: handed out, so that a run resumes at it."""
-        return {"epoch": self.epoch, "next_batch": self.next_batch}
+    def _gather(self, batch: MiniBatch) -> MiniBatch:
+        assert self.gatherer is not None
+        return replace(batch, features=self.gatherer.gather(batch))
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.next_batch = state["epoch"], state["next_batch"]
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch is, and a digest of what the batches are made from.
+
+        What was sampled ahead is not counted, so a run resumes at the batch after the last one it got.
+        """
+        return {"epoch": self.epoch, "next_batch": self.next_batch, "stream": self._stream}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there. Raises SamplerError for the state of a loader of other batches."""
+        epoch, next_batch = state["epoch"], state["next_batch"]
+        if state.get("stream", self._stream) != self._stream:
+            raise SamplerError(
+                "state: found one of a loader with other seeds, batch size or options, expected the same"
+            )
+        if epoch < 0 or not 0 <= next_batch <= len(self):
+            raise SamplerError(
+                f"state: found epoch {epoch}, batch {next_batch}, expected batches from 0 to {len(self)}"
+            )
+        self.epoch, self.next_batch = epoch, next_batch

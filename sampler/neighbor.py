@@ -2,99 +2,247 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from graphstore import EdgeType, Graph
+from graphstore.schema import edge_name
+from sampler import kernels
 from sampler.batch import MiniBatch
 from sampler.errors import SamplerError
-from sampler.kernels import relabel, row_key, sample_rows
+from sampler.generator import row_key
+from sampler.memory import address
+from sampler.options import SamplingOptions
 
-_NO_RANK = np.empty(0, np.int32)
-Request = tuple[np.ndarray, int]
-"""What to sample: (seed nodes, epoch)."""
+_MAX_STAMP = 1 << 30
+Seeds = np.ndarray | Mapping[str, np.ndarray]
+"""Seed nodes: [S] numbers of the target type, or numbers by type."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to sample: a pure function of it, the graph and the options is the batch."""
+
+    seeds: Seeds
+    epoch: int
+    times: np.ndarray | None = None
+    """[S] int64, for temporal sampling: latest times of the seeds' heads; default the seeds' own."""
+
+
+@dataclass
+class _Stamps:
+    """A table of stamps, used by one batch at a time."""
+
+    table: np.ndarray
+    last: int = 0
 
 
 class NeighborSampler:
-    """Samples `fanout` heads a relation and hop, uniformly and without replacement.
+    """Samples heads of each relation and hop, uniformly and, if not told otherwise, without replacement.
 
     A node is expanded once, in the hop after it was found. A row's sample is a pure function of (seed,
-    epoch, relation, node): the batch, the layout and the process change nothing. Not thread-safe: one
-    sampler a thread (its relabelling tables are reused from batch to batch).
+    epoch, relation, node), in temporal sampling also of the time: the batch, the layout, the process
+    and the thread change nothing. Threads may share a sampler; each batch under way has a table of
+    8 bytes a node of the graph, reused from batch to batch.
+
+    `options` are the fields of `SamplingOptions`.
     """
 
-    def __init__(self, graph: Graph, *, fanout: int = 50, hops: int = 2, seed: int = 0) -> None:
-        if fanout < 1:
-            raise SamplerError(f"fanout: found {fanout}, expected at least 1")
-        if hops < 1:
-            raise SamplerError(f"hops: found {hops}, expected at least 1")
-        self.graph, self.fanout, self.hops, self.seed = graph, fanout, hops, seed
-        self._position = {name: np.full(n, -1, np.int64) for name, n in graph.num_nodes.items()}
+    def __init__(self, graph: Graph, **options: Any) -> None:
+        self.graph, self.options = graph, SamplingOptions(**options)
+        self._fanout_HR = self.options.by_hop(graph)
+        self._types = {name: t for t, name in enumerate(graph.node_types)}
+        self._first = np.concatenate([[0], np.cumsum([graph.num_nodes[t] for t in graph.node_types])])
+        self._arrays: list[np.ndarray] = []  # whose addresses the kernel is given
+        self._relations = np.array([self._relation_line(e) for e in graph.edge_types], np.int64)
+        self._relations = self._relations.reshape(-1, kernels.NUM_COLUMNS)
+        self._node_types = np.array([self._type_line(t) for t in graph.node_types], np.int64)
+        self._stamps: list[_Stamps] = []
+        self._keys: tuple[int, np.ndarray] = (-1, np.empty(0, np.uint64))
 
-    def sample(self, node_ids: np.ndarray, epoch: int = 0) -> MiniBatch:
-        """Sample around seed nodes: [S] distinct video node numbers. Raises SamplerError otherwise."""
-        graph, target = self.graph, self.graph.schema.target
-        seeds = np.ascontiguousarray(node_ids, np.int64)
-        if len(seeds) and not 0 <= seeds.min() <= seeds.max() < graph.num_nodes[target]:
-            raise SamplerError(
-                f"seed nodes: found {seeds.min()} to {seeds.max()}, "
-                f"expected {target} numbers from 0 to {graph.num_nodes[target] - 1}"
-            )
-        nodes = {name: np.empty(0, np.int64) for name in graph.node_types}
-        counts = {name: [0] for name in graph.node_types}
-        nodes[target], counts[target] = seeds, [len(seeds)]
-        edges: dict[EdgeType, list[np.ndarray]] = {e: [] for e in graph.edge_types}
-        try:
-            _, distinct = relabel(seeds, self._position[target], np.empty_like(seeds), 0)
-            if distinct != len(seeds):
-                raise SamplerError(f"seed nodes: found {len(seeds) - distinct} repeated, expected distinct")
-            for _ in range(self.hops):
-                self._hop(nodes, counts, edges, epoch)
-        finally:
-            for name, ids in nodes.items():
-                self._position[name][ids] = -1
-        return MiniBatch(
-            nodes=nodes,
-            edges={e: np.concatenate(parts, axis=1) for e, parts in edges.items()},
-            num_sampled_nodes=counts,
-            num_sampled_edges={e: [p.shape[1] for p in parts] for e, parts in edges.items()},
-            num_seeds=len(seeds),
-            epoch=epoch,
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NeighborSampler.of, (self.graph, self.options)  # addresses mean nothing elsewhere
+
+    @staticmethod
+    def of(graph: Graph, options: SamplingOptions) -> NeighborSampler:
+        return NeighborSampler(graph, **{f.name: getattr(options, f.name) for f in fields(options)})
+
+    def _address(self, array: np.ndarray, dtype: Any) -> int:
+        self._arrays.append(np.ascontiguousarray(array, dtype))
+        return address(self._arrays[-1])
+
+    def _relation_line(self, edge_type: EdgeType) -> list[int]:
+        """What the kernel must know of a relation. Raises SamplerError for arrays of wrong lengths."""
+        graph, (src, _, dst) = self.graph, edge_type
+        relation = graph.relation(edge_type)
+        rank, num_dst = relation.rank, graph.num_nodes[dst]
+        lengths = {len(a) for a in (relation.begin, relation.end, rank) if a is not None}
+        if lengths != {num_dst}:
+            raise SamplerError(f"{edge_name(edge_type)}: found rows of {lengths} tails, expected {num_dst}")
+        is_wide = relation.indices.dtype.itemsize == 8
+        rule = next(r for r in graph.schema.relations if r.edge_type == edge_type)
+        return [
+            self._address(relation.indices, np.int64 if is_wide else np.int32),
+            len(relation.indices),
+            is_wide,
+            self._address(relation.begin, np.int64),
+            self._address(relation.end, np.int64),
+            0 if rank is None else self._address(rank, np.int32),
+            self._address(relation.first_edge, np.int64) if self.options.edge_ids else 0,
+            self._types[src],
+            self._types[dst],
+            rule.group_by is not None,  # whose rows are in the order of their heads' times
+        ]
+
+    def _type_line(self, name: str) -> list[int]:
+        graph, times = self.graph, 0
+        if self.options.temporal and name in graph.times:
+            if len(graph.times[name]) != graph.num_nodes[name]:
+                raise SamplerError(
+                    f"times of {name}: found {len(graph.times[name])}, expected {graph.num_nodes[name]}"
+                )
+            times = self._address(graph.times[name], np.int64)
+        return [graph.num_nodes[name], int(self._first[self._types[name]]), times]
+
+    def sample(self, seeds: Seeds, epoch: int = 0, *, times: np.ndarray | None = None) -> MiniBatch:
+        """Sample around seed nodes: distinct numbers of the target type [S], or by type.
+
+        Disjoint batches take a seed twice. times [S] int64, for temporal sampling: latest times of the
+        seeds' heads, in the order of types and seeds (default: the seeds' own). Raises SamplerError for
+        other seeds, and StoreError where the store has changed on disk.
+        """
+        flat, num_seeds_T = self._flat_seeds(seeds)
+        limit_S = self._limits(flat, num_seeds_T, times)
+        self.graph.check_unchanged()  # reading a file that was cut off would end the process
+        stamps = self._take_stamps(self.options.num_hops * (len(flat) + 1))
+        problem, stamps.last, *found = kernels.sample_batch(
+            self._relations,
+            self._node_types,
+            self._fanout_HR,
+            self._row_keys(epoch),
+            stamps.table,
+            stamps.last,
+            flat,
+            num_seeds_T,
+            limit_S,
+            self.options.is_disjoint,
+            self.options.replace,
         )
-
-    def _hop(
-        self,
-        nodes: dict[str, np.ndarray],
-        counts: dict[str, list[int]],
-        edges: dict[EdgeType, list[np.ndarray]],
-        epoch: int,
-    ) -> None:
-        """Expand the nodes that the last hop found, by every relation that ends in their type."""
-        graph = self.graph
-        known = {name: len(ids) for name, ids in nodes.items()}
-        for edge_type in graph.edge_types:
-            src, _, dst = edge_type
-            first = known[dst] - counts[dst][-1]
-            relation = graph.relation(edge_type)
-            heads, degree = sample_rows(
-                relation.indices,
-                relation.begin,
-                relation.end,
-                _NO_RANK if relation.rank is None else relation.rank,
-                nodes[dst][first : known[dst]],
-                row_key(self.seed, epoch, edge_type),
-                self.fanout,
-            )
-            buffer = np.empty(len(nodes[src]) + len(heads), np.int64)
-            buffer[: len(nodes[src])] = nodes[src]
-            positions, num = relabel(heads, self._position[src], buffer, len(nodes[src]))
-            nodes[src] = buffer[:num]
-            edges[edge_type].append(np.stack([positions, np.repeat(np.arange(first, known[dst]), degree)]))
-        for name in graph.node_types:
-            counts[name].append(len(nodes[name]) - known[name])
+        self._stamps.append(stamps)
+        self.graph.check_unchanged()  # what was read while it changed is no batch
+        if problem[0] != kernels.SOUND:
+            raise self._problem(*problem)
+        return self._batch(epoch, *found)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
-        """Batches in the order of the requests: the local form of `SamplingEngine`."""
-        for node_ids, epoch in requests:
-            yield self.sample(node_ids, epoch)
+        """Batches in the order of the requests: the plainest `SamplingEngine`."""
+        for request in requests:
+            yield self.sample(request.seeds, request.epoch, times=request.times)
+
+    def _flat_seeds(self, seeds: Seeds) -> tuple[np.ndarray, np.ndarray]:
+        """Seed nodes in order of type, and how many there are of each."""
+        graph = self.graph
+        by_type = seeds if isinstance(seeds, Mapping) else {graph.schema.target: seeds}
+        for name in by_type:
+            if name not in self._types:
+                raise SamplerError(f"seed nodes: found type {name!r}, expected {', '.join(self._types)}")
+        parts = []
+        for name in graph.node_types:
+            ids = np.asarray(by_type.get(name, ()))
+            if ids.ndim != 1 or (len(ids) and not np.issubdtype(ids.dtype, np.integer)):
+                raise SamplerError(f"seed nodes: found {ids.dtype} {list(ids.shape)}, expected [S] integers")
+            if len(ids) and not 0 <= ids.min() <= ids.max() < graph.num_nodes[name]:
+                raise SamplerError(
+                    f"seed nodes: found {ids.min()} to {ids.max()}, "
+                    f"expected {name} numbers from 0 to {graph.num_nodes[name] - 1}"
+                )
+            parts.append(ids.astype(np.int64))
+        return np.concatenate(parts), np.array([len(p) for p in parts], np.int64)
+
+    def _limits(self, flat: np.ndarray, num_seeds_T: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+        """Latest time of each seed's heads: [S] int64, or [0] without a limit."""
+        if self.options.temporal is None:
+            if times is not None:
+                raise SamplerError("times: found them without temporal sampling; choose temporal='<='")
+            return np.zeros(1, np.int64)
+        if times is None:
+            limits, first = np.empty(len(flat), np.int64), 0
+            for name, num in zip(self.graph.node_types, num_seeds_T, strict=True):
+                if num and name not in self.graph.times:
+                    raise SamplerError(f"times: found none of the seeds of type {name}, expected one a seed")
+                if num:
+                    limits[first : first + num] = self.graph.times[name][flat[first : first + num]]
+                first += num
+        else:
+            limits = np.array(times, np.int64)
+            if limits.shape != flat.shape:
+                raise SamplerError(f"times: found {list(limits.shape)}, expected one a seed, [{len(flat)}]")
+        return limits - (self.options.temporal == "<")
+
+    def _row_keys(self, epoch: int) -> np.ndarray:
+        """Keys of the relations' rows in an epoch: [R] uint64."""
+        known, keys = self._keys
+        if known != epoch:
+            seed = self.options.seed
+            keys = np.array([row_key(seed, epoch, e) for e in self.graph.edge_types], np.uint64)
+            self._keys = (epoch, keys)
+        return keys
+
+    def _take_stamps(self, num: int) -> _Stamps:
+        """A table that nobody uses and that has `num` stamps left."""
+        try:
+            stamps = self._stamps.pop()
+        except IndexError:
+            stamps = _Stamps(np.zeros(self._first[-1], np.int64))
+        if stamps.last + num > _MAX_STAMP:
+            stamps.table.fill(0)
+            stamps.last = 0
+        return stamps
+
+    def _problem(self, kind: int, what: int, node: int) -> SamplerError:
+        if kind == kernels.REPEATED_SEED:
+            name = self.graph.node_types[what]
+            return SamplerError(f"seed nodes: found {name} {node} repeated, expected distinct ones")
+        if kind == kernels.TOO_MANY:
+            name = self.graph.node_types[what]
+            return SamplerError(
+                f"batch: found room for 2**31 {name} nodes needed, expected fewer; ask for less"
+            )
+        name = edge_name(self.graph.edge_types[what])
+        where = f"the row of node {node} points outside" if kind == kernels.BAD_ROW else "a head is no node"
+        return SamplerError(f"{name}: {where}; the store is damaged: see netgpt verify")
+
+    def _batch(
+        self,
+        epoch: int,
+        nodes: np.ndarray,
+        found_TH: np.ndarray,
+        trees: np.ndarray,
+        degrees: np.ndarray,
+        tails_R: np.ndarray,
+        heads: np.ndarray,
+        edge_ids: np.ndarray,
+        num_edges_HR: np.ndarray,
+    ) -> MiniBatch:
+        types, edge_types = self.graph.node_types, self.graph.edge_types
+        num_nodes, num_edges = found_TH.sum(1), num_edges_HR.sum(0)
+        return MiniBatch(
+            nodes=_parts(types, nodes, num_nodes),
+            heads=_parts(edge_types, heads, num_edges),
+            degrees=_parts(edge_types, degrees, tails_R),
+            num_sampled_nodes=dict(zip(types, found_TH.tolist(), strict=True)),
+            num_sampled_edges=dict(zip(edge_types, num_edges_HR.T.tolist(), strict=True)),
+            target=self.graph.schema.target,
+            epoch=epoch,
+            trees=_parts(types, trees, num_nodes) if self.options.is_disjoint else None,
+            edge_ids=_parts(edge_types, edge_ids, num_edges) if self.options.edge_ids else None,
+        )
+
+
+def _parts(names: tuple[Any, ...], flat: np.ndarray, lengths: np.ndarray) -> dict[Any, np.ndarray]:
+    """Pieces of a flat array by name, in order: views."""
+    ends = np.cumsum(lengths).tolist()
+    return {name: flat[end - num : end] for name, end, num in zip(names, ends, lengths.tolist(), strict=True)}

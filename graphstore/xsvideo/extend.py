@@ -83,6 +83,13 @@ class ExtendedGraph(Graph):
     def features(self, node_type: str) -> Features:
         return self._features[node_type]
 
+    @property
+    def times(self) -> dict[str, np.ndarray]:
+        return {"video": self._time}
+
+    def check_unchanged(self) -> None:
+        self.store.check_unchanged()
+
     def _joined_key(self, name: str) -> tuple[np.ndarray, list[str]]:
         """Codes of all states [N + M] and the vocabulary; new values follow the store's."""
         codes, values = self.store.key(name)

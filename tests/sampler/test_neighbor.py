@@ -1,24 +1,30 @@
-"""The sampler against the store's rows, statistics, and itself in another place."""
+"""What a batch must hold whatever the oracle says, statistics of rows, and what is refused."""
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from sampling_reference import MemoryGraph, as_lists, random_graph, same_batch
+from scipy import stats
 
-from graphstore import Graph, Relation, Store
+import graphstore
+from graphstore import FormatError, Graph, Relation, Store, StoreError
 from graphstore.features import Features
+from graphstore.relations import from_indptr
 from graphstore.schema import NodeType, RelationType, Schema
-from sampler import MiniBatch, NeighborLoader, NeighborSampler, SamplerError
-from sampler.kernels import row_key, sample_rows
+from sampler import MiniBatch, NeighborSampler, SamplerError, SamplingOptions
+from sampler.generator import row_key
 
 TOPIC = ("video", "has_same_topic_as", "video")
-NO_RANK = np.empty(0, np.int32)
 
 
 def rows_of(batch: MiniBatch, edge_type: tuple[str, str, str]) -> dict[int, list[int]]:
@@ -64,16 +70,6 @@ def test_batches_hold_what_the_rows_hold(store: Store, fanout: int, hops: int) -
         check_batch(store, sampler.sample(seeds, epoch), seeds, fanout, hops)
 
 
-def test_layouts_give_the_same_batch(store: Store, csr_store: Store) -> None:
-    seeds = store.split("test")
-    a = NeighborSampler(store, fanout=4, seed=1).sample(seeds, epoch=5)
-    b = NeighborSampler(csr_store, fanout=4, seed=1).sample(seeds, epoch=5)
-    for edge_type in store.edge_types:
-        np.testing.assert_array_equal(a.edges[edge_type], b.edges[edge_type])
-    for name in store.node_types:
-        np.testing.assert_array_equal(a.nodes[name], b.nodes[name])
-
-
 def test_a_row_does_not_depend_on_its_batch(store: Store) -> None:
     sampler = NeighborSampler(store, fanout=3, seed=9)
     everything = rows_of(sampler.sample(np.arange(store.num_nodes["video"])), TOPIC)
@@ -82,6 +78,44 @@ def test_a_row_does_not_depend_on_its_batch(store: Store) -> None:
         alone |= rows_of(sampler.sample(np.array([v])), TOPIC)
     assert len(alone) > 10
     assert alone == {v: everything[v] for v in alone}
+
+
+def test_a_disjoint_batch_is_its_seeds_alone_side_by_side(store: Store) -> None:
+    for temporal in (None, "<="):
+        sampler = NeighborSampler(store, fanout=3, seed=9, disjoint=True, temporal=temporal)
+        seeds = store.split("test")[:12]
+        batch = sampler.sample(seeds)
+        assert batch.trees is not None
+        for s, v in enumerate(seeds):
+            alone = sampler.sample(np.array([v]))
+            for name, ids in batch.nodes.items():
+                assert ids[batch.trees[name] == s].tolist() == alone.nodes[name].tolist()
+            for edge_type, (heads, tails) in batch.edges.items():
+                src, dst = edge_type[0], edge_type[2]
+                inside = batch.trees[dst][tails] == s
+                assert (batch.trees[src][heads] == batch.trees[dst][tails]).all()
+                pairs = zip(batch.nodes[src][heads[inside]], batch.nodes[dst][tails[inside]], strict=True)
+                found = zip(
+                    alone.nodes[src][alone.edges[edge_type][0]],
+                    alone.nodes[dst][alone.edges[edge_type][1]],
+                    strict=True,
+                )
+                assert list(pairs) == list(found)
+
+
+def test_temporal_batches_hold_nothing_of_later_times(store: Store) -> None:
+    """The seeds' own times cut every hop, not only the first."""
+    seeds, times = store.split("test"), store.sampling_time
+    earlier = {"<=": np.less_equal, "<": np.less}
+    for temporal, allowed in earlier.items():
+        batch = NeighborSampler(store, fanout=5, temporal=temporal).sample(seeds)
+        assert batch.trees is not None
+        limit = times[seeds][batch.trees["video"]]
+        inside = allowed(times[batch.nodes["video"]], limit)
+        assert inside[len(seeds) :].all() and len(inside) > 2 * len(seeds)
+    early = NeighborSampler(store, fanout=5, temporal="<").sample(seeds, times=np.zeros(len(seeds)))
+    assert len(early.nodes["video"]) == len(seeds)  # nothing is before 1970 …
+    assert early.num_sampled_edges["title", "is_title_of", "video"][0] == len(seeds)  # … titles have no time
 
 
 def test_seed_epoch_and_relation_change_the_sample(store: Store) -> None:
@@ -95,7 +129,7 @@ def test_seed_epoch_and_relation_change_the_sample(store: Store) -> None:
     assert row_key(0, 0, ("a", "b", "c")) != row_key(0, 0, ("a", "c", "b"))
 
 
-def test_another_process_gives_the_same_sample(store: Store) -> None:
+def test_another_process_and_a_pickled_sampler_give_the_same_sample(store: Store) -> None:
     code = (
         "import sys, numpy as np, graphstore, sampler\n"
         "s = sampler.NeighborSampler(graphstore.open(sys.argv[1]), fanout=2, seed=4)\n"
@@ -105,44 +139,132 @@ def test_another_process_gives_the_same_sample(store: Store) -> None:
     found = subprocess.run(
         [sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, check=True
     )
-    batch = NeighborSampler(store, fanout=2, seed=4).sample(np.arange(30), epoch=2)
+    sampler = NeighborSampler(store, fanout=2, seed=4)
+    batch = sampler.sample(np.arange(30), epoch=2)
     expected = sum(int((e * np.arange(1, e.shape[1] + 1)).sum()) for e in batch.edges.values())
     assert int(found.stdout) == expected
+    assert same_batch(pickle.loads(pickle.dumps(sampler)).sample(np.arange(30), epoch=2), batch)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    degree=st.integers(0, 40),
-    fanout=st.integers(1, 45),
-    own=st.integers(0, 45),
-    key=st.integers(0, 2**64 - 1),
-)
-def test_rows_are_distinct_and_skip_the_own_node(degree: int, fanout: int, own: int, key: int) -> None:
-    indices = np.arange(100, 100 + degree, dtype=np.int32)
-    begin, end = np.array([0], np.int64), np.array([degree], np.int64)
-    rank = np.array([own], np.int32)
-    heads, counts = sample_rows(indices, begin, end, rank, np.array([0]), np.uint64(key), fanout)
-    allowed = set(range(100, 100 + degree)) - {100 + own}
-    assert len(heads) == counts[0] == min(fanout, len(allowed)) == len(set(heads.tolist()))
-    assert set(heads.tolist()) <= allowed
+def test_threads_may_share_a_sampler(store: Store) -> None:
+    sampler = NeighborSampler(store, fanout=4, seed=2)
+    requests = [np.random.default_rng(i).permutation(store.num_nodes["video"])[:40] for i in range(40)]
+    expected = [as_lists(sampler.sample(seeds)) for seeds in requests]
+    found: dict[int, object] = {}
+
+    def work(first: int) -> None:
+        for i in range(first, len(requests), 4):
+            found[i] = as_lists(sampler.sample(requests[i]))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(len(requests))] == expected
 
 
-def test_heads_are_uniform() -> None:
-    degree, fanout, draws = 20, 5, 20_000
-    indices = np.tile(np.arange(degree, dtype=np.int32), 1)
-    begin, end = np.zeros(draws, np.int64), np.full(draws, degree, np.int64)
-    heads, _ = sample_rows(indices, begin, end, NO_RANK, np.arange(draws), row_key(0, 0, TOPIC), fanout)
-    expected = draws * fanout / degree
-    counts = np.bincount(heads, minlength=degree)
+def test_stamps_that_are_used_up_start_again(store: Store) -> None:
+    from sampler import neighbor
+
+    sampler = NeighborSampler(store, fanout=3)
+    expected = sampler.sample(np.arange(40))
+    sampler._stamps[0].last = neighbor._MAX_STAMP - 5
+    for _ in range(4):
+        assert same_batch(sampler.sample(np.arange(40)), expected)
+    assert sampler._stamps[0].last < 100
+
+
+# Statistics. Seeds are fixed: a test fails always or never
+
+
+def one_row_graph(degree: int, num_tails: int, layout: str) -> MemoryGraph:
+    """`num_tails` tails that all have the heads 0 to degree − 1; the first ones stand in their own row."""
+    edge_type, num = ("n", "to", "n"), degree + num_tails
+    # The own nodes of a prefix row are among its heads: they are left out of it
+    members = np.arange(degree + 1, dtype=np.int32)
+    begin = np.zeros(num, np.int64)
+    end = np.full(num, degree + 1)
+    rank = np.full(num, degree, np.int32)  # the last member is every row's "own" one
+    relation = Relation(edge_type, "prefix", members, begin, end, rank)
+    if layout == "csr":
+        relation = from_indptr(edge_type, *relation.to_csr())
+    return MemoryGraph({"n": num}, [relation], {}, {"to"})
+
+
+def sampled(degree: int, layout: str, num_tails: int, fanout: int, epoch: int) -> np.ndarray:
+    """Heads of each tail: [num_tails, fanout] node numbers."""
+    graph = one_row_graph(degree, num_tails, layout)
+    sampler = NeighborSampler(graph, fanout=fanout, hops=1, seed=11)
+    batch = sampler.sample(np.arange(degree, degree + num_tails), epoch)
+    heads = batch.nodes["n"][batch.heads["n", "to", "n"]]
+    return heads.reshape(num_tails, fanout)
+
+
+@pytest.mark.parametrize("layout", ["prefix", "csr"])
+@pytest.mark.parametrize("degree", [51, 64, 100, 1_000, 10_000])
+def test_heads_are_uniform_and_distinct(degree: int, layout: str) -> None:
+    num_tails, fanout = 400, 50
+    rows = np.concatenate([sampled(degree, layout, num_tails, fanout, epoch) for epoch in range(5)])
+    assert rows.min() >= 0 and rows.max() < degree
+    ordered = np.sort(rows, axis=1)
+    assert (ordered[:, 1:] > ordered[:, :-1]).all()
+    expected = len(rows) * fanout / degree
+    counts = np.bincount(rows.ravel(), minlength=degree)
+    # Without replacement: a count's variance is that of the hypergeometric distribution
     chi2 = ((counts - expected) ** 2 / (expected * (1 - fanout / degree))).sum() * (degree - 1) / degree
-    assert chi2 < 60  # 19 degrees of freedom: beyond 60 once in a million
-    # Pairs too: every pair of heads is in a sample with probability k (k − 1) / n (n − 1)
+    assert 1e-4 < stats.chi2.sf(chi2, degree - 1) < 1 - 1e-4
+
+
+def test_pairs_of_heads_are_uniform() -> None:
+    """Every pair of heads is in a sample with probability k (k − 1) / n (n − 1)."""
+    degree, fanout = 20, 5
+    rows = sampled(degree, "csr", 20_000, fanout, 0)
     pairs = Counter()
-    for row in heads.reshape(draws, fanout):
+    for row in rows:
         pairs.update((int(a), int(b)) for a in row for b in row if a < b)
-    share = draws * fanout * (fanout - 1) / (degree * (degree - 1))
+    share = len(rows) * fanout * (fanout - 1) / (degree * (degree - 1))
     assert len(pairs) == degree * (degree - 1) // 2
     assert all(abs(n - share) < 6 * share**0.5 for n in pairs.values())
+
+
+@pytest.mark.parametrize("degree", [51, 1_000])
+def test_rows_and_epochs_are_independent(degree: int) -> None:
+    """Two samples of k of n heads share k² / n of them, hypergeometrically, if they are independent."""
+    num, fanout = 4_000, 50
+    first, second = (sampled(degree, "prefix", num, fanout, epoch) for epoch in (0, 1))
+
+    def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        members = np.zeros((len(a), degree), bool)
+        np.put_along_axis(members, a, True, axis=1)
+        return np.take_along_axis(members, b, axis=1).sum(1)
+
+    law = stats.hypergeom(degree, fanout, fanout)
+    for shared in (
+        overlaps(first, second),
+        overlaps(first[:-1], first[1:]),
+        overlaps(first[:-7], second[7:]),
+    ):
+        values = np.flatnonzero(law.pmf(np.arange(fanout + 1)) * len(shared) > 5)
+        counts = np.array([*((shared == n).sum() for n in values), 0])
+        expected = np.array([*law.pmf(values), 0])
+        counts[-1], expected[-1] = len(shared) - counts.sum(), 1 - expected.sum()
+        keep = expected > 1e-9
+        assert stats.chisquare(counts[keep], expected[keep] * len(shared)).pvalue > 1e-4
+
+
+def test_draws_with_replacement_are_uniform_and_repeat() -> None:
+    degree, num, fanout = 40, 3_000, 25
+    graph = one_row_graph(degree, num, "prefix")
+    sampler = NeighborSampler(graph, fanout=fanout, hops=1, replace=True)
+    batch = sampler.sample(np.arange(degree, degree + num))
+    rows = batch.nodes["n"][batch.heads["n", "to", "n"]].reshape(num, fanout)
+    assert stats.chisquare(np.bincount(rows.ravel(), minlength=degree)).pvalue > 1e-4
+    distinct = np.mean([len(set(row)) for row in rows.tolist()])
+    assert abs(distinct - degree * (1 - (1 - 1 / degree) ** fanout)) < 0.2
+
+
+# Conventions of PyG
 
 
 class ArithmeticGraph(Graph):
@@ -169,58 +291,170 @@ class ArithmeticGraph(Graph):
 
 def test_pyg_data_agrees_by_arithmetic() -> None:
     graph = ArithmeticGraph(200)
-    batch = NeighborSampler(graph, fanout=7, hops=2, seed=1).sample(np.array([150, 80, 3]))
+    sampler = NeighborSampler(graph, fanout=7, hops=2, seed=1, edge_ids=True, disjoint=True)
+    batch = sampler.sample(np.array([150, 80, 3, 80]))
     data = batch.to_hetero_data(graph)
-    x = data["n"].x[:, 0]
-    heads, tails = data["n", "below", "n"].edge_index
+    x, kind = data["n"].x[:, 0], ("n", "below", "n")
+    heads, tails = data[kind].edge_index
     assert (x == data["n"].n_id).all() and (x[heads] < x[tails]).all()
-    assert data["n"].batch_size == 3 and x[:3].tolist() == [150, 80, 3]
+    assert data["n"].batch_size == 4 and x[:4].tolist() == [150, 80, 3, 80]
+    # Row v holds the heads 0 to v − 1, so edge first + i has head i; rows before v hold v (v − 1) / 2
+    assert (data[kind].e_id == x[tails] * (x[tails] - 1) / 2 + x[heads]).all()
+    assert (data["n"].batch[heads] == data["n"].batch[tails]).all()
     assert data.validate()
 
 
-@pytest.mark.parametrize("ids", [[0, 0], [-1], [10**6]])
-def test_bad_seeds_are_refused_and_leave_the_sampler_sound(store: Store, ids: list[int]) -> None:
+# What is refused, and what is the obvious result
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        (np.array([0, 0]), "found video 0 repeated"),
+        (np.array([-1]), "found -1 to -1, expected video numbers from 0 to"),
+        (np.array([10**6]), "found 1000000 to 1000000"),
+        (np.array([0.5]), "found float64"),
+        (np.array([[1]]), "expected \\[S\\] integers"),
+        ({"actor": np.array([0])}, "found type 'actor', expected video, platform"),
+        ({"topic": np.array([10**6])}, "expected topic numbers from 0 to"),
+    ],
+)
+def test_bad_seeds_are_refused_and_leave_the_sampler_sound(store: Store, seeds: object, text: str) -> None:
     sampler = NeighborSampler(store, fanout=2)
     before = sampler.sample(np.arange(5))
-    with pytest.raises(SamplerError, match="seed nodes"):
-        sampler.sample(np.array(ids))
-    after = sampler.sample(np.arange(5))
-    for edge_type in store.edge_types:
-        np.testing.assert_array_equal(before.edges[edge_type], after.edges[edge_type])
+    with pytest.raises(SamplerError, match=text):
+        sampler.sample(seeds)  # type: ignore[arg-type]
+    assert same_batch(before, sampler.sample(np.arange(5)))
 
 
-def test_loader_gives_every_seed_once_and_the_ranks_share_a_batch(store: Store) -> None:
-    ids = store.split("train")
-    loader = NeighborLoader(store, ids, batch_size=16, fanout=2, seed=5)
-    first = [b.nodes["video"][: b.num_seeds] for b in loader]
-    assert sorted(np.concatenate(first).tolist()) == ids.tolist() and len(first) == len(loader)
-    second = [b.nodes["video"][: b.num_seeds] for b in loader]
-    assert [f.tolist() for f in first] != [s.tolist() for s in second]
-    ranks = [
-        NeighborLoader(store, ids, batch_size=16, fanout=2, seed=5, rank=r, world_size=3) for r in range(3)
-    ]
-    parts = [[b.nodes["video"][: b.num_seeds] for b in loader] for loader in ranks]
-    for batch, whole in enumerate(first):
-        assert np.concatenate([p[batch] for p in parts]).tolist() == whole.tolist()
+def test_seeds_of_other_types_and_none_at_all(store: Store) -> None:
+    sampler = NeighborSampler(store, fanout=2)
+    for empty in (np.empty(0), {}, np.empty(0, np.int64)):
+        batch = sampler.sample(empty)
+        assert batch.num_edges == batch.num_seeds == 0 and set(batch.edges) == set(store.edge_types)
+        assert not any(len(ids) for ids in batch.nodes.values())
+    mixed = sampler.sample({"topic": np.array([2]), "video": np.array([4, 1])})
+    assert mixed.nodes["topic"][0] == 2 and mixed.num_sampled_nodes["topic"][0] == 1
+    assert rows_of(mixed, TOPIC) == rows_of(sampler.sample(np.array([4, 1])), TOPIC)
+    alone = sampler.sample({"topic": np.array([2])})  # no relation ends in a topic
+    assert alone.num_edges == 0 and alone.nodes["topic"].tolist() == [2]
 
 
-def test_loader_resumes_at_the_exact_batch(store: Store) -> None:
-    def make() -> NeighborLoader:
-        return NeighborLoader(store, store.split("train"), batch_size=16, fanout=2, seed=5)
+def test_a_fanout_of_none_and_relations_left_out(store: Store) -> None:
+    seeds = np.arange(9)
+    nothing = NeighborSampler(store, fanout=0).sample(seeds)
+    assert nothing.num_edges == 0 and nothing.nodes["video"].tolist() == seeds.tolist()
+    assert nothing.degrees[TOPIC].tolist() == [0] * len(seeds)
+    without = NeighborSampler(store, fanout=3, hops=1, exclude=["has_same_topic_as"]).sample(seeds)
+    everything = NeighborSampler(store, fanout=3, hops=1).sample(seeds)
+    assert without.num_sampled_edges[TOPIC] == [0]
+    for edge_type in set(store.edge_types) - {TOPIC}:
+        assert rows_of(without, edge_type) == rows_of(everything, edge_type)
 
-    def stream(loader: NeighborLoader, epochs: int) -> list[MiniBatch]:
-        return [batch for _ in range(epochs) for batch in loader]
 
-    whole = stream(make(), 2)
-    loader = make()
-    iterator = iter(loader)
-    for _ in range(3):
-        next(iterator)
-    again = make()
-    again.load_state_dict(loader.state_dict())
-    rest = stream(again, 2)
-    assert len(rest) == len(whole) - 3
-    for a, b in zip(rest, whole[3:], strict=True):
-        assert a.epoch == b.epoch
-        for edge_type in store.edge_types:
-            np.testing.assert_array_equal(a.edges[edge_type], b.edges[edge_type])
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"fanout": -2}, "fanout: found -2"),
+        ({"fanout": [3, 4], "hops": 3}, "lists or hops of 2, 3"),
+        ({"fanout": []}, "fanout"),
+        ({"fanout": {("a", "b", "c"): 3}}, "relation: found"),
+        ({"fanout": {TOPIC: [1, 2], ("video", "is_history_of", "video"): [1]}}, "lists or hops of 1, 2"),
+        ({"hops": 0}, "hops: found 0"),
+        ({"exclude": ["likes_of"]}, "relation: found 'likes_of', expected one of platform/is_platform_of"),
+        ({"exclude": "is_likes_of"}, "expected a list"),
+        ({"temporal": ">"}, "temporal: found '>'"),
+    ],
+)
+def test_bad_options_are_refused(store: Store, options: dict[str, object], text: str) -> None:
+    with pytest.raises(SamplerError, match=text):
+        NeighborSampler(store, **options)
+    with pytest.raises(TypeError):
+        NeighborSampler(store, fan_out=3)
+
+
+def test_times_that_do_not_fit_are_refused(store: Store) -> None:
+    with pytest.raises(SamplerError, match="without temporal sampling"):
+        NeighborSampler(store).sample(np.arange(2), times=np.zeros(2))
+    temporal = NeighborSampler(store, temporal="<=")
+    with pytest.raises(SamplerError, match=r"found \[3\], expected one a seed, \[2\]"):
+        temporal.sample(np.arange(2), times=np.zeros(3))
+    with pytest.raises(SamplerError, match="found none of the seeds of type topic"):
+        temporal.sample({"topic": np.arange(1)})
+
+
+def damaged(graph: MemoryGraph, edge_type: tuple[str, str, str], **arrays: np.ndarray) -> MemoryGraph:
+    relations = [graph.relation(e) for e in graph.edge_types]
+    relations = [replace(r, **arrays) if r.edge_type == edge_type else r for r in relations]
+    return MemoryGraph(graph.num_nodes, relations, graph.times, {"same_key"})
+
+
+@pytest.mark.parametrize("temporal", [None, "<="])
+@pytest.mark.parametrize("name", ["same_key", "of"])
+@pytest.mark.parametrize("fault", ["heads", "low heads", "begin", "end", "order"])
+def test_damaged_arrays_are_an_error_and_never_a_crash(name: str, fault: str, temporal: str | None) -> None:
+    graph = random_graph(3)
+    edge_type = ("a", name, "a" if name == "same_key" else "b")
+    relation = graph.relation(edge_type)
+    if fault.endswith("heads"):
+        bad = np.full_like(relation.indices, 2**31 - 1 if fault == "heads" else -(2**31))
+        graph = damaged(graph, edge_type, indices=bad)
+    elif fault == "begin":
+        graph = damaged(graph, edge_type, begin=relation.begin - 2**40)
+    elif fault == "end":
+        graph = damaged(graph, edge_type, end=relation.end + 2**40)
+    else:
+        graph = damaged(graph, edge_type, begin=relation.end + 1)
+    seeds = {"a": np.arange(graph.num_nodes["a"]), "b": np.arange(graph.num_nodes["b"])}
+    for fanout in (2, -1):
+        sampler = NeighborSampler(graph, fanout=fanout, temporal=temporal)
+        with pytest.raises(SamplerError, match=f"a/{name}/.*store is damaged: see netgpt verify"):
+            sampler.sample(seeds)
+
+
+def test_arrays_of_wrong_lengths_are_refused() -> None:
+    graph = random_graph(3)
+    relation = graph.relation(("a", "of", "b"))
+    short = damaged(graph, ("a", "of", "b"), begin=relation.begin[:-1])
+    with pytest.raises(SamplerError, match="a/of/b: found rows of"):
+        NeighborSampler(short)
+
+
+def test_an_unsealed_store_is_refused(store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.path, tmp_path / "s")
+    (tmp_path / "s" / "SEAL.json").unlink()
+    with pytest.raises((StoreError, FormatError), match=r"SEAL\.json"):
+        graphstore.open(str(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("fault", ["cut", "overwritten", "emptied"])
+def test_a_store_changed_while_in_use_is_an_error(store: Store, tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "s"
+    shutil.copytree(store.path, path)
+    sampler = NeighborSampler(graphstore.open(str(path)), fanout=3)
+    sampler.sample(np.arange(9))
+    file = path / "edges/video/has_same_topic_as/video/indices/c/0"
+    if fault == "overwritten":
+        with file.open("r+b") as open_file:
+            open_file.write(b"\1\2\3\4")
+    else:
+        with file.open("r+b") as open_file:
+            open_file.truncate(0 if fault == "emptied" else file.stat().st_size // 2)
+    with pytest.raises(StoreError, match="indices/c/0: changed on disk while it was in use"):
+        sampler.sample(np.arange(9))
+
+
+def test_a_store_replaced_while_in_use_stays_what_it_was(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    shutil.copytree(store.path, path)
+    sampler = NeighborSampler(graphstore.open(str(path)), fanout=3)
+    before = sampler.sample(np.arange(9))
+    path.rename(tmp_path / "old")
+    shutil.copytree(store.path, path)
+    shutil.rmtree(tmp_path / "old")
+    assert same_batch(sampler.sample(np.arange(9)), before)
+
+
+def test_options_are_values() -> None:
+    assert SamplingOptions(fanout=[3, 4]) == SamplingOptions(fanout=[3, 4])
+    assert SamplingOptions(fanout=[3, 4]).num_hops == 2 and SamplingOptions(fanout=5).num_hops == 2

@@ -94,7 +94,7 @@ def mean_of_heads(h_ND: Tensor, heads_E: Tensor, counts_S: Tensor) -> Tensor:
 
     Gather and mean in one fused, deterministic operation.
     """
-    begin_S = torch.cumsum(counts_S, 0) - counts_S
+    begin_S = torch.cumsum(counts_S, 0, dtype=heads_E.dtype) - counts_S
     return F.embedding_bag(heads_E, h_ND, begin_S, mode="mean")
 
 
@@ -160,9 +160,9 @@ class RGCN(nn.Module):
             means = []
             for edge_type in self.shape.edge_types:
                 num_edges = sum(batch.num_sampled_edges[edge_type][:hops])
-                edges = torch.from_numpy(batch.edges[edge_type][:, :num_edges]).to(tables.device)
-                counts_S = torch.bincount(edges[1], minlength=num_dst)
-                means.append(mean_of_heads(h[edge_type[0]], edges[0], counts_S))
+                heads_E = torch.from_numpy(batch.heads[edge_type][:num_edges]).to(tables.device)
+                counts_S = torch.from_numpy(batch.degrees[edge_type][:num_dst]).to(tables.device)
+                means.append(mean_of_heads(h[edge_type[0]], heads_E, counts_S))
             out = layer(h[self.target][:num_dst], means)
             if hops == 1:
                 return self.score(out), out

@@ -1,0 +1,54 @@
+"""Counter-based randomness: draw i of a row is a hash of (key, node, i).
+
+The key holds the seed, the epoch and the relation's name. Nothing else enters, so a row's sample is
+the same in every batch, thread, process, layout and machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numba import njit
+
+from graphstore.schema import EdgeType, edge_name
+
+GENERATOR = "splitmix64-floyd-1"
+"""Name and version of the generator: kept with a run, since another would draw other samples."""
+
+MAX_DEGREE = 1 << 32
+"""Rows are shorter than this: a draw has 32 bits."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_S27, _S30, _S31, _S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+_ONE = np.uint64(1)
+
+
+def row_key(seed: int, epoch: int, edge_type: EdgeType) -> np.uint64:
+    """Key of all rows of a relation in an epoch; the relation enters by its names, not its index."""
+    text = f"{GENERATOR}|{seed}|{epoch}|{edge_name(edge_type)}"
+    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
+
+
+@njit(inline="always")
+def _mix(x):  # type: ignore[no-untyped-def]
+    """Finaliser of SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators")."""
+    x = (x ^ (x >> _S30)) * _MIX_1
+    x = (x ^ (x >> _S27)) * _MIX_2
+    return x ^ (x >> _S31)
+
+
+@njit(inline="always")
+def row_state(key, v):  # type: ignore[no-untyped-def]
+    """Where the draws of node v's row start, from the relation's key (uint64)."""
+    return _mix(key ^ _mix(np.uint64(v) * _GOLDEN + _ONE))
+
+
+@njit(inline="always")
+def draw(state, i, bound):  # type: ignore[no-untyped-def]
+    """Draw i of a row: an int64 from 0 to bound − 1, bound ≤ 2**32.
+
+    32 random bits times the bound: the bias is below bound / 2**32.
+    """
+    return np.int64(((_mix(state + np.uint64(i + 1) * _GOLDEN) >> _S32) * np.uint64(bound)) >> _S32)
