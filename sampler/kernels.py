@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -20,20 +21,52 @@ INDICES, NUM_INDICES, IS_WIDE, BEGIN, END, RANK, FIRST_EDGE, SRC, DST, IS_SORTED
 # Columns of a node type's line: its number of nodes, its first place in the table of stamps, its times
 NUM_NODES, FIRST_STAMP, TIMES = range(3)
 # What was wrong, and with which node of which relation
-SOUND, BAD_ROW, BAD_HEAD, REPEATED_SEED, TOO_MANY = range(5)
+SOUND, BAD_ROW, BAD_HEAD, REPEATED_SEED, TOO_MANY, NO_SPACE = range(6)
+# What there must be space for
+NODES, ROWS, OUT_NODES, DEGREES, HEADS, NUM_SPACES = range(6)
 
 _MAX_POSITION = (1 << 31) - 1
 
 
+class Space(NamedTuple):
+    """Memory of a batch: the first three are kept from batch to batch, the others become the batch."""
+
+    nodes: np.ndarray
+    """int64: nodes by type, with room for more behind each."""
+    trees: np.ndarray
+    """int32, alike; of length 0 where the batch is not disjoint."""
+    rows: np.ndarray
+    """[3, n] int64: starts, lengths and owns of a hop's rows."""
+    out_nodes: np.ndarray
+    """int64: nodes by type."""
+    out_trees: np.ndarray
+    """int32, alike; of length 0 where the batch is not disjoint."""
+    degrees: np.ndarray
+    """int32: by relation."""
+    heads: np.ndarray
+    """int32: by relation."""
+    edges: np.ndarray
+    """int64: by relation; of length 0 where no edge numbers are asked for."""
+
+
 @njit
-def _with_room(old, first, used, room):  # type: ignore[no-untyped-def]
-    """The parts old[first[p] : first[p] + used[p]] with room [P] behind each, and where parts start."""
+def _spread(values, first, used, room):  # type: ignore[no-untyped-def]
+    """Move the parts values[first[p] : first[p] + used[p]] apart, with room [P] behind each.
+
+    In place, in the order of the parts. Returns where they start now: [P + 1].
+    """
+    to = 0
+    for p in range(len(used)):
+        for i in range(used[p]):
+            values[to + i] = values[first[p] + i]
+        to += used[p]
     new_first = np.zeros(len(used) + 1, np.int64)
     new_first[1:] = np.cumsum(used + room)
-    new = np.empty(new_first[-1], old.dtype)
-    for p in range(len(used)):
-        new[new_first[p] : new_first[p] + used[p]] = old[first[p] : first[p] + used[p]]
-    return new, new_first
+    for p in range(len(used) - 1, -1, -1):
+        to -= used[p]
+        for i in range(used[p] - 1, -1, -1):
+            values[new_first[p] + i] = values[to + i]
+    return new_first
 
 
 @njit
@@ -43,16 +76,16 @@ def _times(node_type):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _part(rows, first, num):  # type: ignore[no-untyped-def]
-    """Rows first to first + num of more."""
-    limits = rows.limits[first : first + num] if len(rows.limits) else rows.limits
+def _part(rows, first, tails):  # type: ignore[no-untyped-def]
+    """The found rows of some tails: from row `first` of more on."""
+    last = first + len(tails)
     return Rows(
-        rows.tails[first : first + num],
-        rows.starts[first : first + num],
-        rows.lengths[first : first + num],
-        rows.owns[first : first + num],
-        rows.degrees[first : first + num],
-        limits,
+        tails,
+        rows.starts[first:last],
+        rows.lengths[first:last],
+        rows.owns[first:last],
+        rows.degrees[first:last],
+        rows.limits[first:last] if len(rows.limits) else rows.limits,
     )
 
 
@@ -131,48 +164,56 @@ def _sample_batch(  # type: ignore[no-untyped-def]
     limit_S,
     is_disjoint,
     with_replacement,
+    with_edges,
+    space,
 ):
     """See `sample_batch`."""
     num_hops, num_relations = fanout_HR.shape
     num_types = len(node_types)
-    problem = np.zeros(3, np.int64)
-    with_edges = num_relations > 0 and relations[0, FIRST_EDGE] != 0
+    problem, needed = np.zeros(3, np.int64), np.zeros(NUM_SPACES, np.int64)
     bounds = _seed_bounds(num_seeds_T, num_hops, is_disjoint)
     num_trees = bounds.shape[2] - 1
-    nodes, num_nodes = seeds.copy(), num_seeds_T.copy()
-    node_first = np.zeros(num_types + 1, np.int64)
-    node_first[1:] = np.cumsum(num_nodes)
-    trees = np.arange(len(seeds) if is_disjoint else 0).astype(np.int32)
-    degrees, tails_R = np.empty(0, np.int32), np.zeros(num_relations, np.int64)
-    heads, edges, edges_R = np.empty(0, np.int32), np.empty(0, np.int64), np.zeros(num_relations, np.int64)
+    tails_R, edges_R = np.zeros(num_relations, np.int64), np.zeros(num_relations, np.int64)
     degree_first, head_first = np.zeros(num_relations + 1, np.int64), np.zeros(num_relations + 1, np.int64)
     num_edges_HR = np.zeros((num_hops, num_relations), np.int64)
     seen, num_rows = _new_set(fanout_HR), np.int64(0)
+    num_nodes = num_seeds_T.copy()
+    node_first = np.zeros(num_types + 1, np.int64)
+    node_first[1:] = np.cumsum(num_nodes)
+    needed[NODES] = needed[OUT_NODES] = len(seeds)
+    if len(seeds) > min(len(space.nodes), len(space.out_nodes)):
+        problem[0] = NO_SPACE
+    else:
+        space.nodes[: len(seeds)] = seeds
+        if is_disjoint:
+            space.trees[: len(seeds)] = np.arange(len(seeds))
 
     for hop in range(num_hops):
+        if problem[0] != SOUND:
+            break
         # Find the rows of all tails
         dst_R = relations[:, DST]
         new_tails = bounds[:, hop, num_trees][dst_R] - bounds[:, hop, 0][dst_R]
-        degrees, degree_first = _with_room(degrees, degree_first, tails_R, new_tails)
         row_first = np.zeros(num_relations + 1, np.int64)
         row_first[1:] = np.cumsum(new_tails)
-        starts, lengths = np.empty(row_first[-1], np.int64), np.empty(row_first[-1], np.int64)
-        owns, limits = np.empty(row_first[-1], np.int64), limit_S[:0]
-        longest, node_room = np.int64(0), np.zeros(num_types, np.int64)
-        found = []
+        needed[ROWS] = max(needed[ROWS], row_first[-1])
+        needed[DEGREES] = tails_R.sum() + row_first[-1]
+        if needed[ROWS] > space.rows.shape[1] or needed[DEGREES] > len(space.degrees):
+            problem[0] = NO_SPACE
+            break
+        degree_first = _spread(space.degrees, degree_first, tails_R, new_tails)
+        longest, node_room, found = np.int64(0), np.zeros(num_types, np.int64), []
         for r in range(num_relations):
             src, dst, num_tails = relations[r, SRC], dst_R[r], new_tails[r]
             times, first = _times(node_types[src]), node_first[dst] + bounds[dst, hop, 0]
-            if len(times):
-                limits = limit_S[trees[first : first + num_tails]]
             here = slice(row_first[r], row_first[r + 1])
             rows = Rows(
-                nodes[first : first + num_tails],
-                starts[here],
-                lengths[here],
-                owns[here],
-                degrees[degree_first[r] + tails_R[r] :][:num_tails],
-                limits if len(times) else limits[:0],
+                space.nodes[first : first + num_tails],
+                space.rows[0, here],
+                space.rows[1, here],
+                space.rows[2, here],
+                space.degrees[degree_first[r] + tails_R[r] :][:num_tails],
+                limit_S[space.trees[first : first + num_tails]] if len(times) else limit_S[:0],
             )
             found.append(rows)
             if fanout_HR[hop, r] == 0 or num_tails == 0:
@@ -191,16 +232,20 @@ def _sample_batch(  # type: ignore[no-untyped-def]
         for t in range(num_types):
             if not is_disjoint:
                 node_room[t] = min(node_room[t], node_types[t, NUM_NODES] - num_nodes[t])
-            if num_nodes[t] + node_room[t] > _MAX_POSITION:
+            if num_nodes[t] + node_room[t] > _MAX_POSITION and problem[0] == SOUND:
                 problem[0], problem[1] = TOO_MANY, t
+        needed[NODES] = max(needed[NODES], (num_nodes + node_room).sum())
+        needed[HEADS] = (edges_R + num_edges_HR[hop]).sum()
+        if problem[0] == SOUND and (needed[NODES] > len(space.nodes) or needed[HEADS] > len(space.heads)):
+            problem[0] = NO_SPACE
         if problem[0] != SOUND:
             break
         if is_disjoint:
-            trees, _ = _with_room(trees, node_first, num_nodes, node_room)
-        nodes, node_first = _with_room(nodes, node_first, num_nodes, node_room)
+            _spread(space.trees, node_first, num_nodes, node_room)
+        node_first = _spread(space.nodes, node_first, num_nodes, node_room)
         if with_edges:
-            edges, _ = _with_room(edges, head_first, edges_R, num_edges_HR[hop])
-        heads, head_first = _with_room(heads, head_first, edges_R, num_edges_HR[hop])
+            _spread(space.edges, head_first, edges_R, num_edges_HR[hop])
+        head_first = _spread(space.heads, head_first, edges_R, num_edges_HR[hop])
         scratch = Scratch(np.empty(BLOCK + longest, np.int64), np.empty(longest, np.int64), seen)
 
         # Sample, tree by tree
@@ -209,10 +254,9 @@ def _sample_batch(  # type: ignore[no-untyped-def]
         for s in range(num_trees):
             stamp += 1
             for t in range(num_types):  # what the tree has so far
+                table, ids = stamps[node_types[t, FIRST_STAMP] :], space.nodes[node_first[t] :]
                 for h in range(hop + 1):
-                    first, last = bounds[t, h, s], bounds[t, h, s + 1]
-                    table, ids = stamps[node_types[t, FIRST_STAMP] :], nodes[node_first[t] :]
-                    for position in range(first, last):
+                    for position in range(bounds[t, h, s], bounds[t, h, s + 1]):
                         if table[ids[position]] >> 32 == stamp:
                             problem[0], problem[1], problem[2] = REPEATED_SEED, t, ids[position]
                         table[ids[position]] = (stamp << 32) | position
@@ -220,8 +264,10 @@ def _sample_batch(  # type: ignore[no-untyped-def]
                 break
             for r in range(num_relations):
                 src, dst = relations[r, SRC], dst_R[r]
-                rows = _part(found[r], row_at[r], bounds[dst, hop, s + 1] - bounds[dst, hop, s])
-                row_at[r] += len(rows.tails)
+                first, last = bounds[dst, hop, s], bounds[dst, hop, s + 1]
+                tails = space.nodes[node_first[dst] + first : node_first[dst] + last]
+                rows = _part(found[r], row_at[r], tails)
+                row_at[r] += len(tails)
                 total = rows.degrees.sum()
                 if total == 0:
                     continue
@@ -235,35 +281,42 @@ def _sample_batch(  # type: ignore[no-untyped-def]
                     key_R[r],
                     stamps[node_types[src, FIRST_STAMP] :][: node_types[src, NUM_NODES]],
                     stamp,
-                    nodes[node_first[src] : node_first[src + 1]],
+                    space.nodes[node_first[src] : node_first[src + 1]],
                     num_nodes[src],
-                    heads[here],
-                    edges[here] if with_edges else edges[:0],
+                    space.heads[here],
+                    space.edges[here] if with_edges else space.edges[:0],
                     scratch,
                     num_rows,
                 )
                 if num_nodes[src] < 0:
                     problem[0], problem[1] = BAD_HEAD, r
                     break
-                num_rows += len(rows.tails)
+                num_rows += len(tails)
                 head_at[r] += total
             if problem[0] != SOUND:
                 break
             for t in range(num_types):
                 if is_disjoint:
-                    trees[node_first[t] + bounds[t, hop + 1, s] : node_first[t] + num_nodes[t]] = s
+                    space.trees[node_first[t] + bounds[t, hop + 1, s] : node_first[t] + num_nodes[t]] = s
                 bounds[t, hop + 1, s + 1] = num_nodes[t]
-        if problem[0] != SOUND:
-            break
-        tails_R += new_tails
-        edges_R += num_edges_HR[hop]
+        if problem[0] == SOUND:
+            tails_R += new_tails
+            edges_R += num_edges_HR[hop]
 
-    if problem[0] == SOUND:
-        if is_disjoint:
-            trees, _ = _with_room(trees, node_first, num_nodes, np.zeros_like(num_nodes))
-        nodes, _ = _with_room(nodes, node_first, num_nodes, np.zeros_like(num_nodes))
     found_TH = bounds[:, :, num_trees] - bounds[:, :, 0]
-    return problem, stamp, nodes, found_TH, trees, degrees, tails_R, heads, edges, num_edges_HR
+    if problem[0] == SOUND:
+        needed[OUT_NODES] = num_nodes.sum()
+        if needed[OUT_NODES] > len(space.out_nodes):
+            problem[0] = NO_SPACE
+        else:
+            to = 0
+            for t in range(num_types):
+                here = slice(node_first[t], node_first[t] + num_nodes[t])
+                space.out_nodes[to : to + num_nodes[t]] = space.nodes[here]
+                if is_disjoint:
+                    space.out_trees[to : to + num_nodes[t]] = space.trees[here]
+                to += num_nodes[t]
+    return problem, needed, stamp, found_TH, tails_R, num_edges_HR
 
 
 def _cached(digest):  # type: ignore[no-untyped-def]
@@ -282,17 +335,21 @@ def _cached(digest):  # type: ignore[no-untyped-def]
         limit_S,
         is_disjoint,
         with_replacement,
+        with_edges,
+        space,
     ):
-        """Sample a batch. All arrays are int64 but key_R (uint64).
+        """Sample a batch into `space`. All arrays are int64 but key_R (uint64).
 
         relations [R, NUM_COLUMNS], node_types [T, 3]: lines as said above. stamps: the table of all node
         types; stamp: the last one used. seeds: node numbers in order of type, num_seeds_T of each.
         limit_S: latest time of a tree's heads, or [0] where there is no limit.
 
-        Returns (problem [3], stamp, nodes, found_TH, trees, degrees, tails_R, heads, edges, num_edges_HR):
-        nodes by type, found_TH [T, H + 1] of them by the hop that found them, trees int32 alike (in
-        disjoint mode); degrees int32 by relation and expanded tail (tails_R a relation), heads int32 and
-        edge numbers by relation and hop. problem: its kind, a relation or type, a node number.
+        Returns (problem, needed, stamp, found_TH, tails_R, num_edges_HR). problem [3]: its kind, a
+        relation or type, a node number. needed [NUM_SPACES]: what there must be space for, as far as it
+        is known: where it is too small, ask again with more. stamp: the last one used now. found_TH
+        [T, H + 1]: nodes by the hop that found them. tails_R: tails that a relation has degrees of.
+        num_edges_HR: edges. In `space` nodes (and trees) are by type, degrees by relation and tail, heads
+        and edges by relation, tail and draw.
         """
         digest  # noqa: B018 - a part of the cache's key
         return _sample_batch(
@@ -307,6 +364,8 @@ def _cached(digest):  # type: ignore[no-untyped-def]
             limit_S,
             is_disjoint,
             with_replacement,
+            with_edges,
+            space,
         )
 
     return sample_batch

@@ -32,12 +32,21 @@ class Request:
     """[S] int64, for temporal sampling: latest times of the seeds' heads; default the seeds' own."""
 
 
-@dataclass
-class _Stamps:
-    """A table of stamps, used by one batch at a time."""
+class _Workspace:
+    """Memory that is kept from batch to batch, used by one at a time."""
 
-    table: np.ndarray
-    last: int = 0
+    def __init__(self, num_nodes: int) -> None:
+        self.stamps, self.last_stamp = np.zeros(num_nodes, np.int64), 0
+        self.nodes, self.trees = np.empty(0, np.int64), np.empty(0, np.int32)
+        self.rows = np.empty((3, 0), np.int64)
+
+    def grow(self, needed: np.ndarray, is_disjoint: bool) -> None:
+        """Have room for a batch that needs so much, and for one that needs somewhat more."""
+        if needed[kernels.NODES] > len(self.nodes):
+            self.nodes = np.empty(int(1.25 * needed[kernels.NODES]), np.int64)
+            self.trees = np.empty(len(self.nodes) if is_disjoint else 0, np.int32)
+        if needed[kernels.ROWS] > self.rows.shape[1]:
+            self.rows = np.empty((3, int(1.25 * needed[kernels.ROWS])), np.int64)
 
 
 class NeighborSampler:
@@ -60,7 +69,8 @@ class NeighborSampler:
         self._relations = np.array([self._relation_line(e) for e in graph.edge_types], np.int64)
         self._relations = self._relations.reshape(-1, kernels.NUM_COLUMNS)
         self._node_types = np.array([self._type_line(t) for t in graph.node_types], np.int64)
-        self._stamps: list[_Stamps] = []
+        self._workspaces: list[_Workspace] = []
+        self._sizes = np.full(kernels.NUM_SPACES, 1 << 12, np.int64)  # of what becomes a batch
         self._keys: tuple[int, np.ndarray] = (-1, np.empty(0, np.uint64))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,26 +126,36 @@ class NeighborSampler:
         """
         flat, num_seeds_T = self._flat_seeds(seeds)
         limit_S = self._limits(flat, num_seeds_T, times)
-        self.graph.check_unchanged()  # reading a file that was cut off would end the process
-        stamps = self._take_stamps(self.options.num_hops * (len(flat) + 1))
-        problem, stamps.last, *found = kernels.sample_batch(
-            self._relations,
-            self._node_types,
-            self._fanout_HR,
-            self._row_keys(epoch),
-            stamps.table,
-            stamps.last,
-            flat,
-            num_seeds_T,
-            limit_S,
-            self.options.is_disjoint,
-            self.options.replace,
-        )
-        self._stamps.append(stamps)
+        workspace = self._take_workspace(self.options.num_hops * (len(flat) + 1))
+        try:
+            self.graph.check_unchanged()  # reading a file that was cut off would end the process
+            while True:
+                space = self._space(workspace)
+                problem, needed, workspace.last_stamp, *found = kernels.sample_batch(
+                    self._relations,
+                    self._node_types,
+                    self._fanout_HR,
+                    self._row_keys(epoch),
+                    workspace.stamps,
+                    workspace.last_stamp,
+                    flat,
+                    num_seeds_T,
+                    limit_S,
+                    self.options.is_disjoint,
+                    self.options.replace,
+                    self.options.edge_ids,
+                    space,
+                )
+                if problem[0] != kernels.NO_SPACE:
+                    break
+                workspace.grow(needed, self.options.is_disjoint)
+                self._sizes = np.maximum(self._sizes, (1.25 * needed).astype(np.int64))
+        finally:
+            self._workspaces.append(workspace)
         self.graph.check_unchanged()  # what was read while it changed is no batch
         if problem[0] != kernels.SOUND:
             raise self._problem(*problem)
-        return self._batch(epoch, *found)
+        return self._batch(epoch, space, *found)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
         """Batches in the order of the requests: the plainest `SamplingEngine`."""
@@ -191,16 +211,30 @@ class NeighborSampler:
             self._keys = (epoch, keys)
         return keys
 
-    def _take_stamps(self, num: int) -> _Stamps:
-        """A table that nobody uses and that has `num` stamps left."""
+    def _take_workspace(self, num_stamps: int) -> _Workspace:
+        """One that nobody uses and that has `num_stamps` stamps left, for several tries."""
         try:
-            stamps = self._stamps.pop()
+            workspace = self._workspaces.pop()
         except IndexError:
-            stamps = _Stamps(np.zeros(self._first[-1], np.int64))
-        if stamps.last + num > _MAX_STAMP:
-            stamps.table.fill(0)
-            stamps.last = 0
-        return stamps
+            workspace = _Workspace(self._first[-1])
+        if workspace.last_stamp + 8 * num_stamps > _MAX_STAMP:
+            workspace.stamps.fill(0)
+            workspace.last_stamp = 0
+        return workspace
+
+    def _space(self, workspace: _Workspace) -> kernels.Space:
+        """The workspace and new memory for a batch of the usual size; what it does not need costs nothing."""
+        sizes, options = self._sizes, self.options
+        return kernels.Space(
+            nodes=workspace.nodes,
+            trees=workspace.trees,
+            rows=workspace.rows,
+            out_nodes=np.empty(sizes[kernels.OUT_NODES], np.int64),
+            out_trees=np.empty(sizes[kernels.OUT_NODES] if options.is_disjoint else 0, np.int32),
+            degrees=np.empty(sizes[kernels.DEGREES], np.int32),
+            heads=np.empty(sizes[kernels.HEADS], np.int32),
+            edges=np.empty(sizes[kernels.HEADS] if options.edge_ids else 0, np.int64),
+        )
 
     def _problem(self, kind: int, what: int, node: int) -> SamplerError:
         if kind == kernels.REPEATED_SEED:
@@ -218,27 +252,23 @@ class NeighborSampler:
     def _batch(
         self,
         epoch: int,
-        nodes: np.ndarray,
+        space: kernels.Space,
         found_TH: np.ndarray,
-        trees: np.ndarray,
-        degrees: np.ndarray,
         tails_R: np.ndarray,
-        heads: np.ndarray,
-        edge_ids: np.ndarray,
         num_edges_HR: np.ndarray,
     ) -> MiniBatch:
         types, edge_types = self.graph.node_types, self.graph.edge_types
         num_nodes, num_edges = found_TH.sum(1), num_edges_HR.sum(0)
         return MiniBatch(
-            nodes=_parts(types, nodes, num_nodes),
-            heads=_parts(edge_types, heads, num_edges),
-            degrees=_parts(edge_types, degrees, tails_R),
+            nodes=_parts(types, space.out_nodes, num_nodes),
+            heads=_parts(edge_types, space.heads, num_edges),
+            degrees=_parts(edge_types, space.degrees, tails_R),
             num_sampled_nodes=dict(zip(types, found_TH.tolist(), strict=True)),
             num_sampled_edges=dict(zip(edge_types, num_edges_HR.T.tolist(), strict=True)),
             target=self.graph.schema.target,
             epoch=epoch,
-            trees=_parts(types, trees, num_nodes) if self.options.is_disjoint else None,
-            edge_ids=_parts(edge_types, edge_ids, num_edges) if self.options.edge_ids else None,
+            trees=_parts(types, space.out_trees, num_nodes) if self.options.is_disjoint else None,
+            edge_ids=_parts(edge_types, space.edges, num_edges) if self.options.edge_ids else None,
         )
 
 

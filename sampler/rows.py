@@ -18,7 +18,7 @@ from numba import njit
 from sampler.generator import MAX_DEGREE, draw, row_state
 from sampler.memory import prefetch
 
-BLOCK = 512
+BLOCK = 1024
 """Edges that a pass goes over at least: enough loads in flight, few enough to stay in the cache."""
 _AHEAD = 16
 """Tails ahead whose rows are asked for."""

@@ -169,10 +169,10 @@ def test_stamps_that_are_used_up_start_again(store: Store) -> None:
 
     sampler = NeighborSampler(store, fanout=3)
     expected = sampler.sample(np.arange(40))
-    sampler._stamps[0].last = neighbor._MAX_STAMP - 5
+    sampler._workspaces[0].last_stamp = neighbor._MAX_STAMP - 5
     for _ in range(4):
         assert same_batch(sampler.sample(np.arange(40)), expected)
-    assert sampler._stamps[0].last < 100
+    assert sampler._workspaces[0].last_stamp < 100
 
 
 # Statistics. Seeds are fixed: a test fails always or never
