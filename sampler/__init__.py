@@ -1,6 +1,6 @@
 """Neighbour sampling: kernels, mini-batches, the local loader."""
 
-from sampler.batch import MiniBatch
+from sampler.batch import FlatBatch, MiniBatch
 from sampler.errors import SamplerError
 from sampler.features import BatchFeatures, FeatureGatherer
 from sampler.generator import GENERATOR
@@ -12,6 +12,7 @@ __all__ = [
     "GENERATOR",
     "BatchFeatures",
     "FeatureGatherer",
+    "FlatBatch",
     "MiniBatch",
     "NeighborLoader",
     "NeighborSampler",

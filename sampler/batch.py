@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphstore import EdgeType, Graph
+from graphstore.schema import Schema
 from sampler.features import BatchFeatures
 
 if TYPE_CHECKING:
@@ -95,3 +96,53 @@ class MiniBatch:
             if self.edge_ids is not None:
                 data[edge_type].e_id = torch.from_numpy(self.edge_ids[edge_type])
         return data
+
+
+@dataclass(frozen=True)
+class FlatBatch:
+    """A batch as few arrays, for those who move it: the rest follows from the schema.
+
+    Legend: T node types, R relations in the schema's order, H hops.
+    """
+
+    epoch: int
+    num_nodes_TH: np.ndarray
+    """[T, H + 1] int64: the seeds, then each hop's new nodes."""
+    num_edges_HR: np.ndarray
+    """[H, R] int64."""
+    nodes: np.ndarray
+    """int64, by type."""
+    degrees: np.ndarray
+    """int32, by relation and tail."""
+    heads: np.ndarray
+    """int32, by relation, tail and draw."""
+    trees: np.ndarray | None = None
+    """int32, as nodes."""
+    edge_ids: np.ndarray | None = None
+    """int64, as heads."""
+
+    def batch(self, schema: Schema) -> MiniBatch:
+        """The same as views by name."""
+        types, edge_types = tuple(n.name for n in schema.node_types), schema.edge_types
+        num_nodes, num_edges = self.num_nodes_TH.sum(1), self.num_edges_HR.sum(0)
+        tails = dict(zip(types, self.num_nodes_TH[:, :-1].sum(1).tolist(), strict=True))
+        return MiniBatch(
+            nodes=_parts(types, self.nodes, num_nodes.tolist()),
+            heads=_parts(edge_types, self.heads, num_edges.tolist()),
+            degrees=_parts(edge_types, self.degrees, [tails[e[2]] for e in edge_types]),
+            num_sampled_nodes=dict(zip(types, self.num_nodes_TH.tolist(), strict=True)),
+            num_sampled_edges=dict(zip(edge_types, self.num_edges_HR.T.tolist(), strict=True)),
+            target=schema.target,
+            epoch=self.epoch,
+            trees=None if self.trees is None else _parts(types, self.trees, num_nodes.tolist()),
+            edge_ids=None if self.edge_ids is None else _parts(edge_types, self.edge_ids, num_edges.tolist()),
+        )
+
+
+def _parts(names: tuple[Any, ...], flat: np.ndarray, lengths: list[int]) -> dict[Any, np.ndarray]:
+    """Pieces of a flat array by name, in order: views."""
+    parts, first = {}, 0
+    for name, num in zip(names, lengths, strict=True):
+        parts[name] = flat[first : first + num]
+        first += num
+    return parts

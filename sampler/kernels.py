@@ -303,7 +303,7 @@ def _sample_batch(  # type: ignore[no-untyped-def]
             tails_R += new_tails
             edges_R += num_edges_HR[hop]
 
-    found_TH = bounds[:, :, num_trees] - bounds[:, :, 0]
+    num_nodes_TH = bounds[:, :, num_trees] - bounds[:, :, 0]
     if problem[0] == SOUND:
         needed[OUT_NODES] = num_nodes.sum()
         if needed[OUT_NODES] > len(space.out_nodes):
@@ -316,7 +316,7 @@ def _sample_batch(  # type: ignore[no-untyped-def]
                 if is_disjoint:
                     space.out_trees[to : to + num_nodes[t]] = space.trees[here]
                 to += num_nodes[t]
-    return problem, needed, stamp, found_TH, tails_R, num_edges_HR
+    return problem, needed, stamp, num_nodes_TH, num_edges_HR
 
 
 def _cached(digest):  # type: ignore[no-untyped-def]
@@ -344,12 +344,11 @@ def _cached(digest):  # type: ignore[no-untyped-def]
         types; stamp: the last one used. seeds: node numbers in order of type, num_seeds_T of each.
         limit_S: latest time of a tree's heads, or [0] where there is no limit.
 
-        Returns (problem, needed, stamp, found_TH, tails_R, num_edges_HR). problem [3]: its kind, a
-        relation or type, a node number. needed [NUM_SPACES]: what there must be space for, as far as it
-        is known: where it is too small, ask again with more. stamp: the last one used now. found_TH
-        [T, H + 1]: nodes by the hop that found them. tails_R: tails that a relation has degrees of.
-        num_edges_HR: edges. In `space` nodes (and trees) are by type, degrees by relation and tail, heads
-        and edges by relation, tail and draw.
+        Returns (problem, needed, stamp, num_nodes_TH, num_edges_HR). problem [3]: its kind, a relation or
+        type, a node number. needed [NUM_SPACES]: what there must be space for, as far as it is known:
+        where it is too small, ask again with more. stamp: the last one used now. num_nodes_TH [T, H + 1]:
+        nodes by the hop that found them. In `space` nodes (and trees) are by type, degrees by relation
+        and tail, heads and edges by relation, tail and draw.
         """
         digest  # noqa: B018 - a part of the cache's key
         return _sample_batch(

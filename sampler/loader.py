@@ -63,7 +63,7 @@ class ThreadedEngine:
         """One batch a request, in order, at most `prefetch` ahead."""
 
         def sample(request: Request) -> MiniBatch:
-            return self.sampler.sample(request.seeds, request.epoch, times=request.times)
+            return self.sampler.sample_flat(request).batch(self.sampler.graph.schema)
 
         return map_in_order(sample, requests, self.threads, self.prefetch)
 

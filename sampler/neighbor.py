@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 from graphstore import EdgeType, Graph
 from graphstore.schema import edge_name
 from sampler import kernels
-from sampler.batch import MiniBatch
+from sampler.batch import FlatBatch, MiniBatch
 from sampler.errors import SamplerError
 from sampler.generator import row_key
 from sampler.memory import address
 from sampler.options import SamplingOptions
 
 _MAX_STAMP = 1 << 30
+Allocate = Callable[[int, Any], np.ndarray]
+"""An array of a length and a dtype, of any content: memory for a batch."""
 Seeds = np.ndarray | Mapping[str, np.ndarray]
 """Seed nodes: [S] numbers of the target type, or numbers by type."""
 
@@ -124,13 +126,18 @@ class NeighborSampler:
         seeds' heads, in the order of types and seeds (default: the seeds' own). Raises SamplerError for
         other seeds, and StoreError where the store has changed on disk.
         """
+        return self.sample_flat(Request(seeds, epoch, times)).batch(self.graph.schema)
+
+    def sample_flat(self, request: Request, allocate: Allocate = np.empty) -> FlatBatch:
+        """The batch of a request as few arrays, in memory that `allocate` gives."""
+        seeds, epoch, times = request.seeds, request.epoch, request.times
         flat, num_seeds_T = self._flat_seeds(seeds)
         limit_S = self._limits(flat, num_seeds_T, times)
         workspace = self._take_workspace(self.options.num_hops * (len(flat) + 1))
         try:
             self.graph.check_unchanged()  # reading a file that was cut off would end the process
             while True:
-                space = self._space(workspace)
+                space = self._space(workspace, allocate)
                 problem, needed, workspace.last_stamp, *found = kernels.sample_batch(
                     self._relations,
                     self._node_types,
@@ -155,12 +162,25 @@ class NeighborSampler:
         self.graph.check_unchanged()  # what was read while it changed is no batch
         if problem[0] != kernels.SOUND:
             raise self._problem(*problem)
-        return self._batch(epoch, space, *found)
+        num_nodes_TH, num_edges_HR = found
+        num_nodes, num_tails = num_nodes_TH.sum(), num_nodes_TH[:, :-1].sum(1)
+        num_edges, num_rows = num_edges_HR.sum(), num_tails[self._relations[:, kernels.DST]].sum()
+        options = self.options
+        return FlatBatch(
+            epoch=epoch,
+            num_nodes_TH=num_nodes_TH,
+            num_edges_HR=num_edges_HR,
+            nodes=space.out_nodes[:num_nodes],
+            degrees=space.degrees[:num_rows],
+            heads=space.heads[:num_edges],
+            trees=space.out_trees[:num_nodes] if options.is_disjoint else None,
+            edge_ids=space.edges[:num_edges] if options.edge_ids else None,
+        )
 
     def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
         """Batches in the order of the requests: the plainest `SamplingEngine`."""
         for request in requests:
-            yield self.sample(request.seeds, request.epoch, times=request.times)
+            yield self.sample_flat(request).batch(self.graph.schema)
 
     def _flat_seeds(self, seeds: Seeds) -> tuple[np.ndarray, np.ndarray]:
         """Seed nodes in order of type, and how many there are of each."""
@@ -222,18 +242,18 @@ class NeighborSampler:
             workspace.last_stamp = 0
         return workspace
 
-    def _space(self, workspace: _Workspace) -> kernels.Space:
+    def _space(self, workspace: _Workspace, allocate: Allocate) -> kernels.Space:
         """The workspace and new memory for a batch of the usual size; what it does not need costs nothing."""
         sizes, options = self._sizes, self.options
         return kernels.Space(
             nodes=workspace.nodes,
             trees=workspace.trees,
             rows=workspace.rows,
-            out_nodes=np.empty(sizes[kernels.OUT_NODES], np.int64),
-            out_trees=np.empty(sizes[kernels.OUT_NODES] if options.is_disjoint else 0, np.int32),
-            degrees=np.empty(sizes[kernels.DEGREES], np.int32),
-            heads=np.empty(sizes[kernels.HEADS], np.int32),
-            edges=np.empty(sizes[kernels.HEADS] if options.edge_ids else 0, np.int64),
+            out_nodes=allocate(sizes[kernels.OUT_NODES], np.int64),
+            out_trees=allocate(sizes[kernels.OUT_NODES] if options.is_disjoint else 0, np.int32),
+            degrees=allocate(sizes[kernels.DEGREES], np.int32),
+            heads=allocate(sizes[kernels.HEADS], np.int32),
+            edges=allocate(sizes[kernels.HEADS] if options.edge_ids else 0, np.int64),
         )
 
     def _problem(self, kind: int, what: int, node: int) -> SamplerError:
@@ -248,31 +268,3 @@ class NeighborSampler:
         name = edge_name(self.graph.edge_types[what])
         where = f"the row of node {node} points outside" if kind == kernels.BAD_ROW else "a head is no node"
         return SamplerError(f"{name}: {where}; the store is damaged: see netgpt verify")
-
-    def _batch(
-        self,
-        epoch: int,
-        space: kernels.Space,
-        found_TH: np.ndarray,
-        tails_R: np.ndarray,
-        num_edges_HR: np.ndarray,
-    ) -> MiniBatch:
-        types, edge_types = self.graph.node_types, self.graph.edge_types
-        num_nodes, num_edges = found_TH.sum(1), num_edges_HR.sum(0)
-        return MiniBatch(
-            nodes=_parts(types, space.out_nodes, num_nodes),
-            heads=_parts(edge_types, space.heads, num_edges),
-            degrees=_parts(edge_types, space.degrees, tails_R),
-            num_sampled_nodes=dict(zip(types, found_TH.tolist(), strict=True)),
-            num_sampled_edges=dict(zip(edge_types, num_edges_HR.T.tolist(), strict=True)),
-            target=self.graph.schema.target,
-            epoch=epoch,
-            trees=_parts(types, space.out_trees, num_nodes) if self.options.is_disjoint else None,
-            edge_ids=_parts(edge_types, space.edges, num_edges) if self.options.edge_ids else None,
-        )
-
-
-def _parts(names: tuple[Any, ...], flat: np.ndarray, lengths: np.ndarray) -> dict[Any, np.ndarray]:
-    """Pieces of a flat array by name, in order: views."""
-    ends = np.cumsum(lengths).tolist()
-    return {name: flat[end - num : end] for name, end, num in zip(names, ends, lengths.tolist(), strict=True)}

@@ -1,0 +1,161 @@
+"""Memory that two processes of one node share, for batches that one writes and the other reads.
+
+Ray moves a batch of 13 MB in about 6 ms, a fifth of the time in which it is sampled: it goes
+through the object store, whose pages are new each time. Here the reader keeps pieces of memory
+(slots), lends one with each request, and the writer samples right into it. The reader owns them, as
+open files without a name: whoever dies, nothing is left behind, and a request that is repeated
+writes the same bytes again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sampler import FlatBatch
+
+_ALIGN = 64
+_ARRAYS = ("nodes", "degrees", "heads", "trees", "edge_ids")
+
+
+@dataclass(frozen=True)
+class SlotName:
+    """What another process of the node needs to open a slot."""
+
+    pid: int
+    fd: int
+    num_bytes: int
+    serial: int
+    """Told apart from an earlier slot of the same descriptor."""
+
+
+class Slot:
+    """A piece of shared memory, of the process that made it."""
+
+    _num_made = 0
+
+    def __init__(self, num_bytes: int) -> None:
+        Slot._num_made += 1
+        fd = os.memfd_create("netgpt-batch", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, fd)
+        os.ftruncate(fd, num_bytes)
+        self.name = SlotName(os.getpid(), fd, num_bytes, Slot._num_made)
+        self.memory = mmap.mmap(fd, num_bytes)
+
+
+class SlotPool:
+    """The reader's slots: as many as batches are under way or alive, of the size that is now needed."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._free: deque[Slot] = deque()
+
+    def take(self) -> Slot | None:
+        """A slot that nobody reads or writes; None as long as no size is known, or without such memory."""
+        if not self.num_bytes or not hasattr(os, "memfd_create"):
+            return None
+        while self._free:
+            slot = self._free.popleft()
+            if slot.name.num_bytes >= self.num_bytes:
+                return slot
+        return Slot(self.num_bytes)
+
+    def give_back(self, slot: Slot) -> None:
+        self._free.append(slot)
+
+    def read(self, slot: Slot, written: Written) -> FlatBatch:
+        """The batch that was written, without a copy. The slot is free again when its arrays are gone."""
+        whole = np.frombuffer(slot.memory, np.uint8)
+        weakref.finalize(whole, self._free.append, slot)
+        arrays = {
+            name: None
+            if place is None
+            else whole[place.offset : place.offset + place.num_bytes].view(place.dtype)
+            for name, place in written.places.items()
+        }
+        return FlatBatch(written.epoch, written.num_nodes_TH, written.num_edges_HR, **arrays)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Place:
+    offset: int
+    num_bytes: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """A batch whose arrays are in a slot."""
+
+    epoch: int
+    num_nodes_TH: np.ndarray
+    num_edges_HR: np.ndarray
+    places: dict[str, _Place | None]
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """A batch that no slot had room for, and how large one must be."""
+
+    batch: FlatBatch
+    num_bytes: int
+
+
+class SlotWriter:
+    """The writer's side: gives memory of a slot to a sampler. One batch at a time."""
+
+    def __init__(self) -> None:
+        self._open: dict[SlotName, mmap.mmap] = {}
+        self._memory: mmap.mmap | None = None
+        self._used = 0
+
+    def start(self, name: SlotName | None) -> None:
+        """Allocate from this slot; from ordinary memory where it cannot be opened."""
+        self._memory, self._used = None, 0
+        if name is not None:
+            try:
+                self._memory = self._map(name)
+            except OSError:  # another container, or a reader that is gone
+                return
+
+    def _map(self, name: SlotName) -> mmap.mmap:
+        if name not in self._open:
+            for old in [n for n in self._open if n.num_bytes < name.num_bytes or n.fd == name.fd]:
+                del self._open[old]  # the reader lends no smaller ones any more
+            fd = os.open(f"/proc/{name.pid}/fd/{name.fd}", os.O_RDWR)
+            try:
+                self._open[name] = mmap.mmap(fd, name.num_bytes)
+            finally:
+                os.close(fd)
+        return self._open[name]
+
+    def allocate(self, length: int, dtype: Any) -> np.ndarray:
+        """An array of any content, in the slot as long as it has room."""
+        num_bytes = int(length) * np.dtype(dtype).itemsize
+        if num_bytes == 0:
+            return np.empty(0, dtype)
+        first, self._used = self._used, self._used + -(-num_bytes // _ALIGN) * _ALIGN
+        if self._memory is None or self._used > len(self._memory):
+            return np.empty(length, dtype)
+        return np.frombuffer(self._memory, dtype, length, first)
+
+    def finish(self, batch: FlatBatch) -> Written | Unwritten:
+        """What to tell the reader: where the arrays are, or the batch itself."""
+        if self._memory is None or self._used > len(self._memory):
+            return Unwritten(batch, self._used)
+        base = np.frombuffer(self._memory, np.uint8).ctypes.data
+        places: dict[str, _Place | None] = {}
+        for name in _ARRAYS:
+            array: np.ndarray | None = getattr(batch, name)
+            if array is None:
+                places[name] = None
+            else:
+                offset = array.ctypes.data - base if len(array) else 0
+                places[name] = _Place(offset, array.nbytes, array.dtype.str)
+        return Written(batch.epoch, batch.num_nodes_TH, batch.num_edges_HR, places)
