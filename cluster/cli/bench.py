@@ -12,11 +12,6 @@ import typer
 app = typer.Typer(help="Measurements, beside a peer of the same call.", no_args_is_help=True)
 
 
-@app.callback()
-def _several() -> None:
-    """Keeps `build` a command of its own while it is the only one."""
-
-
 @app.command()
 def build(
     edges: Annotated[list[int] | None, typer.Option(help="Edges of a list; again for more sizes.")] = None,
@@ -46,5 +41,53 @@ def build(
     for result in chain(
         bench_edges(edges or [], memory_size(memory), peer_edges, scratch, dtype),
         bench_synth(scale or [], peer_edges, scratch),
+    ):
+        print(json.dumps(result) if as_json else line(result), flush=True)
+
+
+@app.command()
+def sampler(
+    store: Annotated[list[Path] | None, typer.Option(help="A store to sample; again for more.")] = None,
+    scale: Annotated[
+        list[float] | None, typer.Option(help="Scale of synthetic stores, both layouts; again for more.")
+    ] = None,
+    degree: Annotated[
+        list[int] | None, typer.Option(help="Degree of a random graph in memory; again for more.")
+    ] = None,
+    num_nodes: Annotated[int, typer.Option("--nodes", help="Nodes of the random graphs.")] = 100_000,
+    fanout: Annotated[int, typer.Option(help="Heads a relation and hop.")] = 50,
+    batch_size: Annotated[int, typer.Option(help="Seeds of a batch.")] = 512,
+    batches: Annotated[int, typer.Option(help="Batches of a round.")] = 24,
+    rounds: Annotated[int, typer.Option(help="Rounds; a figure is their median.")] = 5,
+    with_ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Sampling workers too.")] = True,
+    with_peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Other samplers too.")] = True,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Edges sampled and relabelled a second: by threads, cold, with features, through Ray, beside others.
+
+    Others are pyg-lib, torch-sparse and GraphBolt, where they are installed. Without sizes: synthetic
+    stores of scale 0.05 and degrees of 10, 100 and 1000.
+    """
+    from cluster.bench.sampler import SamplerBench, bench_degrees, bench_store, bench_synth, line
+    from cluster.errors import ClusterError
+
+    numbers = [*(scale or []), *(degree or []), num_nodes, fanout, batch_size, batches, rounds]
+    if min(numbers) <= 0:
+        raise ClusterError(f"bench sampler: found {min(numbers)}, expected numbers above 0")
+    if not store and not scale and not degree:
+        scale, degree = [0.05], [10, 100, 1000]
+    config = SamplerBench(
+        fanout=fanout,
+        batch_size=batch_size,
+        batches=batches,
+        rounds=rounds,
+        with_ray=with_ray,
+        with_peers=with_peers,
+    )
+    for result in chain(
+        bench_degrees(config, degree or [], num_nodes),
+        bench_synth(config, scale or [], scratch),
+        *(bench_store(config, path, path.name) for path in store or []),
     ):
         print(json.dumps(result) if as_json else line(result), flush=True)

@@ -1,0 +1,343 @@
+"""`netgpt bench sampler`: edges sampled and relabelled a second, beside the samplers that are installed.
+
+All contestants of a case take turns, round by round, on the same seeds; a figure is the median over
+the rounds, a ratio the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+import graphstore
+from cluster.bench.measure import machine, measure
+from cluster.local import ray_session
+from graphstore import EdgeType, Graph, Relation, Store
+from graphstore.relations import from_indptr
+from graphstore.schema import NodeType, RelationType, Schema
+from sampler import FeatureGatherer, MiniBatch, NeighborSampler, Request, SamplingEngine, SamplingOptions
+from sampler.loader import ThreadedEngine
+
+TOPIC = ("video", "has_same_topic_as", "video")
+RAY_WORKERS = (1, 2, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerBench:
+    """What is measured."""
+
+    fanout: int = 50
+    batch_size: int = 512
+    hops: tuple[int, ...] = (1, 2)
+    batches: int = 24
+    """Of a round, for this sampler; peers take an eighth of them."""
+    rounds: int = 5
+    with_ray: bool = True
+    with_peers: bool = True
+
+
+@dataclass
+class _Contest:
+    """Edges and seconds of each contestant's rounds."""
+
+    runs: dict[str, Callable[[], tuple[int, int]]] = field(default_factory=dict)
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    seeds: dict[str, list[float]] = field(default_factory=dict)
+
+    def play(self, rounds: int) -> None:
+        """Every contestant once before it counts, then in turns."""
+        for number in range(rounds + 1):
+            for name, run in self.runs.items():
+                start = time.perf_counter()
+                num_edges, num_seeds = run()
+                wall_s = time.perf_counter() - start
+                if number:
+                    self.rates.setdefault(name, []).append(num_edges / wall_s)
+                    self.seeds.setdefault(name, []).append(num_seeds / wall_s)
+
+    def result(self, name: str, batch_size: int) -> dict[str, Any]:
+        seeds_per_s = statistics.median(self.seeds[name])
+        return {
+            "edges_per_s": statistics.median(self.rates[name]),
+            "seeds_per_s": seeds_per_s,
+            "batch_ms": 1e3 * batch_size / seeds_per_s,
+            "edges_per_s_of_rounds": self.rates[name],
+        }
+
+    def ratio(self, name: str, other: str) -> float:
+        """Median over the rounds of one's rate by the other's."""
+        return statistics.median(a / b for a, b in zip(self.rates[name], self.rates[other], strict=True))
+
+
+class DegreeGraph(Graph):
+    """One relation among nodes of one type, all rows of one length, with random heads."""
+
+    def __init__(self, num_nodes: int, degree: int) -> None:
+        edge_type = ("n", "to", "n")
+        self.schema = Schema(
+            target="n",
+            node_types=(NodeType(name="n", encoding="none"),),
+            relations=(RelationType(edge_type=edge_type),),
+        )
+        self.num_nodes = {"n": num_nodes}
+        indices = np.random.default_rng(0).integers(0, num_nodes, num_nodes * degree, np.int32)
+        self._relation = from_indptr(edge_type, np.arange(num_nodes + 1) * degree, indices)
+
+    def relation(self, edge_type: EdgeType) -> Relation:
+        return self._relation
+
+
+def bench_degrees(config: SamplerBench, degrees: list[int], num_nodes: int) -> Iterator[dict[str, Any]]:
+    """One result a degree and number of hops, on random graphs in memory."""
+    for degree in degrees:
+        graph = DegreeGraph(num_nodes, degree)
+        for hops in config.hops:
+            result = {"graph": f"degree-{degree}", "layout": "csr", "relations": "one", "hops": hops}
+            yield result | _case(config, graph, graph.edge_types, hops, None)
+
+
+def bench_store(config: SamplerBench, path: Path, name: str) -> Iterator[dict[str, Any]]:
+    """One result a set of relations and number of hops, on a store: its largest relation, and all."""
+    largest, layout = _largest_relation(path)
+    cases = [("largest", (largest,), hops) for hops in config.hops]
+    cases += [("all", None, hops) for hops in config.hops]  # type: ignore[misc]
+    # Before anything here maps the files: what is mapped cannot be dropped from memory
+    cold = [_cold(config, path, edge_types, hops) for _, edge_types, hops in cases]
+    store = graphstore.open(str(path))
+    for (relations, edge_types, hops), first in zip(cases, cold, strict=True):
+        result = {"graph": name, "layout": layout, "relations": relations, "hops": hops, "cold": first}
+        yield result | _case(config, store, edge_types or store.edge_types, hops, store)
+
+
+def bench_synth(config: SamplerBench, scales: list[float], scratch: Path | None) -> Iterator[dict[str, Any]]:
+    """`bench_store` on synthetic stores of both layouts, made here."""
+    from graphstore.xsvideo.synth import build_synthetic
+
+    for scale in scales:
+        for layout in ("prefix", "csr"):
+            with TemporaryDirectory(dir=scratch) as folder:
+                path = Path(folder) / "store"
+                build_synthetic(path, scale, 0, graphstore.BuildConfig(layout=layout))  # type: ignore[arg-type]
+                yield from bench_store(config, path, f"synth-{scale}")
+
+
+def _largest_relation(path: Path) -> tuple[EdgeType, str]:
+    store = graphstore.open(str(path))
+    largest = max(store.edge_types, key=lambda e: store.num_edges[e])
+    return largest, store.attributes["relations"]["/".join(largest)]["layout"]
+
+
+def _options(graph: Graph, edge_types: tuple[EdgeType, ...], fanout: int, hops: int) -> SamplingOptions:
+    others = set(graph.edge_types) - set(edge_types)
+    return SamplingOptions(fanout=fanout, hops=hops, exclude=tuple(sorted(others)))
+
+
+def _requests(graph: Graph, config: SamplerBench) -> list[Request]:
+    """Random seeds, the same for all contestants."""
+    num, rng = graph.num_nodes[graph.schema.target], np.random.default_rng(0)
+    size = min(config.batch_size, num)
+    return [Request(rng.choice(num, size, replace=False), 0) for _ in range(config.batches)]
+
+
+def _count(batches: Iterator[MiniBatch]) -> tuple[int, int]:
+    num_edges = num_seeds = 0
+    for batch in batches:
+        num_edges, num_seeds = num_edges + batch.num_edges, num_seeds + batch.num_seeds
+    return num_edges, num_seeds
+
+
+def _case(
+    config: SamplerBench, graph: Graph, edge_types: tuple[EdgeType, ...], hops: int, store: Store | None
+) -> dict[str, Any]:
+    """All contestants on one set of relations. With a store also features, and Ray."""
+    options = _options(graph, edge_types, config.fanout, hops)
+    requests, contest = _requests(graph, config), _Contest()
+    cores = len(os.sched_getaffinity(0))
+    sampler = NeighborSampler.of(graph, options)
+    engines: dict[str, SamplingEngine] = {"threads_1": sampler}
+    for threads in sorted({2, cores, *(RAY_WORKERS if config.with_ray and store else ())} - {1}):
+        engines[f"threads_{threads}"] = ThreadedEngine(sampler, threads=threads, prefetch=2 * threads)
+    contest.runs = {n: _stream(engine, requests) for n, engine in engines.items()}
+
+    def with_edge_index() -> tuple[int, int]:
+        batches = [sampler.sample_flat(r).batch(graph.schema) for r in requests[: max(1, len(requests) // 4)]]
+        return sum(e.shape[1] for b in batches for e in b.edges.values()), sum(b.num_seeds for b in batches)
+
+    contest.runs["edge_index"] = with_edge_index
+    if store is not None and len(edge_types) > 1:
+        contest.runs["features"] = _with_features(sampler, store, requests)
+    failed = _add_peers(config, graph, edge_types, hops, requests, contest) if config.with_peers else {}
+    with ray_session(num_cpus=cores) if store is not None and config.with_ray else nullcontext():
+        if store is not None and config.with_ray:
+            from cluster.sampling import RaySamplingEngine  # imports Ray, which must be configured first
+
+            for num in RAY_WORKERS:
+                remote = RaySamplingEngine(store, options, num_workers=num, prefetch=2 * num)
+                contest.runs[f"ray_{num}"] = _stream(remote, requests)
+        contest.play(config.rounds)
+    found = {name: contest.result(name, len(requests[0].seeds)) for name in contest.runs}
+    found |= {name: {"skipped": why} for name, why in failed.items()}
+    for name, result in found.items():
+        kind, _, number = name.partition("_")
+        if kind == "threads" and number != "1":
+            result["times_one_thread"] = contest.ratio(name, "threads_1")
+        elif kind == "ray":
+            result["share_of_threads"] = contest.ratio(name, f"threads_{number}")
+        elif kind not in ("threads", "skipped") and "edges_per_s" in result:
+            result["times_slower"] = contest.ratio("threads_1", name)
+    return {
+        "num_edges": sum(graph.relation(e).num_edges for e in edge_types),
+        "fanout": config.fanout,
+        "batch_size": len(requests[0].seeds),
+        "edges_per_batch": _count(sampler.stream(requests[:4]))[0] // len(requests[:4]),
+        **found,
+        "machine": machine(),
+    }
+
+
+def _stream(engine: SamplingEngine, requests: list[Request]) -> Callable[[], tuple[int, int]]:
+    return lambda: _count(engine.stream(requests))
+
+
+def _with_features(
+    sampler: NeighborSampler, store: Store, requests: list[Request]
+) -> Callable[[], tuple[int, int]]:
+    gatherer = FeatureGatherer(store)
+
+    def run() -> tuple[int, int]:
+        num_edges = num_seeds = 0
+        for batch in sampler.stream(requests[: max(1, len(requests) // 4)]):
+            gatherer.gather(batch)
+            num_edges, num_seeds = num_edges + batch.num_edges, num_seeds + batch.num_seeds
+        return num_edges, num_seeds
+
+    return run
+
+
+def _add_peers(
+    config: SamplerBench,
+    graph: Graph,
+    edge_types: tuple[EdgeType, ...],
+    hops: int,
+    requests: list[Request],
+    contest: _Contest,
+) -> dict[str, str]:
+    """Let the installed peers take part; returns why others do not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-sparse is deprecated as a part of PyG, and says so
+        import torch
+
+        from cluster.bench.peers import CsrArrays, available_memory, installed_peers
+
+        torch.set_num_threads(1)
+        arrays, failed = CsrArrays(graph), {}
+        few = requests[: max(1, len(requests) // 8)]
+        for name, make in installed_peers(arrays, list(edge_types), config.fanout, hops).items():
+            if (needed := arrays.needed_bytes(list(edge_types))) + (2 << 30) > available_memory():
+                failed[name] = f"its arrays need {needed / 1e9:.1f} GB more than there is"
+                continue
+            try:
+                sample = make()
+                sample(few[0].seeds)  # type: ignore[arg-type]
+            except Exception as error:  # a peer of another version must not end the measurement
+                failed[name] = f"{type(error).__name__}: {error}"
+                continue
+            contest.runs[name] = _peer(sample, few)
+    return failed
+
+
+def _peer(sample: Callable[[np.ndarray], int], requests: list[Request]) -> Callable[[], tuple[int, int]]:
+    def run() -> tuple[int, int]:
+        num_edges = sum(sample(request.seeds) for request in requests)  # type: ignore[arg-type, misc]
+        return num_edges, sum(len(request.seeds) for request in requests)
+
+    return run
+
+
+def _cold(
+    config: SamplerBench, path: Path, edge_types: tuple[EdgeType, ...] | None, hops: int
+) -> dict[str, Any]:
+    """First touch, in a process of its own: nothing of the relations is in memory."""
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "times.json"
+        asked = {
+            "path": str(path),
+            "edge_types": edge_types,
+            "fanout": config.fanout,
+            "hops": hops,
+            "batch_size": config.batch_size,
+            "batches": config.batches,
+        }
+        code = "from cluster.bench.sampler import cold_main; cold_main()"
+        found = measure(code, json.dumps(asked), out)
+        if not found.ok:
+            return {"failed": True}
+        return json.loads(out.read_text()) | {"peak_bytes": found.peak_bytes}
+
+
+def cold_main() -> None:
+    """What `_cold` runs: sys.argv[1] says what to sample, sys.argv[2] where the times go."""
+    asked = json.loads(sys.argv[1])
+    NeighborSampler(DegreeGraph(10, 2), fanout=1).sample(np.arange(3))  # the kernel is loaded
+    for file in Path(asked["path"], "edges").rglob("*"):
+        if file.is_file():
+            fd = os.open(file, os.O_RDONLY)
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+    store = graphstore.open(asked["path"])
+    edge_types = tuple(tuple(e) for e in asked["edge_types"] or store.edge_types)
+    config = SamplerBench(
+        fanout=asked["fanout"],
+        batch_size=asked["batch_size"],
+        batches=asked["batches"],
+        hops=(asked["hops"],),
+    )
+    sampler = NeighborSampler.of(store, _options(store, edge_types, config.fanout, asked["hops"]))
+    times, num_edges = [], 0
+    for request in _requests(store, config):
+        start = time.perf_counter()
+        num_edges += sampler.sample_flat(request).heads.size
+        times.append(time.perf_counter() - start)
+    found = {
+        "first_batch_ms": 1e3 * times[0],
+        "last_batch_ms": 1e3 * times[-1],
+        "edges_per_s": num_edges / sum(times),
+    }
+    Path(sys.argv[2]).write_text(json.dumps(found))
+
+
+def line(result: dict[str, Any]) -> str:
+    """One result as text: millions of edges a second, and what the ratios are."""
+    parts = [f"{result['graph']} {result['layout']}, {result['relations']}, {result['hops']} hops:"]
+    for name, found in result.items():
+        if not isinstance(found, dict) or name == "machine":
+            continue
+        if "edges_per_s" not in found:
+            parts.append(f"{name} {found.get('skipped', 'failed')}")
+            continue
+        text = f"{name} {found['edges_per_s'] / 1e6:.1f} M/s"
+        for key, label in (
+            ("times_one_thread", "{:.2f} times one thread"),
+            ("share_of_threads", "{:.0%} of threads"),
+            ("times_slower", "{:.1f} times slower"),
+            ("first_batch_ms", "first batch {:.0f} ms"),
+        ):
+            if key in found:
+                text += f" ({label.format(found[key])})"
+        if "batch_ms" in found and name == "threads_1":
+            text += f" ({found['batch_ms']:.1f} ms a batch)"
+        parts.append(text)
+    return "\n  ".join(parts)
