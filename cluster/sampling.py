@@ -43,7 +43,7 @@ class SamplingWorker:
     def sample(self, request: Request, slot: SlotName | None) -> Written | Unwritten:
         """Sample into the slot, if it has room."""
         self._writer.start(slot)
-        return self._writer.finish(self._sampler.sample_flat(request, self._writer.allocate))
+        return self._writer.finish(self._sampler.sample_flat(request, self._writer.lend))
 
     def pid(self) -> int:
         return os.getpid()

@@ -14,13 +14,12 @@ import os
 import weakref
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sampler import FlatBatch
+from sampler.pool import Arena, lent
 
-_ALIGN = 64
 _ARRAYS = ("nodes", "degrees", "heads", "trees", "edge_ids")
 
 
@@ -71,8 +70,7 @@ class SlotPool:
 
     def read(self, slot: Slot, written: Written) -> FlatBatch:
         """The batch that was written, without a copy. The slot is free again when its arrays are gone."""
-        whole = np.frombuffer(slot.memory, np.uint8)
-        weakref.finalize(whole, self._free.append, slot)
+        whole = lent(slot.memory, lambda: self._free.append(slot))
         arrays = {
             name: None
             if place is None
@@ -108,19 +106,19 @@ class Unwritten:
 
 
 class SlotWriter:
-    """The writer's side: gives memory of a slot to a sampler. One batch at a time."""
+    """The writer's side: lends a slot's memory to a sampler. One batch at a time."""
 
     def __init__(self) -> None:
         self._open: dict[SlotName, mmap.mmap] = {}
-        self._memory: mmap.mmap | None = None
-        self._used = 0
+        self._memory: np.ndarray | None = None
+        self._wanted = 0
 
     def start(self, name: SlotName | None) -> None:
-        """Allocate from this slot; from ordinary memory where it cannot be opened."""
-        self._memory, self._used = None, 0
+        """Lend this slot; nothing where it cannot be opened."""
+        self._memory, self._wanted = None, 0
         if name is not None:
             try:
-                self._memory = self._map(name)
+                self._memory = np.frombuffer(self._map(name), np.uint8)
             except OSError:  # another container, or a reader that is gone
                 return
 
@@ -135,27 +133,20 @@ class SlotWriter:
                 os.close(fd)
         return self._open[name]
 
-    def allocate(self, length: int, dtype: Any) -> np.ndarray:
-        """An array of any content, in the slot as long as it has room."""
-        num_bytes = int(length) * np.dtype(dtype).itemsize
-        if num_bytes == 0:
-            return np.empty(0, dtype)
-        first, self._used = self._used, self._used + -(-num_bytes // _ALIGN) * _ALIGN
-        if self._memory is None or self._used > len(self._memory):
-            return np.empty(length, dtype)
-        return np.frombuffer(self._memory, dtype, length, first)
+    def lend(self, num_bytes: int) -> Arena:
+        self._wanted = num_bytes
+        return Arena(self._memory)
 
     def finish(self, batch: FlatBatch) -> Written | Unwritten:
         """What to tell the reader: where the arrays are, or the batch itself."""
-        if self._memory is None or self._used > len(self._memory):
-            return Unwritten(batch, self._used)
-        base = np.frombuffer(self._memory, np.uint8).ctypes.data
+        if self._memory is None or self._wanted > len(self._memory):
+            return Unwritten(batch, self._wanted)
+        base = self._memory.ctypes.data
         places: dict[str, _Place | None] = {}
         for name in _ARRAYS:
             array: np.ndarray | None = getattr(batch, name)
             if array is None:
                 places[name] = None
             else:
-                offset = array.ctypes.data - base if len(array) else 0
-                places[name] = _Place(offset, array.nbytes, array.dtype.str)
+                places[name] = _Place(array.ctypes.data - base, array.nbytes, array.dtype.str)
         return Written(batch.epoch, batch.num_nodes_TH, batch.num_edges_HR, places)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit
 
 from graphstore import EdgeType, Graph
 from graphstore.schema import Schema
@@ -14,6 +15,16 @@ from sampler.features import BatchFeatures
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
+
+
+@njit(cache=True, nogil=True)
+def _fill_edge_index(heads, degrees, index):  # type: ignore[no-untyped-def]
+    at = 0
+    for tail in range(len(degrees)):
+        for _ in range(degrees[tail]):
+            index[0, at] = heads[at]
+            index[1, at] = tail
+            at += 1
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,7 @@ class MiniBatch:
         """One relation's [2, E] int64: edges of one tail are together, tails in order."""
         heads, degrees = self.heads[edge_type], self.degrees[edge_type]
         index = np.empty((2, len(heads)), np.int64)
-        index[0] = heads
-        index[1] = np.repeat(np.arange(len(degrees)), degrees)
+        _fill_edge_index(heads, degrees, index)
         return index
 
     def to_hetero_data(self, graph: Graph) -> HeteroData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,10 +16,9 @@ from sampler.errors import SamplerError
 from sampler.generator import row_key
 from sampler.memory import address
 from sampler.options import SamplingOptions
+from sampler.pool import Lend, MemoryPool, room
 
 _MAX_STAMP = 1 << 30
-Allocate = Callable[[int, Any], np.ndarray]
-"""An array of a length and a dtype, of any content: memory for a batch."""
 Seeds = np.ndarray | Mapping[str, np.ndarray]
 """Seed nodes: [S] numbers of the target type, or numbers by type."""
 
@@ -72,6 +71,7 @@ class NeighborSampler:
         self._relations = self._relations.reshape(-1, kernels.NUM_COLUMNS)
         self._node_types = np.array([self._type_line(t) for t in graph.node_types], np.int64)
         self._workspaces: list[_Workspace] = []
+        self._pool = MemoryPool()
         self._sizes = np.full(kernels.NUM_SPACES, 1 << 12, np.int64)  # of what becomes a batch
         self._keys: tuple[int, np.ndarray] = (-1, np.empty(0, np.uint64))
 
@@ -128,8 +128,8 @@ class NeighborSampler:
         """
         return self.sample_flat(Request(seeds, epoch, times)).batch(self.graph.schema)
 
-    def sample_flat(self, request: Request, allocate: Allocate = np.empty) -> FlatBatch:
-        """The batch of a request as few arrays, in memory that `allocate` gives."""
+    def sample_flat(self, request: Request, lend: Lend | None = None) -> FlatBatch:
+        """The batch of a request as few arrays, in memory that is lent (default: of a pool)."""
         seeds, epoch, times = request.seeds, request.epoch, request.times
         flat, num_seeds_T = self._flat_seeds(seeds)
         limit_S = self._limits(flat, num_seeds_T, times)
@@ -137,7 +137,7 @@ class NeighborSampler:
         try:
             self.graph.check_unchanged()  # reading a file that was cut off would end the process
             while True:
-                space = self._space(workspace, allocate)
+                space = self._space(workspace, lend or self._pool.lend)
                 problem, needed, workspace.last_stamp, *found = kernels.sample_batch(
                     self._relations,
                     self._node_types,
@@ -242,18 +242,23 @@ class NeighborSampler:
             workspace.last_stamp = 0
         return workspace
 
-    def _space(self, workspace: _Workspace, allocate: Allocate) -> kernels.Space:
-        """The workspace and new memory for a batch of the usual size; what it does not need costs nothing."""
+    def _space(self, workspace: _Workspace, lend: Lend) -> kernels.Space:
+        """The workspace, and memory for a batch of the usual size."""
         sizes, options = self._sizes, self.options
+        num_nodes, num_edges = sizes[kernels.OUT_NODES], sizes[kernels.HEADS]
+        wanted = {
+            "out_nodes": (num_nodes, np.int64),
+            "out_trees": (num_nodes if options.is_disjoint else 0, np.int32),
+            "degrees": (sizes[kernels.DEGREES], np.int32),
+            "heads": (num_edges, np.int32),
+            "edges": (num_edges if options.edge_ids else 0, np.int64),
+        }
+        arena = lend(sum(room(int(length) * np.dtype(kind).itemsize) for length, kind in wanted.values()))
         return kernels.Space(
             nodes=workspace.nodes,
             trees=workspace.trees,
             rows=workspace.rows,
-            out_nodes=allocate(sizes[kernels.OUT_NODES], np.int64),
-            out_trees=allocate(sizes[kernels.OUT_NODES] if options.is_disjoint else 0, np.int32),
-            degrees=allocate(sizes[kernels.DEGREES], np.int32),
-            heads=allocate(sizes[kernels.HEADS], np.int32),
-            edges=allocate(sizes[kernels.HEADS] if options.edge_ids else 0, np.int64),
+            **{name: arena.allocate(*what) for name, what in wanted.items()},
         )
 
     def _problem(self, kind: int, what: int, node: int) -> SamplerError:

@@ -180,7 +180,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_batch_leaves_no_trace(
         def sample(self, request: Request, slot: Any) -> Any:
             if slot is not None and request.seeds[0] == asked[9].seeds[0] and not marker.exists():  # type: ignore[index]
                 self._writer.start(slot)
-                self._writer.allocate(slot.num_bytes // 2, np.uint8)[:] = 0xFF
+                self._writer.lend(0).allocate(slot.num_bytes // 2, np.uint8)[:] = 0xFF
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().sample(request, slot)
@@ -250,7 +250,7 @@ def test_memory_that_cannot_be_shared_is_done_without(store: Store, monkeypatch:
     writer, right = SlotWriter(), expected(store, [requests(store, 1)[0]])[0]
     for name in (None, SlotName(2**22, 3, 1 << 20, 1)):  # no slot, or one of a process that is not there
         writer.start(name)
-        found = writer.finish(sampler.sample_flat(asked, writer.allocate))
+        found = writer.finish(sampler.sample_flat(asked, writer.lend))
         assert isinstance(found, Unwritten) and same(found.batch.batch(store.schema), right)
     pool = SlotPool()
     assert pool.take() is None
@@ -259,7 +259,7 @@ def test_memory_that_cannot_be_shared_is_done_without(store: Store, monkeypatch:
         slot = pool.take()
         assert slot is not None
         writer.start(slot.name)
-        written = writer.finish(sampler.sample_flat(asked, writer.allocate))
+        written = writer.finish(sampler.sample_flat(asked, writer.lend))
         assert isinstance(written, Written if num_bytes == found.num_bytes else Unwritten)
     assert isinstance(written, Written) and same(pool.read(slot, written).batch(store.schema), right)
     monkeypatch.delattr(os, "memfd_create")
