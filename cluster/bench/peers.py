@@ -7,6 +7,7 @@ All of them take 64-bit csr arrays in memory.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -120,7 +121,8 @@ def _pyg_lib(use: bool) -> Iterator[None]:
 def _pyg(arrays: CsrArrays, edge_types: list[EdgeType], fanout: int, hops: int, with_pyg_lib: bool) -> Sample:
     single, target = len(edge_types) == 1, arrays.graph.schema.target
     stores = (_Sizes(arrays.graph.num_nodes), _Edges(arrays, edge_types))
-    with _pyg_lib(with_pyg_lib):
+    with _pyg_lib(with_pyg_lib), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-sparse is deprecated as a part of PyG, and says so
         sampler = PygSampler(stores, [fanout] * hops)
 
     def sample(seeds: np.ndarray) -> int:

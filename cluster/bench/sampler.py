@@ -11,7 +11,6 @@ import os
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -235,26 +234,24 @@ def _add_peers(
     contest: _Contest,
 ) -> dict[str, str]:
     """Let the installed peers take part; returns why others do not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch-sparse is deprecated as a part of PyG, and says so
-        import torch
+    import torch
 
-        from cluster.bench.peers import CsrArrays, available_memory, installed_peers
+    from cluster.bench.peers import CsrArrays, available_memory, installed_peers
 
-        torch.set_num_threads(1)
-        arrays, failed = CsrArrays(graph), {}
-        few = requests[: max(1, len(requests) // 8)]
-        for name, make in installed_peers(arrays, list(edge_types), config.fanout, hops).items():
-            if (needed := arrays.needed_bytes(list(edge_types))) + (2 << 30) > available_memory():
-                failed[name] = f"its arrays need {needed / 1e9:.1f} GB more than there is"
-                continue
-            try:
-                sample = make()
-                sample(few[0].seeds)  # type: ignore[arg-type]
-            except Exception as error:  # a peer of another version must not end the measurement
-                failed[name] = f"{type(error).__name__}: {error}"
-                continue
-            contest.runs[name] = _peer(sample, few)
+    torch.set_num_threads(1)
+    arrays, failed = CsrArrays(graph), {}
+    few = requests[: max(1, len(requests) // 8)]
+    for name, make in installed_peers(arrays, list(edge_types), config.fanout, hops).items():
+        if (needed := arrays.needed_bytes(list(edge_types))) + (2 << 30) > available_memory():
+            failed[name] = f"its arrays need {needed / 1e9:.1f} GB more than there is"
+            continue
+        try:
+            sample = make()
+            sample(few[0].seeds)  # type: ignore[arg-type]
+        except Exception as error:  # a peer of another version must not end the measurement
+            failed[name] = f"{type(error).__name__}: {error}"
+            continue
+        contest.runs[name] = _peer(sample, few)
     return failed
 
 

@@ -8,6 +8,9 @@ import pytest
 
 from cluster.bench.build import bench_edges, bench_synth, line
 from cluster.bench.measure import measure
+from cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
+from cluster.bench.sampler import line as sampler_line
+from graphstore import Store
 
 
 def test_a_failed_process_is_not_ok_and_memory_is_its_peak() -> None:
@@ -38,3 +41,47 @@ def test_synthetic_stores_of_both_layouts(tmp_path: Path) -> None:
     assert csr["pyg_sort_edge_index"]["ok"] and "pyg_sort_edge_index" not in prefix
     assert line(csr).startswith("synth 0.0005 csr ") and "pyg_sort_edge_index" in line(csr)
     assert "ms" in line(prefix) and "failed" not in line(prefix)
+
+
+def test_sampler_on_a_random_graph() -> None:
+    (result,) = bench_degrees(SamplerBench(fanout=5, batch_size=20, hops=(2,), batches=3, rounds=2), [9], 300)
+    assert (result["num_edges"], result["batch_size"], result["hops"]) == (2700, 20, 2)
+    assert 20 * 5 < result["edges_per_batch"] <= 20 * 5 + 120 * 5
+    one = result["threads_1"]
+    assert one["seeds_per_s"] * result["edges_per_batch"] == pytest.approx(20 * one["edges_per_s"], rel=0.5)
+    assert len(one["edges_per_s_of_rounds"]) == 2
+    assert result["threads_2"]["times_one_thread"] > 0 and result["edge_index"]["times_slower"] > 0
+    assert "threads_1" in sampler_line(result) and "ray_1" not in result
+
+
+def test_sampler_on_a_store(store: Store) -> None:
+    config = SamplerBench(fanout=5, batch_size=20, hops=(1,), batches=2, rounds=1)
+    largest, everything = bench_store(config, store.path, "small")
+    assert largest["num_edges"] == max(store.num_edges.values()) and largest["layout"] == "prefix"
+    assert everything["num_edges"] == sum(store.num_edges.values())
+    for result in (largest, everything):
+        assert result["cold"]["first_batch_ms"] > 0 and result["cold"]["peak_bytes"] > 0
+        for num in (1, 2, 4):
+            assert (
+                result[f"ray_{num}"]["share_of_threads"] > 0 and result[f"threads_{num}"]["edges_per_s"] > 0
+            )
+    assert "features" in everything and "features" not in largest
+    assert "of threads" in sampler_line(everything)
+
+
+def test_a_peer_samples_the_same_numbers_of_edges(store: Store) -> None:
+    """Of whole rows every sampler takes every edge."""
+    from cluster.bench.peers import CsrArrays, installed_peers
+    from sampler import NeighborSampler
+
+    peers = installed_peers(CsrArrays(store), list(store.edge_types), 100_000, 1)
+    if not peers:
+        pytest.skip("needs pyg-lib or torch-sparse: pip install netgpt[pyg]")
+    seeds = store.split("test")
+    expected = NeighborSampler(store, fanout=-1, hops=1).sample(seeds).num_edges
+    topic = ("video", "has_same_topic_as", "video")
+    alone = NeighborSampler(store, fanout={topic: [-1, -1]}).sample(seeds).num_edges
+    for make in peers.values():
+        assert make()(seeds) == expected
+    for make in installed_peers(CsrArrays(store), [topic], 100_000, 2).values():
+        assert make()(seeds) >= alone
