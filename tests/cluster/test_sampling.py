@@ -75,6 +75,24 @@ def test_any_number_of_workers_gives_the_loaders_batches(
         assert all(same(a, b) for a, b in zip(found, local, strict=True))
 
 
+def test_a_loader_over_workers_resumes_at_the_exact_batch(store: Store) -> None:
+    def loader(made: Any = None) -> NeighborLoader:
+        return NeighborLoader(store, store.split("train"), batch_size=8, fanout=4, seed=1, engine=made)
+
+    here, remote = loader(), engine(store)
+    whole = [batch for _ in range(2) for batch in here]
+    first = loader(remote)
+    iterator = iter(first)
+    for _ in range(5):
+        next(iterator)
+    again = loader(remote)
+    again.load_state_dict(first.state_dict())
+    iterator.close()  # type: ignore[attr-defined]
+    rest = [batch for _ in range(2) for batch in again]
+    assert len(rest) == len(whole) - 5
+    assert all(same(a, b) for a, b in zip(rest, whole[5:], strict=True))
+
+
 @pytest.mark.parametrize(
     "options", [{"temporal": "<="}, {"disjoint": True, "edge_ids": True}, {"fanout": -1}]
 )
