@@ -2,12 +2,14 @@
 
 A batch is a pure function of its request, so an actor that dies is started again, its requests are
 repeated, and no batch is lost, doubled or changed.
+
+Actors and not Ray Data: at full size, all 17 relations, two cores, a Ray Data pool of two such
+workers gave 34 to 41 million edges a second, these actors 72 to 94, threads 77 to 94 (2026-11-22).
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
@@ -21,10 +23,13 @@ from cluster.errors import ClusterError
 from cluster.slots import Slot, SlotName, SlotPool, SlotWriter, Unwritten, Written
 from graphstore import Store
 from sampler import MiniBatch, NeighborSampler, Request, SamplingOptions
+from sampler.loader import in_order
 
 ABANDON_S = 60.0
 MAX_TRIES = 5
 """Times that a request is repeated whose actor died: one that ends every actor must end the run."""
+MAX_RESTARTS = 50
+"""Times that an actor is started again."""
 
 
 class SamplingWorker:
@@ -57,45 +62,52 @@ class RaySamplingEngine:
     """
 
     def __init__(self, store: Store, options: SamplingOptions, *, num_workers: int, prefetch: int) -> None:
+        if num_workers < 1 or prefetch < 1:
+            raise ClusterError(
+                f"sampling workers, prefetch: found {num_workers}, {prefetch}, expected 1 or more"
+            )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # No CPU of their own: a node whose CPUs the trainers hold would leave them pending for ever
-        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=MAX_TRIES)(SamplingWorker)
+        actor: Any = ray.remote(num_cpus=0, max_restarts=MAX_RESTARTS, max_task_retries=MAX_TRIES)(
+            SamplingWorker
+        )
         self.workers = [
             actor.options(scheduling_strategy=here).remote(store.path.resolve(), store.digest, options)
             for _ in range(num_workers)
         ]
-        self.prefetch, self.schema = prefetch, store.schema
+        self.prefetch, self.schema, self.options = prefetch, store.schema, options
         self._slots = SlotPool()
 
     def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
-        """One batch a request, in order, at most `prefetch` in flight."""
-        in_flight: deque[tuple[Any, Slot | None]] = deque()
+        """One batch a request, in order, `prefetch` ahead of the one handed out."""
+        in_flight: dict[Any, Slot | None] = {}
         workers = cycle(self.workers)
+
+        def send(request: Request) -> Any:
+            slot = self._slots.take()
+            ref = next(workers).sample.remote(request, slot and slot.name)
+            in_flight[ref] = slot
+            return ref
+
+        def receive(ref: Any) -> MiniBatch:
+            found: Written | Unwritten = ray.get(ref)
+            slot = in_flight.pop(ref)
+            if isinstance(found, Written):
+                assert slot is not None
+                return self._slots.read(slot, found).batch(self.schema)
+            if slot is not None:
+                self._slots.give_back(slot)
+            self._slots.num_bytes = max(self._slots.num_bytes, found.num_bytes)
+            return found.writable().batch(self.schema)
+
         try:
-            for request in requests:
-                slot = self._slots.take()
-                in_flight.append((next(workers).sample.remote(request, slot and slot.name), slot))
-                if len(in_flight) >= self.prefetch:
-                    yield self._receive(*in_flight.popleft())
-            while in_flight:
-                yield self._receive(*in_flight.popleft())
+            yield from in_order(send, receive, requests, self.prefetch)
         finally:
             self._abandon(in_flight)
 
-    def _receive(self, ref: Any, slot: Slot | None) -> MiniBatch:
-        # An error leaves the slot unused for good: who knows whether somebody still writes into it
-        found: Written | Unwritten = ray.get(ref)
-        if isinstance(found, Written):
-            assert slot is not None
-            return self._slots.read(slot, found).batch(self.schema)
-        if slot is not None:
-            self._slots.give_back(slot)
-        self._slots.num_bytes = max(self._slots.num_bytes, found.num_bytes)
-        return found.batch.batch(self.schema)
-
-    def _abandon(self, in_flight: Iterable[tuple[Any, Slot | None]]) -> None:
+    def _abandon(self, in_flight: dict[Any, Slot | None]) -> None:
         """Take back the slots of requests that nobody waits for any more, once they are done."""
-        slots = {ref: slot for ref, slot in in_flight if slot is not None}
+        slots = {ref: slot for ref, slot in in_flight.items() if slot is not None}
         if slots and ray.is_initialized():
             done, _ = ray.wait(list(slots), num_returns=len(slots), timeout=ABANDON_S)
             for ref in done:

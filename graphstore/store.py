@@ -12,7 +12,7 @@ import numpy as np
 from graphstore.arrays import Strings, map_array
 from graphstore.errors import FormatError, StoreError, UnknownNameError
 from graphstore.features import Features
-from graphstore.files import MAX_JSON_BYTES, FileWatch, file_digest, inside, read_json
+from graphstore.files import MAX_JSON_BYTES, FileWatch, file_digest, inside, read_json, value_digest
 from graphstore.integrity.seal import check_sizes, read_seal
 from graphstore.relations import Relation, from_indptr
 from graphstore.schema import EdgeType, Schema, edge_name
@@ -68,6 +68,11 @@ class Graph:
         Rows of relations that a group makes are in this order.
         """
         return {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the nodes and edges, the same in both layouts; empty where nothing is known."""
+        return ""
 
     def check_unchanged(self) -> None:
         """Raises StoreError where a mapped file is not what it was when it was mapped."""
@@ -134,6 +139,11 @@ class Store(Graph):
         if isinstance(array, np.memmap) and array.filename is not None:
             self._watch.add(Path(array.filename))
         return array
+
+    @property
+    def fingerprint(self) -> str:
+        edges = {edge_name(e): num for e, num in self.num_edges.items()}
+        return value_digest([self.attributes["source_digest"], self.num_nodes, edges])
 
     def check_unchanged(self) -> None:
         if (changed := self._watch.changed()) is not None:

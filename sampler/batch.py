@@ -86,6 +86,7 @@ class MiniBatch:
         import torch
         from torch_geometric.data import HeteroData
 
+        graph.check_unchanged()  # reading a file that was cut off would end the process
         encoded = {n.name for n in graph.schema.node_types if n.encoding != "none"}
         data = HeteroData()
         for name, ids in self.nodes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,10 @@ import numpy as np
 from numba import njit
 
 from graphstore import Graph
+from sampler.errors import SamplerError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from sampler.batch import MiniBatch
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,18 @@ class FeatureGatherer:
     """
 
     def __init__(self, graph: Graph, *, pin_memory: bool = False) -> None:
-        self.pin_memory = pin_memory
+        self.graph, self.pin_memory = graph, pin_memory
         self._features = {
             n.name: graph.features(n.name) for n in graph.schema.node_types if n.encoding != "none"
         }
         self._tables: dict[str, list[np.ndarray]] = {name: [] for name in self._features}
 
-    def gather(self, batch: MiniBatch) -> dict[str, BatchFeatures]:
-        """Features by type, of those that have any."""
-        return {name: self._gather(name, batch.nodes[name]) for name in self._features}
+    def gather(self, nodes: Mapping[str, np.ndarray]) -> dict[str, BatchFeatures]:
+        """Features of nodes by type [n], of the types that have any."""
+        self.graph.check_unchanged()  # reading a file that was cut off would end the process
+        found = {name: self._gather(name, nodes[name]) for name in self._features}
+        self.graph.check_unchanged()
+        return found
 
     def _gather(self, name: str, ids: np.ndarray) -> BatchFeatures:
         import torch
@@ -72,7 +75,10 @@ class FeatureGatherer:
         features = self._features[name]
         rows = np.asarray(features.rows(ids), np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < features.num_rows:
-            raise IndexError(f"{name}: a feature row outside 0 to {features.num_rows - 1}")
+            raise SamplerError(
+                f"{name}: found feature row {rows.min()} or {rows.max()}, "
+                f"expected 0 to {features.num_rows - 1}; the store is damaged: see netgpt verify"
+            )
         distinct, place = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
         tables = self._tables[name]
         try:  # a table for each thread that is here at once

@@ -15,25 +15,50 @@ from graphstore import Graph
 from sampler.batch import MiniBatch
 from sampler.errors import SamplerError
 from sampler.features import FeatureGatherer
-from sampler.generator import GENERATOR
-from sampler.neighbor import NeighborSampler, Request
+from sampler.kernels.generator import GENERATOR
+from sampler.neighbor import NeighborSampler
+from sampler.options import SamplingOptions
+from sampler.requests import Request
+from sampler.requests import node_ids as check_node_ids
 
 In = TypeVar("In")
+Work = TypeVar("Work")
 Out = TypeVar("Out")
 
 
 class SamplingEngine(Protocol):
     """Whoever samples: `NeighborSampler` in this process, or workers elsewhere."""
 
+    @property
+    def options(self) -> SamplingOptions:
+        """What it samples."""
+        ...
+
     def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
         """One batch a request, in the requests' order."""
         ...
 
 
+def in_order(
+    start: Callable[[In], Work], finish: Callable[[Work], Out], items: Iterable[In], in_flight: int
+) -> Iterator[Out]:
+    """finish(start(item)) of every item, in order; `in_flight` are started ahead of the one handed out."""
+    started: deque[Work] = deque()
+    for item in items:
+        if len(started) == in_flight:
+            result = finish(started.popleft())
+            started.append(start(item))
+            yield result
+        else:
+            started.append(start(item))
+    while started:
+        yield finish(started.popleft())
+
+
 def map_in_order(
     work: Callable[[In], Out], items: Iterable[In], threads: int, in_flight: int
 ) -> Iterator[Out]:
-    """work(item) of every item, in order, by threads: at most `in_flight` items are taken ahead.
+    """work(item) of every item, in order, by threads; `in_flight` ahead of the one handed out.
 
     Without threads, one item after the other here. An error comes where its item would have.
     """
@@ -41,14 +66,8 @@ def map_in_order(
         yield from map(work, items)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="sampling")
-    futures: deque[Future[Out]] = deque()
     try:
-        for item in items:
-            futures.append(pool.submit(work, item))
-            if len(futures) >= in_flight:
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
+        yield from in_order(lambda item: pool.submit(work, item), Future.result, items, in_flight)
     finally:  # also where the caller stops early
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -56,16 +75,45 @@ def map_in_order(
 class ThreadedEngine:
     """A `SamplingEngine` of threads over one sampler: the kernels run without the GIL."""
 
-    def __init__(self, sampler: NeighborSampler, *, threads: int, prefetch: int) -> None:
-        self.sampler, self.threads, self.prefetch = sampler, threads, prefetch
+    def __init__(
+        self,
+        sampler: NeighborSampler,
+        *,
+        threads: int,
+        prefetch: int,
+        then: Callable[[MiniBatch], MiniBatch] = lambda batch: batch,
+    ) -> None:
+        """`then`: what the threads do with each batch."""
+        self.sampler, self.threads, self.prefetch, self.then = sampler, threads, prefetch, then
+
+    @property
+    def options(self) -> SamplingOptions:
+        return self.sampler.options
 
     def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
-        """One batch a request, in order, at most `prefetch` ahead."""
+        """One batch a request, in order, `prefetch` ahead."""
+        schema = self.sampler.graph.schema
 
         def sample(request: Request) -> MiniBatch:
-            return self.sampler.sample_flat(request).batch(self.sampler.graph.schema)
+            return self.then(self.sampler.sample_flat(request).batch(schema))
 
         return map_in_order(sample, requests, self.threads, self.prefetch)
+
+
+class _Gathering:
+    """Another engine's batches with their features, gathered here, by a thread if there may be one."""
+
+    def __init__(
+        self, engine: SamplingEngine, gather: Callable[[MiniBatch], MiniBatch], threads: int
+    ) -> None:
+        self.engine, self.gather, self.threads = engine, gather, min(1, threads)
+
+    @property
+    def options(self) -> SamplingOptions:
+        return self.engine.options
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
+        return map_in_order(self.gather, self.engine.stream(requests), self.threads, 1)
 
 
 class NeighborLoader:
@@ -75,10 +123,10 @@ class NeighborLoader:
     contiguous parts (as equal as can be) and this loader gives part `rank`. Iterating gives what is
     left of the current epoch and moves on to the next.
 
-    threads: 0 samples when a batch is asked for; from 1 on that many threads sample ahead, `prefetch`
-    batches at most (default two a thread). gather: batches carry the features of their nodes, in
-    pinned memory if `pin_memory` (needs a GPU). `options` are the fields of `SamplingOptions`; an
-    `engine` samples by its own. Neither threads nor engine change a batch.
+    threads: 0 samples when a batch is asked for; from 1 on that many threads sample `prefetch` batches
+    ahead (default two a thread). gather: batches carry the features of their nodes, in pinned memory
+    if `pin_memory` (needs a GPU). `options` are the fields of `SamplingOptions`; an `engine` must have
+    the same. Neither threads nor engine change a batch.
     """
 
     def __init__(
@@ -110,23 +158,31 @@ class NeighborLoader:
             )
         if node_type is not None and node_type not in graph.node_types:
             raise SamplerError(f"node type: found {node_type!r}, expected {', '.join(graph.node_types)}")
-        self.node_ids = np.ascontiguousarray(node_ids, np.int64)
         self.node_type = node_type or graph.schema.target
+        self.node_ids = check_node_ids(graph, self.node_type, node_ids)
         self.batch_size, self.seed = batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.rank, self.world_size = rank, world_size
         self.threads, self.prefetch = threads, prefetch or max(1, 2 * threads)
-        # Made even where an engine samples: it checks the options
-        sampler = NeighborSampler(graph, seed=seed, **options)
-        self.engine = engine or ThreadedEngine(sampler, threads=threads, prefetch=self.prefetch)
         self.gatherer = FeatureGatherer(graph, pin_memory=pin_memory) if gather else None
+        meaning = SamplingOptions(seed=seed, **options).meaning(graph)
+        if engine is None:
+            sampler = NeighborSampler(graph, seed=seed, **options)
+            engine = ThreadedEngine(
+                sampler, threads=threads, prefetch=self.prefetch, then=self._with_features
+            )
+        elif (found := engine.options.meaning(graph)) != meaning:
+            raise SamplerError(f"engine: found options {found}, expected the loader's, {meaning}")
+        elif self.gatherer is not None:
+            engine = _Gathering(engine, self._with_features, threads)
+        self.engine = engine
         self.epoch, self.next_batch = 0, 0
         self._order, self._order_of = self.node_ids, -1
-        self._stream = self._digest(repr(sampler.options))
+        self._stream = self._digest(graph.fingerprint, meaning)
 
-    def _digest(self, options: str) -> str:
+    def _digest(self, graph: str, options: str) -> str:
         """Of all that decides which batches come: not of who samples them, nor of the world size."""
-        what = (GENERATOR, options, self.node_type, self.batch_size, self.shuffle, self.drop_last)
+        what = (GENERATOR, graph, options, self.node_type, self.batch_size, self.shuffle, self.drop_last)
         digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
         digest.update(self.node_ids.tobytes())
         return digest.hexdigest()
@@ -151,16 +207,15 @@ class NeighborLoader:
     def __iter__(self) -> Iterator[MiniBatch]:
         epoch = self.epoch
         batches = self.engine.stream(self._requests(epoch, self.next_batch))
-        if self.gatherer is not None:
-            batches = map_in_order(self._gather, batches, min(1, self.threads), self.prefetch)
         for batch in batches:
             self.next_batch += 1
             yield batch
         self.epoch, self.next_batch = epoch + 1, 0
 
-    def _gather(self, batch: MiniBatch) -> MiniBatch:
-        assert self.gatherer is not None
-        return replace(batch, features=self.gatherer.gather(batch))
+    def _with_features(self, batch: MiniBatch) -> MiniBatch:
+        if self.gatherer is None:
+            return batch
+        return replace(batch, features=self.gatherer.gather(batch.nodes))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch is, and a digest of what the batches are made from.

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from graphstore import EdgeType, Graph
 from graphstore.schema import edge_name
-from sampler import kernels
 from sampler.batch import FlatBatch, MiniBatch
 from sampler.errors import SamplerError
-from sampler.generator import row_key
-from sampler.memory import address
+from sampler.kernels import batch as kernels
+from sampler.kernels.generator import row_key
+from sampler.kernels.memory import address
 from sampler.options import SamplingOptions
 from sampler.pool import Lend, MemoryPool, room
+from sampler.requests import Request, Seeds, flat_seeds, integer, time_limits
 
 _MAX_STAMP = 1 << 30
-Seeds = np.ndarray | Mapping[str, np.ndarray]
-"""Seed nodes: [S] numbers of the target type, or numbers by type."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to sample: a pure function of it, the graph and the options is the batch."""
-
-    seeds: Seeds
-    epoch: int
-    times: np.ndarray | None = None
-    """[S] int64, for temporal sampling: latest times of the seeds' heads; default the seeds' own."""
 
 
 class _Workspace:
@@ -63,6 +52,8 @@ class NeighborSampler:
 
     def __init__(self, graph: Graph, **options: Any) -> None:
         self.graph, self.options = graph, SamplingOptions(**options)
+        if self.options.temporal and not graph.times:
+            raise SamplerError("temporal: found a graph without times, expected one whose nodes have them")
         self._fanout_HR = self.options.by_hop(graph)
         self._types = {name: t for t, name in enumerate(graph.node_types)}
         self._first = np.concatenate([[0], np.cumsum([graph.num_nodes[t] for t in graph.node_types])])
@@ -73,7 +64,7 @@ class NeighborSampler:
         self._workspaces: list[_Workspace] = []
         self._pool = MemoryPool()
         self._sizes = np.full(kernels.NUM_SPACES, 1 << 12, np.int64)  # of what becomes a batch
-        self._keys: tuple[int, np.ndarray] = (-1, np.empty(0, np.uint64))
+        self._keys: tuple[int, np.ndarray] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NeighborSampler.of, (self.graph, self.options)  # addresses mean nothing elsewhere
@@ -130,42 +121,40 @@ class NeighborSampler:
 
     def sample_flat(self, request: Request, lend: Lend | None = None) -> FlatBatch:
         """The batch of a request as few arrays, in memory that is lent (default: of a pool)."""
-        seeds, epoch, times = request.seeds, request.epoch, request.times
-        flat, num_seeds_T = self._flat_seeds(seeds)
-        limit_S = self._limits(flat, num_seeds_T, times)
-        workspace = self._take_workspace(self.options.num_hops * (len(flat) + 1))
-        try:
-            self.graph.check_unchanged()  # reading a file that was cut off would end the process
-            while True:
-                space = self._space(workspace, lend or self._pool.lend)
-                problem, needed, workspace.last_stamp, *found = kernels.sample_batch(
-                    self._relations,
-                    self._node_types,
-                    self._fanout_HR,
-                    self._row_keys(epoch),
-                    workspace.stamps,
-                    workspace.last_stamp,
-                    flat,
-                    num_seeds_T,
-                    limit_S,
-                    self.options.is_disjoint,
-                    self.options.replace,
-                    self.options.edge_ids,
-                    space,
-                )
-                if problem[0] != kernels.NO_SPACE:
-                    break
-                workspace.grow(needed, self.options.is_disjoint)
-                self._sizes = np.maximum(self._sizes, (1.25 * needed).astype(np.int64))
-        finally:
-            self._workspaces.append(workspace)
-        self.graph.check_unchanged()  # what was read while it changed is no batch
+        graph, options, epoch = self.graph, self.options, integer(request.epoch, "epoch")
+        graph.check_unchanged()  # reading a file that was cut off would end the process
+        seeds, num_seeds_T = flat_seeds(graph, request.seeds, distinct=not options.is_disjoint)
+        limit_S = time_limits(graph, options.temporal, seeds, num_seeds_T, request.times)
+        workspace = self._take_workspace(options.num_hops * (len(seeds) + 1))
+        while True:
+            space = self._space(workspace, lend or self._pool.lend)
+            problem, needed, workspace.last_stamp, *found = kernels.sample_batch(
+                self._relations,
+                self._node_types,
+                self._fanout_HR,
+                self._row_keys(epoch),
+                workspace.stamps,
+                workspace.last_stamp,
+                seeds,
+                num_seeds_T,
+                limit_S,
+                options.is_disjoint,
+                options.replace,
+                options.edge_ids,
+                space,
+            )
+            if problem[0] != kernels.NO_SPACE:
+                break
+            workspace.grow(needed, options.is_disjoint)
+            self._sizes = np.maximum(self._sizes, (1.25 * needed).astype(np.int64))
+        # Not in a `finally`: after an interruption nobody knows which stamps are in the table
+        self._workspaces.append(workspace)
+        graph.check_unchanged()  # what was read while it changed is no batch
         if problem[0] != kernels.SOUND:
             raise self._problem(*problem)
         num_nodes_TH, num_edges_HR = found
         num_nodes, num_tails = num_nodes_TH.sum(), num_nodes_TH[:, :-1].sum(1)
         num_edges, num_rows = num_edges_HR.sum(), num_tails[self._relations[:, kernels.DST]].sum()
-        options = self.options
         return FlatBatch(
             epoch=epoch,
             num_nodes_TH=num_nodes_TH,
@@ -182,54 +171,14 @@ class NeighborSampler:
         for request in requests:
             yield self.sample_flat(request).batch(self.graph.schema)
 
-    def _flat_seeds(self, seeds: Seeds) -> tuple[np.ndarray, np.ndarray]:
-        """Seed nodes in order of type, and how many there are of each."""
-        graph = self.graph
-        by_type = seeds if isinstance(seeds, Mapping) else {graph.schema.target: seeds}
-        for name in by_type:
-            if name not in self._types:
-                raise SamplerError(f"seed nodes: found type {name!r}, expected {', '.join(self._types)}")
-        parts = []
-        for name in graph.node_types:
-            ids = np.asarray(by_type.get(name, ()))
-            if ids.ndim != 1 or (len(ids) and not np.issubdtype(ids.dtype, np.integer)):
-                raise SamplerError(f"seed nodes: found {ids.dtype} {list(ids.shape)}, expected [S] integers")
-            if len(ids) and not 0 <= ids.min() <= ids.max() < graph.num_nodes[name]:
-                raise SamplerError(
-                    f"seed nodes: found {ids.min()} to {ids.max()}, "
-                    f"expected {name} numbers from 0 to {graph.num_nodes[name] - 1}"
-                )
-            parts.append(ids.astype(np.int64))
-        return np.concatenate(parts), np.array([len(p) for p in parts], np.int64)
-
-    def _limits(self, flat: np.ndarray, num_seeds_T: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-        """Latest time of each seed's heads: [S] int64, or [0] without a limit."""
-        if self.options.temporal is None:
-            if times is not None:
-                raise SamplerError("times: found them without temporal sampling; choose temporal='<='")
-            return np.zeros(1, np.int64)
-        if times is None:
-            limits, first = np.empty(len(flat), np.int64), 0
-            for name, num in zip(self.graph.node_types, num_seeds_T, strict=True):
-                if num and name not in self.graph.times:
-                    raise SamplerError(f"times: found none of the seeds of type {name}, expected one a seed")
-                if num:
-                    limits[first : first + num] = self.graph.times[name][flat[first : first + num]]
-                first += num
-        else:
-            limits = np.array(times, np.int64)
-            if limits.shape != flat.shape:
-                raise SamplerError(f"times: found {list(limits.shape)}, expected one a seed, [{len(flat)}]")
-        return limits - (self.options.temporal == "<")
-
     def _row_keys(self, epoch: int) -> np.ndarray:
         """Keys of the relations' rows in an epoch: [R] uint64."""
-        known, keys = self._keys
-        if known != epoch:
+        found = self._keys
+        if found is None or found[0] != epoch:
             seed = self.options.seed
             keys = np.array([row_key(seed, epoch, e) for e in self.graph.edge_types], np.uint64)
-            self._keys = (epoch, keys)
-        return keys
+            found = self._keys = (epoch, keys)
+        return found[1]
 
     def _take_workspace(self, num_stamps: int) -> _Workspace:
         """One that nobody uses and that has `num_stamps` stamps left, for several tries."""

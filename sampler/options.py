@@ -11,7 +11,9 @@ import numpy as np
 from graphstore import EdgeType, Graph
 from graphstore.schema import edge_name
 from sampler.errors import SamplerError
+from sampler.requests import integer
 
+MAX_FANOUT = (1 << 31) - 1
 Fanout = int | Sequence[int]
 """Heads a relation and hop: one number for all hops, or one a hop, the seeds' own first."""
 
@@ -20,9 +22,9 @@ Fanout = int | Sequence[int]
 class SamplingOptions:
     """Everything but the graph that a sample depends on, besides its seed nodes and epoch."""
 
-    fanout: Fanout | Mapping[EdgeType, Fanout] = 50
+    fanout: Fanout | Mapping[str | EdgeType, Fanout] = 50
     """Heads of a tail by relation and hop: −1 for all, 0 for none. A mapping names every relation that
-    is sampled; the others are left out."""
+    is sampled, by name or edge type; the others are left out."""
     hops: int | None = None
     """Hops; by default as many as `fanout` lists, or 2."""
     seed: int = 0
@@ -41,8 +43,10 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.temporal not in (None, "<=", "<"):
             raise SamplerError(f"temporal: found {self.temporal!r}, expected '<=', '<' or None")
-        if self.hops is not None and self.hops < 1:
+        if self.hops is not None and integer(self.hops, "hops") < 1:
             raise SamplerError(f"hops: found {self.hops}, expected at least 1")
+        if integer(self.seed, "seed") < 0:
+            raise SamplerError(f"seed: found {self.seed}, expected 0 or more")
         if isinstance(self.exclude, str):
             raise SamplerError(f"exclude: found {self.exclude!r}, expected a list of relations")
         self.num_hops  # noqa: B018 - says what is wrong with the fanout
@@ -55,30 +59,46 @@ class SamplingOptions:
     def num_hops(self) -> int:
         """Hops of a batch. Raises SamplerError where the lists of `fanout` and `hops` disagree."""
         fanouts = list(self.fanout.values()) if isinstance(self.fanout, Mapping) else [self.fanout]
-        lengths = {len(f) for f in fanouts if not isinstance(f, int | np.integer)}
+        lengths = {len(f) for f in fanouts if _is_list(f)}  # type: ignore[arg-type]
         if self.hops is not None:
             lengths.add(self.hops)
         if len(lengths) > 1 or 0 in lengths:
             found = ", ".join(str(n) for n in sorted(lengths))
             raise SamplerError(f"fanout: found lists or hops of {found}, expected one number of hops")
         for fanout in fanouts:
-            for number in [fanout] if isinstance(fanout, int | np.integer) else fanout:
-                if number < -1:
-                    raise SamplerError(f"fanout: found {number}, expected a number of heads, or -1 for all")
-        return lengths.pop() if lengths else 2
+            for number in fanout if _is_list(fanout) else [fanout]:  # type: ignore[union-attr]
+                if not -1 <= integer(number, "fanout") <= MAX_FANOUT:
+                    raise SamplerError(
+                        f"fanout: found {number}, expected up to {MAX_FANOUT:,} heads, or -1 for all"
+                    )
+        return int(lengths.pop()) if lengths else 2
 
     def by_hop(self, graph: Graph) -> np.ndarray:
         """Heads of a tail: [hops, relations] int64. Raises SamplerError for relations that are not there."""
-        excluded = {edge_type for name in self.exclude for edge_type in _named(graph, name)}
-        if isinstance(self.fanout, Mapping):
-            for edge_type in self.fanout:
-                _named(graph, edge_type)
         table = np.zeros((self.num_hops, len(graph.edge_types)), np.int64)
-        for r, edge_type in enumerate(graph.edge_types):
-            if edge_type not in excluded:
-                fanout = self.fanout
-                table[:, r] = fanout.get(edge_type, 0) if isinstance(fanout, Mapping) else fanout
+        if isinstance(self.fanout, Mapping):
+            named: set[EdgeType] = set()
+            for name, fanout in self.fanout.items():
+                for edge_type in _named(graph, name):
+                    if edge_type in named:
+                        raise SamplerError(f"fanout: found {edge_name(edge_type)} twice, expected it once")
+                    named.add(edge_type)
+                    table[:, graph.edge_types.index(edge_type)] = fanout
+        else:
+            table[:] = np.reshape(self.fanout, (-1, 1))
+        for name in self.exclude:
+            for edge_type in _named(graph, name):
+                table[:, graph.edge_types.index(edge_type)] = 0
         return table
+
+    def meaning(self, graph: Graph) -> str:
+        """The same for all options that give the same batches of a graph."""
+        what = (self.by_hop(graph).tolist(), int(self.seed), self.replace, self.is_disjoint, self.temporal)
+        return repr(what)
+
+
+def _is_list(fanout: object) -> bool:
+    return isinstance(fanout, Sequence) and not isinstance(fanout, str)
 
 
 def _named(graph: Graph, name: str | EdgeType) -> list[EdgeType]:

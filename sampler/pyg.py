@@ -30,9 +30,7 @@ class Sampler(BaseSampler):
     def sample_from_nodes(self, index: NodeSamplerInput, **_: Any) -> HeteroSamplerOutput:
         """A subgraph around the input nodes, of type `index.input_type` (default: the target type)."""
         input_type = index.input_type or self.sampler.graph.schema.target
-        times = None
-        if index.time is not None and self.sampler.options.temporal is not None:
-            times = index.time.numpy()
+        times = None if index.time is None else index.time.numpy()  # refused without temporal sampling
         batch = self.sampler.sample({input_type: index.node.numpy()}, self.epoch, times=times)
         trees, edge_ids = batch.trees, batch.edge_ids
         edges = {e: torch.from_numpy(batch.edge_index(e)) for e in batch.heads}

@@ -26,7 +26,15 @@ from cluster.local import ray_session
 from graphstore import EdgeType, Graph, Relation, Store
 from graphstore.relations import from_indptr
 from graphstore.schema import NodeType, RelationType, Schema
-from sampler import FeatureGatherer, MiniBatch, NeighborSampler, Request, SamplingEngine, SamplingOptions
+from sampler import (
+    FeatureGatherer,
+    MiniBatch,
+    NeighborSampler,
+    Request,
+    SamplerError,
+    SamplingEngine,
+    SamplingOptions,
+)
 from sampler.loader import ThreadedEngine
 
 TOPIC = ("video", "has_same_topic_as", "video")
@@ -77,7 +85,8 @@ class _Contest:
 
     def ratio(self, name: str, other: str) -> float:
         """Median over the rounds of one's rate by the other's."""
-        return statistics.median(a / b for a, b in zip(self.rates[name], self.rates[other], strict=True))
+        rates = zip(self.rates[name], self.rates[other], strict=True)
+        return statistics.median(a / b if b else 0.0 for a, b in rates)
 
 
 class DegreeGraph(Graph):
@@ -134,7 +143,11 @@ def bench_synth(config: SamplerBench, scales: list[float], scratch: Path | None)
 
 def _largest_relation(path: Path) -> tuple[EdgeType, str]:
     store = graphstore.open(str(path))
-    largest = max(store.edge_types, key=lambda e: store.num_edges[e])
+    # Of those that seeds have rows in
+    ending = [e for e in store.edge_types if e[2] == store.schema.target]
+    if not ending:
+        raise SamplerError(f"{path}: found no relation that ends in {store.schema.target}, expected one")
+    largest = max(ending, key=lambda e: store.num_edges[e])
     return largest, store.attributes["relations"]["/".join(largest)]["layout"]
 
 
@@ -194,7 +207,7 @@ def _case(
             result["times_one_thread"] = contest.ratio(name, "threads_1")
         elif kind == "ray":
             result["share_of_threads"] = contest.ratio(name, f"threads_{number}")
-        elif kind not in ("threads", "skipped") and "edges_per_s" in result:
+        elif kind != "threads" and "edges_per_s" in result:
             result["times_slower"] = contest.ratio("threads_1", name)
     return {
         "num_edges": sum(graph.relation(e).num_edges for e in edge_types),
@@ -218,7 +231,7 @@ def _with_features(
     def run() -> tuple[int, int]:
         num_edges = num_seeds = 0
         for batch in sampler.stream(requests[: max(1, len(requests) // 4)]):
-            gatherer.gather(batch)
+            gatherer.gather(batch.nodes)
             num_edges, num_seeds = num_edges + batch.num_edges, num_seeds + batch.num_seeds
         return num_edges, num_seeds
 

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,10 @@ def test_batches_keep_their_memory_and_give_it_back(store: Store) -> None:
     heads = kept[7].heads
     del kept
     gc.collect()
-    before = Slot._num_made
+    before = Slot.num_made
     for batch, wanted in zip(remote.stream(asked), right, strict=True):
         assert same(batch, wanted)
-    assert Slot._num_made == before
+    assert Slot.num_made == before
     assert all(np.array_equal(heads[e], right[7].heads[e]) for e in heads)
 
 
@@ -143,7 +144,7 @@ def test_no_more_than_prefetch_requests_are_taken(store: Store) -> None:
             yield request
 
     for i, batch in enumerate(engine(store, 1, 3).stream(counted())):
-        assert taken <= i + 3
+        assert taken <= i + 1 + 3
         assert same(batch, expected(store, [asked[i]])[0])
 
 
@@ -237,6 +238,36 @@ def test_a_request_that_ends_every_worker_ends_in_an_error(
         ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
+def test_a_worker_that_cannot_start_ends_in_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    import ray
+
+    from cluster import sampling
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+    class Unborn(sampling.SamplingWorker):
+        def __init__(self, *_: Any) -> None:
+            os._exit(1)
+
+    monkeypatch.setattr(sampling, "SamplingWorker", Unborn)
+    monkeypatch.setattr(sampling, "MAX_RESTARTS", 1)
+    try:
+        with pytest.raises(ray.exceptions.RayActorError):
+            list(engine(store, 1).stream(requests(store, 2)))
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_bad_settings_are_refused(store: Store) -> None:
+    from cluster.errors import ClusterError
+
+    for settings in ((0, 4), (2, 0)):
+        with pytest.raises(ClusterError, match="sampling workers, prefetch: found"):
+            engine(store, *settings)
+
+
 def test_a_bad_request_is_the_samplers_error(store: Store) -> None:
     asked = [*requests(store, 2), Request(np.array([-1]), 0)]
     stream = engine(store).stream(asked)
@@ -261,12 +292,14 @@ def test_a_worker_does_not_go_on_with_another_store(store: Store, csr_store: Sto
         list(remote.stream(asked))
 
 
-def test_memory_that_cannot_be_shared_is_done_without(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_cannot_be_shared_is_done_without(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cluster.slots import SlotName, SlotPool, SlotWriter, Unwritten, Written
 
     sampler, asked = NeighborSampler(store, fanout=4, seed=1), requests(store, 1)[0]
     writer, right = SlotWriter(), expected(store, [requests(store, 1)[0]])[0]
-    for name in (None, SlotName(2**22, 3, 1 << 20, 1)):  # no slot, or one of a process that is not there
+    for name in (None, SlotName(2**22, 3, 1 << 20, 1, 1)):  # no slot, or one of a process that is not there
         writer.start(name)
         found = writer.finish(sampler.sample_flat(asked, writer.lend))
         assert isinstance(found, Unwritten) and same(found.batch.batch(store.schema), right)
@@ -280,6 +313,21 @@ def test_memory_that_cannot_be_shared_is_done_without(store: Store, monkeypatch:
         written = writer.finish(sampler.sample_flat(asked, writer.lend))
         assert isinstance(written, Written if num_bytes == found.num_bytes else Unwritten)
     assert isinstance(written, Written) and same(pool.read(slot, written).batch(store.schema), right)
+    # A name of another file: its content stays what it is
+    for mode in ("r", "r+"):
+        path = tmp_path / "data"
+        path.write_bytes(b"x" * slot.name.num_bytes)
+        with path.open(mode) as file:
+            stale = replace(slot.name, fd=file.fileno())
+            writer.start(stale)
+            assert isinstance(writer.finish(sampler.sample_flat(asked, writer.lend)), Unwritten)
+        assert path.read_bytes() == b"x" * slot.name.num_bytes
+    monkeypatch.setattr(
+        os, "memfd_create", lambda *_: (_ for _ in ()).throw(OSError(24, "Too many open files"))
+    )
+    pool = SlotPool()
+    pool.num_bytes = 100
+    assert pool.take() is None
     monkeypatch.delattr(os, "memfd_create")
     pool = SlotPool()
     pool.num_bytes = 100

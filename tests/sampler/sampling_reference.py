@@ -11,7 +11,7 @@ from graphstore.features import Features
 from graphstore.relations import from_indptr, group_relation
 from graphstore.schema import NodeType, RelationType, Schema
 from sampler import MiniBatch, SamplingOptions
-from sampler.generator import row_key
+from sampler.kernels.generator import row_key
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15

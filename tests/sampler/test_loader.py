@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sampling_reference import same_batch
 
-from graphstore import Store
+import graphstore
+from graphstore import BuildConfig, Store
+from graphstore.xsvideo.synth import synthetic_records
 from sampler import MiniBatch, NeighborLoader, NeighborSampler, Request, SamplerError
 from sampler.loader import map_in_order
 
@@ -79,6 +83,9 @@ def test_the_state_of_another_loader_is_refused(store: Store) -> None:
     for changes in ({"fanout": 3}, {"seed": 6}, {"batch_size": 8}, {"shuffle": False}, {"temporal": "<"}):
         with pytest.raises(SamplerError, match="state: found one of a loader with other seeds"):
             make(store, **changes).load_state_dict(state)
+    make(store, fanout=[2, 2], exclude=set()).load_state_dict(state)  # the same batches in other words
+    with pytest.raises(SamplerError, match="state: found one of a loader with other seeds"):
+        NeighborLoader(store, store.split("test"), batch_size=16, fanout=2, seed=5).load_state_dict(state)
     with pytest.raises(SamplerError, match="found epoch 0, batch 10000, expected batches from 0 to"):
         make(store).load_state_dict({"epoch": 0, "next_batch": 10_000})
 
@@ -92,9 +99,8 @@ def test_features_are_those_of_the_nodes_each_row_once(store: Store, threads: in
             assert len(found.x) == len(np.unique(rows))
             assert found.x.numpy().dtype == store.features(name).dtype
             np.testing.assert_array_equal(found.x[found.row], store.features(name).gather(batch.nodes[name]))
-        data, plain = batch.to_hetero_data(store), make(store)
-        x = data["video"].x
-        assert x.dtype == torch.float32 and len(x) == len(batch.nodes["video"]) and len(plain)
+        x = batch.to_hetero_data(store)["video"].x
+        assert x.dtype == torch.float32 and len(x) == len(batch.nodes["video"])
 
 
 def test_seeds_of_another_type(store: Store) -> None:
@@ -123,13 +129,40 @@ def test_no_more_than_prefetch_are_taken_and_stopping_early_ends_the_threads(sto
 
     results = map_in_order(lambda i: i * i, items(), 2, 5)
     for i in range(10):
-        assert next(results) == i * i and taken <= i + 5
+        assert next(results) == i * i and taken <= i + 1 + 5
     results.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before and taken < 20
     iterator = iter(make(store, threads=2))
     next(iterator)
     del iterator
     assert threading.active_count() == before
+
+
+def test_the_state_of_another_graph_is_refused_and_of_the_other_layout_not(
+    store: Store, csr_store: Store, tmp_path: Path
+) -> None:
+    state = make(store).state_dict()
+    make(csr_store).load_state_dict(state)
+    records = dict(synthetic_records(0.0005, seed=2))
+    (tmp_path / "r.json").write_text(json.dumps(records))
+    graphstore.build(
+        tmp_path / "r.json", tmp_path / "s", BuildConfig(encoder="hash:32", time_dim=8, video_dim=4)
+    )
+    other = graphstore.open(str(tmp_path / "s"))
+    loader = NeighborLoader(other, store.split("train"), batch_size=16, fanout=2, seed=5)
+    with pytest.raises(SamplerError, match="state: found one of a loader with other seeds"):
+        loader.load_state_dict(state)
+
+
+def test_an_engine_of_other_options_is_refused(store: Store) -> None:
+    for options in ({"fanout": 3}, {"seed": 1}, {"hops": 1}):
+        engine = NeighborSampler(store, **({"fanout": 2, "seed": 5} | options))
+        with pytest.raises(SamplerError, match="engine: found options"):
+            make(store, engine=engine)
+    same_options = NeighborSampler(store, fanout=[2, 2], seed=5)
+    for threads in (0, 2):
+        found = stream(make(store, engine=same_options, gather=True, threads=threads), 1)
+        assert same(found, stream(make(store), 1)) and all(b.features for b in found)
 
 
 @pytest.mark.parametrize(
@@ -141,11 +174,15 @@ def test_no_more_than_prefetch_are_taken_and_stopping_early_ends_the_threads(sto
         ({"prefetch": 0}, "found 0, 0"),
         ({"node_type": "actor"}, "node type: found 'actor'"),
         ({"fanout": -3}, "fanout: found -3"),
+        ({"seed": -1}, "seed: found -1"),
     ],
 )
 def test_bad_settings_are_refused(store: Store, changes: dict[str, object], text: str) -> None:
     with pytest.raises(SamplerError, match=text):
         make(store, **changes)
+    for ids in (np.array([0.9, 1.7]), np.array([-1]), np.array([10**7])):
+        with pytest.raises(SamplerError, match="seed nodes: found"):
+            NeighborLoader(store, ids)
 
 
 @pytest.mark.gpu

@@ -61,12 +61,17 @@ def test_an_arena_without_room_gives_ordinary_memory() -> None:
     assert not np.shares_memory(Arena(None).allocate(3, np.int32), memory)
 
 
-def test_larger_batches_get_larger_memory() -> None:
-    pool = MemoryPool()
-    for num_bytes in (100, 1000, 50, 5000):
-        array = pool.lend(room(num_bytes)).allocate(num_bytes, np.uint8)
-        array[:] = 7
-        assert len(array) == num_bytes
+def test_larger_batches_get_larger_memory_and_smaller_ones_what_there_is() -> None:
+    pool, places = MemoryPool(), []
+    for num_bytes in (100, 1000, 50, 5000, 5000):
+        arena = pool.lend(room(num_bytes))
+        array = arena.allocate(num_bytes, np.uint8)
+        assert array.base is not None  # of the arena, not memory of its own
+        places.append((address(array), len(arena._memory)))
+        del arena, array
+    sizes = [size for _, size in places]
+    assert sizes == [room(100), room(1000), room(1000), room(5000), room(5000)]
+    assert places[1] == places[2] and places[3] == places[4]
 
 
 def test_batches_that_are_kept_are_not_written_again(store: Store) -> None:
@@ -89,4 +94,3 @@ def test_batches_that_are_kept_are_not_written_again(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(sampler._pool._free) <= 24  # three threads with six batches each, and those under way

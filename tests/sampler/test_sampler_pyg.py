@@ -55,6 +55,13 @@ def test_node_loader_with_times(store: Store) -> None:
         assert (times <= data["video"].seed_time[data["video"].batch])[data["video"].batch_size :].all()
 
 
+def test_times_without_temporal_sampling_are_refused(store: Store) -> None:
+    seeds = store.split("test")[:10]
+    loader = load(store, seeds, Sampler(store), input_time=torch.zeros(10, dtype=torch.long))
+    with pytest.raises(SamplerError, match="times: found them without temporal sampling"):
+        next(iter(loader))
+
+
 def test_sampling_around_edges_is_refused(store: Store) -> None:
     with pytest.raises(SamplerError, match="expected nodes"):
         Sampler(store).sample_from_edges(EdgeSamplerInput(None, torch.tensor([0]), torch.tensor([1])))

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from sampler.memory import int32_array, int64_array
-from sampler.rows import BLOCK, Rows, Scratch, find_rows, sample_rows
+from sampler.kernels.memory import int32_array, int64_array
+from sampler.kernels.rows import BLOCK, Rows, Scratch, find_rows, sample_rows
 
 # Columns of a relation's line: addresses of its arrays (0: none), and what else the kernel must know
 INDICES, NUM_INDICES, IS_WIDE, BEGIN, END, RANK, FIRST_EDGE, SRC, DST, IS_SORTED, NUM_COLUMNS = range(11)
@@ -142,12 +142,11 @@ def _seed_bounds(num_seeds_T, num_hops, is_disjoint):  # type: ignore[no-untyped
 
 
 @njit
-def _new_set(fanout_HR):  # type: ignore[no-untyped-def]
-    """An empty set that has room for the positions of a row."""
+def _new_set(num_drawn):  # type: ignore[no-untyped-def]
+    """An empty set that has room for so many positions of a row."""
     num_slots = 64
-    for fanout in fanout_HR.flat:
-        while num_slots < 4 * fanout:
-            num_slots *= 2
+    while num_slots < 4 * num_drawn:
+        num_slots *= 2
     return np.zeros(num_slots, np.int64)
 
 
@@ -167,7 +166,18 @@ def _sample_batch(  # type: ignore[no-untyped-def]
     with_edges,
     space,
 ):
-    """See `sample_batch`."""
+    """Sample a batch into `space`. All arrays are int64 but key_R (uint64).
+
+    relations [R, NUM_COLUMNS], node_types [T, 3]: lines as said above. stamps: the table of all node
+    types; stamp: the last one used. seeds: node numbers in order of type, num_seeds_T of each.
+    limit_S: latest time of a tree's heads, or [0] where there is no limit.
+
+    Returns (problem, needed, stamp, num_nodes_TH, num_edges_HR). problem [3]: its kind, a relation or
+    type, a node number. needed [NUM_SPACES]: what there must be space for, as far as it is known:
+    where it is too small, ask again with more. stamp: the last one used now. num_nodes_TH [T, H + 1]:
+    nodes by the hop that found them. In `space` nodes (and trees) are by type, degrees by relation
+    and tail, heads and edges by relation, tail and draw.
+    """
     num_hops, num_relations = fanout_HR.shape
     num_types = len(node_types)
     problem, needed = np.zeros(3, np.int64), np.zeros(NUM_SPACES, np.int64)
@@ -176,7 +186,7 @@ def _sample_batch(  # type: ignore[no-untyped-def]
     tails_R, edges_R = np.zeros(num_relations, np.int64), np.zeros(num_relations, np.int64)
     degree_first, head_first = np.zeros(num_relations + 1, np.int64), np.zeros(num_relations + 1, np.int64)
     num_edges_HR = np.zeros((num_hops, num_relations), np.int64)
-    seen, num_rows = _new_set(fanout_HR), np.int64(0)
+    num_rows = np.int64(0)
     num_nodes = num_seeds_T.copy()
     node_first = np.zeros(num_types + 1, np.int64)
     node_first[1:] = np.cumsum(num_nodes)
@@ -202,7 +212,8 @@ def _sample_batch(  # type: ignore[no-untyped-def]
             problem[0] = NO_SPACE
             break
         degree_first = _spread(space.degrees, degree_first, tails_R, new_tails)
-        longest, node_room, found = np.int64(0), np.zeros(num_types, np.int64), []
+        longest, drawn, node_room = np.int64(0), np.int64(0), np.zeros(num_types, np.int64)
+        found = []
         for r in range(num_relations):
             src, dst, num_tails = relations[r, SRC], dst_R[r], new_tails[r]
             times, first = _times(node_types[src]), node_first[dst] + bounds[dst, hop, 0]
@@ -226,12 +237,12 @@ def _sample_batch(  # type: ignore[no-untyped-def]
                 problem[0], problem[1], problem[2] = BAD_ROW, r, rows.tails[bad]
                 break
             node_room[src] += num_edges_HR[hop, r]
-            longest = max(longest, most)
+            longest, drawn = max(longest, most), max(drawn, min(most, fanout_HR[hop, r]))
 
         # Make room for exactly so many edges, and for nodes as if all were new
         for t in range(num_types):
             if not is_disjoint:
-                node_room[t] = min(node_room[t], node_types[t, NUM_NODES] - num_nodes[t])
+                node_room[t] = max(0, min(node_room[t], node_types[t, NUM_NODES] - num_nodes[t]))
             if num_nodes[t] + node_room[t] > _MAX_POSITION and problem[0] == SOUND:
                 problem[0], problem[1] = TOO_MANY, t
         needed[NODES] = max(needed[NODES], (num_nodes + node_room).sum())
@@ -246,7 +257,7 @@ def _sample_batch(  # type: ignore[no-untyped-def]
         if with_edges:
             _spread(space.edges, head_first, edges_R, num_edges_HR[hop])
         head_first = _spread(space.heads, head_first, edges_R, num_edges_HR[hop])
-        scratch = Scratch(np.empty(BLOCK + longest, np.int64), np.empty(longest, np.int64), seen)
+        scratch = Scratch(np.empty(BLOCK + longest, np.int64), np.empty(longest, np.int64), _new_set(drawn))
 
         # Sample, tree by tree
         row_at, head_at = np.zeros(num_relations, np.int64), head_first[:-1] + edges_R
@@ -320,52 +331,12 @@ def _sample_batch(  # type: ignore[no-untyped-def]
 
 
 def _cached(digest):  # type: ignore[no-untyped-def]
-    """The kernel, compiled once on a machine: its cache knows this file and the digest."""
+    """`_sample_batch`, compiled once on a machine: the cache knows this file and the digest."""
 
     @njit(cache=True, nogil=True)
-    def sample_batch(  # type: ignore[no-untyped-def]
-        relations,
-        node_types,
-        fanout_HR,
-        key_R,
-        stamps,
-        stamp,
-        seeds,
-        num_seeds_T,
-        limit_S,
-        is_disjoint,
-        with_replacement,
-        with_edges,
-        space,
-    ):
-        """Sample a batch into `space`. All arrays are int64 but key_R (uint64).
-
-        relations [R, NUM_COLUMNS], node_types [T, 3]: lines as said above. stamps: the table of all node
-        types; stamp: the last one used. seeds: node numbers in order of type, num_seeds_T of each.
-        limit_S: latest time of a tree's heads, or [0] where there is no limit.
-
-        Returns (problem, needed, stamp, num_nodes_TH, num_edges_HR). problem [3]: its kind, a relation or
-        type, a node number. needed [NUM_SPACES]: what there must be space for, as far as it is known:
-        where it is too small, ask again with more. stamp: the last one used now. num_nodes_TH [T, H + 1]:
-        nodes by the hop that found them. In `space` nodes (and trees) are by type, degrees by relation
-        and tail, heads and edges by relation, tail and draw.
-        """
+    def sample_batch(*arguments):  # type: ignore[no-untyped-def]
         digest  # noqa: B018 - a part of the cache's key
-        return _sample_batch(
-            relations,
-            node_types,
-            fanout_HR,
-            key_R,
-            stamps,
-            stamp,
-            seeds,
-            num_seeds_T,
-            limit_S,
-            is_disjoint,
-            with_replacement,
-            with_edges,
-            space,
-        )
+        return _sample_batch(*arguments)
 
     return sample_batch
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from sampler.generator import MAX_DEGREE, draw, row_state
-from sampler.memory import prefetch
+from sampler.kernels.generator import MAX_DEGREE, draw, row_state
+from sampler.kernels.memory import prefetch
 
 BLOCK = 1024
 """Edges that a pass goes over at least: enough loads in flight, few enough to stay in the cache."""
@@ -79,7 +79,11 @@ def find_rows(indices, begin, end, rank, rows, times, is_sorted, fanout, with_re
         if start < 0 or stop < start or stop > len(indices) or stop - start >= MAX_DEGREE:
             return total, longest, np.int64(i)
         length = stop - start
-        own = min(np.int64(rank[v]), length) if len(rank) else length
+        own = length
+        if len(rank):
+            own = min(np.int64(rank[v]), length)
+            if own < 0:
+                return total, longest, np.int64(i)
         if len(times) and is_sorted:
             length = _visible(indices, start, length, times, rows.limits[i])
             if length < 0:
@@ -139,7 +143,7 @@ class Scratch(NamedTuple):
     visible: np.ndarray
     """[longest list] int64: positions of a row's visible heads."""
     seen: np.ndarray
-    """int64 [a power of two, 4 · fanout at least]: the set of a row's positions."""
+    """int64 [a power of two, four times what is drawn of a row at least]: the set of its positions."""
 
 
 @njit
