@@ -65,7 +65,7 @@ class SlotPool:
         if not self.num_bytes or not hasattr(os, "memfd_create"):
             return None
         while self._free:
-            slot = self._free.popleft()
+            slot = self._free.pop()  # the last one used: its pages are in the caches
             if slot.name.num_bytes >= self.num_bytes:
                 return slot
         try:
@@ -73,8 +73,9 @@ class SlotPool:
         except OSError:  # a caller that keeps very many batches: they go without
             return None
 
-    def give_back(self, slot: Slot) -> None:
-        self._free.append(slot)
+    def give_back(self, slot: Slot | None) -> None:
+        if slot is not None:
+            self._free.append(slot)
 
     def read(self, slot: Slot, written: Written) -> FlatBatch:
         """The batch that was written, without a copy. The slot is free again when its arrays are gone."""

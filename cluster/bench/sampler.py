@@ -39,6 +39,8 @@ from sampler.loader import ThreadedEngine
 
 TOPIC = ("video", "has_same_topic_as", "video")
 RAY_WORKERS = (1, 2, 4)
+AHEAD = 8
+"""Batches that a thread or worker is asked for ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class SamplerBench:
     fanout: int = 50
     batch_size: int = 512
     hops: tuple[int, ...] = (1, 2)
-    batches: int = 24
+    batches: int = 48
     """Of a round, for this sampler; peers take an eighth of them."""
     rounds: int = 5
     with_ray: bool = True
@@ -180,7 +182,7 @@ def _case(
     sampler = NeighborSampler.of(graph, options)
     engines: dict[str, SamplingEngine] = {"threads_1": sampler}
     for threads in sorted({2, cores, *(RAY_WORKERS if config.with_ray and store else ())} - {1}):
-        engines[f"threads_{threads}"] = ThreadedEngine(sampler, threads=threads, prefetch=2 * threads)
+        engines[f"threads_{threads}"] = ThreadedEngine(sampler, threads=threads, prefetch=AHEAD * threads)
     contest.runs = {n: _stream(engine, requests) for n, engine in engines.items()}
 
     def with_edge_index() -> tuple[int, int]:
@@ -196,7 +198,7 @@ def _case(
             from cluster.sampling import RaySamplingEngine  # imports Ray, which must be configured first
 
             for num in RAY_WORKERS:
-                remote = RaySamplingEngine(store, options, num_workers=num, prefetch=2 * num)
+                remote = RaySamplingEngine(store, options, num_workers=num, prefetch=AHEAD * num)
                 contest.runs[f"ray_{num}"] = _stream(remote, requests)
         contest.play(config.rounds)
     found = {name: contest.result(name, len(requests[0].seeds)) for name in contest.runs}

@@ -57,7 +57,7 @@ def sampler(
     num_nodes: Annotated[int, typer.Option("--nodes", help="Nodes of the random graphs.")] = 100_000,
     fanout: Annotated[int, typer.Option(help="Heads a relation and hop.")] = 50,
     batch_size: Annotated[int, typer.Option(help="Seeds of a batch.")] = 512,
-    batches: Annotated[int, typer.Option(help="Batches of a round.")] = 24,
+    batches: Annotated[int, typer.Option(help="Batches of a round.")] = 48,
     rounds: Annotated[int, typer.Option(help="Rounds; a figure is their median.")] = 5,
     with_ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Sampling workers too.")] = True,
     with_peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Other samplers too.")] = True,

@@ -135,7 +135,7 @@ def test_a_stream_that_is_left_early_spoils_nothing(store: Store) -> None:
 
 
 def test_no_more_than_prefetch_requests_are_taken(store: Store) -> None:
-    taken, asked = 0, requests(store, 10)
+    asked = requests(store, 24)
 
     def counted() -> Iterator[Request]:
         nonlocal taken
@@ -143,9 +143,13 @@ def test_no_more_than_prefetch_requests_are_taken(store: Store) -> None:
             taken += 1
             yield request
 
-    for i, batch in enumerate(engine(store, 1, 3).stream(counted())):
-        assert taken <= i + 1 + 3
-        assert same(batch, expected(store, [asked[i]])[0])
+    right = expected(store, asked)
+    for num_workers, prefetch in ((1, 3), (1, 1), (2, 4), (2, 9)):
+        taken, ahead = 0, 0
+        for i, batch in enumerate(engine(store, num_workers, prefetch).stream(counted())):
+            assert same(batch, right[i])
+            ahead = max(ahead, taken - i - 1)
+        assert num_workers <= ahead <= max(prefetch, num_workers)
 
 
 def test_workers_killed_at_any_time_change_nothing(store: Store) -> None:
@@ -196,13 +200,13 @@ def test_a_worker_that_dies_in_the_middle_of_a_batch_leaves_no_trace(
     marker = tmp_path / "died"
 
     class Dying(sampling.SamplingWorker):
-        def sample(self, request: Request, slot: Any) -> Any:
+        def _sample(self, request: Request, slot: Any) -> Any:
             if slot is not None and request.seeds[0] == asked[9].seeds[0] and not marker.exists():  # type: ignore[index]
                 self._writer.start(slot)
                 self._writer.lend(0).allocate(slot.num_bytes // 2, np.uint8)[:] = 0xFF
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().sample(request, slot)
+            return super()._sample(request, slot)
 
     asked = requests(store, 20)
     monkeypatch.setattr(sampling, "SamplingWorker", Dying)
@@ -226,7 +230,7 @@ def test_a_request_that_ends_every_worker_ends_in_an_error(
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
     class Deadly(sampling.SamplingWorker):
-        def sample(self, request: Request, slot: Any) -> Any:
+        def _sample(self, request: Request, slot: Any) -> Any:
             os._exit(1)
 
     monkeypatch.setattr(sampling, "SamplingWorker", Deadly)
@@ -269,11 +273,13 @@ def test_bad_settings_are_refused(store: Store) -> None:
 
 
 def test_a_bad_request_is_the_samplers_error(store: Store) -> None:
-    asked = [*requests(store, 2), Request(np.array([-1]), 0)]
-    stream = engine(store).stream(asked)
-    assert same(next(stream), expected(store, asked[:1])[0])
-    with pytest.raises(SamplerError, match="seed nodes: found -1"):
-        list(stream)
+    asked = [*requests(store, 5), Request(np.array([-1]), 0), *requests(store, 3)]
+    for prefetch in (1, 4, 20):  # alone, in small groups and with all others
+        stream = engine(store, 2, prefetch).stream(asked)
+        for right in expected(store, asked[:5]):
+            assert same(next(stream), right)
+        with pytest.raises(SamplerError, match="seed nodes: found -1"):
+            next(stream)
 
 
 def test_a_worker_does_not_go_on_with_another_store(store: Store, csr_store: Store, tmp_path: Path) -> None:
