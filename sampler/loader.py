@@ -165,14 +165,15 @@ class NeighborLoader:
         self.rank, self.world_size = rank, world_size
         self.threads, self.prefetch = threads, prefetch or max(1, 2 * threads)
         self.gatherer = FeatureGatherer(graph, pin_memory=pin_memory) if gather else None
-        meaning = SamplingOptions(seed=seed, **options).meaning(graph)
+        wanted = SamplingOptions(seed=seed, **options)
+        meaning = wanted.meaning(graph)
         if engine is None:
             sampler = NeighborSampler(graph, seed=seed, **options)
             engine = ThreadedEngine(
                 sampler, threads=threads, prefetch=self.prefetch, then=self._with_features
             )
-        elif (found := engine.options.meaning(graph)) != meaning:
-            raise SamplerError(f"engine: found options {found}, expected the loader's, {meaning}")
+        elif engine.options.meaning(graph) != meaning or engine.options.edge_ids != wanted.edge_ids:
+            raise SamplerError(f"engine: found {engine.options}, expected the loader's {wanted}")
         elif self.gatherer is not None:
             engine = _Gathering(engine, self._with_features, threads)
         self.engine = engine

@@ -155,9 +155,9 @@ def test_the_state_of_another_graph_is_refused_and_of_the_other_layout_not(
 
 
 def test_an_engine_of_other_options_is_refused(store: Store) -> None:
-    for options in ({"fanout": 3}, {"seed": 1}, {"hops": 1}):
+    for options in ({"fanout": 3}, {"seed": 1}, {"hops": 1}, {"edge_ids": True}):
         engine = NeighborSampler(store, **({"fanout": 2, "seed": 5} | options))
-        with pytest.raises(SamplerError, match="engine: found options"):
+        with pytest.raises(SamplerError, match="engine: found SamplingOptions"):
             make(store, engine=engine)
     same_options = NeighborSampler(store, fanout=[2, 2], seed=5)
     for threads in (0, 2):
