@@ -1,7 +1,8 @@
 """`netgpt bench sampler`: edges sampled and relabelled a second, beside the samplers that are installed.
 
-All contestants of a case take turns, round by round, on the same seeds; a figure is the median over
-the rounds, a ratio the median of the rounds' ratios.
+Contestants take turns, round by round, on the same seeds: threads among themselves, then one thread
+and the peers, then threads and Ray's workers. A figure is the median over the rounds, a ratio the
+median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -177,40 +177,45 @@ def _case(
 ) -> dict[str, Any]:
     """All contestants on one set of relations. With a store also features, and Ray."""
     options = _options(graph, edge_types, config.fanout, hops)
-    requests, contest = _requests(graph, config), _Contest()
-    cores = len(os.sched_getaffinity(0))
+    requests, cores = _requests(graph, config), len(os.sched_getaffinity(0))
     sampler = NeighborSampler.of(graph, options)
     engines: dict[str, SamplingEngine] = {"threads_1": sampler}
     for threads in sorted({2, cores, *(RAY_WORKERS if config.with_ray and store else ())} - {1}):
         engines[f"threads_{threads}"] = ThreadedEngine(sampler, threads=threads, prefetch=AHEAD * threads)
-    contest.runs = {n: _stream(engine, requests) for n, engine in engines.items()}
+    local = _Contest({n: _stream(engine, requests) for n, engine in engines.items()})
+    local.play(config.rounds)
+    found = {name: local.result(name, len(requests[0].seeds)) for name in local.runs}
+    for name in found.keys() - {"threads_1"}:
+        found[name]["times_one_thread"] = local.ratio(name, "threads_1")
 
     def with_edge_index() -> tuple[int, int]:
         batches = [sampler.sample_flat(r).batch(graph.schema) for r in requests[: max(1, len(requests) // 4)]]
         return sum(e.shape[1] for b in batches for e in b.edges.values()), sum(b.num_seeds for b in batches)
 
-    contest.runs["edge_index"] = with_edge_index
+    others = _Contest({"threads_1": local.runs["threads_1"], "edge_index": with_edge_index})
     if store is not None and len(edge_types) > 1:
-        contest.runs["features"] = _with_features(sampler, store, requests)
-    failed = _add_peers(config, graph, edge_types, hops, requests, contest) if config.with_peers else {}
-    with ray_session(num_cpus=cores) if store is not None and config.with_ray else nullcontext():
-        if store is not None and config.with_ray:
+        others.runs["features"] = _with_features(sampler, store, requests)
+    failed = _add_peers(config, graph, edge_types, hops, requests, others) if config.with_peers else {}
+    others.play(config.rounds)
+    for name in others.runs.keys() - {"threads_1"}:
+        found[name] = others.result(name, len(requests[0].seeds))
+        found[name]["times_slower"] = others.ratio("threads_1", name)
+    found |= {name: {"skipped": why} for name, why in failed.items()}
+    del others  # and with it the peers' arrays
+    if store is not None and config.with_ray:
+        with ray_session(num_cpus=cores):
             from cluster.sampling import RaySamplingEngine  # imports Ray, which must be configured first
 
+            remote = _Contest()
             for num in RAY_WORKERS:
-                remote = RaySamplingEngine(store, options, num_workers=num, prefetch=AHEAD * num)
-                contest.runs[f"ray_{num}"] = _stream(remote, requests)
-        contest.play(config.rounds)
-    found = {name: contest.result(name, len(requests[0].seeds)) for name in contest.runs}
-    found |= {name: {"skipped": why} for name, why in failed.items()}
-    for name, result in found.items():
-        kind, _, number = name.partition("_")
-        if kind == "threads" and number != "1":
-            result["times_one_thread"] = contest.ratio(name, "threads_1")
-        elif kind == "ray":
-            result["share_of_threads"] = contest.ratio(name, f"threads_{number}")
-        elif kind != "threads" and "edges_per_s" in result:
-            result["times_slower"] = contest.ratio("threads_1", name)
+                remote.runs[f"threads_{num}"] = local.runs[f"threads_{num}"]
+                workers = RaySamplingEngine(store, options, num_workers=num, prefetch=AHEAD * num)
+                remote.runs[f"ray_{num}"] = _stream(workers, requests)
+            remote.play(config.rounds)
+            for num in RAY_WORKERS:
+                name = f"ray_{num}"
+                found[name] = remote.result(name, len(requests[0].seeds))
+                found[name]["share_of_threads"] = remote.ratio(name, f"threads_{num}")
     return {
         "num_edges": sum(graph.relation(e).num_edges for e in edge_types),
         "fanout": config.fanout,
