@@ -36,8 +36,7 @@ class StoreFeatures(FeatureStore):
         return (features.num_nodes, features.dim) if attr.attr_name == "x" else (features.num_nodes,)
 
     def get_all_tensor_attrs(self) -> list[TensorAttr]:
-        nodes = self.store.schema.node_types
-        attrs = [TensorAttr(node.name, "x") for node in nodes if node.encoding != "none"]
+        attrs = [TensorAttr(name, "x") for name in self.store.schema.encoded_types]
         return [*attrs, TensorAttr(self.store.schema.target, "y")] if self.store.has_records else attrs
 
     def _put_tensor(self, tensor: Any, attr: TensorAttr) -> bool:
@@ -66,16 +65,9 @@ class StoreGraph(GraphStore):
         if attr.layout != EdgeLayout.CSC or attr.edge_type not in self.store.edge_types:
             return None
         if attr.edge_type not in self._edges:
-            # PyG's samplers take 64-bit numbers: rows of 32-bit ones are copied, those of csr just once
-            relation = self.store.relation(attr.edge_type)
-            if relation.rank is None:
-                indptr, indices = relation.first_edge, np.asarray(relation.indices)
-            else:
-                indptr, indices = relation.to_csr()
-            self._edges[attr.edge_type] = (
-                torch.from_numpy(indices.astype(np.int64)),
-                torch.from_numpy(np.array(indptr)),
-            )
+            # PyG's samplers take 64-bit numbers: the rows are copied, once
+            indptr, indices = self.store.relation(attr.edge_type).to_csr(np.int64)
+            self._edges[attr.edge_type] = (torch.from_numpy(indices), torch.from_numpy(np.array(indptr)))
         return self._edges[attr.edge_type]
 
     def get_all_edge_attrs(self) -> list[EdgeAttr]:

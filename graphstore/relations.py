@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit
@@ -102,9 +102,9 @@ class Relation:
             yield heads
             row = rows.stop
 
-    def to_csr(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same rows, disjoint: indptr [N + 1] int64 and indices [E]."""
-        indices, place = np.empty(self.first_edge[-1], self.indices.dtype), 0
+    def to_csr(self, dtype: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """The same rows, disjoint: indptr [N + 1] int64 and indices [E], of a dtype (default: as here)."""
+        indices, place = np.empty(self.first_edge[-1], dtype or self.indices.dtype), 0
         for heads in self.row_blocks():
             indices[place : place + len(heads)] = heads
             place += len(heads)

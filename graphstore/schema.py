@@ -51,6 +51,11 @@ class Schema:
     def edge_types(self) -> tuple[EdgeType, ...]:
         return tuple(r.edge_type for r in self.relations)
 
+    @property
+    def encoded_types(self) -> tuple[str, ...]:
+        """Names of the node types that have features."""
+        return tuple(n.name for n in self.node_types if n.encoding != "none")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -181,9 +181,8 @@ class Store(Graph):
 
     def features(self, node_type: str) -> Features:
         if node_type not in self._features:
-            with_features = [n.name for n in self.schema.node_types if n.encoding != "none"]
-            if node_type not in with_features:
-                known = ", ".join(with_features)
+            if node_type not in self.schema.encoded_types:
+                known = ", ".join(self.schema.encoded_types)
                 raise UnknownNameError(
                     f"node type with features: found {node_type!r}, expected one of {known or 'none'}"
                 )

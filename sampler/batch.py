@@ -87,14 +87,13 @@ class MiniBatch:
         from torch_geometric.data import HeteroData
 
         graph.check_unchanged()  # reading a file that was cut off would end the process
-        encoded = {n.name for n in graph.schema.node_types if n.encoding != "none"}
         data = HeteroData()
         for name, ids in self.nodes.items():
             data[name].n_id = torch.from_numpy(ids)
             data[name].num_nodes = len(ids)
             if self.features is not None and name in self.features:
                 data[name].x = self.features[name].by_node()
-            elif name in encoded:
+            elif name in graph.schema.encoded_types:
                 data[name].x = torch.from_numpy(graph.features(name).gather(ids).astype(np.float32))
             data[name].num_sampled_nodes = self.num_sampled_nodes[name]
             if self.num_sampled_nodes[name][0] or name == self.target:

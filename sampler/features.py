@@ -57,9 +57,7 @@ class FeatureGatherer:
 
     def __init__(self, graph: Graph, *, pin_memory: bool = False) -> None:
         self.graph, self.pin_memory = graph, pin_memory
-        self._features = {
-            n.name: graph.features(n.name) for n in graph.schema.node_types if n.encoding != "none"
-        }
+        self._features = {name: graph.features(name) for name in graph.schema.encoded_types}
         self._tables: dict[str, list[np.ndarray]] = {name: [] for name in self._features}
 
     def gather(self, nodes: Mapping[str, np.ndarray]) -> dict[str, BatchFeatures]:

@@ -92,12 +92,9 @@ class ThreadedEngine:
 
     def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
         """One batch a request, in order, `prefetch` ahead."""
-        schema = self.sampler.graph.schema
-
-        def sample(request: Request) -> MiniBatch:
-            return self.then(self.sampler.sample_flat(request).batch(schema))
-
-        return map_in_order(sample, requests, self.threads, self.prefetch)
+        return map_in_order(
+            lambda request: self.then(self.sampler.answer(request)), requests, self.threads, self.prefetch
+        )
 
 
 class _Gathering:
@@ -168,7 +165,7 @@ class NeighborLoader:
         wanted = SamplingOptions(seed=seed, **options)
         meaning = wanted.meaning(graph)
         if engine is None:
-            sampler = NeighborSampler(graph, seed=seed, **options)
+            sampler = NeighborSampler.of(graph, wanted)
             engine = ThreadedEngine(
                 sampler, threads=threads, prefetch=self.prefetch, then=self._with_features
             )

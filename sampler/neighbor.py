@@ -117,7 +117,11 @@ class NeighborSampler:
         seeds' heads, in the order of types and seeds (default: the seeds' own). Raises SamplerError for
         other seeds, and StoreError where the store has changed on disk.
         """
-        return self.sample_flat(Request(seeds, epoch, times)).batch(self.graph.schema)
+        return self.answer(Request(seeds, epoch, times))
+
+    def answer(self, request: Request) -> MiniBatch:
+        """The batch of a request."""
+        return self.sample_flat(request).batch(self.graph.schema)
 
     def sample_flat(self, request: Request, lend: Lend | None = None) -> FlatBatch:
         """The batch of a request as few arrays, in memory that is lent (default: of a pool)."""
@@ -168,8 +172,7 @@ class NeighborSampler:
 
     def stream(self, requests: Iterable[Request]) -> Iterator[MiniBatch]:
         """Batches in the order of the requests: the plainest `SamplingEngine`."""
-        for request in requests:
-            yield self.sample_flat(request).batch(self.graph.schema)
+        return map(self.answer, requests)
 
     def _row_keys(self, epoch: int) -> np.ndarray:
         """Keys of the relations' rows in an epoch: [R] uint64."""

@@ -20,7 +20,7 @@ from torch_geometric.data.graph_store import EdgeLayout
 from torch_geometric.sampler import NeighborSampler as PygSampler
 from torch_geometric.sampler import NodeSamplerInput
 
-from graphstore import EdgeType, Graph, Relation
+from graphstore import EdgeType, Graph
 
 Sample = Callable[[np.ndarray], int]
 """Samples around seed nodes of the target type and relabels; returns the number of edges."""
@@ -31,15 +31,6 @@ def available_memory() -> int:
     with open("/proc/meminfo", encoding="ascii") as file:
         found = {line.split(":")[0]: int(line.split()[1]) for line in file}
     return found["MemAvailable"] * 1024
-
-
-def _csr(relation: Relation) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows by tail as int64 tensors: (indices, indptr), written block by block."""
-    indices, place = np.empty(relation.first_edge[-1], np.int64), 0
-    for heads in relation.row_blocks():
-        indices[place : place + len(heads)] = heads
-        place += len(heads)
-    return torch.from_numpy(indices), torch.from_numpy(np.array(relation.first_edge))
 
 
 class CsrArrays:
@@ -55,8 +46,10 @@ class CsrArrays:
         return sum(8 * (self.graph.relation(e).num_edges + self.graph.num_nodes[e[2]]) for e in new)
 
     def get(self, edge_type: EdgeType) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows by tail as int64 tensors: (indices, indptr)."""
         if edge_type not in self._made:
-            self._made[edge_type] = _csr(self.graph.relation(edge_type))
+            indptr, indices = self.graph.relation(edge_type).to_csr(np.int64)
+            self._made[edge_type] = (torch.from_numpy(indices), torch.from_numpy(indptr))
         return self._made[edge_type]
 
 

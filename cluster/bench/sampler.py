@@ -25,7 +25,7 @@ from cluster.bench.measure import machine, measure
 from cluster.local import ray_session
 from graphstore import EdgeType, Graph, Relation, Store
 from graphstore.relations import from_indptr
-from graphstore.schema import NodeType, RelationType, Schema
+from graphstore.schema import NodeType, RelationType, Schema, edge_name
 from sampler import (
     FeatureGatherer,
     MiniBatch,
@@ -37,7 +37,6 @@ from sampler import (
 )
 from sampler.loader import ThreadedEngine
 
-TOPIC = ("video", "has_same_topic_as", "video")
 RAY_WORKERS = (1, 2, 4)
 AHEAD = 8
 """Batches that a thread or worker is asked for ahead."""
@@ -150,7 +149,7 @@ def _largest_relation(path: Path) -> tuple[EdgeType, str]:
     if not ending:
         raise SamplerError(f"{path}: found no relation that ends in {store.schema.target}, expected one")
     largest = max(ending, key=lambda e: store.num_edges[e])
-    return largest, store.attributes["relations"]["/".join(largest)]["layout"]
+    return largest, store.attributes["relations"][edge_name(largest)]["layout"]
 
 
 def _options(graph: Graph, edge_types: tuple[EdgeType, ...], fanout: int, hops: int) -> SamplingOptions:
@@ -165,9 +164,12 @@ def _requests(graph: Graph, config: SamplerBench) -> list[Request]:
     return [Request(rng.choice(num, size, replace=False), 0) for _ in range(config.batches)]
 
 
-def _count(batches: Iterator[MiniBatch]) -> tuple[int, int]:
+def _count(
+    batches: Iterator[MiniBatch], use: Callable[[MiniBatch], object] = lambda batch: None
+) -> tuple[int, int]:
     num_edges = num_seeds = 0
     for batch in batches:
+        use(batch)
         num_edges, num_seeds = num_edges + batch.num_edges, num_seeds + batch.num_seeds
     return num_edges, num_seeds
 
@@ -188,13 +190,12 @@ def _case(
     for name in found.keys() - {"threads_1"}:
         found[name]["times_one_thread"] = local.ratio(name, "threads_1")
 
-    def with_edge_index() -> tuple[int, int]:
-        batches = [sampler.sample_flat(r).batch(graph.schema) for r in requests[: max(1, len(requests) // 4)]]
-        return sum(e.shape[1] for b in batches for e in b.edges.values()), sum(b.num_seeds for b in batches)
-
-    others = _Contest({"threads_1": local.runs["threads_1"], "edge_index": with_edge_index})
+    some = requests[: max(1, len(requests) // 4)]
+    others = _Contest({"threads_1": local.runs["threads_1"]})
+    others.runs["edge_index"] = _stream(sampler, some, lambda batch: batch.edges)
     if store is not None and len(edge_types) > 1:
-        others.runs["features"] = _with_features(sampler, store, requests)
+        gatherer = FeatureGatherer(store)
+        others.runs["features"] = _stream(sampler, some, lambda batch: gatherer.gather(batch.nodes))
     failed = _add_peers(config, graph, edge_types, hops, requests, others) if config.with_peers else {}
     others.play(config.rounds)
     for name in others.runs.keys() - {"threads_1"}:
@@ -226,23 +227,11 @@ def _case(
     }
 
 
-def _stream(engine: SamplingEngine, requests: list[Request]) -> Callable[[], tuple[int, int]]:
-    return lambda: _count(engine.stream(requests))
-
-
-def _with_features(
-    sampler: NeighborSampler, store: Store, requests: list[Request]
+def _stream(
+    engine: SamplingEngine, requests: list[Request], use: Callable[[MiniBatch], object] = lambda batch: None
 ) -> Callable[[], tuple[int, int]]:
-    gatherer = FeatureGatherer(store)
-
-    def run() -> tuple[int, int]:
-        num_edges = num_seeds = 0
-        for batch in sampler.stream(requests[: max(1, len(requests) // 4)]):
-            gatherer.gather(batch.nodes)
-            num_edges, num_seeds = num_edges + batch.num_edges, num_seeds + batch.num_seeds
-        return num_edges, num_seeds
-
-    return run
+    """A round: every batch of the requests, used and counted."""
+    return lambda: _count(engine.stream(requests), use)
 
 
 def _add_peers(

@@ -200,3 +200,27 @@ def random_graph(seed: int, *, layout: str = "prefix") -> MemoryGraph:
         random_csr(rng, ("c", "in", "a"), num["c"], num["a"], 5, np.int64),
     ]
     return MemoryGraph(num, relations, times, {"same_key"})
+
+
+def one_row_graph(degree: int, num_tails: int, layout: str) -> MemoryGraph:
+    """`num_tails` tails that all have the heads 0 to degree − 1; the first ones stand in their own row."""
+    edge_type, num = ("n", "to", "n"), degree + num_tails
+    # The own nodes of a prefix row are among its heads: they are left out of it
+    members = np.arange(degree + 1, dtype=np.int32)
+    begin = np.zeros(num, np.int64)
+    end = np.full(num, degree + 1)
+    rank = np.full(num, degree, np.int32)  # the last member is every row's "own" one
+    relation = Relation(edge_type, "prefix", members, begin, end, rank)
+    if layout == "csr":
+        relation = from_indptr(edge_type, *relation.to_csr())
+    return MemoryGraph({"n": num}, [relation], {}, {"to"})
+
+
+def rows_of(batch: MiniBatch, edge_type: tuple[str, str, str]) -> dict[int, list[int]]:
+    """Sampled heads (node numbers, in order) of each expanded tail."""
+    heads, tails = batch.edges[edge_type]
+    src, dst = batch.nodes[edge_type[0]], batch.nodes[edge_type[2]]
+    rows: dict[int, list[int]] = {}
+    for h, t in zip(heads, tails, strict=True):
+        rows.setdefault(int(dst[t]), []).append(int(src[h]))
+    return rows
