@@ -27,7 +27,7 @@ from trainers.evaluate import PREDICTIONS
 from trainers.settings import STAGES, StageJob
 
 TITLES = {
-    "stage1": "stage 1: RGCN pretraining",
+    "stage1": "stage 1: pretraining",
     "embeddings": "exact embeddings",
     "base": "tiny base model",
     "stage2": "stage 2: alignment",
@@ -119,17 +119,21 @@ class Run:
     def inputs(self, name: str) -> dict[str, Any]:
         """What a stage is made from: digests of stores, stages and settings that change its result."""
         config, digest = self.config, lambda stage_name: stage.stage_digest(self.path / stage_name)
-        workers = {"workers": num_workers(name, config.cluster), "threads": config.cluster.threads}
+        workers = {
+            "workers": num_workers(name, config.cluster, config.graph),
+            "threads": config.cluster.threads,
+        }
         common = {"stage": name, "store": self.store.digest, "seed": config.seed, **workers}
         if name == "stage1":
             return {
                 **common,
                 "graph": asdict(config.graph),
                 "sampler": asdict(config.sampler),
+                "evaluation": asdict(config.evaluation),
                 "generator": GENERATOR,
             }
         if name == "embeddings":
-            return {**common, "stage1": digest("stage1")}
+            return {**common, "stage1": digest("stage1"), "inference_gb": config.graph.inference_gb}
         language = asdict(config.language)
         base = digest("base") if config.language.model == "tiny" else self._base_digest
         common |= {"language": language, "val_share": config.graph.val_share}
@@ -141,7 +145,7 @@ class Run:
         common["stage2"] = digest("stage2")
         if name == "stage3":
             return {**common, "settings": asdict(config.stage3)}
-        return {**common, "stage3": digest("stage3")}
+        return {**common, "stage3": digest("stage3"), "evaluation": asdict(config.evaluation)}
 
     @cached_property
     def _base_digest(self) -> str:
@@ -192,7 +196,7 @@ class Run:
             store=self.store.path.resolve(),
             settings=self.config.settings,
             inputs=self.inputs(name),
-            device=choose_device(cluster, num_workers(name, cluster)),
+            device=choose_device(cluster, num_workers(name, cluster, self.config.graph)),
             num_threads=cluster.threads,
         )
         if job.prepare():

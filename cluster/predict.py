@@ -14,7 +14,9 @@ from cluster.pipeline import COMMANDS, TITLES, Run
 from cluster.progress import bar
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records
-from trainers.graph.inference import embed, open_cache
+from trainers.graph.cache import open_cache
+from trainers.graph.inference import embed
+from trainers.graph.tables import FeatureTables
 from trainers.graph.train import cache_digests, load_model
 from trainers.metrics import clip, to_level
 from trainers.splits import make_splits
@@ -53,7 +55,9 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     settings = run.config.settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(run.path / "stage1", run.store, device)
-    h, _ = embed(model, graph, device, bar("embeddings", "block"))
+    tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)
+    memory_bytes = int(settings.graph.inference_gb * 1e9)
+    h, _ = embed(model, tables, memory_bytes=memory_bytes, progress=bar("embeddings", "relation"))
     builder = prompt_builder(run.path, settings)
     netgpt = load_netgpt(run.path, settings, builder, h.shape[1], "stage3", device)
     cached, _ = open_cache(run.path / "embeddings", cache_digests(run.path / "stage1", run.store))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from cluster.config import ClusterConfig
 from cluster.errors import StageFailedError
+from trainers.config import GraphConfig
 from trainers.progress import PROGRESS, read_progress
 from trainers.settings import StageJob
 
@@ -31,22 +32,26 @@ def _worker(config: dict[str, Any]) -> None:
     job, cluster = StageJob.from_dict(config["job"]), ClusterConfig(**config["cluster"])
     use_process_group(job.device)  # Ray Train has made it; this names DeepSpeed's accelerator
     engine = None
-    if job.stage == "stage1" and cluster.sampling_workers:
+    graph = job.settings.graph
+    if job.stage == "stage1" and cluster.sampling_workers and graph.neighbors == "sampled":
         import graphstore
         from cluster.sampling import RaySamplingEngine
-        from sampler import SamplingOptions
+        from trainers.graph.train import sampling_options
 
+        store = graphstore.open(str(job.store))
         engine = RaySamplingEngine(
-            graphstore.open(str(job.store)),
-            SamplingOptions(fanout=job.settings.sampler.fanout, hops=2, seed=job.settings.seed),
+            store,
+            sampling_options(store, graph, job.settings.sampler, job.settings.seed),
             num_workers=cluster.sampling_workers,
             prefetch=cluster.prefetch,
         )
     run_stage(job, engine)
 
 
-def num_workers(stage: str, cluster: ClusterConfig) -> int:
-    return 1 if stage in SINGLE_WORKER_STAGES else cluster.workers
+def num_workers(stage: str, cluster: ClusterConfig, graph: GraphConfig) -> int:
+    """Training workers of a stage; a step over the whole graph is one worker's."""
+    exact = stage == "stage1" and graph.neighbors == "all"
+    return 1 if stage in SINGLE_WORKER_STAGES or exact else cluster.workers
 
 
 def choose_device(cluster: ClusterConfig, workers: int) -> str:
@@ -66,7 +71,7 @@ def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
     from ray.train.torch import TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    workers = num_workers(job.stage, cluster)
+    workers = num_workers(job.stage, cluster, job.settings.graph)
     scratch = job.run.resolve() / ".ray"
     trainer = TorchTrainer(
         _worker,

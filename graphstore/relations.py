@@ -88,19 +88,23 @@ class Relation:
         np.cumsum(self.degree(), out=first[1:])
         return first
 
+    def heads_of(self, first: int, last: int) -> np.ndarray:
+        """Heads of the rows first to last, one row behind the other: [their degrees, summed]."""
+        begin, end = np.asarray(self.begin[first:last]), np.asarray(self.end[first:last])
+        # In a csr row nothing is the own node's place: a rank behind the row says so
+        rank = end - begin if self.rank is None else np.asarray(self.rank[first:last])
+        heads = np.empty(int((end - begin - (rank < end - begin)).sum()), self.indices.dtype)
+        _copy_rows(self.indices, begin, end, rank, heads)
+        return heads
+
     def row_blocks(self, max_edges: int = BLOCK_EDGES) -> Iterator[np.ndarray]:
         """Heads of all edges by number, in pieces of whole rows: `max_edges` at most, or one longer row."""
         first, row = self.first_edge, 0
         while row < self.num_dst:
             last = int(np.searchsorted(first, first[row] + max_edges, side="right")) - 1
-            rows = slice(row, max(last, row + 1))
-            begin, end = self.begin[rows], self.end[rows]
-            # In a csr row nothing is the own node's place: a rank behind the row says so
-            rank = end - begin if self.rank is None else self.rank[rows]
-            heads = np.empty(first[rows.stop] - first[row], self.indices.dtype)
-            _copy_rows(self.indices, begin, end, rank, heads)
-            yield heads
-            row = rows.stop
+            last = max(last, row + 1)
+            yield self.heads_of(row, last)
+            row = last
 
     def to_csr(self, dtype: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """The same rows, disjoint: indptr [N + 1] int64 and indices [E], of a dtype (default: as here)."""

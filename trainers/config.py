@@ -16,12 +16,27 @@ class SamplerConfig:
         require(self.fanout >= 1, "sampler.fanout", self.fanout, "at least 1")
 
 
+ENCODERS = ("rgcn", "gcn", "han", "hetsann")
+ABLATIONS = ("none", "V", "VV", "IV", "CV")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GraphConfig:
-    """Stage 1: RGCN pretraining."""
+    """Stage 1: pretraining of the graph encoder."""
 
+    encoder: str = "rgcn"
+    """rgcn, or a graph baseline of the paper: gcn, han, hetsann."""
+    ablation: str = "none"
+    """What the graph is without, as in the paper: V (video features), VV (relations between videos), IV
+    (sampling time and counters), CV (comments)."""
+    neighbors: str = "sampled"
+    """sampled: mini-batches of `batch_size` seeds; all: one exact step an epoch over the whole graph."""
     hidden: int = 1024
     """Width of node embeddings."""
+    heads: int = 4
+    """Attention heads of han and hetsann; a divisor of `hidden`."""
+    num_bases: int = 0
+    """Bases that the relation weights of rgcn are mixed from; 0: a weight of its own for each."""
     scalar_bins: int = 0
     """Quantile bins of each scalar as further inputs (piecewise linear encoding); 0: none."""
     dropout: float = 0.1
@@ -45,9 +60,29 @@ class GraphConfig:
     """Share of the train states, the latest by post date, that is held out for early stopping."""
     checkpoint_steps: int = 200
     """Steps between checkpoints; there is one at the end of every epoch too."""
+    precision: str = "auto"
+    """auto: bfloat16 autocast on GPUs and float32 on CPUs; float32, bfloat16: no other."""
+    tables_gb: float = 16.0
+    """Feature tables (10^9 bytes) that stay on the device; of larger ones rows travel with each batch."""
+    inference_gb: float = 8.0
+    """Memory of exact inference on CPUs (10^9 bytes), besides Python and the mapped store."""
 
     def __post_init__(self) -> None:
+        require(self.encoder in ENCODERS, "graph.encoder", self.encoder, ", ".join(ENCODERS))
+        require(self.ablation in ABLATIONS, "graph.ablation", self.ablation, ", ".join(ABLATIONS))
+        require(self.neighbors in ("sampled", "all"), "graph.neighbors", self.neighbors, "sampled or all")
         require(self.hidden >= 1, "graph.hidden", self.hidden, "at least 1")
+        require(
+            self.encoder in ("rgcn", "gcn") or (self.heads >= 1 and self.hidden % self.heads == 0),
+            "graph.heads",
+            self.heads,
+            f"a divisor of graph.hidden ({self.hidden})",
+        )
+        require(self.num_bases >= 0, "graph.num_bases", self.num_bases, "at least 0")
+        precisions = ("auto", "float32", "bfloat16")
+        require(self.precision in precisions, "graph.precision", self.precision, ", ".join(precisions))
+        require(self.tables_gb >= 0, "graph.tables_gb", self.tables_gb, "at least 0")
+        require(self.inference_gb > 0, "graph.inference_gb", self.inference_gb, "above 0")
         require(self.scalar_bins >= 0, "graph.scalar_bins", self.scalar_bins, "at least 0")
         require(0 <= self.dropout < 1, "graph.dropout", self.dropout, "a share from 0, below 1")
         require(
@@ -65,6 +100,18 @@ class GraphConfig:
         require(self.clip > 0, "graph.clip", self.clip, "above 0")
         require(self.checkpoint_steps >= 1, "graph.checkpoint_steps", self.checkpoint_steps, "at least 1")
         require(0 < self.val_share < 1, "graph.val_share", self.val_share, "a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    period_days: list[int] = field(default_factory=lambda: [3, 7])
+    """Observation periods (sampling date − post date) that metrics are apart for: up to 3 days, 4 to 7,
+    more than 7."""
+
+    def __post_init__(self) -> None:
+        days = list(self.period_days)
+        ok = bool(days) and days == sorted(set(days)) and days[0] >= 0
+        require(ok, "evaluation.period_days", days, "rising numbers of days from 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +11,75 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphstore import Store
+from graphstore.xsvideo.statistics import age_days
 from trainers.baselines import baseline_metrics
 from trainers.metrics import clip, rating_metrics, to_level
 from trainers.splits import Splits, is_age_zero
 
 PREDICTIONS = "predictions.parquet"
-STAGE_NAMES = {"stage1": "RGCN", "stage2": "NetGPT after stage 2", "stage3": "NetGPT"}
+STAGE_NAMES = {"stage2": "NetGPT after stage 2", "stage3": "NetGPT"}
 
 
-def stage_metrics(store: Store, splits: Splits, scores: dict[str, np.ndarray]) -> dict[str, Any]:
+def periods(days: list[int]) -> list[tuple[str, int, int]]:
+    """Observation periods by bounds in days: name, first and last day."""
+    edges = [-1, *days]
+    found = [
+        (f"{a + 1} to {b} days" if a >= 0 else f"up to {b} days", a + 1 if a >= 0 else -(1 << 40), b)
+        for a, b in pairwise(edges)
+    ]
+    return [*found, (f"over {days[-1]} days", days[-1] + 1, 1 << 40)]
+
+
+def grouped_metrics(
+    store: Store, ids: np.ndarray, scores: np.ndarray, period_days: list[int]
+) -> dict[str, Any]:
+    """Metrics of some states, and apart by platform and by observation period, where there are any.
+
+    scores [n]: of the states `ids` [n]. A period is of whole days from the day of the post to the
+    sampling date, in China.
+    """
+    levels = np.asarray(store.labels).astype(np.int64)[ids]
+    codes, names = store.key("platform")
+    code, age = np.asarray(codes)[ids], age_days(store)[ids]
+
+    def of(part: np.ndarray) -> dict[str, Any]:
+        return rating_metrics(scores[part], levels[part])
+
+    platform = {names[c] if c >= 0 else "": of(code == c) for c in np.unique(code).tolist()}
+    period = {name: of((first <= age) & (age <= last)) for name, first, last in periods(period_days)}
+    return {
+        **rating_metrics(scores, levels),
+        "platform": platform,
+        "period": {name: found for name, found in period.items() if found["num"]},
+    }
+
+
+def stage_metrics(
+    store: Store, splits: Splits, scores: dict[str, np.ndarray], period_days: list[int]
+) -> dict[str, Any]:
     """Metrics by stage and split; the test states of age zero with no counts apart from the rest.
 
     scores[stage] [N]: one score a video node.
     """
-    levels = np.asarray(store.labels).astype(np.int64)
     zero = is_age_zero(store, splits.test)
     parts = {**splits.named(), "test_age_zero": splits.test[zero], "test_rest": splits.test[~zero]}
     return {
-        stage: {name: rating_metrics(values[ids], levels[ids]) for name, ids in parts.items()}
+        stage: {name: grouped_metrics(store, ids, values[ids], period_days) for name, ids in parts.items()}
         for stage, values in scores.items()
     }
 
 
-def all_metrics(store: Store, splits: Splits, scores: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Metrics of the stages and of the baselines, which are fitted on the whole train period."""
+def all_metrics(
+    store: Store, splits: Splits, scores: dict[str, np.ndarray], *, encoder: str, period_days: list[int]
+) -> dict[str, Any]:
+    """Metrics of the stages and of the baselines, which are fitted on the whole train period.
+
+    encoder: its title, for the table.
+    """
     period = np.sort(np.concatenate([splits.train, splits.val]))
     return {
-        "stages": stage_metrics(store, splits, scores),
+        "encoder": encoder,
+        "stages": stage_metrics(store, splits, scores, period_days),
         "baselines": baseline_metrics(store, period, splits.test),
     }
 
@@ -74,7 +117,8 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
     lines += [row(name, found) for name, found in metrics["baselines"].items()]
     lines.append("-" * 72)
-    lines += [row(STAGE_NAMES[stage], found) for stage, found in metrics["stages"].items()]
+    names = {"stage1": metrics["encoder"], "stage1_sampled": f"{metrics['encoder']}, sampled", **STAGE_NAMES}
+    lines += [row(names[stage], found) for stage, found in metrics["stages"].items()]
     stages = next(iter(metrics["stages"].values()))
     lines.append(
         f"{stages['test']['num']} test states; {stages['test_age_zero']['num']} of them sampled at age 0 "

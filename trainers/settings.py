@@ -8,7 +8,15 @@ from typing import Any
 
 from graphstore.files import value_digest, write_json
 from trainers import stage
-from trainers.config import GraphConfig, LanguageConfig, RateConfig, SamplerConfig, StageConfig, TinyConfig
+from trainers.config import (
+    EvaluationConfig,
+    GraphConfig,
+    LanguageConfig,
+    RateConfig,
+    SamplerConfig,
+    StageConfig,
+    TinyConfig,
+)
 from trainers.errors import require
 
 JOB = "job.json"
@@ -28,6 +36,7 @@ class Settings:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     stage2: StageConfig = field(default_factory=StageConfig)
     stage3: RateConfig = field(default_factory=RateConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "a whole number from 0")
@@ -45,6 +54,7 @@ class Settings:
             language=LanguageConfig(**{**language, "tiny": TinyConfig(**language["tiny"])}),
             stage2=StageConfig(**raw["stage2"]),
             stage3=RateConfig(**raw["stage3"]),
+            evaluation=EvaluationConfig(**raw["evaluation"]),
         )
 
 

@@ -25,7 +25,9 @@ from sampler import SamplingEngine
 from trainers import distributed, stage
 from trainers.errors import TrainerError
 from trainers.evaluate import PREDICTIONS, all_metrics, write_predictions
-from trainers.graph.inference import open_cache, write_cache
+from trainers.graph.cache import open_cache, write_cache
+from trainers.graph.encoders import TITLES
+from trainers.graph.tables import FeatureTables
 from trainers.graph.train import MODEL, GraphTrainer, cache_digests, load_model
 from trainers.progress import Progress
 from trainers.settings import StageJob
@@ -67,6 +69,7 @@ def _pretrain(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
         splits,
         job.folder,
         seed=settings.seed,
+        evaluation=settings.evaluation,
         key=job.key,
         device=distributed.device(job.device),
         engine=engine,
@@ -79,8 +82,17 @@ def _embed(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
     pretrained = job.run / "stage1"
     model = load_model(pretrained, store, device)
     digests = cache_digests(pretrained, store)
-    write_cache(job.folder, model, store, device, digests, _progress(job, "block"))
+    tables = FeatureTables(store, device, max_bytes=0, hidden_types=model.shape.hidden_types)
+    memory_bytes = int(job.settings.graph.inference_gb * 1e9)
+    progress = _progress(job, "relation")
+    write_cache(job.folder, model, tables, digests, memory_bytes=memory_bytes, progress=progress)
     return ["zarr.json", "h", "score"], {}
+
+
+def pretrained_metrics(run: Path) -> dict[str, Any]:
+    """What stage 1 left in its manifest."""
+    manifest = stage.read_manifest(run / "stage1")
+    return {} if manifest is None else manifest["metrics"]
 
 
 def _make_base(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
@@ -141,7 +153,19 @@ def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
             scores[name][ids] = score_samples(netgpt, samples, budget, progress)
     metrics: dict[str, Any] = {}
     if distributed.rank() == 0:
-        metrics = all_metrics(store, splits, scores)
+        metrics = all_metrics(
+            store,
+            splits,
+            scores,
+            encoder=TITLES[settings.graph.encoder],
+            period_days=settings.evaluation.period_days,
+        )
+        if (sampled := pretrained_metrics(job.run).get("sampled")) is not None:
+            metrics["stages"] = {
+                "stage1": metrics["stages"].pop("stage1"),
+                "stage1_sampled": sampled,
+                **metrics["stages"],
+            }
         with atomic_file(job.folder / PREDICTIONS) as temporary:
             write_predictions(temporary, store, splits, scores)
         write_json(job.folder / METRICS, metrics)

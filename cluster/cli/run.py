@@ -49,7 +49,7 @@ def _command(stages: list[str] | None) -> Callable[..., None]:
 
 PIPELINE: dict[str, tuple[list[str] | None, str]] = {
     "run": (None, "The whole pipeline; started again, it goes on where it stopped."),
-    "pretrain": (["stage1"], "Stage 1 alone: RGCN pretraining."),
+    "pretrain": (["stage1"], "Stage 1 alone: pretraining of the graph encoder."),
     "embed": (["embeddings"], "The embedding cache alone: exact inference over all neighbours."),
     "align": (["base", "stage2"], "Stage 2 alone: supervised language fine-tuning of the projector."),
     "rate": (["stage3"], "Stage 3 alone: task-oriented predictor fine-tuning."),

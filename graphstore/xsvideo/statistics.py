@@ -31,7 +31,7 @@ def statistics(store: Store, tokenizer: Path | None = None) -> dict[str, Any]:
     `tokenizer`: a tokenizer.json (or its folder), to count tokens; without one lengths are in bytes.
     """
     duration = _raw(store, "video_time")
-    age = _age_days(store)
+    age = age_days(store)
     return {
         "durations_s": {
             **_quantiles(duration),
@@ -88,7 +88,7 @@ def _shares(store: Store, key: str, top: int | None) -> dict[str, Any]:
     }
 
 
-def _age_days(store: Store) -> np.ndarray:
+def age_days(store: Store) -> np.ndarray:
     """Days from the day of the post to the sampling date: [N] int64, in China."""
     post_day = (np.asarray(store.post_time) + CHINA_OFFSET_S) // DAY_S
     return ((np.asarray(store.sampling_time) + CHINA_OFFSET_S) // DAY_S - post_day).astype(np.int64)

@@ -1,30 +1,43 @@
-"""Exact means over all heads of a relation, for every tail, with float64 sums.
+"""Exact means over all heads of a relation, for every tail, with float64 sums, and their gradient.
 
 Rows that start at one place of `indices` share a running sum: a walk over a group's list yields the
 mean of each of its prefixes, so a prefix relation costs O(members), not O(edges). Rows of a csr
 start each at a place of their own, and the same walk is their plain sum.
 
-Legend: N heads, T tails, M length of `indices`, D width.
+The gradient of a running sum is a running sum from the other end: a head has a share in every row
+that ends behind it.
+
+Legend: N heads, T tails, M length of `indices`, D width, B rows of a block.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import njit
 
 from graphstore import Relation
 
+MIN_COLUMNS = 16
+"""Columns of a thread's share at least: a cache line of float32."""
+
 
 @njit(cache=True, nogil=True)
-def _walk(h, indices, begin, end, rank, order, out):  # type: ignore[no-untyped-def]
-    width = h.shape[1]
-    total = np.zeros(width, np.float64)
-    at, group = np.int64(0), np.int64(-1)
+def _walk(h, indices, begin, end, rank, order, total, cursor, columns, out):  # type: ignore[no-untyped-def]
+    """Means of the rows `order` [B] into out [B, D], for a range of columns.
+
+    total [columns] float64 and cursor [2] (place in indices, start of the group) carry the running
+    sum from block to block.
+    """
+    first, last = columns
+    at, group = cursor[0], cursor[1]
     for i in range(len(order)):
         v = order[i]
         length = end[v] - begin[v]
         if length == 0:
-            out[v, :] = 0
+            out[i, first:last] = 0
             continue
         if begin[v] != group:
             group = begin[v]
@@ -32,23 +45,127 @@ def _walk(h, indices, begin, end, rank, order, out):  # type: ignore[no-untyped-
             total[:] = 0
         while at < end[v]:
             u = indices[at]
-            for d in range(width):
-                total[d] += h[u, d]
+            for d in range(first, last):
+                total[d - first] += h[u, d]
             at += 1
         if len(rank) and rank[v] < length:
-            own = indices[begin[v] + rank[v]]
             if length == 1:
-                out[v, :] = 0
+                out[i, first:last] = 0
                 continue
-            for d in range(width):
-                out[v, d] = (total[d] - h[own, d]) / (length - 1)
+            own = indices[begin[v] + rank[v]]
+            for d in range(first, last):
+                out[i, d] = (total[d - first] - h[own, d]) / (length - 1)
         else:
-            for d in range(width):
-                out[v, d] = total[d] / length
+            for d in range(first, last):
+                out[i, d] = total[d - first] / length
+    cursor[0], cursor[1] = at, group
 
 
-def exact_mean(relation: Relation, h: np.ndarray, out: np.ndarray) -> None:
-    """Mean of `h` [N, D] float32 over each tail's heads, into `out` [T, D]; zero where it has none."""
-    begin, end = np.asarray(relation.begin), np.asarray(relation.end)
-    rank = np.empty(0, np.int32) if relation.rank is None else relation.rank
-    _walk(h, relation.indices, begin, end, rank, np.lexsort((end, begin)), out)
+@njit(cache=True, nogil=True)
+def _walk_back(g, indices, begin, end, rank, order, columns, grad):  # type: ignore[no-untyped-def]
+    """Gradient of the means: g [T, D] → added to grad [N, D] float64, for a range of columns.
+
+    `order` is that of the walk, and this one runs from its end: within a group from the longest row.
+    """
+    first, last = columns
+    total = np.zeros(last - first, np.float64)
+    i = len(order) - 1
+    while i >= 0:
+        group = begin[order[i]]
+        at = end[order[i]]
+        total[:] = 0
+        while i >= 0 and begin[order[i]] == group:
+            v = order[i]
+            while at > end[v]:
+                at -= 1
+                for d in range(first, last):
+                    grad[indices[at], d] += total[d - first]
+            length = end[v] - begin[v]
+            own = len(rank) > 0 and rank[v] < length
+            degree = length - own
+            if degree > 0:
+                for d in range(first, last):
+                    total[d - first] += g[v, d] / degree
+                if own:
+                    u = indices[begin[v] + rank[v]]
+                    for d in range(first, last):
+                        grad[u, d] -= g[v, d] / degree
+            i -= 1
+        while at > group:
+            at -= 1
+            for d in range(first, last):
+                grad[indices[at], d] += total[d - first]
+
+
+def _by_columns(width: int, threads: int, work: Callable[[int, int, int], None]) -> None:
+    """work(part, first, last) for ranges of columns, by threads: sums do not depend on their number."""
+    parts = max(1, min(threads, width // MIN_COLUMNS))
+    edges = [width * i // parts for i in range(parts + 1)]
+    if parts == 1:
+        work(0, 0, width)
+        return
+    with ThreadPoolExecutor(parts) as pool:
+        for done in [pool.submit(work, i, edges[i], edges[i + 1]) for i in range(parts)]:
+            done.result()
+
+
+class MeanWalk:
+    """The rows of one relation in the order of the walk, and their means.
+
+    content [N] int, if given: the row of `h` that holds the state of each head; by default its number.
+    """
+
+    def __init__(self, relation: Relation, content: np.ndarray | None = None, threads: int = 1) -> None:
+        self.begin, self.end = np.asarray(relation.begin), np.asarray(relation.end)
+        self.rank = np.empty(0, np.int32) if relation.rank is None else np.asarray(relation.rank)
+        self.indices = np.asarray(relation.indices)
+        if content is not None:
+            self.indices = content[self.indices]
+        # Rows of a csr lie behind each other already
+        csr = relation.rank is None
+        self.order = np.arange(len(self.begin)) if csr else np.lexsort((self.end, self.begin))
+        self.threads = threads
+
+    @property
+    def num_tails(self) -> int:
+        return len(self.begin)
+
+    def blocks(self, h: np.ndarray, block_rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Tails [B] and the means of their heads' rows of `h`: [B, D], zero where there are none.
+
+        The array of means is used again for the next block.
+        """
+        width = h.shape[1]
+        out = np.empty((min(block_rows, len(self.order)), width), h.dtype)
+        totals: dict[int, np.ndarray] = {}
+        cursors: dict[int, np.ndarray] = {}
+        for first in range(0, len(self.order), block_rows):
+            tails = self.order[first : first + block_rows]
+
+            def work(part: int, a: int, b: int, tails: np.ndarray = tails) -> None:
+                total = totals.setdefault(part, np.zeros(b - a, np.float64))
+                cursor = cursors.setdefault(part, np.array([0, -1], np.int64))
+                rows = (self.indices, self.begin, self.end, self.rank)
+                _walk(h, *rows, tails, total, cursor, (a, b), out)
+
+            _by_columns(width, self.threads, work)
+            yield tails, out[: len(tails)]
+
+    def mean(self, h: np.ndarray) -> np.ndarray:
+        """Means of all tails: [N, D] → [T, D]."""
+        found = np.empty((self.num_tails, h.shape[1]), h.dtype)
+        for tails, means in self.blocks(h, 1 << 14):
+            found[tails] = means
+        return found
+
+    def gradient(self, g: np.ndarray, num_heads: int) -> np.ndarray:
+        """Of a loss by `h`, from that by the means: [T, D] → [num_heads, D], summed in float64."""
+        grad = np.zeros((num_heads, g.shape[1]), np.float64)
+        rows = (self.indices, self.begin, self.end, self.rank)
+        _by_columns(g.shape[1], self.threads, lambda _, a, b: _walk_back(g, *rows, self.order, (a, b), grad))
+        return grad.astype(g.dtype)
+
+
+def exact_mean(relation: Relation, h: np.ndarray) -> np.ndarray:
+    """Mean of `h` [N, D] over each tail's heads: [T, D]; zero where it has none."""
+    return MeanWalk(relation).mean(h)

@@ -1,164 +1,335 @@
-"""Exact full-neighbour inference, layer by layer, and the embedding cache that it writes.
+"""Exact full-neighbour inference, layer by layer, within a memory budget.
 
-States of the target live in files that are mapped, so memory holds blocks; other node types have no
-in-edges, and their states are computed block by block where a relation needs them.
+States of the target and of the layer under way are two arrays, in memory where the budget allows it and
+else in mapped files; everything else is made in blocks. Nodes of other types have no heads: their
+states follow from their features alone, so they are made once for each distinct content.
 
-Shape suffixes: N target nodes, B nodes of a block, D hidden width.
+Shape suffixes: N target nodes, B nodes of a block, D hidden width, K parts, H attention heads.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
-import zarr
+from numba import njit
+from torch import Tensor
 
-from graphstore import EdgeType, Graph
-from graphstore.arrays import ArrayWriter, map_array, write_array
-from graphstore.files import read_json
-from trainers.errors import TrainerError
-from trainers.graph.aggregate import exact_mean
-from trainers.graph.model import RGCN, FeatureTables
+from graphstore import EdgeType
+from graphstore.schema import edge_name
+from trainers.graph.aggregate import MeanWalk
+from trainers.graph.encoders import AttentionLayer, MeanLayer
+from trainers.graph.model import GraphModel, WholeGraph
+from trainers.graph.rows import SampledRows
+from trainers.graph.tables import FeatureTables, WholeContents
 
-BLOCK_NODES = 16_384
+DEFAULT_MEMORY = 8 * 10**9
+MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 16_384, 256
+BLOCK_EDGES = 1 << 22
+"""Edges of a block of attention: some 100 bytes each are held."""
 Progress = Callable[[int, int], None]
 
 
-def _source_states(
-    model: RGCN, tables: FeatureTables, node_type: str, ids: np.ndarray, layer: int
-) -> torch.Tensor:
-    """States of non-target nodes before `layer`: [n] node numbers → [n, D]."""
-    h = model.inputs(tables, node_type, ids)
-    for below in range(layer):
-        h = model.between(model.root(below, h))
-    return h
+@njit(cache=True, nogil=True)
+def _add_rows(total, tails, block):  # type: ignore[no-untyped-def]
+    for i in range(len(tails)):
+        for d in range(block.shape[1]):
+            total[tails[i], d] += block[i, d]
 
 
-def _block_mean(
-    model: RGCN, tables: FeatureTables, edge_type: EdgeType, layer: int, first: int, last: int
-) -> torch.Tensor:
-    """Means of a relation from another node type, for target nodes first to last: [B, D].
+class ExactInference:
+    """Embeddings of all target nodes over all their neighbours.
 
-    Sums are float64, in row order. Each distinct head is computed once a block.
+    memory_bytes bounds what is held at once, without Python, its packages and the mapped store; half of
+    it is for states, the rest for tables of contents and blocks.
     """
-    relation = tables.graph.relation(edge_type)
-    begin, end = np.asarray(relation.begin[first:last]), np.asarray(relation.end[first:last])
-    length = end - begin
-    place = np.repeat(begin - (np.cumsum(length) - length), length) + np.arange(length.sum())
-    heads, where = np.unique(np.asarray(relation.indices)[place], return_inverse=True)
-    h = _source_states(model, tables, edge_type[0], heads.astype(np.int64), layer).double()
-    total = torch.zeros(last - first, h.shape[1], dtype=torch.float64, device=h.device)
-    tail = torch.from_numpy(np.repeat(np.arange(last - first), length)).to(h.device)
-    total.index_add_(0, tail, h[torch.from_numpy(where).to(h.device)])
-    return (total / torch.from_numpy(np.maximum(length, 1)).to(h.device)[:, None]).float()
+
+    def __init__(
+        self,
+        model: GraphModel,
+        tables: FeatureTables,
+        scratch: Path,
+        *,
+        memory_bytes: int = DEFAULT_MEMORY,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.tables, self.graph, self.scratch = model, tables, tables.graph, scratch
+        self.memory_bytes, self.progress = memory_bytes, progress
+        self.num, self.width = self.graph.num_nodes[model.target], model.shape.hidden
+        self.threads = torch.get_num_threads()
+        # A block is there a few times over: features, states, means, products
+        rows = memory_bytes // (32 * 4 * max(self.width, *model.shape.feature_dims.values()))
+        self.block_rows = int(np.clip(rows, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS))
+        self.seconds: dict[str, float] = {}
+        """Time by relation, over all layers, and of all that is not one relation's."""
+        self._done, self._arrays = 0, 0
+
+    @torch.no_grad()
+    def run(self) -> np.ndarray:
+        """[N, D] float32, perhaps mapped from `scratch`.
+
+        Equal to the model's forward pass with no sampling and no dropout, up to float32 rounding.
+        """
+        training = self.model.training
+        self.model.eval()
+        self.graph.check_unchanged()  # reading a file that was cut off would end the process
+        try:
+            if self.tables.device.type == "cuda":
+                return WholeGraph(self.model, self.tables).run(self.model)[1].cpu().numpy()
+            h, row = self._inputs()
+            for index in range(self.model.shape.num_layers):
+                layer = self.model.layer(index)
+                if isinstance(layer, MeanLayer):
+                    h = self._mean_layer(layer, index, h, row)
+                else:
+                    assert isinstance(layer, AttentionLayer)
+                    h = self._attention_layer(layer, index, h, row)
+                row = None
+            return h
+        finally:
+            self.graph.check_unchanged()
+            self.model.train(training)
+
+    # What all layers need
+
+    def _array(self, rows: int) -> np.ndarray:
+        """Zeros [rows, D]: in memory where two such arrays take half of the budget."""
+        if 2 * rows * self.width * 4 <= self.memory_bytes // 2:
+            return np.zeros((rows, self.width), np.float32)
+        self._arrays += 1
+        path = self.scratch / f"states-{self._arrays}.f32"
+        return np.memmap(path, np.float32, "w+", shape=(rows, self.width))
+
+    def _blocks(self, num: int) -> Iterator[slice]:
+        return (slice(a, min(a + self.block_rows, num)) for a in range(0, num, self.block_rows))
+
+    def _count(self, what: str, since: float) -> None:
+        """One step of a layer is done."""
+        self.seconds[what] = self.seconds.get(what, 0.0) + perf_counter() - since
+        self._done += 1
+        if self.progress:
+            steps = self.model.shape.num_layers * (len(self.model.shape.edge_types) + 1)
+            self.progress(min(self._done, steps), steps)
+
+    def _inputs(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Projected features of the target by distinct content, and the row of each node."""
+        start = perf_counter()
+        contents = WholeContents.of(self.tables, self.model.target)
+        # Degrees are a node's own, so the states that depend on them are too
+        row = None if self.model.uses_degrees else contents.row
+        h = self._array(self.num if row is None else len(contents.x))
+        for block in self._blocks(len(h)):
+            x = contents.x[block if contents.row is None or row is not None else contents.row[block]]
+            h[block] = self.model.inputs(self.model.target, torch.from_numpy(x.astype(np.float32))).numpy()
+        self.seconds["input"] = perf_counter() - start
+        return h, row
+
+    def _own(self, h: np.ndarray, row: np.ndarray | None, block: slice) -> Tensor:
+        """States of the target nodes of a block."""
+        return torch.from_numpy(h[block] if row is None else h[row[block]])
+
+    def _source_table(self, node_type: str, contents: WholeContents, layer: int) -> np.ndarray:
+        """States before `layer` of every distinct content of a type that no relation ends in: [rows, D]."""
+        found = self._array(len(contents.x))
+        for block in self._blocks(len(found)):
+            x = torch.from_numpy(contents.x[block].astype(np.float32))
+            found[block] = self.model.source(node_type, x, layer).numpy()
+        return found
+
+    # Layers of means
+
+    def _mean_layer(self, layer: MeanLayer, index: int, h: np.ndarray, row: np.ndarray | None) -> np.ndarray:
+        total = self._array(self.num)
+        degree: np.ndarray | None = None
+        if layer.uses_degrees:
+            degree = np.sum([self.graph.relation(e).degree() for e in layer.edge_types], axis=0)
+        for edge_type in layer.edge_types:
+            start = perf_counter()
+            if edge_type[0] == layer.target:
+                self._add_target_means(layer, edge_type, h, row, degree, total)
+            else:
+                contents = WholeContents.of(self.tables, edge_type[0])
+                if 8 * len(contents.x) * self.width * 4 <= self.memory_bytes:
+                    self._add_table_means(layer, index, edge_type, contents, total)
+                else:
+                    self._add_block_means(layer, index, edge_type, contents, total)
+            self._count(edge_name(edge_type), start)
+        start = perf_counter()
+        last = index + 1 == self.model.shape.num_layers
+        for block in self._blocks(self.num):
+            of_block = None if degree is None else torch.from_numpy(degree[block])
+            out = layer.finish(self._own(h, row, block), torch.from_numpy(total[block]), of_block)
+            total[block] = (out if last else self.model.between(out)).numpy()
+        self._count("own", start)
+        return total
+
+    def _add(
+        self,
+        layer: MeanLayer,
+        edge_type: EdgeType,
+        walk: MeanWalk,
+        sent: np.ndarray,
+        done: bool,
+        total: np.ndarray,
+    ) -> None:
+        """Add a relation's means of `sent` to `total`; `done`: they are transformed already."""
+        degree = self.graph.relation(edge_type).degree()
+        for tails, means in walk.blocks(sent, self.block_rows):
+            some = degree[tails] > 0  # a row without heads brings nothing
+            if not some.all():
+                tails, means = tails[some], means[some]
+            found = torch.from_numpy(means)
+            if not done:
+                found = layer.transform(edge_type, found)
+            _add_rows(total, tails, layer.weighted(found, torch.from_numpy(degree[tails])).numpy())
+
+    def _add_target_means(
+        self,
+        layer: MeanLayer,
+        edge_type: EdgeType,
+        h: np.ndarray,
+        row: np.ndarray | None,
+        degree: np.ndarray | None,
+        total: np.ndarray,
+    ) -> None:
+        sent = h
+        if degree is not None:
+            sent = self._array(len(h))
+            for block in self._blocks(len(h)):
+                scale = torch.from_numpy(degree[block])
+                sent[block] = layer.send(layer.target, torch.from_numpy(h[block]), scale).numpy()
+        walk = MeanWalk(self.graph.relation(edge_type), row, self.threads)
+        self._add(layer, edge_type, walk, sent, False, total)
+
+    def _add_table_means(
+        self, layer: MeanLayer, index: int, edge_type: EdgeType, contents: WholeContents, total: np.ndarray
+    ) -> None:
+        """From another type whose states by content are held at once."""
+        sent = self._source_table(edge_type[0], contents, index)
+        first = len(sent) < self.num  # the smaller side is multiplied
+        for block in self._blocks(len(sent)):
+            found = layer.send(edge_type[0], torch.from_numpy(sent[block]), None)
+            sent[block] = (layer.transform(edge_type, found) if first else found).numpy()
+        walk = MeanWalk(self.graph.relation(edge_type), contents.row, self.threads)
+        self._add(layer, edge_type, walk, sent, first, total)
+
+    def _add_block_means(
+        self, layer: MeanLayer, index: int, edge_type: EdgeType, contents: WholeContents, total: np.ndarray
+    ) -> None:
+        """From another type, block by block: each distinct content of a block's heads is computed once."""
+        relation = self.graph.relation(edge_type)
+        degree = relation.degree()
+        for block in self._edge_blocks(degree, self.block_rows):
+            tails = np.flatnonzero(degree[block]) + block.start
+            heads = relation.heads_of(block.start, block.stop)
+            rows, where = np.unique(
+                heads if contents.row is None else contents.row[heads], return_inverse=True
+            )
+            x = torch.from_numpy(contents.x[rows].astype(np.float32))
+            sent = layer.send(edge_type[0], self.model.source(edge_type[0], x, index), None)
+            counts = torch.from_numpy(degree[tails])
+            means = SampledRows(torch.from_numpy(where), counts).mean(sent)
+            _add_rows(total, tails, layer.weighted(layer.transform(edge_type, means), counts).numpy())
+
+    def _edge_blocks(self, degree: np.ndarray, max_edges: int) -> Iterator[slice]:
+        """Ranges of tails with so many edges at most (or one tail), and no more rows than a block has."""
+        ends, first = np.cumsum(degree), 0
+        while first < len(degree):
+            before = ends[first - 1] if first else 0
+            last = int(np.searchsorted(ends, before + max_edges, side="right"))
+            last = min(max(last, first + 1), first + self.block_rows)
+            yield slice(first, last)
+            first = last
+
+    # Layers of attention
+
+    def _attention_layer(
+        self, layer: AttentionLayer, index: int, h: np.ndarray, row: np.ndarray | None
+    ) -> np.ndarray:
+        """Every row is walked: a softmax has no running sum. Values of all node types are held at once."""
+        start = perf_counter()
+        contents = {
+            e[0]: WholeContents.of(self.tables, e[0]) for e in layer.edge_types if e[0] != layer.target
+        }
+        values = {
+            name: self._values(layer, name, self._source_table(name, found, index))
+            for name, found in contents.items()
+        }
+        values[layer.target] = self._values(layer, layer.target, h)
+        row_of = {name: found.row for name, found in contents.items()} | {layer.target: row}
+        relations = {e: self.graph.relation(e) for e in layer.edge_types}
+        degrees = {e: relation.degree() for e, relation in relations.items()}
+        parts: list[np.ndarray] = []
+        scores = torch.zeros(0, dtype=torch.float64)
+        for block in self._edge_blocks(np.sum(list(degrees.values()), axis=0), BLOCK_EDGES):
+            rows = {}
+            for e, relation in relations.items():
+                heads = relation.heads_of(block.start, block.stop)
+                found_row = row_of[e[0]]
+                if found_row is not None:
+                    heads = found_row[heads]
+                rows[e] = SampledRows(
+                    torch.from_numpy(heads.astype(np.int64)), torch.from_numpy(degrees[e][block])
+                )
+            target_values = values[layer.target]
+            own = (
+                target_values[block]
+                if row is None
+                else target_values[torch.from_numpy(row[block].astype(np.int64))]
+            )
+            found = layer.attend(values, own, rows)
+            if not parts:
+                parts = [self._array(self.num) for _ in found]
+                scores = torch.zeros(len(found), dtype=torch.float64)
+            for part, of_block in zip(parts, found, strict=True):
+                part[block] = of_block.numpy()
+            scores += layer.scores(found).double()
+        out = self._array(self.num)
+        last = index + 1 == self.model.shape.num_layers
+        mean_scores = (scores / max(1, self.num)).float()
+        for block in self._blocks(self.num):
+            stacked = torch.stack([torch.from_numpy(part[block]) for part in parts])
+            states = layer.combine(self._own(h, row, block), stacked, mean_scores)
+            out[block] = (states if last else self.model.between(states)).numpy()
+        self._count("attention", start)
+        self._done = (index + 1) * (len(layer.edge_types) + 1)
+        return out
+
+    def _values(self, layer: AttentionLayer, node_type: str, h: np.ndarray) -> Tensor:
+        """In place of the states where these are not needed any more."""
+        out = self._array(len(h)) if node_type == layer.target else h
+        for block in self._blocks(len(h)):
+            out[block] = layer.values(node_type, torch.from_numpy(h[block])).flatten(1).numpy()
+        return torch.from_numpy(out).view(len(h), layer.heads, layer.width)
 
 
 @torch.no_grad()
-def exact_states(
-    model: RGCN, tables: FeatureTables, scratch: Path, progress: Progress | None = None
-) -> np.ndarray:
-    """Embeddings of all target nodes over all their neighbours: [N, D] float32, mapped from `scratch`.
-
-    Equal to `RGCN.forward` with no sampling and no dropout, up to float32 rounding.
-    """
-    training = model.training
-    model.eval()
-    graph, target, width = tables.graph, model.target, model.shape.hidden
-    num = graph.num_nodes[target]
-    blocks = [(a, min(a + BLOCK_NODES, num)) for a in range(0, num, BLOCK_NODES)]
-    steps, done = (1 + model.shape.num_layers) * len(blocks), 0
-
-    def scratch_array(name: str) -> np.ndarray:
-        return np.memmap(scratch / f"{name}.f32", np.float32, "w+", shape=(num, width))
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, steps)
-
-    h = scratch_array("input")
-    for first, last in blocks:
-        h[first:last] = model.inputs(tables, target, np.arange(first, last)).cpu().numpy()
-        step()
-    for index, layer in enumerate(model.layers):
-        means: dict[EdgeType, np.ndarray] = {}
-        for i, edge_type in enumerate(graph.edge_types):
-            if edge_type[0] == target:
-                means[edge_type] = scratch_array(f"mean-{i}")
-                exact_mean(graph.relation(edge_type), h, means[edge_type])
-        out = scratch_array(f"layer-{index}")
-        for first, last in blocks:
-            block = [
-                torch.from_numpy(np.array(means[e][first:last])).to(tables.device)
-                if e in means
-                else _block_mean(model, tables, e, index, first, last)
-                for e in graph.edge_types
-            ]
-            states = layer(torch.from_numpy(np.array(h[first:last])).to(tables.device), block)
-            if index + 1 < model.shape.num_layers:
-                states = model.between(states)
-            out[first:last] = states.cpu().numpy()
-            step()
-        h = out
-    model.train(training)
-    return h
-
-
-@torch.no_grad()
-def exact_scores(model: RGCN, h_ND: np.ndarray) -> np.ndarray:
+def exact_scores(model: GraphModel, h_ND: np.ndarray) -> np.ndarray:
     """Scores of embeddings: [N, D] → [N] float32."""
     training = model.training
     model.eval()
     device = model.predictor.weight.device
     parts = [
-        model.score(torch.from_numpy(np.array(h_ND[a : a + BLOCK_NODES])).to(device)).cpu().numpy()
-        for a in range(0, len(h_ND), BLOCK_NODES)
+        model.score(torch.from_numpy(np.array(h_ND[a : a + MAX_BLOCK_ROWS])).to(device)).cpu().numpy()
+        for a in range(0, len(h_ND), MAX_BLOCK_ROWS)
     ]
     model.train(training)
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
 def embed(
-    model: RGCN, graph: Graph, device: torch.device, progress: Progress | None = None
+    model: GraphModel,
+    tables: FeatureTables,
+    *,
+    memory_bytes: int = DEFAULT_MEMORY,
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings [N, D] and scores [N] of all target nodes, in memory."""
     with tempfile.TemporaryDirectory() as scratch:
-        h = exact_states(model, FeatureTables(graph, device), Path(scratch), progress)
-        return np.array(h), exact_scores(model, h)
-
-
-def write_cache(
-    folder: Path,
-    model: RGCN,
-    graph: Graph,
-    device: torch.device,
-    digests: dict[str, str],
-    progress: Progress | None = None,
-) -> None:
-    """Write the embedding cache: Zarr arrays `h` [N, D] and `score` [N] under `folder`, a Zarr group.
-
-    `digests` (of the store and of the checkpoint) become the group's attributes.
-    """
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        h = exact_states(model, FeatureTables(graph, device), Path(scratch), progress)
-        with ArrayWriter(folder, "h", np.float32, h.shape[1]) as writer:
-            for first in range(0, len(h), BLOCK_NODES):
-                writer.append(h[first : first + BLOCK_NODES])
-        write_array(folder, "score", exact_scores(model, h))
-    zarr.open_group(str(folder), mode="a").attrs.update(digests)
-
-
-def open_cache(folder: Path, digests: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Map a cache's `h` and `score`. TrainerError where it is of another store or checkpoint."""
-    found = read_json(folder / "zarr.json")["attributes"] if (folder / "zarr.json").exists() else {}
-    for name, digest in digests.items():
-        if found.get(name) != digest:
-            raise TrainerError(
-                f"{folder}: found embeddings of {name} {found.get(name)}, expected {digest}; "
-                "run again: netgpt embed"
-            )
-    return map_array(folder, "h"), map_array(folder, "score")
+        inference = ExactInference(model, tables, Path(scratch), memory_bytes=memory_bytes, progress=progress)
+        h = np.array(inference.run())
+        return h, exact_scores(model, h)

@@ -1,13 +1,13 @@
-"""RGCN over a heterogeneous graph whose relations all end at one node type.
+"""The model of stage 1: typed input projection, an encoder's layers, one linear predictor, 9 · sigmoid.
 
-Shape suffixes: N nodes, S seeds, R relations, D hidden width, F feature width, E edges.
-Formula: Schlichtkrull et al., "Modeling Relational Data with Graph Convolutional Networks", eq. 2,
-with the mean over each relation's heads as normalisation.
+Shape suffixes: N nodes, S seeds, D hidden width, F feature width, E edges, T tails.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,92 +16,74 @@ from torch import Tensor, nn
 
 from graphstore import EdgeType, Graph
 from sampler import MiniBatch
+from trainers.errors import TrainerError
+from trainers.graph.encoders import Block, Layer, make_layer
+from trainers.graph.rows import SampledRows, WholeRows
 from trainers.graph.scalars import ScalarEncoding
+from trainers.graph.tables import Contents, FeatureTables, WholeContents
 
 MAX_LEVEL = 9.0
-
-
-class FeatureTables:
-    """The distinct feature rows of every node type as float32 tensors on one device.
-
-    Nodes that share content share a row, so a batch carries node numbers and a projection is computed
-    once for each distinct row.
-    """
-
-    def __init__(self, graph: Graph, device: torch.device) -> None:
-        self.graph = graph
-        self.device = device
-        self.x_NF = {
-            name: torch.from_numpy(np.array(graph.features(name).x, np.float32)).to(device)
-            for name in graph.node_types
-        }
-
-    def rows(self, node_type: str, ids: np.ndarray) -> Tensor:
-        """Table rows of nodes: [n] node numbers → [n] int64 on the device."""
-        rows = np.asarray(self.graph.features(node_type).rows(ids), np.int64)
-        return torch.from_numpy(rows).to(self.device)
+NUM_LAYERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class RGCNShape:
+class ModelShape:
     """All that is needed to make the module again."""
 
     feature_dims: dict[str, int]
+    """Feature width by node type, of the types that take part."""
     scalar_types: tuple[str, ...]
     edge_types: tuple[EdgeType, ...]
     hidden: int
+    encoder: str = "rgcn"
+    heads: int = 1
+    num_bases: int = 0
     scalar_bins: int = 0
-    num_layers: int = 2
+    hidden_types: tuple[str, ...] = ()
+    """Node types whose features are the zero vector."""
+    num_layers: int = NUM_LAYERS
 
     @staticmethod
-    def of(graph: Graph, hidden: int, scalar_bins: int = 0) -> RGCNShape:
-        return RGCNShape(
-            feature_dims={name: graph.features(name).dim for name in graph.node_types},
-            scalar_types=tuple(n.name for n in graph.schema.node_types if n.encoding == "scalar"),
-            edge_types=graph.edge_types,
+    def of(
+        graph: Graph, *, hidden: int, without: frozenset[EdgeType] = frozenset(), **rest: Any
+    ) -> ModelShape:
+        """Of a graph, less some relations and the node types that only they would reach."""
+        edge_types = tuple(e for e in graph.edge_types if e not in without)
+        if not edge_types:
+            raise TrainerError("relations: found none that is left, expected at least one")
+        left = {graph.schema.target} | {e[0] for e in edge_types}
+        return ModelShape(
+            feature_dims={name: graph.features(name).dim for name in graph.node_types if name in left},
+            scalar_types=tuple(
+                n.name for n in graph.schema.node_types if n.encoding == "scalar" and n.name in left
+            ),
+            edge_types=edge_types,
             hidden=hidden,
-            scalar_bins=scalar_bins,
+            **rest,
+        )
+
+    @property
+    def node_types(self) -> tuple[str, ...]:
+        return tuple(self.feature_dims)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> ModelShape:
+        shape = ModelShape(**raw)
+        return replace(
+            shape,
+            scalar_types=tuple(shape.scalar_types),
+            hidden_types=tuple(shape.hidden_types),
+            edge_types=tuple((e[0], e[1], e[2]) for e in shape.edge_types),
         )
 
 
-class RGCNLayer(nn.Module):
-    """h'_v = W_root h_v + Σ_r W_r mean(h_u of r's heads u of v) + b; other types: W_root h + b.
+class GraphModel(nn.Module):
+    """Scores and embeddings of target nodes from their own features and those of the nodes around them."""
 
-    One root weight serves every node type: all relations end at the target, so without it the other
-    types would vanish after the first layer.
-    """
-
-    def __init__(self, edge_types: tuple[EdgeType, ...], hidden: int) -> None:
-        super().__init__()
-        self.edge_types = edge_types
-        self.root = nn.Linear(hidden, hidden)
-        self.weight_RDD = nn.Parameter(torch.empty(len(edge_types), hidden, hidden))
-        # Variance of a sum of R + 1 terms: each relation gets its share
-        nn.init.normal_(self.weight_RDD, std=(hidden * (len(edge_types) + 1)) ** -0.5)
-        nn.init.normal_(self.root.weight, std=hidden**-0.5)
-        nn.init.zeros_(self.root.bias)
-
-    def forward(self, h_SD: Tensor, means_RSD: list[Tensor]) -> Tensor:
-        """Target nodes: own states and, per relation in order, the means of their heads."""
-        out = self.root(h_SD)
-        for weight_DD, mean_SD in zip(self.weight_RDD, means_RSD, strict=True):
-            out = out + mean_SD @ weight_DD
-        return out
-
-
-def mean_of_heads(h_ND: Tensor, heads_E: Tensor, counts_S: Tensor) -> Tensor:
-    """Mean over each tail's heads, zero where it has none: edges are in the order of their tails.
-
-    Gather and mean in one fused, deterministic operation.
-    """
-    begin_S = torch.cumsum(counts_S, 0, dtype=heads_E.dtype) - counts_S
-    return F.embedding_bag(heads_E, h_ND, begin_S, mode="mean")
-
-
-class RGCN(nn.Module):
-    """Typed input projection, two RGCN layers, a linear predictor and 9 · sigmoid."""
-
-    def __init__(self, shape: RGCNShape, dropout: float = 0.0, feature_dropout: float = 0.0) -> None:
+    def __init__(self, shape: ModelShape, dropout: float = 0.0, feature_dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
         self.dropout, self.feature_dropout = dropout, feature_dropout
@@ -110,7 +92,15 @@ class RGCN(nn.Module):
         dims = shape.feature_dims | {name: self.scalar(name).dim for name in shape.scalar_types}
         self.project = nn.ModuleDict({name: nn.Linear(dim, shape.hidden) for name, dim in dims.items()})
         self.layers = nn.ModuleList(
-            RGCNLayer(shape.edge_types, shape.hidden) for _ in range(shape.num_layers)
+            make_layer(
+                shape.encoder,
+                shape.edge_types,
+                shape.node_types,
+                hidden=shape.hidden,
+                heads=shape.heads,
+                num_bases=shape.num_bases,
+            )
+            for _ in range(shape.num_layers)
         )
         self.predictor = nn.Linear(shape.hidden, 1)
 
@@ -119,58 +109,136 @@ class RGCN(nn.Module):
         assert isinstance(module, ScalarEncoding)
         return module
 
+    def layer(self, index: int) -> Layer:
+        module = self.layers[index]
+        assert isinstance(module, Layer)
+        return module
+
+    @property
+    def uses_degrees(self) -> bool:
+        return self.layer(0).uses_degrees
+
     def fit_scalars(self, tables: FeatureTables, train: np.ndarray) -> None:
         """Fit the encodings of scalars to those of the train nodes (numbered as the target is)."""
         for name in self.shape.scalar_types:
-            self.scalar(name).fit(tables.x_NF[name][tables.rows(name, train)])
+            self.scalar(name).fit(tables.gather(name, train))
 
-    def inputs(self, tables: FeatureTables, node_type: str, ids: np.ndarray) -> Tensor:
-        """Projected features of nodes: [n] node numbers → [n, D]."""
-        table_NF, rows = tables.x_NF[node_type], tables.rows(node_type, ids)
-        scalar = node_type in self.shape.scalar_types
-        # Few contents for many nodes: project each content once. Not where rows are dropped by node.
-        drop = self.training and self.feature_dropout > 0 and not scalar
-        shared = len(table_NF) <= len(ids) and not drop
-        x = table_NF if shared else table_NF[rows]
-        if scalar:
-            x = self.scalar(node_type)(x)
-        if drop:  # a node's whole content or none: words must not be learnt by heart
-            keep = torch.rand(len(x), 1, device=x.device) >= self.feature_dropout
-            x = x * keep / (1 - self.feature_dropout)
-        h = self.project[node_type](x)
-        return h[rows] if shared else h
+    def gather(self, batch: MiniBatch, tables: FeatureTables) -> dict[str, Contents]:
+        """Features of a batch's nodes. Where contents are hidden node by node, one row a node."""
+        return {
+            name: Contents(tables.gather(name, batch.nodes[name]), None)
+            if self._drops(name)
+            else tables.contents(name, batch.nodes[name])
+            for name in self.shape.node_types
+        }
 
-    def root(self, layer: int, h: Tensor) -> Tensor:
-        """What a layer makes of nodes that no relation ends in."""
-        module = self.layers[layer]
-        assert isinstance(module, RGCNLayer)
-        return module.root(h)
+    def _drops(self, node_type: str) -> bool:
+        return self.training and self.feature_dropout > 0 and node_type not in self.shape.scalar_types
+
+    def inputs(self, node_type: str, x_NF: Tensor) -> Tensor:
+        """Projected features: [n, F] → [n, D]."""
+        if node_type in self.shape.scalar_types:
+            x_NF = self.scalar(node_type)(x_NF)
+        if self._drops(node_type):  # a node's whole content or none: words must not be learnt by heart
+            keep = torch.rand(len(x_NF), 1, device=x_NF.device) >= self.feature_dropout
+            x_NF = x_NF * keep / (1 - self.feature_dropout)
+        h_ND: Tensor = self.project[node_type](x_NF)
+        return h_ND
 
     def between(self, h: Tensor) -> Tensor:
         """Activation and dropout between layers."""
         return F.dropout(F.relu(h), self.dropout, self.training)
 
-    def forward(self, batch: MiniBatch, tables: FeatureTables) -> tuple[Tensor, Tensor]:
-        """Scores [S] and embeddings [S, D] of a batch's seeds, trimmed hop by hop."""
-        num_layers = self.shape.num_layers
-        h = {name: self.inputs(tables, name, ids) for name, ids in batch.nodes.items()}
-        for index, layer in enumerate(self.layers):
-            hops = num_layers - index  # hops whose edges this layer still needs
-            num_dst = sum(batch.num_sampled_nodes[self.target][:hops])
-            means = []
-            for edge_type in self.shape.edge_types:
+    def source(self, node_type: str, x_NF: Tensor, layer: int) -> Tensor:
+        """States before `layer` of nodes that no relation ends in, from their features alone: [n, D]."""
+        h = self.inputs(node_type, x_NF)
+        for below in range(layer):
+            h = self.between(self.layer(below).alone(node_type, h))
+        return h
+
+    def blocks(self, batch: MiniBatch, device: torch.device, degrees: Degrees | None) -> list[Block]:
+        """The edges that each layer needs, the first layer's first: trimmed hop by hop."""
+        blocks = []
+        target_ids = batch.nodes[self.target]
+        degree = degrees.of(target_ids) if degrees else None
+        for hops in range(self.shape.num_layers, 0, -1):
+            num_tails = sum(batch.num_sampled_nodes[self.target][:hops])
+            num_states = sum(batch.num_sampled_nodes[self.target][: hops + 1])
+            rows = {}
+            for r, edge_type in enumerate(self.shape.edge_types):
                 num_edges = sum(batch.num_sampled_edges[edge_type][:hops])
-                heads_E = torch.from_numpy(batch.heads[edge_type][:num_edges]).to(tables.device)
-                counts_S = torch.from_numpy(batch.degrees[edge_type][:num_dst]).to(tables.device)
-                means.append(mean_of_heads(h[edge_type[0]], heads_E, counts_S))
-            out = layer(h[self.target][:num_dst], means)
-            if hops == 1:
+                heads_E = torch.from_numpy(batch.heads[edge_type][:num_edges]).to(device)
+                counts_T = torch.from_numpy(batch.degrees[edge_type][:num_tails]).to(device)
+                rows[edge_type] = SampledRows(
+                    heads_E, counts_T, None if degree is None else degree[:num_tails, r]
+                )
+            total = None if degree is None else degree[:num_states].sum(1)
+            blocks.append(Block(rows, num_tails, total))
+        return blocks
+
+    def forward(self, contents: Mapping[str, Contents], blocks: list[Block]) -> tuple[Tensor, Tensor]:
+        """Scores [T] and embeddings [T, D] of the last block's tails; all other states by content."""
+        h = {}
+        for name, found in contents.items():
+            x = self.inputs(name, found.x)
+            h[name] = x if found.row is None else F.embedding(found.row, x)
+        return self.encode(h, blocks)
+
+    def encode(self, h: dict[str, Tensor], blocks: list[Block]) -> tuple[Tensor, Tensor]:
+        """The layers over projected features [n, D] by node type."""
+        for index, block in enumerate(blocks):
+            layer = self.layer(index)
+            out = layer(h, block)
+            if index + 1 == len(blocks):
                 return self.score(out), out
-            h = {name: self.between(self.root(index, x)) for name, x in h.items() if name != self.target}
+            h = {name: self.between(layer.alone(name, x)) for name, x in h.items() if name != self.target}
             h[self.target] = self.between(out)
         raise AssertionError("a model has at least one layer")
 
     def score(self, h_SD: Tensor) -> Tensor:
-        """Level scores of embeddings: [S, D] → [S], in (0, 9)."""
-        h_SD = F.dropout(h_SD, self.dropout, self.training)
-        return MAX_LEVEL * torch.sigmoid(self.predictor(h_SD).squeeze(-1))
+        """Level scores of embeddings: [S, D] → [S], in (0, 9). In float32 also under autocast."""
+        with torch.autocast(h_SD.device.type, enabled=False):
+            h_SD = F.dropout(h_SD.to(self.predictor.weight.dtype), self.dropout, self.training)
+            return MAX_LEVEL * torch.sigmoid(self.predictor(h_SD).squeeze(-1))
+
+
+class Degrees:
+    """Heads of every target node by relation, on the device."""
+
+    def __init__(self, graph: Graph, edge_types: tuple[EdgeType, ...], device: torch.device) -> None:
+        table_NR = np.stack([graph.relation(e).degree() for e in edge_types], 1).astype(np.int32)
+        self.table_NR = torch.from_numpy(table_NR).to(device)
+
+    def of(self, ids: np.ndarray) -> Tensor:
+        """[n] node numbers → [n, R] int32."""
+        return self.table_NR[torch.from_numpy(ids).to(self.table_NR.device)]
+
+
+class WholeGraph:
+    """A graph as one batch of all its target nodes, with every edge: states of other types by content."""
+
+    def __init__(self, model: GraphModel, tables: FeatureTables, threads: int = 1) -> None:
+        self.device = tables.device
+        graph, target = tables.graph, model.target
+        rows = {}
+        self._contents: dict[str, Contents] = {}
+        for name in model.shape.node_types:
+            whole = WholeContents.of(tables, name)
+            x = torch.from_numpy(np.array(whole.x, np.float32)).to(self.device)
+            row = None
+            if name == target and whole.row is not None:
+                row = torch.from_numpy(whole.row.astype(np.int64)).to(self.device)
+            self._contents[name] = Contents(x, row)
+            for edge_type in model.shape.edge_types:
+                if edge_type[0] == name:
+                    content = None if name == target else whole.row
+                    rows[edge_type] = WholeRows(graph.relation(edge_type), self.device, content, threads)
+        degree = None
+        if model.uses_degrees:
+            degree = torch.stack([rows[e].degree_T for e in model.shape.edge_types]).sum(0)
+        self.block = Block(rows, graph.num_nodes[target], degree)
+        self.num_layers = model.shape.num_layers
+
+    def run(self, model: GraphModel) -> tuple[Tensor, Tensor]:
+        """Scores [N] and embeddings [N, D] of all target nodes."""
+        return model(self._contents, [self.block] * self.num_layers)

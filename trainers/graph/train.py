@@ -1,4 +1,4 @@
-"""Stage 1: RGCN pretraining on the levels of the train split.
+"""Stage 1: pretraining of a graph encoder on the levels of the train split.
 
 Runs in one process, or in each of several under a torch process group. It resumes from its last
 checkpoint at the exact batch: randomness is a function of (seed, step, rank), so nothing but
@@ -7,6 +7,7 @@ weights, optimiser state and position is kept.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from graphstore import Store
-from graphstore.files import file_digest
-from sampler import NeighborLoader, SamplingEngine
+from graphstore.files import file_digest, write_json
+from sampler import NeighborLoader, SamplingEngine, SamplingOptions
 from trainers import checkpoint, distributed
-from trainers.config import GraphConfig, SamplerConfig
-from trainers.errors import require_finite
+from trainers.config import EvaluationConfig, GraphConfig, SamplerConfig
+from trainers.errors import TrainerError, require, require_finite
+from trainers.evaluate import grouped_metrics
+from trainers.graph.ablation import Ablation
 from trainers.graph.inference import embed
-from trainers.graph.model import RGCN, FeatureTables, RGCNShape
-from trainers.metrics import rating_metrics
+from trainers.graph.model import NUM_LAYERS, Degrees, GraphModel, ModelShape
+from trainers.graph.steps import SampledSteps, Step, Steps, WholeSteps
+from trainers.graph.tables import FeatureTables
 from trainers.progress import Progress
 from trainers.schedule import learning_rate, seed_torch
 from trainers.splits import Splits
 
-MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
+MODEL, CHECKPOINT, BAD_BATCH = "model.safetensors", "checkpoint.safetensors", "bad_batch.json"
+TENSORBOARD = "tensorboard"
+SHOWN_IDS = 5
 
 
 @dataclass
@@ -45,7 +52,7 @@ class _State:
 
 
 class GraphTrainer:
-    """Trains one RGCN; `run` returns the metrics of its best epoch."""
+    """Trains one model; `run` returns the metrics of its best epoch."""
 
     def __init__(
         self,
@@ -56,99 +63,188 @@ class GraphTrainer:
         folder: Path,
         *,
         seed: int,
+        evaluation: EvaluationConfig | None = None,
         key: str = "",
         device: torch.device | None = None,
         engine: SamplingEngine | None = None,
     ) -> None:
         self.config, self.store, self.splits, self.folder, self.seed = config, store, splits, folder, seed
+        self.evaluation = evaluation or EvaluationConfig()
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.device = device or torch.device("cpu")
         self.key = key  # of the stage's inputs: a checkpoint of other inputs is not one of this training
-        self.tables = FeatureTables(store, self.device)
+        ablation = Ablation.of(store, config.ablation)
+        self.sampling = sampling_options(store, config, sampling, seed)
+        max_bytes = int(config.tables_gb * 1e9)
+        self.tables = FeatureTables(store, self.device, max_bytes=max_bytes, hidden_types=ablation.features)
         seed_torch(seed, "rgcn")
-        shape = RGCNShape.of(store, config.hidden, config.scalar_bins)
-        self.model = RGCN(shape, config.dropout, config.feature_dropout)
+        shape = ModelShape.of(
+            store,
+            hidden=config.hidden,
+            without=ablation.relations,
+            hidden_types=tuple(sorted(ablation.features)),
+            encoder=config.encoder,
+            heads=config.heads,
+            num_bases=config.num_bases,
+            scalar_bins=config.scalar_bins,
+        )
+        self.model = GraphModel(shape, config.dropout, config.feature_dropout)
         self.model.to(self.device)
         self.model.fit_scalars(self.tables, splits.train)
-        self.best: dict[str, torch.Tensor] = {}
+        self.best: dict[str, Tensor] = {}
         self.state = _State()
-        self.loader = NeighborLoader(
-            store,
-            splits.train,
-            batch_size=config.batch_size,
-            fanout=sampling.fanout,
-            hops=self.model.shape.num_layers,
-            seed=seed,
-            rank=self.rank,
-            world_size=self.world_size,
-            engine=engine,
+        degrees = Degrees(store, shape.edge_types, self.device) if self.model.uses_degrees else None
+        self.sampled = SampledSteps(
+            self.model,
+            self.tables,
+            NeighborLoader(
+                store,
+                splits.train,
+                batch_size=config.batch_size,
+                rank=self.rank,
+                world_size=self.world_size,
+                engine=engine,
+                **vars(self.sampling),
+            ),
+            degrees,
         )
+        self.steps: Steps = self.sampled
+        if config.neighbors == "all":
+            require(
+                self.world_size == 1, "graph.neighbors", "all", "sampled, where there are several workers"
+            )
+            self.steps = WholeSteps(self.model, self.tables, splits.train)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
         self.progress = Progress(folder if self.rank == 0 else None)
 
+    @property
+    def _precision(self) -> torch.dtype:
+        wanted = self.config.precision
+        on = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
+        return torch.bfloat16 if on else torch.float32
+
     def run(self) -> dict[str, Any]:
         self._resume()
-        config, state, num = self.config, self.state, len(self.loader)
+        config, state, num = self.config, self.state, len(self.steps)
+        (self.folder / BAD_BATCH).unlink(missing_ok=True)
+        writer = None
+        if self.rank == 0:  # what a killed run wrote behind its checkpoint is written again
+            at = state.epoch * num + state.next_batch
+            writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=at)
         while state.epoch < config.epochs and state.epoch - state.best_epoch <= config.patience:
-            self.loader.load_state_dict({"epoch": state.epoch, "next_batch": state.next_batch})
-            for batch in self.loader:
-                step = state.epoch * num + state.next_batch
-                state.loss_sum += self._step(batch, step)
+            for one in self.steps.stream(state.epoch, state.next_batch):
+                number = state.epoch * num + state.next_batch
+                loss = self._step(one, number)
+                state.loss_sum += loss
                 state.next_batch += 1
                 shown = {"loss": state.loss_sum / state.next_batch, "val_mae": state.best_mae}
-                self.progress.update(step + 1, config.epochs * num, "step", **shown)
-                if (step + 1) % config.checkpoint_steps == 0 and state.next_batch < num:
+                self.progress.update(number + 1, config.epochs * num, "step", **shown)
+                if writer:
+                    writer.add_scalar("train/loss", loss, number)
+                    writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], number)
+                if (number + 1) % config.checkpoint_steps == 0 and state.next_batch < num:
                     self._save()
-            self._end_epoch()
+            self._end_epoch(writer)
         done = state.epoch * num  # early stopping: what was planned behind it is not to come
         self.progress.update(done, done, "step", val_mae=state.best_mae)
-        if self.rank == 0:
-            shape = {"hidden": config.hidden, "scalar_bins": config.scalar_bins}
-            checkpoint.save(self.folder / MODEL, self.best, shape)
+        if writer:
+            writer.close()
+            save_model(self.folder, self.model, self.best, self.store)
         distributed.barrier()
         best = state.history[state.best_epoch]
-        return {"best": best, "epochs": state.epoch, "history": state.history}
+        return {"best": best, "epochs": state.epoch, "history": state.history, **self._evaluate()}
 
-    def _step(self, batch: Any, step: int) -> float:
+    def _step(self, one: Step, number: int) -> float:
         """One optimiser step; returns the mean loss over the global batch."""
         config = self.config
-        seed_torch(self.seed, "dropout", step, self.rank)
+        seed_torch(self.seed, "dropout", number, self.rank)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config.lr, step, config.epochs * len(self.loader))
-        seeds = batch.nodes[self.model.target][: batch.num_seeds]
-        levels = torch.from_numpy(np.asarray(self.store.labels)[seeds].astype(np.float32)).to(self.device)
-        num_global = len(self.loader.global_seeds(self.state.epoch, self.state.next_batch))
+            group["lr"] = learning_rate(config.lr, number, config.epochs * len(self.steps))
+        levels = torch.from_numpy(np.asarray(self.store.labels)[one.seeds].astype(np.float32)).to(self.device)
         self.model.train()
-        scores, _ = self.model(batch, self.tables)
-        loss = F.smooth_l1_loss(scores, levels, reduction="sum", beta=config.beta) / num_global
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == torch.bfloat16):
+            scores = one.forward()
+        loss = F.smooth_l1_loss(scores, levels, reduction="sum", beta=config.beta) / len(one.global_seeds)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # every relation and type takes part in every batch: no gradient is missing
         distributed.sum_gradients(self.model.parameters())
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimizer.step()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         mean = float(distributed.sum_across_ranks(loss.detach().clone()))
-        return require_finite(mean, f"loss of step {step}", "graph")
+        # Before the weights change: all ranks see the same two numbers
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            raise self._not_finite(mean, norm, one, number)
+        self.optimizer.step()
+        return mean
 
-    def _end_epoch(self) -> None:
+    def _not_finite(self, loss: float, norm: float, one: Step, number: int) -> TrainerError:
+        """Says which batch it was; all its ids are in a file, and the last checkpoint stays."""
+        ids = [self.store.ids[v] for v in one.global_seeds.tolist()]
+        path = self.folder / BAD_BATCH
+        if self.rank == 0:
+            write_json(path, {"step": number, "loss": str(loss), "gradient_norm": str(norm), "ids": ids})
+        shown = ", ".join(ids[:SHOWN_IDS]) + (", …" if len(ids) > SHOWN_IDS else "")
+        return TrainerError(
+            f"loss of step {number} (epoch {self.state.epoch}, batch {self.state.next_batch}): found {loss}, "
+            f"gradient norm {norm}, expected finite numbers; its {len(ids)} ids: {shown} (all in {path}); "
+            "lower graph.lr or graph.clip"
+        )
+
+    def _end_epoch(self, writer: SummaryWriter | None) -> None:
         state = self.state
         # One rank evaluates: the weights are the same everywhere
         metrics = distributed.broadcast_object(self._validate() if self.rank == 0 else None)
-        state.history.append({"epoch": state.epoch, "loss": state.loss_sum / len(self.loader), **metrics})
+        loss = state.loss_sum / len(self.steps)
+        state.history.append({"epoch": state.epoch, "loss": loss, **metrics})
         require_finite(metrics["val_mae"], "validation MAE", "graph")
+        if writer:
+            for name in ("acc", "mse", "mae"):
+                step = (state.epoch + 1) * len(self.steps) - 1
+                writer.add_scalar(f"val/{name}", metrics[f"val_{name}"], step)
         if metrics["val_mae"] < state.best_mae:
             state.best_mae, state.best_epoch = metrics["val_mae"], state.epoch
             self.best = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
         state.epoch, state.next_batch, state.loss_sum = state.epoch + 1, 0, 0.0
         self._save()
 
-    def _validate(self) -> dict[str, float]:
-        """Metrics of the validation split under exact inference."""
-        _, scores = embed(self.model, self.store, self.device)
+    def _scores(self) -> np.ndarray:
+        """Of all target nodes, under exact inference: [N]."""
+        return embed(self.model, self.tables, memory_bytes=int(self.config.inference_gb * 1e9))[1]
+
+    def _metrics(self, ids: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        return grouped_metrics(self.store, ids, scores, self.evaluation.period_days)
+
+    def _validate(self) -> dict[str, Any]:
+        """Metrics of the validation split: overall, by platform and by observation period."""
         val = self.splits.val
-        found = rating_metrics(scores[val], np.asarray(self.store.labels)[val])
-        return {f"val_{name}": found[name] for name in ("acc", "mse", "mae")}
+        found = self._metrics(val, self._scores()[val])
+        return {f"val_{name}": value for name, value in found.items() if name != "num"}
+
+    def _evaluate(self) -> dict[str, Any]:
+        """The best weights on every split: over all neighbours, and over sampled ones as in training."""
+        if self.rank != 0:
+            return {}
+        if self.best:
+            self.model.load_state_dict(self.best)
+        exact = self._scores()
+        splits = self.splits.named()
+        found = {"exact": {name: self._metrics(ids, exact[ids]) for name, ids in splits.items()}}
+        if self.config.neighbors == "sampled":
+            found["sampled"] = {
+                name: self._metrics(ids, self._sampled_scores(ids)) for name, ids in splits.items()
+            }
+        return found
+
+    @torch.no_grad()
+    def _sampled_scores(self, ids: np.ndarray) -> np.ndarray:
+        """Of some nodes over a sample of their neighbours: [n]."""
+        self.model.eval()
+        loader = NeighborLoader(
+            self.store, ids, batch_size=self.config.batch_size, shuffle=False, **vars(self.sampling)
+        )
+        steps = SampledSteps(self.model, self.tables, loader, self.sampled.degrees)
+        return np.concatenate([one.forward().float().cpu().numpy() for one in steps.stream(0, 0)])
 
     def _save(self) -> None:
         if self.rank != 0:
@@ -174,14 +270,35 @@ class GraphTrainer:
         distributed.barrier()  # nobody writes the next checkpoint before all have read this one
 
 
+def sampling_options(
+    store: Store, config: GraphConfig, sampling: SamplerConfig, seed: int
+) -> SamplingOptions:
+    """What stage 1 samples: for whoever does it."""
+    without = Ablation.of(store, config.ablation).relations
+    return SamplingOptions(fanout=sampling.fanout, hops=NUM_LAYERS, exclude=sorted(without), seed=seed)
+
+
 def cache_digests(folder: Path, store: Store) -> dict[str, str]:
     """What an embedding cache is of: the store's digest and that of the stage-1 folder's weights."""
     return {"store": store.digest, "checkpoint": file_digest(folder / MODEL)}
 
 
-def load_model(folder: Path, store: Store, device: torch.device) -> RGCN:
-    """The trained model of a stage-1 folder, in evaluation mode."""
-    tensors, meta = checkpoint.load(folder / MODEL)
-    model = RGCN(RGCNShape.of(store, meta["hidden"], meta["scalar_bins"]))
+def save_model(folder: Path, model: GraphModel, weights: dict[str, Tensor], store: Store) -> None:
+    """Write the trained model: weights, shape, and the digest of the store that it was trained on."""
+    meta = {"shape": model.shape.to_dict(), "store": store.digest}
+    checkpoint.save(folder / MODEL, weights, meta)
+
+
+def load_model(folder: Path, store: Store, device: torch.device) -> GraphModel:
+    """The trained model of a stage-1 folder, for evaluation. TrainerError where it is of another store."""
+    path = folder / MODEL
+    tensors, meta = checkpoint.load(path)
+    if meta.get("store") != store.digest:
+        found = str(meta.get("store"))[:12]
+        raise TrainerError(
+            f"{path}: found a model of the store {found}, expected {store.digest[:12]} ({store.path}); "
+            "run again: netgpt pretrain"
+        )
+    model = GraphModel(ModelShape.from_dict(meta["shape"]))
     model.load_state_dict(tensors)
     return model.to(device).eval()

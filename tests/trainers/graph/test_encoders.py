@@ -1,0 +1,257 @@
+"""Encoders against PyG's layers with the same weights, and HetSANN against its formula, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from random_graph import CPU, RandomGraph
+from torch import Tensor, nn
+from torch_geometric.nn import GCNConv, HANConv, HeteroConv, RGCNConv, SAGEConv
+
+from trainers.graph.aggregate import exact_mean
+from trainers.graph.encoders import Layer, make_layer
+from trainers.graph.encoders.gcn import GCNLayer
+from trainers.graph.encoders.han import HANLayer
+from trainers.graph.encoders.hetsann import HetSANNLayer
+from trainers.graph.encoders.rgcn import RGCNLayer
+from trainers.graph.rows import SampledRows, WholeRows
+
+SEEDS = range(4)
+WIDTH, HEADS = 8, 2
+
+
+@pytest.fixture(params=["sampled", "whole"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def layer_of(encoder: str, graph: RandomGraph, num_bases: int = 0) -> Layer:
+    torch.manual_seed(1)
+    types = tuple(graph.num_nodes)
+    made = make_layer(
+        encoder, graph.edge_types, types, hidden=WIDTH, heads=HEADS, num_bases=num_bases
+    ).double()
+    for parameter in made.parameters():  # biases too
+        nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+def flat(graph: RandomGraph, h: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """All nodes and edges as one graph, the target's nodes first: x, edge_index, edge type."""
+    offset = {"v": 0, "a": graph.num_nodes["v"]}
+    index, kinds = [], []
+    for i, e in enumerate(graph.edge_types):
+        edges = graph.edge_index(e)
+        index.append(torch.stack([edges[0] + offset[e[0]], edges[1]]))
+        kinds.append(torch.full((edges.shape[1],), i))
+    return torch.cat([h["v"], h["a"]]), torch.cat(index, 1), torch.cat(kinds)
+
+
+def assert_same(found: Tensor, expected: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Outputs, and the gradients of one random function of them by all pairs of leaves."""
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    ours = torch.autograd.grad((found * weight).sum(), [a for a, _ in pairs], retain_graph=True)
+    theirs = torch.autograd.grad((expected * weight).sum(), [b for _, b in pairs], retain_graph=True)
+    for a, b in zip(ours, theirs, strict=True):
+        assert b.abs().sum() > 0
+        torch.testing.assert_close(a, b.reshape(a.shape), rtol=1e-9, atol=1e-9)
+
+
+def leaves(h: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.clone().requires_grad_() for name, x in h.items()}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("num_bases", [0, 2])
+def test_rgcn_equals_pyg(seed: int, num_bases: int, kind: str) -> None:
+    graph = RandomGraph.of(seed)
+    layer = layer_of("rgcn", graph, num_bases)
+    assert isinstance(layer, RGCNLayer)
+    conv = RGCNConv(WIDTH, WIDTH, num_relations=3, num_bases=num_bases or None).double()
+    with torch.no_grad():
+        conv.weight.copy_(layer.basis_BDD)
+        conv.root.copy_(layer.root.weight.T)
+        conv.bias.copy_(layer.root.bias)
+        if layer.share_RB is not None:
+            conv.comp.copy_(layer.share_RB)
+    h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
+    x, index, kinds = flat(graph, other)
+    expected = conv(x, index, kinds)
+    pairs = [(h["v"], other["v"]), (h["a"], other["a"]), (layer.basis_BDD, conv.weight)]
+    if layer.share_RB is not None:
+        pairs.append((layer.share_RB, conv.comp))
+    pairs += [(layer.root.bias, conv.bias)]
+    assert_same(layer(h, graph.block(kind)), expected[: graph.num_nodes["v"]], pairs)
+    torch.testing.assert_close(layer.alone("a", h["a"]), expected[graph.num_nodes["v"] :])
+
+
+@pytest.mark.filterwarnings("ignore:There exist node types")
+def test_rgcn_equals_pyg_hetero_conv(kind: str) -> None:
+    graph = RandomGraph.of(0)
+    layer = layer_of("rgcn", graph)
+    assert isinstance(layer, RGCNLayer)
+    convs = {
+        e: SAGEConv((WIDTH, WIDTH), WIDTH, aggr="mean", root_weight=False, bias=False)
+        for e in graph.edge_types
+    }
+    hetero = HeteroConv(convs, aggr="sum").double()
+    with torch.no_grad():
+        for e, conv in convs.items():
+            conv.lin_l.weight.copy_(layer.weight_of(e).T)
+    h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
+    out = hetero(other, {e: graph.edge_index(e) for e in graph.edge_types})["v"] + layer.root(other["v"])
+    assert_same(layer(h, graph.block(kind)), out, [(h["v"], other["v"]), (h["a"], other["a"])])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gcn_equals_pyg(seed: int, kind: str) -> None:
+    graph = RandomGraph.of(seed)
+    layer = layer_of("gcn", graph)
+    assert isinstance(layer, GCNLayer)
+    conv = GCNConv(WIDTH, WIDTH).double()
+    with torch.no_grad():
+        conv.lin.weight.copy_(layer.linear.weight)
+        conv.bias.copy_(layer.linear.bias)
+    h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
+    x, index, _ = flat(graph, other)
+    expected = conv(x, index)
+    pairs = [
+        (h["v"], other["v"]),
+        (h["a"], other["a"]),
+        (layer.linear.weight, conv.lin.weight),
+        (layer.linear.bias, conv.bias),
+    ]
+    assert_same(layer(h, graph.block(kind)), expected[: graph.num_nodes["v"]], pairs)
+    torch.testing.assert_close(layer.alone("a", h["a"]), expected[graph.num_nodes["v"] :])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_han_equals_pyg(seed: int, kind: str) -> None:
+    graph = RandomGraph.of(seed)
+    layer = layer_of("han", graph)
+    assert isinstance(layer, HANLayer)
+    conv = HANConv(WIDTH, WIDTH, (list(graph.num_nodes), list(graph.edge_types)), heads=HEADS).double()
+    pairs: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for name in graph.num_nodes:
+            pairs += list(zip(layer.project[name].parameters(), conv.proj[name].parameters(), strict=True))
+        for e, a, b in zip(graph.edge_types, layer.head_RHC, layer.tail_RHC, strict=True):
+            conv.lin_src["__".join(e)].copy_(a[None])
+            conv.lin_dst["__".join(e)].copy_(b[None])
+        pairs += [
+            (layer.semantic.weight, conv.k_lin.weight),
+            (layer.semantic.bias, conv.k_lin.bias),
+            (layer.query_D, conv.q),
+        ]
+        for ours, theirs in pairs:
+            theirs.copy_(ours.reshape(theirs.shape))
+    h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
+    expected = conv(other, {e: graph.edge_index(e) for e in graph.edge_types})["v"]
+    pairs += [(h["v"], other["v"]), (h["a"], other["a"])]
+    assert_same(layer(h, graph.block(kind)), expected, pairs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_hetsann_equals_its_formula(seed: int, kind: str) -> None:
+    """Edge by edge: one softmax over all edges that end in a node."""
+    graph = RandomGraph.of(seed)
+    layer = layer_of("hetsann", graph)
+    assert isinstance(layer, HetSANNLayer)
+    h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
+    x = {name: (other[name] @ layer.project[name].weight.T).view(-1, HEADS, WIDTH // HEADS) for name in other}
+    out = []
+    for v in range(graph.num_nodes["v"]):
+        scores, messages = [], []
+        for r, e in enumerate(graph.edge_types):
+            for u in graph.relations[e].neighbors(v):
+                scores.append(
+                    F.leaky_relu(
+                        (layer.head_RHC[r] * x[e[0]][u]).sum(-1) + (layer.tail_RHC[r] * x["v"][v]).sum(-1),
+                        0.2,
+                    )
+                )
+                messages.append(x[e[0]][u])
+        if scores:
+            share = torch.softmax(torch.stack(scores), 0)
+            total = (share[:, :, None] * torch.stack(messages)).sum(0).flatten()
+        else:
+            total = torch.zeros(WIDTH, dtype=torch.float64)
+        out.append(other["v"][v] + F.elu(total))
+    expected = torch.stack(out)
+    found = layer(h, graph.block(kind))
+    assert_same(found, expected, [(h["v"], other["v"]), (h["a"], other["a"])])
+    weight = torch.randn_like(found)
+    parameters = list(layer.parameters())
+    ours = torch.autograd.grad((found * weight).sum(), parameters)
+    theirs = torch.autograd.grad((expected * weight).sum(), parameters)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("encoder", ["rgcn", "gcn", "han", "hetsann"])
+def test_a_graph_without_edges_is_finite(encoder: str, kind: str) -> None:
+    graph = RandomGraph.of(0)
+    empty = {
+        e: type(r)(e, "csr", r.indices[:0], np.zeros(r.num_dst, np.int64), np.zeros(r.num_dst, np.int64))
+        for e, r in graph.relations.items()
+    }
+    layer = layer_of(encoder, graph)
+    h = leaves(graph.states(WIDTH))
+    out = layer(h, RandomGraph(empty, graph.num_nodes).block(kind))
+    assert torch.isfinite(out).all()
+    out.sum().backward()
+    assert all(torch.isfinite(x.grad).all() for x in h.values() if x.grad is not None)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gradients_of_running_sums(seed: int) -> None:
+    """The walk back, and the cumulative sum that GPUs use, against finite differences and each other."""
+    graph = RandomGraph.of(seed)
+    for relation in graph.relations.values():
+        num = graph.num_nodes[relation.edge_type[0]]
+        h = torch.randn(num, 3, dtype=torch.float64, requires_grad=True)
+        content = np.random.default_rng(seed).integers(0, num, num).astype(np.int32)
+        for rows in (WholeRows(relation, CPU), WholeRows(relation, CPU, content)):
+            assert torch.autograd.gradcheck(rows.mean, h)
+            assert torch.autograd.gradcheck(rows.mean_of_sums, h)
+            torch.testing.assert_close(rows.mean(h), rows.mean_of_sums(h), rtol=1e-12, atol=1e-12)
+
+
+def test_threads_change_no_bit() -> None:
+    graph = RandomGraph.of(3, num_v=200, degree=10)
+    h = torch.randn(200, 70, requires_grad=True)
+    for relation in list(graph.relations.values())[:2]:
+        found = []
+        for threads in (1, 2, 4):
+            mean = WholeRows(relation, CPU, None, threads).mean(h)
+            found.append((mean, torch.autograd.grad(mean.square().sum(), h)[0]))
+        for mean, grad in found[1:]:
+            assert torch.equal(mean, found[0][0]) and torch.equal(grad, found[0][1])
+        np.testing.assert_array_equal(exact_mean(relation, h.detach().numpy()), found[0][0].detach().numpy())
+
+
+def test_sampled_gcn_is_unbiased() -> None:
+    """The mean over samples of a sampled layer approaches the layer over all heads."""
+    graph = RandomGraph.of(1, num_v=40, degree=12)
+    layer = layer_of("gcn", graph)
+    h = graph.states(WIDTH)
+    whole = graph.block("sampled")
+    rng = np.random.default_rng(0)
+    outs = []
+    for _ in range(400):
+        rows = {}
+        for e, r in graph.relations.items():
+            drawn = [rng.permutation(r.neighbors(v))[:3] for v in range(40)]
+            rows[e] = SampledRows(
+                torch.from_numpy(np.concatenate(drawn).astype(np.int64)),
+                torch.tensor([len(d) for d in drawn]),
+                whole.rows[e].degree_T,
+            )
+        with torch.no_grad():
+            outs.append(layer(h, type(whole)(rows, 40, whole.degree_N)))
+    found, exact = torch.stack(outs), layer(h, whole).detach()
+    z = (found.mean(0) - exact) / (found.std(0) / len(found) ** 0.5)
+    assert 0.7 < float(z.square().mean()) < 1.3  # 1 where the mean is right

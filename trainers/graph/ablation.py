@@ -1,0 +1,30 @@
+"""The paper's ablations of the graph: which relations and features a run does without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphstore import EdgeType, Graph
+from trainers.errors import require
+
+INFLUENCE_TYPES = ("ctime", "fans", "likes", "comments", "shares", "views", "collects")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    relations: frozenset[EdgeType]
+    """Left out, in sampling and in the model."""
+    features: frozenset[str]
+    """Node types whose features are the zero vector."""
+
+    @staticmethod
+    def of(graph: Graph, name: str) -> Ablation:
+        """none, V (video features), VV (video–video relations), IV (ctime and counters), CV (comments)."""
+        target = graph.schema.target
+        heads = {"VV": (target,), "IV": INFLUENCE_TYPES, "CV": ("comment",)}.get(name, ())
+        missing = [h for h in heads if h not in graph.node_types]
+        require(not missing, f"graph.ablation={name}", ", ".join(graph.node_types), f"node types {missing}")
+        return Ablation(
+            frozenset(e for e in graph.edge_types if e[0] in heads),
+            frozenset([target] if name == "V" else []),
+        )

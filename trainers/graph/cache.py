@@ -1,0 +1,57 @@
+"""The embedding cache: embeddings and scores of all target nodes, with digests of what they are of."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from graphstore.arrays import ArrayWriter, map_array, write_array
+from graphstore.files import read_json
+from trainers.errors import TrainerError
+from trainers.graph.inference import (
+    DEFAULT_MEMORY,
+    MAX_BLOCK_ROWS,
+    ExactInference,
+    Progress,
+    exact_scores,
+)
+from trainers.graph.model import GraphModel
+from trainers.graph.tables import FeatureTables
+
+
+def write_cache(
+    folder: Path,
+    model: GraphModel,
+    tables: FeatureTables,
+    digests: dict[str, str],
+    *,
+    memory_bytes: int = DEFAULT_MEMORY,
+    progress: Progress | None = None,
+) -> None:
+    """Write the embedding cache: Zarr arrays `h` [N, D] and `score` [N] under `folder`, a Zarr group.
+
+    `digests` (of the store and of the checkpoint) become the group's attributes.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        inference = ExactInference(model, tables, Path(scratch), memory_bytes=memory_bytes, progress=progress)
+        h = inference.run()
+        with ArrayWriter(folder, "h", np.float32, h.shape[1]) as writer:
+            for first in range(0, len(h), MAX_BLOCK_ROWS):
+                writer.append(h[first : first + MAX_BLOCK_ROWS])
+        write_array(folder, "score", exact_scores(model, h))
+    zarr.open_group(str(folder), mode="a").attrs.update(digests)
+
+
+def open_cache(folder: Path, digests: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Map a cache's `h` and `score`. TrainerError where it is of another store or checkpoint."""
+    found = read_json(folder / "zarr.json")["attributes"] if (folder / "zarr.json").exists() else {}
+    for name, digest in digests.items():
+        if found.get(name) != digest:
+            raise TrainerError(
+                f"{folder}: found embeddings of {name} {found.get(name)}, expected {digest}; "
+                "run again: netgpt embed"
+            )
+    return map_array(folder, "h"), map_array(folder, "score")

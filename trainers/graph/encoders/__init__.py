@@ -1,0 +1,36 @@
+"""The encoders: RGCN, and the three graph baselines of the paper, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graphstore import EdgeType
+from trainers.graph.encoders.gcn import GCNLayer
+from trainers.graph.encoders.han import HANLayer
+from trainers.graph.encoders.hetsann import HetSANNLayer
+from trainers.graph.encoders.layer import AttentionLayer, Block, Layer, MeanLayer
+from trainers.graph.encoders.rgcn import RGCNLayer
+
+__all__ = ["TITLES", "AttentionLayer", "Block", "Layer", "MeanLayer", "make_layer"]
+
+TITLES = {"rgcn": "RGCN", "gcn": "GCN", "han": "HAN", "hetsann": "HetSANN"}
+"""Encoders by name in a configuration, as the literature spells them."""
+
+
+def make_layer(
+    encoder: str,
+    edge_types: tuple[EdgeType, ...],
+    node_types: tuple[str, ...],
+    *,
+    hidden: int,
+    heads: int,
+    num_bases: int,
+) -> Layer:
+    """One layer of an encoder, freshly initialised. `heads` is for han and hetsann, `num_bases` for rgcn."""
+    makers: dict[str, Callable[[], Layer]] = {
+        "rgcn": lambda: RGCNLayer(edge_types, hidden, num_bases),
+        "gcn": lambda: GCNLayer(edge_types, hidden),
+        "han": lambda: HANLayer(edge_types, node_types, hidden, heads),
+        "hetsann": lambda: HetSANNLayer(edge_types, node_types, hidden, heads),
+    }
+    return makers[encoder]()

@@ -1,0 +1,37 @@
+"""HetSANN: Hong et al., "An Attention-Based Graph Neural Network for Heterogeneous Structural Learning",
+section 4: projections by pair of types, attention vectors by relation, one softmax over all relations."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphstore import EdgeType
+from trainers.graph.encoders.layer import AttentionLayer
+from trainers.graph.rows import Attention, joint_mean
+
+
+class HetSANNLayer(AttentionLayer):
+    """h'_v = h_v + elu(Σ_e softmax_e(leaky_relu(a_r · W_type h_u + b_r · W_target h_v)) W_type h_u).
+
+    The sum and the softmax run over the edges e = (u, r, v) of all relations together. Types that no
+    relation ends in keep their states.
+    """
+
+    def __init__(
+        self, edge_types: tuple[EdgeType, ...], node_types: tuple[str, ...], hidden: int, heads: int
+    ) -> None:
+        super().__init__(edge_types, node_types, hidden, heads, bias=False)
+
+    def parts(self, attentions: list[Attention]) -> Tensor:
+        return joint_mean(attentions)[None]
+
+    def scores(self, parts_KTD: Tensor) -> Tensor:
+        return torch.zeros(1, device=parts_KTD.device)  # one part: nothing to weigh
+
+    def combine(self, own_TD: Tensor, parts_KTD: Tensor, scores_K: Tensor) -> Tensor:
+        return own_TD + F.elu(parts_KTD[0])
+
+    def alone(self, node_type: str, h_ND: Tensor) -> Tensor:
+        return h_ND

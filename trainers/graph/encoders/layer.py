@@ -1,0 +1,162 @@
+"""What the four encoders have in common: one layer, as seen by the model and by exact inference.
+
+All relations end at one node type, the target. A layer makes new states of target nodes from their own
+and from their heads' states; nodes of other types have no heads, and a layer maps them by themselves.
+
+Shape suffixes: N nodes of a type, T tails (the first nodes of the target), D hidden width, H attention
+heads, C width of one of them, K parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graphstore import EdgeType
+from trainers.graph.rows import Attention, Rows
+
+
+@dataclass(frozen=True)
+class Block:
+    """The edges that one layer works on."""
+
+    rows: Mapping[EdgeType, Rows]
+    num_tails: int
+    degree_N: Tensor | None = None
+    """Heads over all relations of every target node whose state is there, in the whole graph; only for
+    layers that ask for it."""
+
+
+class Layer(nn.Module):
+    """One layer of an encoder."""
+
+    uses_degrees = False
+    """Whether the layer needs degrees in the whole graph."""
+
+    def __init__(self, edge_types: tuple[EdgeType, ...]) -> None:
+        super().__init__()
+        self.edge_types = edge_types
+        self.target = edge_types[0][2]
+
+    def forward(self, h: Mapping[str, Tensor], block: Block) -> Tensor:
+        """States before the layer by node type [N, D] → new states of the first tails [T, D]."""
+        raise NotImplementedError
+
+    def alone(self, node_type: str, h_ND: Tensor) -> Tensor:
+        """New states of nodes of a type that no relation ends in."""
+        raise NotImplementedError
+
+
+class MeanLayer(Layer):
+    """out = finish(own states, Σ_r weighted(transform_r(mean over r's heads of send(h))))."""
+
+    def send(self, node_type: str, h_ND: Tensor, degree_N: Tensor | None) -> Tensor:
+        """What heads send, before the mean; degree_N is given for the target type."""
+        return h_ND
+
+    def transform(self, edge_type: EdgeType, h: Tensor) -> Tensor:
+        """A linear map of what a relation brings; before or after the mean, which makes no difference."""
+        return h
+
+    def weighted(self, mean_TD: Tensor, degree_T: Tensor) -> Tensor:
+        """What each tail's mean counts, given its degree in the relation."""
+        return mean_TD
+
+    def finish(self, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
+        """New states from the own ones and what the relations brought."""
+        raise NotImplementedError
+
+    def forward(self, h: Mapping[str, Tensor], block: Block) -> Tensor:
+        own_TD = h[self.target][: block.num_tails]
+        sent = {
+            name: self.send(name, x, block.degree_N if name == self.target else None) for name, x in h.items()
+        }
+        # Under autocast products are bfloat16; their sum is not
+        total_TD = torch.zeros_like(own_TD, dtype=torch.promote_types(own_TD.dtype, torch.float32))
+        for edge_type in self.edge_types:
+            rows, x = block.rows[edge_type], sent[edge_type[0]]
+            if len(x) < rows.num_tails:  # the smaller side is multiplied
+                found = rows.mean(self.transform(edge_type, x))
+            else:
+                found = self.transform(edge_type, rows.mean(x))
+            total_TD = total_TD + self.weighted(found, rows.degree_T)
+        degree_T = None if block.degree_N is None else block.degree_N[: block.num_tails]
+        return self.finish(own_TD, total_TD, degree_T)
+
+
+class AttentionLayer(Layer):
+    """A softmax over each row; what the relations bring is combined from one or more parts.
+
+    Parts are [K, T, D]. Where parts are weighed against each other, their scores are means over all
+    tails, so exact inference makes all parts before it combines any.
+    """
+
+    def __init__(
+        self,
+        edge_types: tuple[EdgeType, ...],
+        node_types: tuple[str, ...],
+        hidden: int,
+        heads: int,
+        *,
+        bias: bool,
+    ) -> None:
+        super().__init__(edge_types)
+        self.heads, self.width = heads, hidden // heads
+        self.project = nn.ModuleDict({name: nn.Linear(hidden, hidden, bias=bias) for name in node_types})
+        for module in self.project.values():
+            assert isinstance(module, nn.Linear)
+            nn.init.xavier_uniform_(module.weight)
+            if bias:
+                nn.init.zeros_(module.bias)
+        self.head_RHC = glorot(len(edge_types), heads, self.width)
+        self.tail_RHC = glorot(len(edge_types), heads, self.width)
+
+    def values(self, node_type: str, h_ND: Tensor) -> Tensor:
+        """What nodes of a type show of themselves: [N, H, C]."""
+        x_ND: Tensor = self.project[node_type](h_ND)
+        return x_ND.view(-1, self.heads, self.width)
+
+    def key(self, edge_type: EdgeType, value_NHC: Tensor) -> Tensor:
+        """Of a relation's heads: [N, H]."""
+        return (value_NHC * self.head_RHC[self.edge_types.index(edge_type)]).sum(-1)
+
+    def query(self, edge_type: EdgeType, value_THC: Tensor) -> Tensor:
+        """Of a relation's tails: [T, H]."""
+        return (value_THC * self.tail_RHC[self.edge_types.index(edge_type)]).sum(-1)
+
+    def attend(self, values: Mapping[str, Tensor], own_THC: Tensor, rows: Mapping[EdgeType, Rows]) -> Tensor:
+        """Parts [K, T, D] from the values of all node types and those of the tails."""
+        return self.parts(
+            [
+                rows[e].attend(self.key(e, values[e[0]]), self.query(e, own_THC), values[e[0]])
+                for e in self.edge_types
+            ]
+        )
+
+    def parts(self, attentions: list[Attention]) -> Tensor:
+        """[K, T, D] from the relations' attentions, in order."""
+        raise NotImplementedError
+
+    def scores(self, parts_KTD: Tensor) -> Tensor:
+        """Score of each part, summed over tails: [K]."""
+        raise NotImplementedError
+
+    def combine(self, own_TD: Tensor, parts_KTD: Tensor, scores_K: Tensor) -> Tensor:
+        """New states, given each part's mean score."""
+        raise NotImplementedError
+
+    def forward(self, h: Mapping[str, Tensor], block: Block) -> Tensor:
+        own_TD = h[self.target][: block.num_tails]
+        values = {name: self.values(name, x) for name, x in h.items()}
+        parts_KTD = self.attend(values, values[self.target][: block.num_tails], block.rows)
+        return self.combine(own_TD, parts_KTD, self.scores(parts_KTD) / max(1, block.num_tails))
+
+
+def glorot(*shape: int) -> nn.Parameter:
+    """A parameter with Glorot's uniform initial values over its last two dimensions."""
+    value = torch.empty(*shape)
+    bound = (6 / (shape[-1] + shape[-2])) ** 0.5
+    return nn.Parameter(nn.init.uniform_(value, -bound, bound))

@@ -1,0 +1,177 @@
+"""The rows of a relation as tensors: means and attention over the heads of each tail, with gradients.
+
+`SampledRows` are those of a mini-batch, `WholeRows` those of a whole graph. Layers know neither.
+
+Shape suffixes: N heads' states, T tails, E edges, H attention heads, C width of one of them, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphstore import EdgeType, Relation, edge_name
+from trainers.errors import TrainerError
+from trainers.graph.aggregate import MeanWalk
+
+SLOPE = 0.2
+"""Of the leaky ReLU in attention scores."""
+MAX_EDGES = 50_000_000
+"""Edges that attention over whole rows holds at once."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A softmax over rows before its division, so that several relations can share one.
+
+    The weighted mean is total / weight; weights are relative to exp(top).
+    """
+
+    top_TH: Tensor
+    """Largest score of the row; −inf where it is empty."""
+    weight_TH: Tensor
+    total_THC: Tensor
+
+    def mean(self) -> Tensor:
+        """[T, H · C]; zero where a row is empty."""
+        return (self.total_THC / self.weight_TH.clamp_min(1e-16)[:, :, None]).flatten(1)
+
+
+def joint_mean(parts: list[Attention]) -> Tensor:
+    """The weighted mean of one softmax over the rows of several relations: [T, H · C]."""
+    top_TH = torch.stack([p.top_TH for p in parts]).amax(0)
+    top_TH = torch.where(top_TH.isinf(), torch.zeros_like(top_TH), top_TH)
+    weight_TH, total_THC = torch.zeros_like(top_TH), torch.zeros_like(parts[0].total_THC)
+    for part in parts:
+        share_TH = torch.exp(part.top_TH - top_TH)
+        weight_TH = weight_TH + share_TH * part.weight_TH
+        total_THC = total_THC + share_TH[:, :, None] * part.total_THC
+    return Attention(top_TH, weight_TH, total_THC).mean()
+
+
+class Rows:
+    """The rows of one relation, for the first T nodes of its destination."""
+
+    num_tails: int
+    degree_T: Tensor
+    """Heads of each tail in the graph, which may be more than are here."""
+
+    def mean(self, h_ND: Tensor) -> Tensor:
+        """Mean over each tail's heads: [T, D]; zero where it has none."""
+        raise NotImplementedError
+
+    def attend(self, key_NH: Tensor, query_TH: Tensor, value_NHC: Tensor) -> Attention:
+        """Softmax over a row's heads of leaky_relu(key of the head + query of the tail)."""
+        raise NotImplementedError
+
+
+class SampledRows(Rows):
+    """heads_E int: positions among the heads' states, row after row; counts_T int: length of each row."""
+
+    def __init__(self, heads_E: Tensor, counts_T: Tensor, degree_T: Tensor | None = None) -> None:
+        self.heads_E, self.counts_T = heads_E, counts_T
+        self.num_tails = len(counts_T)
+        self.degree_T = counts_T if degree_T is None else degree_T
+
+    def _begin(self) -> Tensor:
+        return torch.cumsum(self.counts_T, 0, dtype=self.heads_E.dtype) - self.counts_T
+
+    def mean(self, h_ND: Tensor) -> Tensor:
+        # Gather and mean in one fused, deterministic operation
+        return F.embedding_bag(self.heads_E, h_ND, self._begin(), mode="mean")
+
+    def attend(self, key_NH: Tensor, query_TH: Tensor, value_NHC: Tensor) -> Attention:
+        counts_T, begin_T = self.counts_T.long(), self._begin()
+        tails_E = torch.repeat_interleave(torch.arange(self.num_tails, device=counts_T.device), counts_T)
+        score_EH = F.leaky_relu(F.embedding(self.heads_E, key_NH) + F.embedding(tails_E, query_TH), SLOPE)
+        top_TH = _segments(score_EH.detach(), "max", counts_T)
+        weight_EH = torch.exp(score_EH - top_TH[tails_E])
+        # One bag a head: no [E, H, C] is ever there
+        total_HTC = [
+            F.embedding_bag(self.heads_E, value_NC, begin_T, mode="sum", per_sample_weights=weight_E)
+            for value_NC, weight_E in zip(value_NHC.unbind(1), weight_EH.t().contiguous(), strict=True)
+        ]
+        return Attention(top_TH, _segments(weight_EH, "sum", counts_T), torch.stack(total_HTC, 1))
+
+
+def _segments(values_EH: Tensor, reduce: str, counts_T: Tensor) -> Tensor:
+    initial = 0.0 if reduce == "sum" else -torch.inf
+    if not len(values_EH):
+        return values_EH.new_full((len(counts_T), values_EH.shape[1]), initial)
+    found: Tensor = torch.segment_reduce(values_EH, reduce, lengths=counts_T, axis=0, initial=initial)
+    return found
+
+
+class _ExactMean(torch.autograd.Function):
+    """The walk over a relation's rows on the CPU, there and back."""
+
+    @staticmethod
+    def forward(ctx: Any, h_ND: Tensor, walk: MeanWalk) -> Tensor:
+        ctx.walk, ctx.num_heads, ctx.dtype = walk, len(h_ND), h_ND.dtype
+        # numpy knows no bfloat16
+        h_ND = h_ND.detach().to(torch.promote_types(h_ND.dtype, torch.float32))
+        return torch.from_numpy(walk.mean(h_ND.contiguous().numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        found = ctx.walk.gradient(gradients[0].contiguous().numpy(), ctx.num_heads)
+        return torch.from_numpy(found).to(ctx.dtype), None
+
+
+class WholeRows(Rows):
+    """All rows of a relation. content [N] int: the state of each head, by default its number."""
+
+    def __init__(
+        self, relation: Relation, device: torch.device, content: np.ndarray | None = None, threads: int = 1
+    ) -> None:
+        self.edge_type: EdgeType = relation.edge_type
+        self.relation, self.content, self.device = relation, content, device
+        self.num_tails = relation.num_dst
+        self.degree_T = torch.from_numpy(relation.degree().astype(np.int64)).to(device)
+        self.walk = MeanWalk(relation, content, threads)
+        self._edges: SampledRows | None = None
+        self._places: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def mean(self, h_ND: Tensor) -> Tensor:
+        if h_ND.device.type == "cpu":
+            found: Tensor = _ExactMean.apply(h_ND, self.walk)
+            return found
+        return self.mean_of_sums(h_ND)
+
+    def mean_of_sums(self, h_ND: Tensor) -> Tensor:
+        """The same by one cumulative sum in float64 over `indices`, for devices that do that well."""
+        if self._places is None:
+            walk = self.walk
+            length = walk.end - walk.begin
+            own = (walk.rank < length) if len(walk.rank) else np.zeros(len(length), bool)
+            at = np.where(own, walk.begin + (walk.rank if len(walk.rank) else 0), 0)
+            heads = walk.indices.astype(np.int64)
+            own_heads = heads[at] if len(heads) else np.zeros(len(at), np.int64)
+            parts = (heads, walk.begin.astype(np.int64), walk.end.astype(np.int64), own_heads, own)
+            self._places = tuple(torch.from_numpy(np.array(p)).to(h_ND.device) for p in parts)  # type: ignore[assignment]
+        assert self._places is not None
+        heads_M, begin_T, end_T, own_T, has_own_T = self._places
+        sums_MD = torch.cumsum(F.embedding(heads_M, h_ND).double(), 0)
+        sums_MD = F.pad(sums_MD, (0, 0, 1, 0))
+        total_TD = F.embedding(end_T, sums_MD) - F.embedding(begin_T, sums_MD)
+        total_TD = total_TD - F.embedding(own_T, h_ND) * has_own_T[:, None]
+        return (total_TD / self.degree_T.clamp_min(1)[:, None]).to(h_ND.dtype)
+
+    def attend(self, key_NH: Tensor, query_TH: Tensor, value_NHC: Tensor) -> Attention:
+        if self._edges is None:
+            num = int(self.degree_T.sum())
+            if num > MAX_EDGES:
+                raise TrainerError(
+                    f"{edge_name(self.edge_type)}: found {num:,} edges, expected up to {MAX_EDGES:,} for "
+                    "attention over whole rows; use graph.neighbors=sampled, or the encoder rgcn or gcn"
+                )
+            _, heads = self.relation.to_csr(np.int64)
+            if self.content is not None:
+                heads = self.content[heads].astype(np.int64)
+            self._edges = SampledRows(torch.from_numpy(heads).to(self.device), self.degree_T)
+        return self._edges.attend(key_NH, query_TH, value_NHC)

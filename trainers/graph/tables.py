@@ -1,0 +1,108 @@
+"""Features as models read them: tables that stay on the device, or rows that travel with a batch.
+
+Legend: N nodes, F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphstore import Graph
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Features of some nodes by distinct content: node i has x[row[i]], or x[i] where row is None."""
+
+    x: Tensor
+    """[rows, F] float32 on the device."""
+    row: Tensor | None
+    """[n] int64 on the device."""
+
+
+class FeatureTables:
+    """The features of a graph's nodes, float32 on one device when they are asked for.
+
+    Tables stay on the device up to `max_bytes` in all, the smallest first; of the others the distinct
+    rows of a batch are read from the store's map. `hidden_types` have the zero vector for every node.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        device: torch.device,
+        *,
+        max_bytes: int | None = None,
+        hidden_types: Collection[str] = (),
+    ) -> None:
+        self.graph, self.device, self.hidden_types = graph, device, frozenset(hidden_types)
+        features = {name: graph.features(name) for name in graph.schema.encoded_types}
+        # A GPU turns float16 into float32 for nothing; a CPU does not
+        size = {name: f.x.nbytes if device.type == "cuda" else f.x.size * 4 for name, f in features.items()}
+        self._tables: dict[str, Tensor] = {}
+        left = np.inf if max_bytes is None else max_bytes
+        for name in sorted(features, key=lambda name: size[name]):
+            left -= size[name]
+            if left < 0:
+                break
+            x = torch.from_numpy(np.array(features[name].x))
+            self._tables[name] = x.to(device) if device.type == "cuda" else x.float()
+
+    @property
+    def resident(self) -> frozenset[str]:
+        """Node types whose table is on the device."""
+        return frozenset(self._tables)
+
+    def dim(self, node_type: str) -> int:
+        return self.graph.features(node_type).dim
+
+    def rows(self, node_type: str, ids: np.ndarray) -> np.ndarray:
+        """Rows of the store's table: [n] node numbers → [n] int64."""
+        return np.asarray(self.graph.features(node_type).rows(ids), np.int64)
+
+    def gather(self, node_type: str, ids: np.ndarray) -> Tensor:
+        """Features of nodes: [n] node numbers → [n, F]."""
+        if node_type in self.hidden_types:
+            return torch.zeros(len(ids), self.dim(node_type), device=self.device)
+        rows = self.rows(node_type, ids)
+        if node_type in self._tables:
+            return self._tables[node_type][torch.from_numpy(rows).to(self.device)].float()
+        distinct, where = np.unique(rows, return_inverse=True)
+        x = torch.from_numpy(np.asarray(self.graph.features(node_type).x[distinct])).to(self.device)
+        return x.float()[torch.from_numpy(where).to(self.device)]
+
+    def contents(self, node_type: str, ids: np.ndarray) -> Contents:
+        """Features of nodes with as few rows as is cheap: the whole table where that is shorter."""
+        if node_type in self.hidden_types:
+            x = torch.zeros(1, self.dim(node_type), device=self.device)
+            return Contents(x, torch.zeros(len(ids), dtype=torch.int64, device=self.device))
+        if node_type in self._tables and len(self._tables[node_type]) <= len(ids):
+            rows = torch.from_numpy(self.rows(node_type, ids)).to(self.device)
+            return Contents(self._tables[node_type].float(), rows)
+        return Contents(self.gather(node_type, ids), None)
+
+
+@dataclass(frozen=True)
+class WholeContents:
+    """The distinct contents of all nodes of a type, for those who need every node."""
+
+    x: np.ndarray
+    """[rows, F] of the store's dtype, mapped where the store has distinct rows."""
+    row: np.ndarray | None
+    """[N] int: the row of each node; None: its number."""
+
+    @staticmethod
+    def of(tables: FeatureTables, node_type: str) -> WholeContents:
+        features, num = tables.graph.features(node_type), tables.graph.num_nodes[node_type]
+        if node_type in tables.hidden_types:
+            return WholeContents(np.zeros((1, features.dim), np.float32), np.zeros(num, np.int32))
+        if features.dim == 1 and features.x_row is None:
+            # A number a node: few are distinct
+            x, row = np.unique(np.asarray(features.x)[:, 0], return_inverse=True)
+            return WholeContents(x[:, None], row.astype(np.int32))
+        return WholeContents(features.x, None if features.x_row is None else np.asarray(features.x_row))
