@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 import graphstore
 from graphstore import BuildConfig, Store
 from graphstore.xsvideo.synth import synthetic_records
+
+# Before torch is imported: on the tests' small tensors two threads mostly wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "xs-video" / "sample.json"
 SMALL = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4)

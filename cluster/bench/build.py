@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import graphstore
-from cluster.bench.measure import Measured, machine, measure
+from cluster.bench.measure import SYNTH, Measured, machine, measure
 from graphstore.files import total_bytes
 from graphstore.schema import edge_name
 
@@ -24,12 +24,6 @@ _IMPORTS = "import graphstore"
 _BUILD_EDGES = """
 import sys, graphstore
 graphstore.build_edges(sys.argv[1], sys.argv[2], memory_bytes=int(sys.argv[3]))
-"""
-_SYNTH = """
-import sys, pathlib, graphstore
-from graphstore.xsvideo.synth import build_synthetic
-config = graphstore.BuildConfig(layout=sys.argv[3])
-build_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0, config)
 """
 _OPEN = """
 import pathlib, sys, time, graphstore
@@ -126,12 +120,12 @@ def bench_edges(
 def bench_synth(scales: list[float], peer_edges: int, scratch: Path | None) -> Iterator[dict[str, Any]]:
     """One result a scale and layout of synthetic records. Peers take the same-topic relation's edges."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
-        measure(_SYNTH, Path(name) / "store", 0.001, "csr")
+        measure(SYNTH, Path(name) / "store", 0.001, "csr")
     for scale in scales:
         for layout in ("prefix", "csr"):
             with tempfile.TemporaryDirectory(dir=scratch) as name:
                 folder, path = Path(name), Path(name) / "store"
-                built = measure(_SYNTH, path, scale, layout)
+                built = measure(SYNTH, path, scale, layout)
                 result = {"source": "synth", "scale": scale, "layout": layout}
                 if not built.ok:
                     yield {**result, "build": asdict(built), "machine": machine()}

@@ -20,6 +20,14 @@ class Measured:
     ok: bool
 
 
+SYNTH = """
+import sys, pathlib, graphstore
+from graphstore.xsvideo.synth import build_synthetic
+config = graphstore.BuildConfig(layout=sys.argv[3])
+build_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0, config)
+"""
+"""Code for `measure`: a synthetic store at a path, of a scale, in a layout."""
+
 # The kernel's ru_maxrss of a child starts at its parent's; VmHWM starts at zero with the new program
 _REPORT = """
 import atexit, os

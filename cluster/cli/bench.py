@@ -46,6 +46,56 @@ def build(
 
 
 @app.command()
+def embed(
+    store: Annotated[list[Path] | None, typer.Option(help="A store to embed; again for more.")] = None,
+    scale: Annotated[
+        list[float] | None, typer.Option(help="Scale of synthetic stores, both layouts; again for more.")
+    ] = None,
+    hidden: Annotated[int, typer.Option(help="Width of node embeddings.")] = 128,
+    encoder: Annotated[str, typer.Option(help="rgcn, gcn, han or hetsann.")] = "rgcn",
+    memory: Annotated[str, typer.Option("--memory", help="Budget of exact inference.")] = "8GB",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    csr_edges: Annotated[int, typer.Option(help="Largest size for the csr layout.")] = 2_000_000_000,
+    peer_edges: Annotated[int, typer.Option(help="Largest size for PyG.")] = 50_000_000,
+    batches: Annotated[int, typer.Option(help="Batches of sampled training; 0: none.")] = 8,
+    rounds: Annotated[int, typer.Option(help="Inferences; a figure is their median.")] = 3,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Exact inference over every edge: prefix beside csr beside PyG; and sampled training, by its parts.
+
+    Without sizes: synthetic stores of scale 0.02 and 0.05.
+    """
+    from cluster.bench.embed import EmbedBench, bench_scales, bench_store, line
+    from cluster.errors import ClusterError
+    from cluster.stores import memory_size
+    from trainers.config import ENCODERS
+
+    if encoder not in ENCODERS:
+        raise ClusterError(f"--encoder: found {encoder!r}, expected one of {', '.join(ENCODERS)}")
+    numbers = [*(scale or []), hidden, threads, rounds]
+    if min(numbers) <= 0 or batches < 0:
+        raise ClusterError(f"bench embed: found {min(*numbers, batches)}, expected numbers above 0")
+    if not store and not scale:
+        scale = [0.02, 0.05]
+    config = EmbedBench(
+        hidden=hidden,
+        encoder=encoder,
+        memory_bytes=memory_size(memory),
+        threads=threads,
+        csr_edges=csr_edges,
+        peer_edges=peer_edges,
+        batches=batches,
+        rounds=rounds,
+    )
+    for result in chain(
+        bench_scales(config, scale or [], scratch),
+        (bench_store(config, path, scratch) for path in store or []),
+    ):
+        print(json.dumps(result) if as_json else line(result), flush=True)
+
+
+@app.command()
 def sampler(
     store: Annotated[list[Path] | None, typer.Option(help="A store to sample; again for more.")] = None,
     scale: Annotated[

@@ -46,6 +46,12 @@ def test_overrides_change_one_value() -> None:
         ("seed=-1", "seed: found -1"),
         ("language.tiny.heads=0", "an even number from 2"),
         ("graph.weight_decay=-1", "at least 0"),
+        ("graph.encoder=gat", "found 'gat', expected rgcn, gcn, han, hetsann"),
+        ("graph.ablation=XV", "found 'XV', expected none, V, VV, IV, CV"),
+        ("graph.neighbors=some", "sampled or all"),
+        ("graph.precision=float16", "auto, float32, bfloat16"),
+        ("graph.inference_gb=0", "above 0"),
+        ("evaluation.period_days=[7,3]", "rising numbers of days"),
         ("build.train_until=soon", "YYYY-MM-DD"),
     ],
 )
@@ -53,6 +59,12 @@ def test_a_wrong_override_is_one_line(override: str, words: str) -> None:
     with pytest.raises(ClusterError, match=words) as caught:
         load_config("demo", [override])
     assert "\n" not in str(caught.value)
+
+
+def test_attention_heads_divide_the_width() -> None:
+    with pytest.raises(ClusterError, match=r"graph\.heads: found 5, expected a divisor of graph\.hidden"):
+        load_config("demo", ["graph.encoder=han", "graph.heads=5"])
+    assert load_config("demo", ["graph.heads=5"]).graph.heads == 5  # rgcn has none
 
 
 def test_unknown_names_and_broken_files(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import graphstore
 from graphstore import BuildConfig, Store
 from graphstore.xsvideo.annotation import INDICATORS, level_of
 from trainers.baselines import baseline_metrics, lookup
+from trainers.evaluate import grouped_metrics
 from trainers.metrics import rating_metrics, to_level
 from trainers.splits import is_age_zero, make_splits
 
@@ -87,3 +89,28 @@ def test_baselines_on_the_released_sample(sample_path: Path, tmp_path: Path) -> 
     best = found["constant (best on test)"]["test"]
     assert (best["acc"], best["mse"], best["mae"]) == pytest.approx((0.29, 2.6, 1.21), abs=0.03)
     assert is_age_zero(store, store.split("test")).sum() == 312
+
+
+def test_metrics_by_platform_and_period(store: Store) -> None:
+    """By hand: dates in China, periods of up to 2, 3 to 5 and more days."""
+    china = timezone(timedelta(hours=8))
+    ids = store.split("train")[5:90]
+    scores = np.random.default_rng(0).uniform(-1, 10, len(ids))
+    found = grouped_metrics(store, ids, scores, [2, 5])
+    assert {k: found[k] for k in ("acc", "mse", "mae", "num")} == rating_metrics(scores, store.labels[ids])
+    codes, names = store.key("platform")
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, v in enumerate(ids):
+        post, sampled = (
+            datetime.fromtimestamp(int(t[v]), china).date() for t in (store.post_time, store.sampling_time)
+        )
+        days = (sampled - post).days
+        period = "up to 2 days" if days <= 2 else "3 to 5 days" if days <= 5 else "over 5 days"
+        groups.setdefault(("period", period), []).append(i)
+        groups.setdefault(("platform", names[int(codes[v])]), []).append(i)
+    assert len(groups) > 4
+    for kind in ("period", "platform"):
+        assert set(found[kind]) == {name for k, name in groups if k == kind}
+        assert sum(m["num"] for m in found[kind].values()) == len(ids)
+    for (kind, name), places in groups.items():
+        assert found[kind][name] == rating_metrics(scores[places], store.labels[ids[places]])

@@ -97,33 +97,56 @@ def _walk_back(g, indices, begin, end, rank, order, columns, grad):  # type: ign
                 grad[indices[at], d] += total[d - first]
 
 
-def _by_columns(width: int, threads: int, work: Callable[[int, int, int], None]) -> None:
-    """work(part, first, last) for ranges of columns, by threads: sums do not depend on their number."""
-    parts = max(1, min(threads, width // MIN_COLUMNS))
-    edges = [width * i // parts for i in range(parts + 1)]
-    if parts == 1:
-        work(0, 0, width)
-        return
-    with ThreadPoolExecutor(parts) as pool:
-        for done in [pool.submit(work, i, edges[i], edges[i + 1]) for i in range(parts)]:
-            done.result()
+class _Columns:
+    """Ranges of columns, a thread each: sums do not depend on their number. Use in a with statement."""
+
+    def __init__(self, width: int, threads: int) -> None:
+        parts = max(1, min(threads, width // MIN_COLUMNS))
+        self.ranges = [(width * i // parts, width * (i + 1) // parts) for i in range(parts)]
+        self._pool = ThreadPoolExecutor(parts) if parts > 1 else None
+
+    def __enter__(self) -> _Columns:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.shutdown()
+
+    def each(self, work: Callable[[int, tuple[int, int]], None]) -> None:
+        """work(part, its range), all at once."""
+        if self._pool is None:
+            work(0, self.ranges[0])
+        else:
+            list(self._pool.map(work, range(len(self.ranges)), self.ranges))
+
+
+def walk_order(relation: Relation) -> np.ndarray:
+    """Tails so that rows of one group follow each other, the longest last: [T]."""
+    if relation.rank is None:  # rows of a csr lie behind each other already
+        return np.arange(relation.num_dst)
+    return np.lexsort((np.asarray(relation.end), np.asarray(relation.begin)))
 
 
 class MeanWalk:
     """The rows of one relation in the order of the walk, and their means.
 
     content [N] int, if given: the row of `h` that holds the state of each head; by default its number.
+    order: of `walk_order`, where it is known.
     """
 
-    def __init__(self, relation: Relation, content: np.ndarray | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        relation: Relation,
+        content: np.ndarray | None = None,
+        threads: int = 1,
+        order: np.ndarray | None = None,
+    ) -> None:
         self.begin, self.end = np.asarray(relation.begin), np.asarray(relation.end)
         self.rank = np.empty(0, np.int32) if relation.rank is None else np.asarray(relation.rank)
         self.indices = np.asarray(relation.indices)
         if content is not None:
             self.indices = content[self.indices]
-        # Rows of a csr lie behind each other already
-        csr = relation.rank is None
-        self.order = np.arange(len(self.begin)) if csr else np.lexsort((self.end, self.begin))
+        self.order = walk_order(relation) if order is None else order
         self.threads = threads
 
     @property
@@ -137,19 +160,17 @@ class MeanWalk:
         """
         width = h.shape[1]
         out = np.empty((min(block_rows, len(self.order)), width), h.dtype)
-        totals: dict[int, np.ndarray] = {}
-        cursors: dict[int, np.ndarray] = {}
-        for first in range(0, len(self.order), block_rows):
-            tails = self.order[first : first + block_rows]
+        rows = (self.indices, self.begin, self.end, self.rank)
+        with _Columns(width, self.threads) as columns:
+            states = [(np.zeros(b - a), np.array([0, -1], np.int64)) for a, b in columns.ranges]
+            for first in range(0, len(self.order), block_rows):
+                tails = self.order[first : first + block_rows]
 
-            def work(part: int, a: int, b: int, tails: np.ndarray = tails) -> None:
-                total = totals.setdefault(part, np.zeros(b - a, np.float64))
-                cursor = cursors.setdefault(part, np.array([0, -1], np.int64))
-                rows = (self.indices, self.begin, self.end, self.rank)
-                _walk(h, *rows, tails, total, cursor, (a, b), out)
+                def work(part: int, of: tuple[int, int], tails: np.ndarray = tails) -> None:
+                    _walk(h, *rows, tails, *states[part], of, out)
 
-            _by_columns(width, self.threads, work)
-            yield tails, out[: len(tails)]
+                columns.each(work)
+                yield tails, out[: len(tails)]
 
     def mean(self, h: np.ndarray) -> np.ndarray:
         """Means of all tails: [N, D] → [T, D]."""
@@ -162,7 +183,8 @@ class MeanWalk:
         """Of a loss by `h`, from that by the means: [T, D] → [num_heads, D], summed in float64."""
         grad = np.zeros((num_heads, g.shape[1]), np.float64)
         rows = (self.indices, self.begin, self.end, self.rank)
-        _by_columns(g.shape[1], self.threads, lambda _, a, b: _walk_back(g, *rows, self.order, (a, b), grad))
+        with _Columns(g.shape[1], self.threads) as columns:
+            columns.each(lambda _, of: _walk_back(g, *rows, self.order, of, grad))
         return grad.astype(g.dtype)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -21,14 +22,14 @@ from torch import Tensor
 
 from graphstore import EdgeType
 from graphstore.schema import edge_name
-from trainers.graph.aggregate import MeanWalk
+from trainers.graph.aggregate import MeanWalk, walk_order
 from trainers.graph.encoders import AttentionLayer, MeanLayer
 from trainers.graph.model import GraphModel, WholeGraph
 from trainers.graph.rows import SampledRows
 from trainers.graph.tables import FeatureTables, WholeContents
 
 DEFAULT_MEMORY = 8 * 10**9
-MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 16_384, 256
+MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 8_192, 256
 BLOCK_EDGES = 1 << 22
 """Edges of a block of attention: some 100 bytes each are held."""
 Progress = Callable[[int, int], None]
@@ -39,6 +40,11 @@ def _add_rows(total, tails, block):  # type: ignore[no-untyped-def]
     for i in range(len(tails)):
         for d in range(block.shape[1]):
             total[tails[i], d] += block[i, d]
+
+
+def _float(x: np.ndarray) -> Tensor:
+    """A copy in float32: torch is faster at it than numpy, and does not take read-only maps."""
+    return torch.from_numpy(np.array(x)).float()
 
 
 class ExactInference:
@@ -66,7 +72,10 @@ class ExactInference:
         self.block_rows = int(np.clip(rows, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS))
         self.seconds: dict[str, float] = {}
         """Time by relation, over all layers, and of all that is not one relation's."""
+        self.mean_seconds: dict[str, float] = {}
+        """Of it the walk over rows, where rows are walked."""
         self._done, self._arrays = 0, 0
+        self._orders: dict[EdgeType, np.ndarray] = {}
 
     @torch.no_grad()
     def run(self) -> np.ndarray:
@@ -124,7 +133,7 @@ class ExactInference:
         h = self._array(self.num if row is None else len(contents.x))
         for block in self._blocks(len(h)):
             x = contents.x[block if contents.row is None or row is not None else contents.row[block]]
-            h[block] = self.model.inputs(self.model.target, torch.from_numpy(x.astype(np.float32))).numpy()
+            h[block] = self.model.inputs(self.model.target, _float(x)).numpy()
         self.seconds["input"] = perf_counter() - start
         return h, row
 
@@ -132,12 +141,14 @@ class ExactInference:
         """States of the target nodes of a block."""
         return torch.from_numpy(h[block] if row is None else h[row[block]])
 
-    def _source_table(self, node_type: str, contents: WholeContents, layer: int) -> np.ndarray:
-        """States before `layer` of every distinct content of a type that no relation ends in: [rows, D]."""
+    def _source_table(
+        self, node_type: str, contents: WholeContents, layer: int, then: Callable[[Tensor], Tensor]
+    ) -> np.ndarray:
+        """`then` of the states before `layer` of every distinct content of a type that no relation ends
+        in: [rows, D]."""
         found = self._array(len(contents.x))
         for block in self._blocks(len(found)):
-            x = torch.from_numpy(contents.x[block].astype(np.float32))
-            found[block] = self.model.source(node_type, x, layer).numpy()
+            found[block] = then(self.model.source(node_type, _float(contents.x[block]), layer)).numpy()
         return found
 
     # Layers of means
@@ -167,6 +178,12 @@ class ExactInference:
         self._count("own", start)
         return total
 
+    def _walk(self, edge_type: EdgeType, content: np.ndarray | None) -> MeanWalk:
+        relation = self.graph.relation(edge_type)
+        if edge_type not in self._orders:
+            self._orders[edge_type] = walk_order(relation)
+        return MeanWalk(relation, content, self.threads, self._orders[edge_type])
+
     def _add(
         self,
         layer: MeanLayer,
@@ -178,14 +195,17 @@ class ExactInference:
     ) -> None:
         """Add a relation's means of `sent` to `total`; `done`: they are transformed already."""
         degree = self.graph.relation(edge_type).degree()
+        name, start = edge_name(edge_type), perf_counter()
         for tails, means in walk.blocks(sent, self.block_rows):
-            some = degree[tails] > 0  # a row without heads brings nothing
-            if not some.all():
+            self.mean_seconds[name] = self.mean_seconds.get(name, 0.0) + perf_counter() - start
+            some = degree[tails] > 0
+            if 2 * some.sum() < len(tails):  # rows without heads bring nothing, and most are such
                 tails, means = tails[some], means[some]
             found = torch.from_numpy(means)
             if not done:
                 found = layer.transform(edge_type, found)
             _add_rows(total, tails, layer.weighted(found, torch.from_numpy(degree[tails])).numpy())
+            start = perf_counter()
 
     def _add_target_means(
         self,
@@ -202,20 +222,20 @@ class ExactInference:
             for block in self._blocks(len(h)):
                 scale = torch.from_numpy(degree[block])
                 sent[block] = layer.send(layer.target, torch.from_numpy(h[block]), scale).numpy()
-        walk = MeanWalk(self.graph.relation(edge_type), row, self.threads)
-        self._add(layer, edge_type, walk, sent, False, total)
+        self._add(layer, edge_type, self._walk(edge_type, row), sent, False, total)
 
     def _add_table_means(
         self, layer: MeanLayer, index: int, edge_type: EdgeType, contents: WholeContents, total: np.ndarray
     ) -> None:
         """From another type whose states by content are held at once."""
-        sent = self._source_table(edge_type[0], contents, index)
-        first = len(sent) < self.num  # the smaller side is multiplied
-        for block in self._blocks(len(sent)):
-            found = layer.send(edge_type[0], torch.from_numpy(sent[block]), None)
-            sent[block] = (layer.transform(edge_type, found) if first else found).numpy()
-        walk = MeanWalk(self.graph.relation(edge_type), contents.row, self.threads)
-        self._add(layer, edge_type, walk, sent, first, total)
+        first = len(contents.x) < self.num  # the smaller side is multiplied
+
+        def sending(h: Tensor) -> Tensor:
+            found = layer.send(edge_type[0], h, None)
+            return layer.transform(edge_type, found) if first else found
+
+        sent = self._source_table(edge_type[0], contents, index, sending)
+        self._add(layer, edge_type, self._walk(edge_type, contents.row), sent, first, total)
 
     def _add_block_means(
         self, layer: MeanLayer, index: int, edge_type: EdgeType, contents: WholeContents, total: np.ndarray
@@ -229,7 +249,7 @@ class ExactInference:
             rows, where = np.unique(
                 heads if contents.row is None else contents.row[heads], return_inverse=True
             )
-            x = torch.from_numpy(contents.x[rows].astype(np.float32))
+            x = _float(contents.x[rows])
             sent = layer.send(edge_type[0], self.model.source(edge_type[0], x, index), None)
             counts = torch.from_numpy(degree[tails])
             means = SampledRows(torch.from_numpy(where), counts).mean(sent)
@@ -256,10 +276,15 @@ class ExactInference:
             e[0]: WholeContents.of(self.tables, e[0]) for e in layer.edge_types if e[0] != layer.target
         }
         values = {
-            name: self._values(layer, name, self._source_table(name, found, index))
+            name: self._by_heads(
+                layer, self._source_table(name, found, index, partial(layer.values_of, name))
+            )
             for name, found in contents.items()
         }
-        values[layer.target] = self._values(layer, layer.target, h)
+        own_values = self._array(len(h))
+        for block in self._blocks(len(h)):
+            own_values[block] = layer.values_of(layer.target, torch.from_numpy(h[block])).numpy()
+        values[layer.target] = self._by_heads(layer, own_values)
         row_of = {name: found.row for name, found in contents.items()} | {layer.target: row}
         relations = {e: self.graph.relation(e) for e in layer.edge_types}
         degrees = {e: relation.degree() for e, relation in relations.items()}
@@ -299,12 +324,9 @@ class ExactInference:
         self._done = (index + 1) * (len(layer.edge_types) + 1)
         return out
 
-    def _values(self, layer: AttentionLayer, node_type: str, h: np.ndarray) -> Tensor:
-        """In place of the states where these are not needed any more."""
-        out = self._array(len(h)) if node_type == layer.target else h
-        for block in self._blocks(len(h)):
-            out[block] = layer.values(node_type, torch.from_numpy(h[block])).flatten(1).numpy()
-        return torch.from_numpy(out).view(len(h), layer.heads, layer.width)
+    @staticmethod
+    def _by_heads(layer: AttentionLayer, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).view(len(values), layer.heads, layer.width)
 
 
 @torch.no_grad()

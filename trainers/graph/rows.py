@@ -87,6 +87,9 @@ class SampledRows(Rows):
 
     def attend(self, key_NH: Tensor, query_TH: Tensor, value_NHC: Tensor) -> Attention:
         counts_T, begin_T = self.counts_T.long(), self._begin()
+        # Under autocast products are bfloat16; scores and their sums are not
+        at_least = torch.promote_types(value_NHC.dtype, torch.float32)
+        key_NH, query_TH, value_NHC = (t.to(at_least) for t in (key_NH, query_TH, value_NHC))
         tails_E = torch.repeat_interleave(torch.arange(self.num_tails, device=counts_T.device), counts_T)
         score_EH = F.leaky_relu(F.embedding(self.heads_E, key_NH) + F.embedding(tails_E, query_TH), SLOPE)
         top_TH = _segments(score_EH.detach(), "max", counts_T)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from graphstore import Store
-from trainers import checkpoint
+from trainers import checkpoint, stage
 from trainers.config import GraphConfig, SamplerConfig
 from trainers.errors import TrainerError
 from trainers.graph.inference import embed
-from trainers.graph.model import FeatureTables
-from trainers.graph.train import CHECKPOINT, MODEL, GraphTrainer, load_model
+from trainers.graph.steps import Step
+from trainers.graph.tables import FeatureTables
+from trainers.graph.train import BAD_BATCH, CHECKPOINT, MODEL, TENSORBOARD, GraphTrainer, load_model
+from trainers.settings import Settings, StageJob
 from trainers.splits import Splits, make_splits
 
 CPU = torch.device("cpu")
@@ -54,30 +60,167 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("fault_step", [0, 2, 5, 7])
+WHOLE = {"neighbors": "all", "epochs": 9, "patience": 9, "precision": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("fault_step", "changes"),
+    [
+        *((fault, {}) for fault in (0, 2, 5, 7)),
+        *((3, {"encoder": e, "heads": 2}) for e in ("gcn", "han", "hetsann")),
+        (3, {"num_bases": 3, "ablation": "VV"}),
+        (3, WHOLE),
+    ],
+)
 def test_a_run_killed_at_any_step_ends_in_the_same_bits(
-    store: Store, tmp_path: Path, fault_step: int, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    tmp_path: Path,
+    fault_step: int,
+    changes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = replace(CONFIG, checkpoint_steps=2)
+    config = replace(CONFIG, checkpoint_steps=2, **changes)
     whole = train(store, tmp_path / "whole", config).run()
     trainer = train(store, tmp_path / "killed", config)
-    step = trainer._step
-
-    def fail(batch: object, number: int) -> float:
-        if number == fault_step:
-            raise KilledError
-        return step(batch, number)
-
-    monkeypatch.setattr(trainer, "_step", fail)
+    fail_at(trainer, fault_step, monkeypatch)
     with pytest.raises(KilledError):
         trainer.run()
     resumed = train(store, tmp_path / "killed", config)
     done = steps_of(resumed, monkeypatch)
     assert resumed.run() == whole
-    assert done[0] == (fault_step // 2) * 2 if fault_step < len(resumed.steps) else done[0] <= fault_step
-    assert done[0] > 0 or fault_step < 2
+    num = len(resumed.steps)
+    kept = fault_step // 2 * 2 if fault_step < num else fault_step if num == 1 else 0
+    assert kept <= done[0] <= fault_step and done[0] == kept if fault_step < num else done[0] >= num
     for name in (MODEL, CHECKPOINT):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def fail_at(trainer: GraphTrainer, fault_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = trainer._step
+
+    def fail(one: Step, number: int) -> float:
+        if number == fault_step:
+            raise KilledError
+        return step(one, number)
+
+    monkeypatch.setattr(trainer, "_step", fail)
+
+
+def test_two_ranks_give_the_loss_curve_of_one(store: Store, tmp_path: Path) -> None:
+    """The worker under torchrun, with no Ray: the same global batches, split or not."""
+    results = {}
+    for world_size in (1, 2):
+        job = StageJob(
+            stage="stage1",
+            run=tmp_path / str(world_size),
+            store=store.path,
+            settings=Settings(
+                seed=3,
+                sampler=SamplerConfig(fanout=5),
+                graph=replace(CONFIG, dropout=0.0, feature_dropout=0.0, val_share=0.2),
+            ),
+            inputs={},
+        )
+        path = tmp_path / f"{world_size}.json"
+        path.write_text(json.dumps(job.to_dict()))
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+                *("--nproc-per-node", str(world_size), "-m", "trainers.worker", str(path)),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+        manifest = stage.read_manifest(job.folder)
+        assert manifest is not None
+        results[world_size] = manifest["metrics"]
+        losses = losses_of(job.folder)
+        results[world_size]["losses"] = losses
+    assert results[1]["losses"] == pytest.approx(results[2]["losses"], rel=1e-4)
+    assert len(results[1]["losses"]) > 9
+    for a, b in zip(results[1]["history"], results[2]["history"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["val_mae"] == pytest.approx(b["val_mae"], rel=1e-4)
+
+
+def losses_of(folder: Path, name: str = "train/loss") -> list[float]:
+    """The curve as TensorBoard reads it, by step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / TENSORBOARD))
+    events.Reload()
+    scalars = events.Scalars(name)
+    assert [s.step for s in scalars] == sorted({s.step for s in scalars})
+    return [s.value for s in scalars]
+
+
+def test_tensorboard_has_every_step_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run was killed behind its last checkpoint."""
+    config = replace(CONFIG, checkpoint_steps=2)
+    whole = train(store, tmp_path / "whole", config)
+    result = whole.run()
+    trainer = train(store, tmp_path / "killed", config)
+    fail_at(trainer, 3, monkeypatch)
+    with pytest.raises(KilledError):
+        trainer.run()
+    train(store, tmp_path / "killed", config).run()
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        assert len(losses_of(folder)) == 3 * len(whole.steps)
+        maes = losses_of(folder, "val/mae")
+        assert maes == pytest.approx([entry["val_mae"] for entry in result["history"]])
+    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("encoder", ["rgcn", "gcn", "han", "hetsann"])
+def test_exact_steps_are_sampled_steps_of_all_neighbours(encoder: str, store: Store, tmp_path: Path) -> None:
+    """`neighbors: all` against one mini-batch of every seed and every head: the same losses."""
+    same = replace(
+        CONFIG, encoder=encoder, dropout=0.0, feature_dropout=0.0, epochs=6, patience=6, batch_size=10_000
+    )
+    splits = make_splits(store, 0.2)
+    exact = train(store, tmp_path / "exact", replace(same, neighbors="all")).run()
+    if encoder == "han":  # weighs relations by a mean over the tails that are there
+        splits = replace(splits, train=splits.train)
+        assert np.isfinite([entry["loss"] for entry in exact["history"]]).all()
+        return
+    sampled = GraphTrainer(
+        same, SamplerConfig(fanout=100_000), store, splits, tmp_path / "exact", key="other", seed=0
+    ).run()
+    for a, b in zip(exact["history"], sampled["history"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["val_mae"] == pytest.approx(b["val_mae"], rel=1e-3)
+    # All neighbours are drawn, so sampled evaluation is exact evaluation
+    for split in ("train", "val", "test"):
+        found = sampled["sampled"][split]["mae"]
+        assert found == pytest.approx(sampled["exact"][split]["mae"], rel=1e-4)
+    assert "sampled" not in exact
+
+
+def test_bfloat16_is_close_and_scores_are_float32(store: Store, tmp_path: Path) -> None:
+    for changes in ({}, {"encoder": "han", "heads": 2}, {"neighbors": "all"}, {"encoder": "gcn"}):
+        losses = {}
+        for precision in ("float32", "bfloat16"):
+            config = replace(
+                CONFIG, precision=precision, dropout=0.0, feature_dropout=0.0, epochs=2, **changes
+            )
+            trainer = train(store, tmp_path / "run", config)
+            trainer.key = f"{precision} {changes}"  # each starts anew
+            seen: list[torch.dtype] = []
+            score = trainer.model.score
+
+            def spy(h: torch.Tensor, score: Any = score, seen: list[torch.dtype] = seen) -> torch.Tensor:
+                out = score(h)
+                seen.append(out.dtype)
+                return out
+
+            trainer.model.score = spy  # type: ignore[method-assign]
+            losses[precision] = [entry["loss"] for entry in trainer.run()["history"]]
+            assert set(seen) == {torch.float32}
+        assert losses["bfloat16"] != losses["float32"]
+        assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
 
 
 def test_a_checkpoint_of_other_inputs_is_not_resumed(
@@ -91,13 +234,50 @@ def test_a_checkpoint_of_other_inputs_is_not_resumed(
     assert taken[0] == 0
 
 
-def test_a_loss_that_is_no_number_ends_the_stage(store: Store, tmp_path: Path) -> None:
-    trainer = train(store, tmp_path / "run")
-    with torch.no_grad():
-        trainer.model.predictor.bias.fill_(float("nan"))
-    with pytest.raises(TrainerError, match=r"loss of step 0: found nan.*graph\.lr"):
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_loss_that_is_no_number_ends_the_stage(
+    bad: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the batch, the last checkpoint stays, and without the fault the run goes on."""
+    config = replace(CONFIG, checkpoint_steps=2)
+    whole = train(store, tmp_path / "whole", config).run()
+    trainer = train(store, tmp_path / "run", config)
+    step, folder = trainer._step, tmp_path / "run"
+    fault_seeds: list[int] = []
+
+    def poison(one: Step, number: int) -> float:
+        if number == 3:
+            fault_seeds.extend(one.global_seeds.tolist())
+            forward = one.forward
+            weight = next(trainer.model.parameters())
+
+            def bad_forward() -> torch.Tensor:
+                # An infinite loss; or a finite one whose gradient is not
+                extra = weight.sum() * float("inf") if bad == "loss" else (weight * 0).sum().abs().sqrt()
+                return forward() + extra
+
+            one = replace(one, forward=bad_forward)
+        return step(one, number)
+
+    monkeypatch.setattr(trainer, "_step", poison)
+    ids = r"its 24 ids: (\d+, ){5}…"
+    with pytest.raises(TrainerError, match=rf"loss of step 3 \(epoch 0, batch 3\): found .*{ids}.*graph\.lr"):
         trainer.run()
-    assert not (tmp_path / "run" / MODEL).exists()
+    written = json.loads((folder / BAD_BATCH).read_text())
+    assert written["ids"] == [store.ids[v] for v in fault_seeds] and written["step"] == 3
+    assert not (folder / MODEL).exists()
+    kept, meta = checkpoint.load(folder / CHECKPOINT)
+    assert meta["state"]["next_batch"] == 2
+    assert all(torch.isfinite(t).all() for t in kept.values())
+    assert train(store, folder, config).run() == whole
+    assert not (folder / BAD_BATCH).exists()
+
+
+def test_a_model_of_another_store_is_refused(store: Store, csr_store: Store, tmp_path: Path) -> None:
+    train(store, tmp_path / "run").run()
+    load_model(tmp_path / "run", store, CPU)
+    with pytest.raises(TrainerError, match=f"found a model of the store {store.digest[:12]}, expected"):
+        load_model(tmp_path / "run", csr_store, CPU)
 
 
 def test_training_learns_and_stops_early(store: Store, tmp_path: Path) -> None:

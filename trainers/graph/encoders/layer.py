@@ -114,10 +114,10 @@ class AttentionLayer(Layer):
         self.head_RHC = glorot(len(edge_types), heads, self.width)
         self.tail_RHC = glorot(len(edge_types), heads, self.width)
 
-    def values(self, node_type: str, h_ND: Tensor) -> Tensor:
-        """What nodes of a type show of themselves: [N, H, C]."""
+    def values_of(self, node_type: str, h_ND: Tensor) -> Tensor:
+        """What nodes of a type show of themselves, the attention heads side by side: [N, D]."""
         x_ND: Tensor = self.project[node_type](h_ND)
-        return x_ND.view(-1, self.heads, self.width)
+        return x_ND
 
     def key(self, edge_type: EdgeType, value_NHC: Tensor) -> Tensor:
         """Of a relation's heads: [N, H]."""
@@ -150,7 +150,7 @@ class AttentionLayer(Layer):
 
     def forward(self, h: Mapping[str, Tensor], block: Block) -> Tensor:
         own_TD = h[self.target][: block.num_tails]
-        values = {name: self.values(name, x) for name, x in h.items()}
+        values = {name: self.values_of(name, x).view(-1, self.heads, self.width) for name, x in h.items()}
         parts_KTD = self.attend(values, values[self.target][: block.num_tails], block.rows)
         return self.combine(own_TD, parts_KTD, self.scores(parts_KTD) / max(1, block.num_tails))
 

@@ -1,0 +1,294 @@
+"""Exact inference at a series of sizes, both layouts and PyG; and what a second of sampled training holds.
+
+Each figure of inference is of a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import graphstore
+from cluster.bench.measure import SYNTH, machine, measure
+from graphstore import Store, edge_name
+
+
+@dataclass(frozen=True)
+class EmbedBench:
+    hidden: int = 128
+    encoder: str = "rgcn"
+    memory_bytes: int = 8 * 10**9
+    threads: int = 2
+    csr_edges: int = 2_000_000_000
+    """Largest size for the csr layout."""
+    peer_edges: int = 50_000_000
+    """Largest size for PyG."""
+    fanout: int = 50
+    batch_size: int = 512
+    batches: int = 8
+    """Batches of the measured training; 0: none."""
+    rounds: int = 3
+    """Inferences; a figure is their median."""
+
+
+def bench_scales(config: EmbedBench, scales: list[float], scratch: Path | None) -> Iterator[dict[str, Any]]:
+    """One result a scale of synthetic stores: the layouts, how much faster one is, and PyG."""
+    for scale in scales:
+        with tempfile.TemporaryDirectory(dir=scratch) as name:
+            paths = {}
+            for layout in ("prefix", "csr"):
+                path = Path(name) / layout
+                if not measure(SYNTH, path, scale, layout).ok:
+                    raise RuntimeError(f"{path}: the synthetic store was not made")
+                paths[layout] = path
+                if _num_edges(paths["prefix"]) > config.csr_edges:
+                    break
+            yield {"graph": f"synth {scale}", **_case(config, paths, Path(name))}
+
+
+def bench_store(config: EmbedBench, path: Path, scratch: Path | None) -> dict[str, Any]:
+    """The same of one store, in the layout that it has."""
+    store = graphstore.open(str(path))
+    layout = "prefix" if any(store.relation(e).rank is not None for e in store.edge_types) else "csr"
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        return {"graph": path.name, **_case(config, {layout: path}, Path(name))}
+
+
+def _num_edges(path: Path) -> int:
+    return sum(graphstore.open(str(path)).num_edges.values())
+
+
+def _case(config: EmbedBench, paths: dict[str, Path], scratch: Path) -> dict[str, Any]:
+    first = next(iter(paths.values()))
+    store = graphstore.open(str(first))
+    largest = max(store.edge_types, key=lambda e: store.num_edges[e])
+    found: dict[str, Any] = {
+        "num_nodes": sum(store.num_nodes.values()),
+        "num_targets": store.num_nodes[store.schema.target],
+        "num_edges": sum(store.num_edges.values()),
+        "largest_relation": edge_name(largest),
+        "encoder": config.encoder,
+        "hidden": config.hidden,
+        "memory_bytes": config.memory_bytes,
+        "threads": config.threads,
+    }
+    for layout, path in paths.items():
+        rounds = config.rounds if layout == "prefix" else 1
+        found[layout] = _measured("exact_main", config, path, scratch, rounds)
+    if "csr" in found and "prefix" in found and not {"failed"} & {*found["csr"], *found["prefix"]}:
+        pair = found["prefix"], found["csr"]
+        found["csr_times_slower"] = {
+            "all": pair[1]["seconds"] / pair[0]["seconds"],
+            "largest_relation": pair[1]["largest_seconds"] / pair[0]["largest_seconds"],
+            "its_means": pair[1]["largest_mean_seconds"] / pair[0]["largest_mean_seconds"],
+        }
+    if found["num_edges"] <= config.peer_edges and config.encoder == "rgcn":
+        peer = _measured("pyg_main", config, first, scratch, config.rounds)
+        if "failed" not in peer and "failed" not in (ours := found[next(iter(paths))]):
+            peer["times_slower"] = peer["seconds"] / ours["seconds"]
+        found["pyg"] = peer
+    if config.batches:
+        found["training"] = _measured("training_main", config, first, scratch, 1)
+    return {**found, "machine": machine()}
+
+
+def _measured(main: str, config: EmbedBench, path: Path, scratch: Path, rounds: int) -> dict[str, Any]:
+    out = scratch / f"{main}.json"
+    asked = json.dumps({"path": str(path), "scratch": str(scratch), "rounds": rounds, **config.__dict__})
+    found = measure(f"from cluster.bench.embed import {main}; {main}()", asked, out)
+    if not found.ok:
+        return {"failed": True, "peak_bytes": found.peak_bytes}
+    return json.loads(out.read_text()) | {"peak_bytes": found.peak_bytes}
+
+
+# What the processes run: sys.argv[1] says what, sys.argv[2] where the figures go
+
+
+def _asked() -> tuple[dict[str, Any], Store, Any]:
+    import torch
+
+    from trainers.graph.model import GraphModel, ModelShape
+
+    asked = json.loads(sys.argv[1])
+    torch.set_num_threads(asked["threads"])
+    store = graphstore.open(asked["path"])
+    torch.manual_seed(0)
+    shape = ModelShape.of(store, hidden=asked["hidden"], encoder=asked["encoder"], heads=4)
+    return asked, store, GraphModel(shape).eval()
+
+
+def exact_main() -> None:
+    import torch
+
+    from trainers.graph.inference import ExactInference
+    from trainers.graph.tables import FeatureTables
+
+    asked, store, model = _asked()
+    largest = edge_name(max(store.edge_types, key=lambda e: store.num_edges[e]))
+    rounds, h = [], None
+    for _ in range(asked["rounds"]):
+        with tempfile.TemporaryDirectory(dir=asked["scratch"]) as scratch:
+            start = time.perf_counter()
+            tables = FeatureTables(store, torch.device("cpu"), max_bytes=0)
+            del h
+            inference = ExactInference(model, tables, Path(scratch), memory_bytes=asked["memory_bytes"])
+            h = inference.run()
+            rounds.append((time.perf_counter() - start, inference.seconds, inference.mean_seconds))
+    assert h is not None
+    rounds.sort(key=lambda found: found[0])
+    seconds, by_relation, means = rounds[len(rounds) // 2]
+    found = {
+        "seconds": seconds,
+        "seconds_of_rounds": [r[0] for r in rounds],
+        "largest_seconds": by_relation.get(largest),
+        "largest_mean_seconds": means.get(largest),
+        "by_relation": by_relation,
+        "checksum": float(np.abs(h[:: max(1, len(h) // 1000)]).mean(dtype=np.float64)),
+    }
+    Path(sys.argv[2]).write_text(json.dumps(found))
+
+
+def pyg_main() -> None:
+    """PyG's layers, layer by layer over the whole graph, with its sparse (not edge by edge) aggregation."""
+    import torch
+    from torch_geometric.nn import SAGEConv
+    from torch_geometric.utils import to_torch_csr_tensor
+
+    from trainers.graph.encoders.rgcn import RGCNLayer
+    from trainers.graph.inference import embed
+    from trainers.graph.tables import FeatureTables
+
+    asked, store, model = _asked()
+    tables = FeatureTables(store, torch.device("cpu"))
+    target = model.target
+    adjacency = {}
+    for e in store.edge_types:
+        indptr, heads = store.relation(e).to_csr(np.int64)
+        tails = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        pairs = torch.from_numpy(np.stack([tails, heads]))
+        adjacency[e] = to_torch_csr_tensor(pairs, size=(store.num_nodes[e[2]], store.num_nodes[e[0]]))
+    rounds = []
+    out = torch.empty(0)
+    for _ in range(asked["rounds"]):
+        start = time.perf_counter()
+        with torch.no_grad():
+            h = {
+                name: model.inputs(name, tables.gather(name, np.arange(store.num_nodes[name])))
+                for name in store.node_types
+            }
+            for index in range(2):
+                layer = model.layer(index)
+                assert isinstance(layer, RGCNLayer)
+                out = layer.root(h[target])
+                for e in store.edge_types:
+                    width = asked["hidden"]
+                    conv = SAGEConv((width, width), width, aggr="mean", root_weight=False, bias=False)
+                    conv.lin_l.weight.copy_(layer.weight_of(e).T)
+                    out = out + conv((h[e[0]], h[target]), adjacency[e])
+                if index == 0:
+                    h = {n: model.between(layer.alone(n, x)) for n, x in h.items() if n != target}
+                    h[target] = model.between(out)
+        rounds.append(time.perf_counter() - start)
+    ours, _ = embed(model, FeatureTables(store, torch.device("cpu"), max_bytes=0))
+    found = {
+        "seconds": sorted(rounds)[len(rounds) // 2],
+        "seconds_of_rounds": rounds,
+        "largest_difference": float(np.abs(ours - out.numpy()).max() / np.abs(ours).max()),
+    }
+    Path(sys.argv[2]).write_text(json.dumps(found))
+
+
+def training_main() -> None:
+    """Steps of sampled training, one after the other and with a thread that samples ahead."""
+    import torch
+    import torch.nn.functional as F
+
+    from sampler import NeighborLoader
+    from trainers.graph.model import Degrees
+    from trainers.graph.tables import FeatureTables
+
+    asked, store, model = _asked()
+    cpu = torch.device("cpu")
+    tables = FeatureTables(store, cpu)
+    degrees = Degrees(store, store.edge_types, cpu) if model.uses_degrees else None
+    optimizer = torch.optim.AdamW(model.train().parameters())
+    parts = {"sampling": 0.0, "gathering": 0.0, "compute": 0.0}
+    ids = store.split("train")[: asked["batch_size"] * (asked["batches"] + 1)]
+
+    def epoch(threads: int) -> tuple[float, int]:
+        loader = NeighborLoader(
+            store, ids, batch_size=asked["batch_size"], fanout=asked["fanout"], hops=2, threads=threads
+        )
+        seeds, begin = 0, 0.0
+        batches = iter(loader)
+        for number in range(len(loader)):
+            if number == 1:  # the first batch is for warming up
+                begin, seeds = time.perf_counter(), 0
+                parts.update(dict.fromkeys(parts, 0.0))
+            times = [time.perf_counter()]
+            batch = next(batches)
+            times.append(time.perf_counter())
+            contents = model.gather(batch, tables)
+            times.append(time.perf_counter())
+            scores, _ = model(contents, model.blocks(batch, cpu, degrees))
+            optimizer.zero_grad()
+            F.smooth_l1_loss(scores, torch.full_like(scores, 3.0)).backward()
+            optimizer.step()
+            times.append(time.perf_counter())
+            for name, a, b in zip(parts, times, times[1:], strict=False):
+                parts[name] += b - a
+            seeds += batch.num_seeds
+        return time.perf_counter() - begin, seeds
+
+    seconds, seeds = epoch(0)
+    total = sum(parts.values())
+    found = {
+        "seeds_per_s": seeds / seconds,
+        "share": {name: part / total for name, part in parts.items()},
+        "ms_per_batch": {name: 1e3 * part * asked["batch_size"] / seeds for name, part in parts.items()},
+    }
+    seconds, seeds = epoch(1)
+    found["seeds_per_s_sampling_ahead"] = seeds / seconds
+    Path(sys.argv[2]).write_text(json.dumps(found))
+
+
+def line(result: dict[str, Any]) -> str:
+    """One result as text."""
+    parts = [
+        f"{result['graph']}: {result['num_edges']:,} edges, {result['encoder']}, hidden {result['hidden']}:"
+    ]
+    for name in ("prefix", "csr", "pyg"):
+        if (found := result.get(name)) is None:
+            continue
+        if "failed" in found:
+            parts.append(f"{name} failed ({found['peak_bytes'] / 1e9:.1f} GB)")
+            continue
+        text = f"{name} {found['seconds']:.2f} s, {found['peak_bytes'] / 1e9:.2f} GB"
+        if found.get("largest_seconds") is not None:
+            text += f" (largest relation {found['largest_seconds']:.2f} s"
+            text += f", its means {found['largest_mean_seconds']:.3f} s)"
+        if "times_slower" in found:
+            text += f" ({found['times_slower']:.1f} times slower"
+            text += f", largest difference {found['largest_difference']:.1e})"
+        parts.append(text)
+    if "csr_times_slower" in result:
+        slower = result["csr_times_slower"]
+        parts.append(
+            f"csr is {slower['all']:.1f} times slower, {slower['largest_relation']:.0f} in the largest "
+            f"relation, {slower['its_means']:.0f} in its means"
+        )
+    if (training := result.get("training")) and "failed" not in training:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in training["share"].items())
+        parts.append(
+            f"training {training['seeds_per_s']:.0f} seeds/s ({shares}), "
+            f"{training['seeds_per_s_sampling_ahead']:.0f} with a sampling thread"
+        )
+    return "\n  ".join(parts)
