@@ -39,15 +39,22 @@ class GraphConfig:
     """Bases that the relation weights of rgcn are mixed from; 0: a weight of its own for each."""
     scalar_bins: int = 0
     """Quantile bins of each scalar as further inputs (piecewise linear encoding); 0: none."""
+    thresholds: bool = False
+    """On which side of each threshold of the annotation rule an indicator is, as further inputs."""
     dropout: float = 0.1
     feature_dropout: float = 0.0
     """Share of the nodes with text, time or video features whose content is hidden in a step."""
+    keep_features: list[str] = field(default_factory=lambda: ["platform", "topic"])
+    """Node types that are not hidden: a few categories of many states, with nothing to learn by heart."""
     batch_size: int = 512
     """Seed nodes a step, over all ranks."""
     epochs: int = 100
     """At most; early stopping may end before."""
     patience: int = 10
     """Epochs without a better validation MAE before training stops."""
+    select: str = "best"
+    """best: keep the weights of the epoch with the least validation MAE; last: train all epochs and keep
+    the last's, for validation parts too small to choose by."""
     lr: float = 1e-3
     """Peak learning rate; warm-up over the first 5% of steps, then cosine to zero."""
     weight_decay: float = 1e-4
@@ -78,6 +85,7 @@ class GraphConfig:
             self.heads,
             f"a divisor of graph.hidden ({self.hidden})",
         )
+        require(self.select in ("best", "last"), "graph.select", self.select, "best or last")
         require(self.num_bases >= 0, "graph.num_bases", self.num_bases, "at least 0")
         precisions = ("auto", "float32", "bfloat16")
         require(self.precision in precisions, "graph.precision", self.precision, ", ".join(precisions))

@@ -29,6 +29,10 @@ OTHER_THRESHOLDS = (0, 10, 20, 80, 300, 1_000, 3_000, 10_000, 50_000)
 """Threshold of level i + 1: for views, and for each of likes, shares, collects and comments."""
 
 INDICATORS = ("views", "likes", "shares", "collects", "comments")
+THRESHOLDS: Mapping[str, tuple[int, ...]] = {
+    name: tuple(sorted(set(VIEW_THRESHOLDS if name == "views" else OTHER_THRESHOLDS))) for name in INDICATORS
+}
+"""The distinct thresholds of each indicator."""
 FINAL_DAYS = 14
 """A level is final two weeks after the post."""
 MIN_GAP_DAYS = 2

@@ -5,7 +5,7 @@ Shape suffixes: N nodes, S seeds, D hidden width, F feature width, E edges, T ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphstore import EdgeType, Graph
+from graphstore.xsvideo.annotation import THRESHOLDS
 from sampler import MiniBatch
 from trainers.errors import TrainerError
 from trainers.graph.encoders import Block, Layer, make_layer
@@ -39,6 +40,8 @@ class ModelShape:
     heads: int = 1
     num_bases: int = 0
     scalar_bins: int = 0
+    thresholds: bool = False
+    """Whether scalars are also told apart at the thresholds of the annotation rule."""
     hidden_types: tuple[str, ...] = ()
     """Node types whose features are the zero vector."""
     num_layers: int = NUM_LAYERS
@@ -83,12 +86,23 @@ class ModelShape:
 class GraphModel(nn.Module):
     """Scores and embeddings of target nodes from their own features and those of the nodes around them."""
 
-    def __init__(self, shape: ModelShape, dropout: float = 0.0, feature_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        dropout: float = 0.0,
+        feature_dropout: float = 0.0,
+        keep_features: Collection[str] = (),
+    ) -> None:
+        """keep_features: node types, besides scalars, that feature dropout leaves alone."""
         super().__init__()
+        self._kept = frozenset([*keep_features, *shape.scalar_types])
         self.shape = shape
         self.dropout, self.feature_dropout = dropout, feature_dropout
         self.target = shape.edge_types[0][2]
-        self.scalars = nn.ModuleDict({name: ScalarEncoding(shape.scalar_bins) for name in shape.scalar_types})
+        steps = THRESHOLDS if shape.thresholds else {}
+        self.scalars = nn.ModuleDict(
+            {name: ScalarEncoding(shape.scalar_bins, steps.get(name, ())) for name in shape.scalar_types}
+        )
         dims = shape.feature_dims | {name: self.scalar(name).dim for name in shape.scalar_types}
         self.project = nn.ModuleDict({name: nn.Linear(dim, shape.hidden) for name, dim in dims.items()})
         self.layers = nn.ModuleList(
@@ -133,7 +147,7 @@ class GraphModel(nn.Module):
         }
 
     def _drops(self, node_type: str) -> bool:
-        return self.training and self.feature_dropout > 0 and node_type not in self.shape.scalar_types
+        return self.training and self.feature_dropout > 0 and node_type not in self._kept
 
     def inputs(self, node_type: str, x_NF: Tensor) -> Tensor:
         """Projected features: [n, F] → [n, D]."""

@@ -46,7 +46,7 @@ class _State:
     epoch: int = 0
     next_batch: int = 0
     loss_sum: float = 0.0  # of this epoch's batches so far
-    best_mae: float = float("inf")
+    best_mae: float = float("inf")  # of the epoch whose weights are kept
     best_epoch: int = -1
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -87,8 +87,9 @@ class GraphTrainer:
             heads=config.heads,
             num_bases=config.num_bases,
             scalar_bins=config.scalar_bins,
+            thresholds=config.thresholds,
         )
-        self.model = GraphModel(shape, config.dropout, config.feature_dropout)
+        self.model = GraphModel(shape, config.dropout, config.feature_dropout, config.keep_features)
         self.model.to(self.device)
         self.model.fit_scalars(self.tables, splits.train)
         self.best: dict[str, Tensor] = {}
@@ -202,7 +203,7 @@ class GraphTrainer:
             for name in ("acc", "mse", "mae"):
                 step = (state.epoch + 1) * len(self.steps) - 1
                 writer.add_scalar(f"val/{name}", metrics[f"val_{name}"], step)
-        if metrics["val_mae"] < state.best_mae:
+        if self.config.select == "last" or metrics["val_mae"] < state.best_mae:
             state.best_mae, state.best_epoch = metrics["val_mae"], state.epoch
             self.best = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
         state.epoch, state.next_batch, state.loss_sum = state.epoch + 1, 0, 0.0

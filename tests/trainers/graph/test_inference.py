@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 import graphstore
 from graphstore import BuildConfig, EdgeType, Relation, Store
+from graphstore.features import encode_scalar
 from graphstore.relations import prefix_rows
+from graphstore.xsvideo.annotation import THRESHOLDS
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records
 from sampler import NeighborSampler
@@ -42,6 +44,7 @@ def small_model(store: Store, encoder: str = "rgcn", ablation: str = "none", hid
         store,
         hidden=hidden,
         scalar_bins=3,
+        thresholds=True,
         encoder=encoder,
         heads=2,
         without=without.relations,
@@ -56,10 +59,12 @@ def tables_of(model: GraphModel, graph: graphstore.Graph) -> FeatureTables:
     return FeatureTables(graph, CPU, hidden_types=model.shape.hidden_types)
 
 
-def naive_scalar(x: np.ndarray, mean: np.ndarray, std: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Bin by bin, each share read off a line between the bin's edges."""
+def naive_scalar(
+    x: np.ndarray, mean: np.ndarray, std: np.ndarray, edges: np.ndarray, steps: np.ndarray | tuple[()] = ()
+) -> np.ndarray:
+    """Bin by bin, each share read off a line between the bin's edges; and the steps."""
     shares = [np.interp(x, [a, b], [0, 1]) for a, b in pairwise(edges)]
-    return np.stack([(x - mean) / std, *shares], axis=1)
+    return np.stack([(x - mean) / std, *shares, *(x > step for step in steps)], axis=1)
 
 
 def test_bins_lie_between_the_quantiles_of_distinct_numbers() -> None:
@@ -76,6 +81,19 @@ def test_bins_lie_between_the_quantiles_of_distinct_numbers() -> None:
     # The shares add up to the number itself, between the outermost edges
     total = found[:, 1:] @ np.diff(edges)
     np.testing.assert_allclose(total, np.clip(x[:, 0].numpy(), 0, 128), rtol=1e-6)
+
+
+def test_steps_are_above_and_not_at_a_threshold() -> None:
+    """Of every count around every threshold, as the store's float32 logarithm gives them."""
+    for name, thresholds in THRESHOLDS.items():
+        encoding = ScalarEncoding(2, thresholds)
+        small = [t for t in thresholds if t <= 100_000]  # float32 tells neighbours apart
+        counts = np.array(sorted({max(0, t + d) for t in small for d in (-1, 0, 1)} | {10**9}))
+        x = torch.from_numpy(encode_scalar(counts))
+        encoding.fit(x)
+        found = encoding(x)[:, 3:].numpy()
+        assert encoding.dim == 3 + len(thresholds) and found.shape == (len(counts), len(thresholds))
+        np.testing.assert_array_equal(found, counts[:, None] > np.array(thresholds)), name
 
 
 def test_bins_of_one_number_and_no_bins() -> None:
@@ -110,7 +128,8 @@ def dense(model: GraphModel, store: Store) -> np.ndarray:
             x = np.zeros_like(x)
         if name in shape.scalar_types:
             x = naive_scalar(
-                x[:, 0], *(state[f"scalars.{name}.{key}"].numpy() for key in ("mean", "std", "edges"))
+                x[:, 0],
+                *(state[f"scalars.{name}.{key}"].numpy() for key in ("mean", "std", "edges", "steps")),
             )
         h[name] = torch.from_numpy(x) @ state[f"project.{name}.weight"].T + state[f"project.{name}.bias"]
     for index in range(2):
