@@ -22,22 +22,27 @@ from graphstore import Relation
 
 MIN_COLUMNS = 16
 """Columns of a thread's share at least: a cache line of float32."""
+MIN_WORK = 1 << 22
+"""Additions of a thread's share of a block at least: some milliseconds."""
 
 
 @njit(cache=True, nogil=True)
-def _walk(h, indices, begin, end, rank, order, total, cursor, columns, out):  # type: ignore[no-untyped-def]
+def _walk(h, content, indices, begin, end, rank, order, total, cursor, columns, out):  # type: ignore[no-untyped-def]
     """Means of the rows `order` [B] into out [B, D], for a range of columns.
 
     total [columns] float64 and cursor [2] (place in indices, start of the group) carry the running
     sum from block to block.
     """
+    # Loops from zero over slices, and no division in them: so that they become vector instructions
     first, last = columns
+    width = last - first
     at, group = cursor[0], cursor[1]
     for i in range(len(order)):
         v = order[i]
+        mean = out[i, first:last]
         length = end[v] - begin[v]
         if length == 0:
-            out[i, first:last] = 0
+            mean[:] = 0
             continue
         if begin[v] != group:
             group = begin[v]
@@ -45,30 +50,35 @@ def _walk(h, indices, begin, end, rank, order, total, cursor, columns, out):  # 
             total[:] = 0
         while at < end[v]:
             u = indices[at]
-            for d in range(first, last):
-                total[d - first] += h[u, d]
+            head = h[content[u] if len(content) else u, first:last]
+            for d in range(width):
+                total[d] += head[d]
             at += 1
         if len(rank) and rank[v] < length:
             if length == 1:
-                out[i, first:last] = 0
+                mean[:] = 0
                 continue
-            own = indices[begin[v] + rank[v]]
-            for d in range(first, last):
-                out[i, d] = (total[d - first] - h[own, d]) / (length - 1)
+            u = indices[begin[v] + rank[v]]
+            own = h[content[u] if len(content) else u, first:last]
+            share = 1.0 / (length - 1)
+            for d in range(width):
+                mean[d] = (total[d] - own[d]) * share
         else:
-            for d in range(first, last):
-                out[i, d] = total[d - first] / length
+            share = 1.0 / length
+            for d in range(width):
+                mean[d] = total[d] * share
     cursor[0], cursor[1] = at, group
 
 
 @njit(cache=True, nogil=True)
-def _walk_back(g, indices, begin, end, rank, order, columns, grad):  # type: ignore[no-untyped-def]
+def _walk_back(g, content, indices, begin, end, rank, order, columns, grad):  # type: ignore[no-untyped-def]
     """Gradient of the means: g [T, D] → added to grad [N, D] float64, for a range of columns.
 
     `order` is that of the walk, and this one runs from its end: within a group from the longest row.
     """
     first, last = columns
-    total = np.zeros(last - first, np.float64)
+    width = last - first
+    total = np.zeros(width, np.float64)
     i = len(order) - 1
     while i >= 0:
         group = begin[order[i]]
@@ -78,23 +88,30 @@ def _walk_back(g, indices, begin, end, rank, order, columns, grad):  # type: ign
             v = order[i]
             while at > end[v]:
                 at -= 1
-                for d in range(first, last):
-                    grad[indices[at], d] += total[d - first]
+                u = indices[at]
+                head = grad[content[u] if len(content) else u, first:last]
+                for d in range(width):
+                    head[d] += total[d]
             length = end[v] - begin[v]
             own = len(rank) > 0 and rank[v] < length
             degree = length - own
             if degree > 0:
-                for d in range(first, last):
-                    total[d - first] += g[v, d] / degree
+                share = 1.0 / degree
+                mean = g[v, first:last]
+                for d in range(width):
+                    total[d] += mean[d] * share
                 if own:
                     u = indices[begin[v] + rank[v]]
-                    for d in range(first, last):
-                        grad[u, d] -= g[v, d] / degree
+                    head = grad[content[u] if len(content) else u, first:last]
+                    for d in range(width):
+                        head[d] -= mean[d] * share
             i -= 1
         while at > group:
             at -= 1
-            for d in range(first, last):
-                grad[indices[at], d] += total[d - first]
+            u = indices[at]
+            head = grad[content[u] if len(content) else u, first:last]
+            for d in range(width):
+                head[d] += total[d]
 
 
 class _Columns:
@@ -144,8 +161,7 @@ class MeanWalk:
         self.begin, self.end = np.asarray(relation.begin), np.asarray(relation.end)
         self.rank = np.empty(0, np.int32) if relation.rank is None else np.asarray(relation.rank)
         self.indices = np.asarray(relation.indices)
-        if content is not None:
-            self.indices = content[self.indices]
+        self.content = np.empty(0, np.int32) if content is None else content
         self.order = walk_order(relation) if order is None else order
         self.threads = threads
 
@@ -153,15 +169,20 @@ class MeanWalk:
     def num_tails(self) -> int:
         return len(self.begin)
 
-    def blocks(self, h: np.ndarray, block_rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(
+        self, h: np.ndarray, block_rows: int, out: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Tails [B] and the means of their heads' rows of `h`: [B, D], zero where there are none.
 
-        The array of means is used again for the next block.
+        The array of means is used again for the next block; out [block_rows, D] can be lent for it.
         """
         width = h.shape[1]
-        out = np.empty((min(block_rows, len(self.order)), width), h.dtype)
-        rows = (self.indices, self.begin, self.end, self.rank)
-        with _Columns(width, self.threads) as columns:
+        if out is None:
+            out = np.empty((min(block_rows, len(self.order)), width), h.dtype)
+        rows = (self.content, self.indices, self.begin, self.end, self.rank)
+        # A block of little work is done before other threads have come
+        work_of_block = len(self.indices) * width * block_rows // max(1, self.num_tails)
+        with _Columns(width, min(self.threads, work_of_block // MIN_WORK)) as columns:
             states = [(np.zeros(b - a), np.array([0, -1], np.int64)) for a, b in columns.ranges]
             for first in range(0, len(self.order), block_rows):
                 tails = self.order[first : first + block_rows]
@@ -182,7 +203,7 @@ class MeanWalk:
     def gradient(self, g: np.ndarray, num_heads: int) -> np.ndarray:
         """Of a loss by `h`, from that by the means: [T, D] → [num_heads, D], summed in float64."""
         grad = np.zeros((num_heads, g.shape[1]), np.float64)
-        rows = (self.indices, self.begin, self.end, self.rank)
+        rows = (self.content, self.indices, self.begin, self.end, self.rank)
         with _Columns(g.shape[1], self.threads) as columns:
             columns.each(lambda _, of: _walk_back(g, *rows, self.order, of, grad))
         return grad.astype(g.dtype)

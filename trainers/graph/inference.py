@@ -25,11 +25,11 @@ from graphstore.schema import edge_name
 from trainers.graph.aggregate import MeanWalk, walk_order
 from trainers.graph.encoders import AttentionLayer, MeanLayer
 from trainers.graph.model import GraphModel, WholeGraph
-from trainers.graph.rows import SampledRows
+from trainers.graph.rows import Rows, SampledRows
 from trainers.graph.tables import FeatureTables, WholeContents
 
 DEFAULT_MEMORY = 8 * 10**9
-MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 8_192, 256
+MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 16_384, 256
 BLOCK_EDGES = 1 << 22
 """Edges of a block of attention: some 100 bytes each are held."""
 Progress = Callable[[int, int], None]
@@ -38,8 +38,9 @@ Progress = Callable[[int, int], None]
 @njit(cache=True, nogil=True)
 def _add_rows(total, tails, block):  # type: ignore[no-untyped-def]
     for i in range(len(tails)):
-        for d in range(block.shape[1]):
-            total[tails[i], d] += block[i, d]
+        row, new = total[tails[i]], block[i]
+        for d in range(len(new)):
+            row[d] += new[d]
 
 
 def _float(x: np.ndarray) -> Tensor:
@@ -76,6 +77,7 @@ class ExactInference:
         """Of it the walk over rows, where rows are walked."""
         self._done, self._arrays = 0, 0
         self._orders: dict[EdgeType, np.ndarray] = {}
+        self._lent: dict[str, np.ndarray] = {}
 
     @torch.no_grad()
     def run(self) -> np.ndarray:
@@ -113,6 +115,13 @@ class ExactInference:
         path = self.scratch / f"states-{self._arrays}.f32"
         return np.memmap(path, np.float32, "w+", shape=(rows, self.width))
 
+    def _buffer(self, name: str, rows: int) -> np.ndarray:
+        """[rows, D] of any content, the same memory at each call: fresh pages cost more than sums."""
+        if name not in self._lent or len(self._lent[name]) < rows:
+            self._lent.pop(name, None)
+            self._lent[name] = np.empty((rows, self.width), np.float32)
+        return self._lent[name][:rows]
+
     def _blocks(self, num: int) -> Iterator[slice]:
         return (slice(a, min(a + self.block_rows, num)) for a in range(0, num, self.block_rows))
 
@@ -142,11 +151,15 @@ class ExactInference:
         return torch.from_numpy(h[block] if row is None else h[row[block]])
 
     def _source_table(
-        self, node_type: str, contents: WholeContents, layer: int, then: Callable[[Tensor], Tensor]
+        self,
+        node_type: str,
+        contents: WholeContents,
+        layer: int,
+        then: Callable[[Tensor], Tensor],
+        found: np.ndarray,
     ) -> np.ndarray:
         """`then` of the states before `layer` of every distinct content of a type that no relation ends
-        in: [rows, D]."""
-        found = self._array(len(contents.x))
+        in, into `found`: [rows, D]."""
         for block in self._blocks(len(found)):
             found[block] = then(self.model.source(node_type, _float(contents.x[block]), layer)).numpy()
         return found
@@ -196,7 +209,7 @@ class ExactInference:
         """Add a relation's means of `sent` to `total`; `done`: they are transformed already."""
         degree = self.graph.relation(edge_type).degree()
         name, start = edge_name(edge_type), perf_counter()
-        for tails, means in walk.blocks(sent, self.block_rows):
+        for tails, means in walk.blocks(sent, self.block_rows, self._buffer("means", self.block_rows)):
             self.mean_seconds[name] = self.mean_seconds.get(name, 0.0) + perf_counter() - start
             some = degree[tails] > 0
             if 2 * some.sum() < len(tails):  # rows without heads bring nothing, and most are such
@@ -234,7 +247,9 @@ class ExactInference:
             found = layer.send(edge_type[0], h, None)
             return layer.transform(edge_type, found) if first else found
 
-        sent = self._source_table(edge_type[0], contents, index, sending)
+        sent = self._source_table(
+            edge_type[0], contents, index, sending, self._buffer("table", len(contents.x))
+        )
         self._add(layer, edge_type, self._walk(edge_type, contents.row), sent, first, total)
 
     def _add_block_means(
@@ -275,12 +290,11 @@ class ExactInference:
         contents = {
             e[0]: WholeContents.of(self.tables, e[0]) for e in layer.edge_types if e[0] != layer.target
         }
-        values = {
-            name: self._by_heads(
-                layer, self._source_table(name, found, index, partial(layer.values_of, name))
-            )
-            for name, found in contents.items()
-        }
+        values = {}
+        for name, found in contents.items():
+            table = self._array(len(found.x))
+            then = partial(layer.values_of, name)
+            values[name] = self._by_heads(layer, self._source_table(name, found, index, then, table))
         own_values = self._array(len(h))
         for block in self._blocks(len(h)):
             own_values[block] = layer.values_of(layer.target, torch.from_numpy(h[block])).numpy()
@@ -291,7 +305,7 @@ class ExactInference:
         parts: list[np.ndarray] = []
         scores = torch.zeros(0, dtype=torch.float64)
         for block in self._edge_blocks(np.sum(list(degrees.values()), axis=0), BLOCK_EDGES):
-            rows = {}
+            rows: dict[EdgeType, Rows] = {}
             for e, relation in relations.items():
                 heads = relation.heads_of(block.start, block.stop)
                 found_row = row_of[e[0]]
@@ -306,13 +320,13 @@ class ExactInference:
                 if row is None
                 else target_values[torch.from_numpy(row[block].astype(np.int64))]
             )
-            found = layer.attend(values, own, rows)
+            of_block = layer.attend(values, own, rows)
             if not parts:
-                parts = [self._array(self.num) for _ in found]
-                scores = torch.zeros(len(found), dtype=torch.float64)
-            for part, of_block in zip(parts, found, strict=True):
-                part[block] = of_block.numpy()
-            scores += layer.scores(found).double()
+                parts = [self._array(self.num) for _ in of_block]
+                scores = torch.zeros(len(of_block), dtype=torch.float64)
+            for part, one in zip(parts, of_block, strict=True):
+                part[block] = one.numpy()
+            scores += layer.scores(of_block).double()
         out = self._array(self.num)
         last = index + 1 == self.model.shape.num_layers
         mean_scores = (scores / max(1, self.num)).float()

@@ -154,6 +154,8 @@ class WholeRows(Rows):
             own = (walk.rank < length) if len(walk.rank) else np.zeros(len(length), bool)
             at = np.where(own, walk.begin + (walk.rank if len(walk.rank) else 0), 0)
             heads = walk.indices.astype(np.int64)
+            if self.content is not None:
+                heads = self.content[heads].astype(np.int64)
             own_heads = heads[at] if len(heads) else np.zeros(len(at), np.int64)
             parts = (heads, walk.begin.astype(np.int64), walk.end.astype(np.int64), own_heads, own)
             self._places = tuple(torch.from_numpy(np.array(p)).to(h_ND.device) for p in parts)  # type: ignore[assignment]
