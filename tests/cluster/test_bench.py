@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from cluster.bench.build import bench_edges, bench_synth, line
+from cluster.bench.embed import EmbedBench, bench_scales
+from cluster.bench.embed import bench_store as bench_embed_store
+from cluster.bench.embed import line as embed_line
 from cluster.bench.measure import measure
 from cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
 from cluster.bench.sampler import line as sampler_line
@@ -67,6 +70,29 @@ def test_sampler_on_a_store(store: Store) -> None:
             )
     assert "features" in everything and "features" not in largest
     assert "of threads" in sampler_line(everything)
+
+
+def test_embed_of_both_layouts_and_pyg(tmp_path: Path) -> None:
+    config = EmbedBench(hidden=8, threads=1, batch_size=20, batches=2, fanout=5, rounds=1)
+    (result,) = bench_scales(config, [0.0005], tmp_path)
+    prefix, csr, pyg = (result[name] for name in ("prefix", "csr", "pyg"))
+    assert prefix["checksum"] == pytest.approx(csr["checksum"], rel=1e-5)
+    assert pyg["largest_difference"] < 1e-5  # the peer computes the same
+    assert 0 < prefix["largest_mean_seconds"] <= prefix["largest_seconds"] <= prefix["seconds"]
+    assert result["csr_times_slower"]["all"] == csr["seconds"] / prefix["seconds"]
+    assert all(found["peak_bytes"] > 50e6 for found in (prefix, csr, pyg))
+    training = result["training"]
+    assert sum(training["share"].values()) == pytest.approx(1) and training["seeds_per_s"] > 0
+    text = embed_line(result)
+    assert "times slower" in text and "sampling" in text and "failed" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embed_of_a_store_with_attention(store: Store, tmp_path: Path) -> None:
+    config = EmbedBench(encoder="han", hidden=8, threads=1, batches=0, rounds=1)
+    result = bench_embed_store(config, store.path, tmp_path)
+    assert "pyg" not in result and "csr" not in result and "training" not in result
+    assert result["prefix"]["seconds"] > 0 and result["encoder"] in embed_line(result)
 
 
 def test_a_peer_samples_the_same_numbers_of_edges(store: Store) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
 import graphstore
 from graphstore import Store
@@ -71,6 +72,27 @@ def whole(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return run
 
 
+def whole_table(run: Path) -> str:
+    return netgpt("evaluate", run).stdout
+
+
+def test_another_encoder_under_ray(data: tuple[Path, Path], tmp_path: Path) -> None:
+    """Exact training of one, sampled training of another that leaves relations out, by sampling actors."""
+    for name, changes in {
+        "exact": ["graph.encoder=gcn", "graph.neighbors=all"],
+        "sampled": ["graph.encoder=hetsann", "graph.heads=2", "graph.ablation=IV"],
+    }.items():
+        run = tmp_path / name
+        out = ("--config", "demo", "--data", data[0], "--out", run, *SETTINGS, *changes)
+        assert (done := netgpt("pretrain", *out)).returncode == 0, done.stderr[-3000:]
+        manifest = stage.read_manifest(run / "stage1")
+        assert manifest is not None and manifest["metrics"]["exact"]["test"]["num"] > 0
+        assert ("sampled" in manifest["metrics"]) == (name == "sampled")
+    assert (done := netgpt("embed", *out)).returncode == 0, done.stderr[-3000:]
+    h = zarr.open_group(str(run / "embeddings"), mode="r")["h"]
+    assert h.shape[1] == 8 and np.isfinite(h[:]).all()  # type: ignore[union-attr, index, operator]
+
+
 def test_a_run_leaves_what_the_design_names(whole: Path) -> None:
     names = {p.name for p in whole.iterdir()}
     assert {"config.yaml", "store.json", "stage1", "embeddings", "stage2", "stage3"} <= names
@@ -83,6 +105,14 @@ def test_a_run_leaves_what_the_design_names(whole: Path) -> None:
     assert {line["stage"] for line in lines} == {"stage1", "stage2", "stage3", "evaluation"}
     found = netgpt("evaluate", whole, "--json")
     metrics = json.loads(found.stdout)
+    assert metrics["encoder"] == "RGCN" and "RGCN, sampled" in whole_table(whole)
+    for split in ("train", "val", "test"):
+        exact, sampled = (metrics["stages"][name][split] for name in ("stage1", "stage1_sampled"))
+        assert exact["num"] == sampled["num"] and abs(exact["mae"] - sampled["mae"]) < 0.3
+        assert sum(m["num"] for m in exact["platform"].values()) == exact["num"]
+        assert sum(m["num"] for m in exact["period"].values()) == exact["num"]
+    epochs = [line for line in lines if line["stage"] == "stage1"]
+    assert all(line["val_platform"] and line["val_period"] for line in epochs)
     for name in ("stage1", "stage2", "stage3"):
         for split in ("train", "val", "test"):
             ids = [i for i, s in enumerate(table["split"]) if s == split]
@@ -161,14 +191,17 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path) ->
 
     from graphstore.xsvideo.extend import ExtendedGraph
     from graphstore.xsvideo.records import parse_record
-    from trainers.graph.inference import embed, open_cache
+    from trainers.graph.cache import open_cache
+    from trainers.graph.inference import embed
+    from trainers.graph.tables import FeatureTables
     from trainers.graph.train import cache_digests, load_model
 
     store: Store = graphstore.open(str(whole / "store"))
     raw = {**json.loads(store.texts[0]), "历史状态": []}
     new = parse_record("f", "new", raw, require_level=False)
     model = load_model(whole / "stage1", store, torch.device("cpu"))
-    h, scores = embed(model, ExtendedGraph(store, [new], file="f"), torch.device("cpu"))
+    joined = ExtendedGraph(store, [new], file="f")
+    h, scores = embed(model, FeatureTables(joined, torch.device("cpu")))
     cached_h, cached_scores = open_cache(whole / "embeddings", cache_digests(whole / "stage1", store))
     np.testing.assert_allclose(h[:-1], cached_h, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(scores[:-1], cached_scores, rtol=1e-5)
