@@ -99,7 +99,10 @@ class SampledRows(Rows):
             F.embedding_bag(self.heads_E, value_NC, begin_T, mode="sum", per_sample_weights=weight_E)
             for value_NC, weight_E in zip(value_NHC.unbind(1), weight_EH.t().contiguous(), strict=True)
         ]
-        return Attention(top_TH, _segments(weight_EH, "sum", counts_T), torch.stack(total_HTC, 1))
+        # Where relations share a softmax, a sampled row stands for all its heads
+        stands_for_T1 = (self.degree_T / counts_T.clamp_min(1)).to(at_least)[:, None]
+        weight_TH = _segments(weight_EH, "sum", counts_T) * stands_for_T1
+        return Attention(top_TH, weight_TH, torch.stack(total_HTC, 1) * stands_for_T1[:, :, None])
 
 
 def _segments(values_EH: Tensor, reduce: str, counts_T: Tensor) -> Tensor:

@@ -15,9 +15,12 @@ from trainers.graph.rows import Attention, joint_mean
 class HetSANNLayer(AttentionLayer):
     """h'_v = h_v + elu(Σ_e softmax_e(leaky_relu(a_r · W_type h_u + b_r · W_target h_v)) W_type h_u).
 
-    The sum and the softmax run over the edges e = (u, r, v) of all relations together. Types that no
-    relation ends in keep their states.
+    The sum and the softmax run over the edges e = (u, r, v) of all relations together; a sampled head
+    counts as often as it would have to for its row to be whole. Types that no relation ends in keep
+    their states.
     """
+
+    uses_degrees = True
 
     def __init__(
         self, edge_types: tuple[EdgeType, ...], node_types: tuple[str, ...], hidden: int, heads: int
