@@ -34,6 +34,8 @@ TITLES = {
     "stage3": "stage 3: rating",
     "evaluation": "evaluation",
 }
+RESOURCES = ("tables_gb", "inference_gb", "checkpoint_steps")
+"""Settings of stage 1 that change no weights but for rounding: after them it goes on where it was."""
 COMMANDS = {"stage1": "pretrain", "embeddings": "embed", "base": "align", "stage2": "align", "stage3": "rate"}
 
 
@@ -127,13 +129,12 @@ class Run:
         if name == "stage1":
             return {
                 **common,
-                "graph": asdict(config.graph),
+                "graph": {k: v for k, v in asdict(config.graph).items() if k not in RESOURCES},
                 "sampler": asdict(config.sampler),
-                "evaluation": asdict(config.evaluation),
                 "generator": GENERATOR,
             }
         if name == "embeddings":
-            return {**common, "stage1": digest("stage1"), "inference_gb": config.graph.inference_gb}
+            return {**common, "stage1": digest("stage1")}
         language = asdict(config.language)
         base = digest("base") if config.language.model == "tiny" else self._base_digest
         common |= {"language": language, "val_share": config.graph.val_share}

@@ -14,10 +14,9 @@ from cluster.pipeline import COMMANDS, TITLES, Run
 from cluster.progress import bar
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records
-from trainers.graph.cache import open_cache
-from trainers.graph.inference import embed
+from trainers.graph.exact import cache_digests, cached_mean_scores, embed, open_cache
 from trainers.graph.tables import FeatureTables
-from trainers.graph.train import cache_digests, load_model
+from trainers.graph.train import MODEL, load_model
 from trainers.metrics import clip, to_level
 from trainers.splits import make_splits
 
@@ -57,10 +56,18 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     model = load_model(run.path / "stage1", run.store, device)
     tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)
     memory_bytes = int(settings.graph.inference_gb * 1e9)
-    h, _ = embed(model, tables, memory_bytes=memory_bytes, progress=bar("embeddings", "relation"))
+    digests = cache_digests(run.path / "stage1" / MODEL, run.store)
+    h, _ = embed(
+        model,
+        tables,
+        memory_bytes=memory_bytes,
+        progress=bar("embeddings", "relation"),
+        # What is asked for together must not change each other's ratings
+        mean_scores=cached_mean_scores(run.path / "embeddings", digests),
+    )
     builder = prompt_builder(run.path, settings)
     netgpt = load_netgpt(run.path, settings, builder, h.shape[1], "stage3", device)
-    cached, _ = open_cache(run.path / "embeddings", cache_digests(run.path / "stage1", run.store))
+    cached, _ = open_cache(run.path / "embeddings", digests)
     scale = GraphScale.of(cached, make_splits(run.store, settings.graph.val_share).train)
     samples = Samples(graph, graph.new, h, scale, builder, device)
     scores = clip(score_samples(netgpt, samples, settings.language.token_budget, bar("ratings", "pack")))

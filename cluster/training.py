@@ -68,7 +68,9 @@ def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
     """Run one prepared stage on the connected Ray. Raises StageFailedError, or a worker's bad-input error."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from trainers.worker import COLLECTIVE_HOURS
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     workers = num_workers(job.stage, cluster, job.settings.graph)
@@ -76,6 +78,7 @@ def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job.to_dict(), "cluster": cluster.__dict__},
+        torch_config=TorchConfig(timeout_s=3600 * COLLECTIVE_HOURS),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=job.device == "cuda",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from trainers.errors import require
@@ -86,11 +87,13 @@ class GraphConfig:
             f"a divisor of graph.hidden ({self.hidden})",
         )
         require(self.select in ("best", "last"), "graph.select", self.select, "best or last")
-        require(self.num_bases >= 0, "graph.num_bases", self.num_bases, "at least 0")
+        bases = "at least 0" if self.encoder == "rgcn" else "0: only rgcn has bases"
+        ok = self.num_bases == 0 or (self.num_bases > 0 and self.encoder == "rgcn")
+        require(ok, "graph.num_bases", self.num_bases, bases)
         precisions = ("auto", "float32", "bfloat16")
         require(self.precision in precisions, "graph.precision", self.precision, ", ".join(precisions))
-        require(self.tables_gb >= 0, "graph.tables_gb", self.tables_gb, "at least 0")
-        require(self.inference_gb > 0, "graph.inference_gb", self.inference_gb, "above 0")
+        require(0 <= self.tables_gb < math.inf, "graph.tables_gb", self.tables_gb, "at least 0")
+        require(0 < self.inference_gb < math.inf, "graph.inference_gb", self.inference_gb, "above 0")
         require(self.scalar_bins >= 0, "graph.scalar_bins", self.scalar_bins, "at least 0")
         require(0 <= self.dropout < 1, "graph.dropout", self.dropout, "a share from 0, below 1")
         require(
@@ -102,10 +105,10 @@ class GraphConfig:
         require(self.batch_size >= 1, "graph.batch_size", self.batch_size, "at least 1")
         require(self.epochs >= 1, "graph.epochs", self.epochs, "at least 1")
         require(self.patience >= 1, "graph.patience", self.patience, "at least 1")
-        require(self.lr > 0, "graph.lr", self.lr, "above 0")
+        require(0 < self.lr < math.inf, "graph.lr", self.lr, "above 0")
         require(self.weight_decay >= 0, "graph.weight_decay", self.weight_decay, "at least 0")
         require(self.beta > 0, "graph.beta", self.beta, "above 0")
-        require(self.clip > 0, "graph.clip", self.clip, "above 0")
+        require(0 < self.clip < math.inf, "graph.clip", self.clip, "above 0")
         require(self.checkpoint_steps >= 1, "graph.checkpoint_steps", self.checkpoint_steps, "at least 1")
         require(0 < self.val_share < 1, "graph.val_share", self.val_share, "a share between 0 and 1")
 

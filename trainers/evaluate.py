@@ -54,17 +54,24 @@ def grouped_metrics(
     }
 
 
+def evaluation_parts(store: Store, splits: Splits) -> dict[str, np.ndarray]:
+    """Node numbers by split; the test states of age zero with no counts apart from the rest too."""
+    zero = is_age_zero(store, splits.test)
+    return {**splits.named(), "test_age_zero": splits.test[zero], "test_rest": splits.test[~zero]}
+
+
 def stage_metrics(
     store: Store, splits: Splits, scores: dict[str, np.ndarray], period_days: list[int]
 ) -> dict[str, Any]:
-    """Metrics by stage and split; the test states of age zero with no counts apart from the rest.
-
-    scores[stage] [N]: one score a video node.
-    """
-    zero = is_age_zero(store, splits.test)
-    parts = {**splits.named(), "test_age_zero": splits.test[zero], "test_rest": splits.test[~zero]}
+    """Metrics by stage and part. scores[stage] [N]: one score a video node; "stage1_sampled" has none
+    for the train part."""
+    parts = evaluation_parts(store, splits)
     return {
-        stage: {name: grouped_metrics(store, ids, values[ids], period_days) for name, ids in parts.items()}
+        stage: {
+            name: grouped_metrics(store, ids, values[ids], period_days)
+            for name, ids in parts.items()
+            if (stage, name) != ("stage1_sampled", "train")
+        }
         for stage, values in scores.items()
     }
 
@@ -97,6 +104,8 @@ def write_predictions(path: Path, store: Store, splits: Splits, scores: dict[str
         "age_zero": is_age_zero(store, ids),
     }
     for stage, values in scores.items():
+        if stage == "stage1_sampled":  # another measure of the same model, and not of every state
+            continue
         columns[f"{stage}_score"] = clip(values[ids])
         columns[f"{stage}_level"] = to_level(values[ids]).astype(np.int8)
     pq.write_table(pa.table(columns), path)

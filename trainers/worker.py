@@ -11,6 +11,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,17 @@ from sampler import SamplingEngine
 from trainers import distributed, stage
 from trainers.errors import TrainerError
 from trainers.evaluate import PREDICTIONS, all_metrics, write_predictions
-from trainers.graph.cache import open_cache, write_cache
 from trainers.graph.encoders import TITLES
+from trainers.graph.exact import cache_digests, open_cache, write_cache
 from trainers.graph.tables import FeatureTables
-from trainers.graph.train import MODEL, GraphTrainer, cache_digests, load_model
+from trainers.graph.train import MODEL, SAMPLED, GraphTrainer, load_model, sampled_scores
 from trainers.progress import Progress
 from trainers.settings import StageJob
 from trainers.splits import make_splits
 
 METRICS = "metrics.json"
+COLLECTIVE_HOURS = 12
+"""How long ranks wait for each other: rank 0 alone evaluates, and that may take long on a large graph."""
 Made = tuple[list[str], dict[str, Any]]
 """What a stage made: files or folders in its folder, and its metrics."""
 
@@ -74,25 +77,20 @@ def _pretrain(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
         device=distributed.device(job.device),
         engine=engine,
     )
-    return [MODEL], trainer.run()
+    metrics = trainer.run()
+    return [name for name in (MODEL, SAMPLED) if (job.folder / name).exists()], metrics
 
 
 def _embed(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
     device = distributed.device(job.device)
     pretrained = job.run / "stage1"
     model = load_model(pretrained, store, device)
-    digests = cache_digests(pretrained, store)
+    digests = cache_digests(pretrained / MODEL, store)
     tables = FeatureTables(store, device, max_bytes=0, hidden_types=model.shape.hidden_types)
     memory_bytes = int(job.settings.graph.inference_gb * 1e9)
     progress = _progress(job, "relation")
     write_cache(job.folder, model, tables, digests, memory_bytes=memory_bytes, progress=progress)
     return ["zarr.json", "h", "score"], {}
-
-
-def pretrained_metrics(run: Path) -> dict[str, Any]:
-    """What stage 1 left in its manifest."""
-    manifest = stage.read_manifest(run / "stage1")
-    return {} if manifest is None else manifest["metrics"]
 
 
 def _make_base(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
@@ -108,7 +106,7 @@ def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
 
     settings, device = job.settings, distributed.device(job.device)
     splits = make_splits(store, settings.graph.val_share)
-    h, _ = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1", store))
+    h, _ = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1" / MODEL, store))
     builder = prompt_builder(job.run, settings)
     netgpt = make_netgpt(job.run, settings, builder, h.shape[1], device)
     levels = np.asarray(store.labels).astype(np.int64)
@@ -138,11 +136,13 @@ def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
     settings, device = job.settings, distributed.device(job.device)
     budget = settings.language.token_budget
     splits = make_splits(store, settings.graph.val_share)
-    h, rgcn = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1", store))
+    h, rgcn = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1" / MODEL, store))
     builder = prompt_builder(job.run, settings)
     ids = np.sort(np.concatenate(list(splits.named().values())))
     samples = Samples(store, ids, h, GraphScale.of(h, splits.train), builder, device)
     scores = {"stage1": np.asarray(rgcn, np.float64)}
+    if (sampled := sampled_scores(job.run / "stage1")) is not None:
+        scores["stage1_sampled"] = sampled
     progress = _progress(job, "pack")
     for name in ("stage2", "stage3"):
         netgpt = load_netgpt(job.run, settings, builder, h.shape[1], name, device)
@@ -160,12 +160,6 @@ def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
             encoder=TITLES[settings.graph.encoder],
             period_days=settings.evaluation.period_days,
         )
-        if (sampled := pretrained_metrics(job.run).get("sampled")) is not None:
-            metrics["stages"] = {
-                "stage1": metrics["stages"].pop("stage1"),
-                "stage1_sampled": sampled,
-                **metrics["stages"],
-            }
         with atomic_file(job.folder / PREDICTIONS) as temporary:
             write_predictions(temporary, store, splits, scores)
         write_json(job.folder / METRICS, metrics)
@@ -191,13 +185,14 @@ def use_process_group(device: str) -> None:
     if dist.is_initialized():
         return
     backend = "nccl" if device == "cuda" else "gloo"
+    timeout = timedelta(hours=COLLECTIVE_HOURS)
     if "RANK" in os.environ:
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timeout)
     else:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
 
 
 def main() -> None:

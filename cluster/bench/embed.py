@@ -84,11 +84,15 @@ def _case(config: EmbedBench, paths: dict[str, Path], scratch: Path) -> dict[str
         rounds = config.rounds if layout == "prefix" else 1
         found[layout] = _measured("exact_main", config, path, scratch, rounds)
     if "csr" in found and "prefix" in found and not {"failed"} & {*found["csr"], *found["prefix"]}:
-        pair = found["prefix"], found["csr"]
+        prefix, csr = found["prefix"], found["csr"]
         found["csr_times_slower"] = {
-            "all": pair[1]["seconds"] / pair[0]["seconds"],
-            "largest_relation": pair[1]["largest_seconds"] / pair[0]["largest_seconds"],
-            "its_means": pair[1]["largest_mean_seconds"] / pair[0]["largest_mean_seconds"],
+            what: csr[key] / prefix[key]
+            for what, key in (
+                ("all", "seconds"),
+                ("largest_relation", "largest_seconds"),
+                ("its_means", "largest_mean_seconds"),
+            )
+            if csr[key] and prefix[key]  # attention has no time of one relation
         }
     if found["num_edges"] <= config.peer_edges and config.encoder == "rgcn":
         peer = _measured("pyg_main", config, first, scratch, config.rounds)
@@ -102,7 +106,7 @@ def _case(config: EmbedBench, paths: dict[str, Path], scratch: Path) -> dict[str
 
 def _measured(main: str, config: EmbedBench, path: Path, scratch: Path, rounds: int) -> dict[str, Any]:
     out = scratch / f"{main}.json"
-    asked = json.dumps({"path": str(path), "scratch": str(scratch), "rounds": rounds, **config.__dict__})
+    asked = json.dumps({**config.__dict__, "path": str(path), "scratch": str(scratch), "rounds": rounds})
     found = measure(f"from cluster.bench.embed import {main}; {main}()", asked, out)
     if not found.ok:
         return {"failed": True, "peak_bytes": found.peak_bytes}
@@ -128,7 +132,7 @@ def _asked() -> tuple[dict[str, Any], Store, Any]:
 def exact_main() -> None:
     import torch
 
-    from trainers.graph.inference import ExactInference
+    from trainers.graph.exact import ExactInference
     from trainers.graph.tables import FeatureTables
 
     asked, store, model = _asked()
@@ -163,7 +167,7 @@ def pyg_main() -> None:
     from torch_geometric.utils import to_torch_csr_tensor
 
     from trainers.graph.encoders.rgcn import RGCNLayer
-    from trainers.graph.inference import embed
+    from trainers.graph.exact import embed
     from trainers.graph.tables import FeatureTables
 
     asked, store, model = _asked()
@@ -221,11 +225,13 @@ def training_main() -> None:
     degrees = Degrees(store, store.edge_types, cpu) if model.uses_degrees else None
     optimizer = torch.optim.AdamW(model.train().parameters())
     parts = {"sampling": 0.0, "gathering": 0.0, "compute": 0.0}
-    ids = store.split("train")[: asked["batch_size"] * (asked["batches"] + 1)]
+    ids = store.split("train")
+    size = min(asked["batch_size"], len(ids) // 2)  # one batch to warm up, one to measure
+    ids = ids[: size * (asked["batches"] + 1)]
 
     def epoch(threads: int) -> tuple[float, int]:
         loader = NeighborLoader(
-            store, ids, batch_size=asked["batch_size"], fanout=asked["fanout"], hops=2, threads=threads
+            store, ids, batch_size=size, fanout=asked["fanout"], hops=2, threads=threads, prefetch=1
         )
         seeds, begin = 0, 0.0
         batches = iter(loader)
@@ -251,9 +257,10 @@ def training_main() -> None:
     seconds, seeds = epoch(0)
     total = sum(parts.values())
     found = {
+        "batch_size": size,
         "seeds_per_s": seeds / seconds,
         "share": {name: part / total for name, part in parts.items()},
-        "ms_per_batch": {name: 1e3 * part * asked["batch_size"] / seeds for name, part in parts.items()},
+        "ms_per_batch": {name: 1e3 * part * size / seeds for name, part in parts.items()},
     }
     seconds, seeds = epoch(1)
     found["seeds_per_s_sampling_ahead"] = seeds / seconds
@@ -272,19 +279,18 @@ def line(result: dict[str, Any]) -> str:
             parts.append(f"{name} failed ({found['peak_bytes'] / 1e9:.1f} GB)")
             continue
         text = f"{name} {found['seconds']:.2f} s, {found['peak_bytes'] / 1e9:.2f} GB"
-        if found.get("largest_seconds") is not None:
-            text += f" (largest relation {found['largest_seconds']:.2f} s"
-            text += f", its means {found['largest_mean_seconds']:.3f} s)"
+        for key, what in (("largest_seconds", "largest relation"), ("largest_mean_seconds", "its means")):
+            if found.get(key) is not None:
+                text += f", {what} {found[key]:.3f} s"
         if "times_slower" in found:
             text += f" ({found['times_slower']:.1f} times slower"
             text += f", largest difference {found['largest_difference']:.1e})"
         parts.append(text)
     if "csr_times_slower" in result:
-        slower = result["csr_times_slower"]
-        parts.append(
-            f"csr is {slower['all']:.1f} times slower, {slower['largest_relation']:.0f} in the largest "
-            f"relation, {slower['its_means']:.0f} in its means"
+        slower = ", ".join(
+            f"{ratio:.1f} ({what.replace('_', ' ')})" for what, ratio in result["csr_times_slower"].items()
         )
+        parts.append(f"csr is so many times slower: {slower}")
     if (training := result.get("training")) and "failed" not in training:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in training["share"].items())
         parts.append(

@@ -76,6 +76,8 @@ def embed(
     numbers = [*(scale or []), hidden, threads, rounds]
     if min(numbers) <= 0 or batches < 0:
         raise ClusterError(f"bench embed: found {min(*numbers, batches)}, expected numbers above 0")
+    if encoder in ("han", "hetsann") and hidden % 4:
+        raise ClusterError(f"--hidden: found {hidden}, expected a multiple of 4, the attention heads")
     if not store and not scale:
         scale = [0.02, 0.05]
     config = EmbedBench(

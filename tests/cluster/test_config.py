@@ -51,6 +51,8 @@ def test_overrides_change_one_value() -> None:
         ("graph.neighbors=some", "sampled or all"),
         ("graph.precision=float16", "auto, float32, bfloat16"),
         ("graph.inference_gb=0", "above 0"),
+        ("graph.tables_gb=.inf", "graph.tables_gb: found inf"),
+        ("graph.select=first", "best or last"),
         ("evaluation.period_days=[7,3]", "rising numbers of days"),
         ("build.train_until=soon", "YYYY-MM-DD"),
     ],
@@ -64,6 +66,8 @@ def test_a_wrong_override_is_one_line(override: str, words: str) -> None:
 def test_attention_heads_divide_the_width() -> None:
     with pytest.raises(ClusterError, match=r"graph\.heads: found 5, expected a divisor of graph\.hidden"):
         load_config("demo", ["graph.encoder=han", "graph.heads=5"])
+    with pytest.raises(ClusterError, match="only rgcn has bases"):
+        load_config("demo", ["graph.encoder=gcn", "graph.num_bases=2"])
     assert load_config("demo", ["graph.heads=5"]).graph.heads == 5  # rgcn has none
 
 

@@ -23,7 +23,7 @@ class Ablation:
         target = graph.schema.target
         heads = {"VV": (target,), "IV": INFLUENCE_TYPES, "CV": ("comment",)}.get(name, ())
         missing = [h for h in heads if h not in graph.node_types]
-        require(not missing, f"graph.ablation={name}", ", ".join(graph.node_types), f"node types {missing}")
+        require(not missing, "graph.ablation", name, f"one for a graph without {', '.join(missing)}")
         return Ablation(
             frozenset(e for e in graph.edge_types if e[0] in heads),
             frozenset([target] if name == "V" else []),

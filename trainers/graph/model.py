@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphstore import EdgeType, Graph
+from graphstore import EdgeType, Graph, edge_name
 from graphstore.xsvideo.annotation import THRESHOLDS
 from sampler import MiniBatch
-from trainers.errors import TrainerError
+from trainers.errors import require
 from trainers.graph.encoders import Block, Layer, make_layer
 from trainers.graph.rows import SampledRows, WholeRows
 from trainers.graph.scalars import ScalarEncoding
@@ -52,9 +52,12 @@ class ModelShape:
     ) -> ModelShape:
         """Of a graph, less some relations and the node types that only they would reach."""
         edge_types = tuple(e for e in graph.edge_types if e not in without)
-        if not edge_types:
-            raise TrainerError("relations: found none that is left, expected at least one")
+        require(bool(edge_types), "relations", "none", "at least one that is left")
+        for e in edge_types:
+            require(e[2] == graph.schema.target, edge_name(e), e[2], f"an end in {graph.schema.target}")
         left = {graph.schema.target} | {e[0] for e in edge_types}
+        bare = sorted(left.difference(graph.schema.encoded_types))
+        require(not bare, "node types", ", ".join(bare), "features for every type that takes part")
         return ModelShape(
             feature_dims={name: graph.features(name).dim for name in graph.node_types if name in left},
             scalar_types=tuple(
@@ -141,23 +144,31 @@ class GraphModel(nn.Module):
         """Features of a batch's nodes. Where contents are hidden node by node, one row a node."""
         return {
             name: Contents(tables.gather(name, batch.nodes[name]), None)
-            if self._drops(name)
+            if self.training and self.drops(name)
             else tables.contents(name, batch.nodes[name])
             for name in self.shape.node_types
         }
 
-    def _drops(self, node_type: str) -> bool:
-        return self.training and self.feature_dropout > 0 and node_type not in self._kept
+    def drops(self, node_type: str) -> bool:
+        """Whether nodes of a type lose their content now and then while the model is trained."""
+        return self.feature_dropout > 0 and node_type not in self._kept
 
-    def inputs(self, node_type: str, x_NF: Tensor) -> Tensor:
-        """Projected features: [n, F] → [n, D]."""
+    def inputs(self, node_type: str, x_NF: Tensor, row: Tensor | None = None) -> Tensor:
+        """Projected features: [n, F] → [n, D]; or by content with the row of each node, [N] → [N, D]."""
+        project = self.project[node_type]
+        assert isinstance(project, nn.Linear)
         if node_type in self.shape.scalar_types:
             x_NF = self.scalar(node_type)(x_NF)
-        if self._drops(node_type):  # a node's whole content or none: words must not be learnt by heart
+        if not (self.training and self.drops(node_type)):
+            h_ND: Tensor = project(x_NF)
+            return h_ND if row is None else F.embedding(row, h_ND)
+        # A node's whole content or none, not that of all who share it: words must not be learnt by heart
+        if row is None:
             keep = torch.rand(len(x_NF), 1, device=x_NF.device) >= self.feature_dropout
-            x_NF = x_NF * keep / (1 - self.feature_dropout)
-        h_ND: Tensor = self.project[node_type](x_NF)
-        return h_ND
+            return project(x_NF * keep / (1 - self.feature_dropout))  # type: ignore[no-any-return]
+        h_ND = F.embedding(row, F.linear(x_NF, project.weight))
+        keep = torch.rand(len(h_ND), 1, device=h_ND.device) >= self.feature_dropout
+        return h_ND * keep / (1 - self.feature_dropout) + project.bias
 
     def between(self, h: Tensor) -> Tensor:
         """Activation and dropout between layers."""
@@ -192,11 +203,7 @@ class GraphModel(nn.Module):
 
     def forward(self, contents: Mapping[str, Contents], blocks: list[Block]) -> tuple[Tensor, Tensor]:
         """Scores [T] and embeddings [T, D] of the last block's tails; all other states by content."""
-        h = {}
-        for name, found in contents.items():
-            x = self.inputs(name, found.x)
-            h[name] = x if found.row is None else F.embedding(found.row, x)
-        return self.encode(h, blocks)
+        return self.encode({name: self.inputs(name, c.x, c.row) for name, c in contents.items()}, blocks)
 
     def encode(self, h: dict[str, Tensor], blocks: list[Block]) -> tuple[Tensor, Tensor]:
         """The layers over projected features [n, D] by node type."""
@@ -239,13 +246,15 @@ class WholeGraph:
         for name in model.shape.node_types:
             whole = WholeContents.of(tables, name)
             x = torch.from_numpy(np.array(whole.x, np.float32)).to(self.device)
+            # By node where a node has a state of its own: the target, and nodes that lose their content
+            by_node = name == target or model.drops(name)
             row = None
-            if name == target and whole.row is not None:
+            if by_node and whole.row is not None:
                 row = torch.from_numpy(whole.row.astype(np.int64)).to(self.device)
             self._contents[name] = Contents(x, row)
             for edge_type in model.shape.edge_types:
                 if edge_type[0] == name:
-                    content = None if name == target else whole.row
+                    content = None if by_node else whole.row
                     rows[edge_type] = WholeRows(graph.relation(edge_type), self.device, content, threads)
         degree = None
         if model.uses_degrees:

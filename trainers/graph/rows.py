@@ -65,7 +65,7 @@ class Rows:
         """Mean over each tail's heads: [T, D]; zero where it has none."""
         raise NotImplementedError
 
-    def attend(self, key_NH: Tensor, query_TH: Tensor, value_NHC: Tensor) -> Attention:
+    def attend(self, key_NH: Tensor, query_TH: Tensor, value_HNC: Tensor) -> Attention:
         """Softmax over a row's heads of leaky_relu(key of the head + query of the tail)."""
         raise NotImplementedError
 
@@ -85,11 +85,11 @@ class SampledRows(Rows):
         # Gather and mean in one fused, deterministic operation
         return F.embedding_bag(self.heads_E, h_ND, self._begin(), mode="mean")
 
-    def attend(self, key_NH: Tensor, query_TH: Tensor, value_NHC: Tensor) -> Attention:
+    def attend(self, key_NH: Tensor, query_TH: Tensor, value_HNC: Tensor) -> Attention:
         counts_T, begin_T = self.counts_T.long(), self._begin()
         # Under autocast products are bfloat16; scores and their sums are not
-        at_least = torch.promote_types(value_NHC.dtype, torch.float32)
-        key_NH, query_TH, value_NHC = (t.to(at_least) for t in (key_NH, query_TH, value_NHC))
+        at_least = torch.promote_types(value_HNC.dtype, torch.float32)
+        key_NH, query_TH, value_HNC = (t.to(at_least) for t in (key_NH, query_TH, value_HNC))
         tails_E = torch.repeat_interleave(torch.arange(self.num_tails, device=counts_T.device), counts_T)
         score_EH = F.leaky_relu(F.embedding(self.heads_E, key_NH) + F.embedding(tails_E, query_TH), SLOPE)
         top_TH = _segments(score_EH.detach(), "max", counts_T)
@@ -97,7 +97,7 @@ class SampledRows(Rows):
         # One bag a head: no [E, H, C] is ever there
         total_HTC = [
             F.embedding_bag(self.heads_E, value_NC, begin_T, mode="sum", per_sample_weights=weight_E)
-            for value_NC, weight_E in zip(value_NHC.unbind(1), weight_EH.t().contiguous(), strict=True)
+            for value_NC, weight_E in zip(value_HNC, weight_EH.t().contiguous(), strict=True)
         ]
         # Where relations share a softmax, a sampled row stands for all its heads
         stands_for_T1 = (self.degree_T / counts_T.clamp_min(1)).to(at_least)[:, None]
@@ -170,7 +170,7 @@ class WholeRows(Rows):
         total_TD = total_TD - F.embedding(own_T, h_ND) * has_own_T[:, None]
         return (total_TD / self.degree_T.clamp_min(1)[:, None]).to(h_ND.dtype)
 
-    def attend(self, key_NH: Tensor, query_TH: Tensor, value_NHC: Tensor) -> Attention:
+    def attend(self, key_NH: Tensor, query_TH: Tensor, value_HNC: Tensor) -> Attention:
         if self._edges is None:
             num = int(self.degree_T.sum())
             if num > MAX_EDGES:
@@ -182,4 +182,4 @@ class WholeRows(Rows):
             if self.content is not None:
                 heads = self.content[heads].astype(np.int64)
             self._edges = SampledRows(torch.from_numpy(heads).to(self.device), self.degree_T)
-        return self._edges.attend(key_NH, query_TH, value_NHC)
+        return self._edges.attend(key_NH, query_TH, value_HNC)

@@ -30,6 +30,7 @@ class FeatureTables:
 
     Tables stay on the device up to `max_bytes` in all, the smallest first; of the others the distinct
     rows of a batch are read from the store's map. `hidden_types` have the zero vector for every node.
+    node_types: those whose tables are wanted, by default all.
     """
 
     def __init__(
@@ -38,15 +39,17 @@ class FeatureTables:
         device: torch.device,
         *,
         max_bytes: int | None = None,
+        node_types: Collection[str] | None = None,
         hidden_types: Collection[str] = (),
     ) -> None:
         self.graph, self.device, self.hidden_types = graph, device, frozenset(hidden_types)
-        features = {name: graph.features(name) for name in graph.schema.encoded_types}
+        wanted = set(graph.schema.encoded_types if node_types is None else node_types) - self.hidden_types
+        features = {name: graph.features(name) for name in wanted}
         # A GPU turns float16 into float32 for nothing; a CPU does not
         size = {name: f.x.nbytes if device.type == "cuda" else f.x.size * 4 for name, f in features.items()}
         self._tables: dict[str, Tensor] = {}
         left = np.inf if max_bytes is None else max_bytes
-        for name in sorted(features, key=lambda name: size[name]):
+        for name in sorted(features, key=lambda name: (size[name], name)):
             left -= size[name]
             if left < 0:
                 break

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from graphstore import Store
-from graphstore.files import file_digest, write_json
+from graphstore.files import write_json
 from sampler import NeighborLoader, SamplingEngine, SamplingOptions
 from trainers import checkpoint, distributed
 from trainers.config import EvaluationConfig, GraphConfig, SamplerConfig
 from trainers.errors import TrainerError, require, require_finite
-from trainers.evaluate import grouped_metrics
+from trainers.evaluate import evaluation_parts, grouped_metrics
 from trainers.graph.ablation import Ablation
-from trainers.graph.inference import embed
+from trainers.graph.exact import embed
 from trainers.graph.model import NUM_LAYERS, Degrees, GraphModel, ModelShape
 from trainers.graph.steps import SampledSteps, Step, Steps, WholeSteps
 from trainers.graph.tables import FeatureTables
@@ -34,7 +34,8 @@ from trainers.progress import Progress
 from trainers.schedule import learning_rate, seed_torch
 from trainers.splits import Splits
 
-MODEL, CHECKPOINT, BAD_BATCH = "model.safetensors", "checkpoint.safetensors", "bad_batch.json"
+MODEL, CHECKPOINT, SAMPLED = "model.safetensors", "checkpoint.safetensors", "sampled.safetensors"
+BAD_BATCH = "bad_batch.json"
 TENSORBOARD = "tensorboard"
 SHOWN_IDS = 5
 
@@ -75,8 +76,9 @@ class GraphTrainer:
         self.key = key  # of the stage's inputs: a checkpoint of other inputs is not one of this training
         ablation = Ablation.of(store, config.ablation)
         self.sampling = sampling_options(store, config, sampling, seed)
-        max_bytes = int(config.tables_gb * 1e9)
-        self.tables = FeatureTables(store, self.device, max_bytes=max_bytes, hidden_types=ablation.features)
+        for name in config.keep_features:
+            known = store.node_types
+            require(name in known, "graph.keep_features", name, f"one of {', '.join(known)}")
         seed_torch(seed, "rgcn")
         shape = ModelShape.of(
             store,
@@ -88,6 +90,13 @@ class GraphTrainer:
             num_bases=config.num_bases,
             scalar_bins=config.scalar_bins,
             thresholds=config.thresholds,
+        )
+        self.tables = FeatureTables(
+            store,
+            self.device,
+            max_bytes=int(config.tables_gb * 1e9),
+            node_types=shape.node_types,
+            hidden_types=ablation.features,
         )
         self.model = GraphModel(shape, config.dropout, config.feature_dropout, config.keep_features)
         self.model.to(self.device)
@@ -128,12 +137,29 @@ class GraphTrainer:
 
     def run(self) -> dict[str, Any]:
         self._resume()
-        config, state, num = self.config, self.state, len(self.steps)
-        (self.folder / BAD_BATCH).unlink(missing_ok=True)
+        state, num = self.state, len(self.steps)
+        for left in (BAD_BATCH, SAMPLED):
+            (self.folder / left).unlink(missing_ok=True)
         writer = None
         if self.rank == 0:  # what a killed run wrote behind its checkpoint is written again
             at = state.epoch * num + state.next_batch
             writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=at)
+        try:
+            self._train(writer)
+        finally:
+            if writer:
+                writer.close()
+        done = state.epoch * num  # early stopping: what was planned behind it is not to come
+        self.progress.update(done, done, "step", val_mae=state.best_mae)
+        if self.rank == 0:
+            save_model(self.folder, self.model, self.best, self.store)
+        distributed.barrier()
+        best = state.history[state.best_epoch]
+        return {"best": best, "epochs": state.epoch, "history": state.history, **self._evaluate()}
+
+    def _train(self, writer: SummaryWriter | None) -> None:
+        """Epochs up to the last, or until no better one comes."""
+        config, state, num = self.config, self.state, len(self.steps)
         while state.epoch < config.epochs and state.epoch - state.best_epoch <= config.patience:
             for one in self.steps.stream(state.epoch, state.next_batch):
                 number = state.epoch * num + state.next_batch
@@ -148,14 +174,6 @@ class GraphTrainer:
                 if (number + 1) % config.checkpoint_steps == 0 and state.next_batch < num:
                     self._save()
             self._end_epoch(writer)
-        done = state.epoch * num  # early stopping: what was planned behind it is not to come
-        self.progress.update(done, done, "step", val_mae=state.best_mae)
-        if writer:
-            writer.close()
-            save_model(self.folder, self.model, self.best, self.store)
-        distributed.barrier()
-        best = state.history[state.best_epoch]
-        return {"best": best, "epochs": state.epoch, "history": state.history, **self._evaluate()}
 
     def _step(self, one: Step, number: int) -> float:
         """One optimiser step; returns the mean loss over the global batch."""
@@ -211,7 +229,8 @@ class GraphTrainer:
 
     def _scores(self) -> np.ndarray:
         """Of all target nodes, under exact inference: [N]."""
-        return embed(self.model, self.tables, memory_bytes=int(self.config.inference_gb * 1e9))[1]
+        memory_bytes = int(self.config.inference_gb * 1e9)
+        return embed(self.model, self.tables, memory_bytes=memory_bytes, scratch=self.folder)[1]
 
     def _metrics(self, ids: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
         return grouped_metrics(self.store, ids, scores, self.evaluation.period_days)
@@ -223,29 +242,32 @@ class GraphTrainer:
         return {f"val_{name}": value for name, value in found.items() if name != "num"}
 
     def _evaluate(self) -> dict[str, Any]:
-        """The best weights on every split: over all neighbours, and over sampled ones as in training."""
-        if self.rank != 0:
-            return {}
+        """The best weights under exact inference; and scores of val and test over sampled neighbours, as in
+        training, in a file."""
         if self.best:
             self.model.load_state_dict(self.best)
-        exact = self._scores()
-        splits = self.splits.named()
-        found = {"exact": {name: self._metrics(ids, exact[ids]) for name, ids in splits.items()}}
         if self.config.neighbors == "sampled":
-            found["sampled"] = {
-                name: self._metrics(ids, self._sampled_scores(ids)) for name, ids in splits.items()
-            }
-        return found
+            sampled = self._sampled_scores()  # by all ranks
+            if self.rank == 0:
+                checkpoint.save(self.folder / SAMPLED, {"score": torch.from_numpy(sampled)}, {})
+        if self.rank != 0:
+            return {}
+        exact, parts = self._scores(), evaluation_parts(self.store, self.splits)
+        return {"exact": {name: self._metrics(ids, exact[ids]) for name, ids in parts.items()}}
 
     @torch.no_grad()
-    def _sampled_scores(self, ids: np.ndarray) -> np.ndarray:
-        """Of some nodes over a sample of their neighbours: [n]."""
+    def _sampled_scores(self) -> np.ndarray:
+        """Of the val and test nodes over a sample of their neighbours, each rank a part: [N]."""
         self.model.eval()
+        ids = np.concatenate([self.splits.val, self.splits.test])
+        mine = np.array_split(ids, self.world_size)[self.rank]
         loader = NeighborLoader(
-            self.store, ids, batch_size=self.config.batch_size, shuffle=False, **vars(self.sampling)
+            self.store, mine, batch_size=self.config.batch_size, shuffle=False, **vars(self.sampling)
         )
-        steps = SampledSteps(self.model, self.tables, loader, self.sampled.degrees)
-        return np.concatenate([one.forward().float().cpu().numpy() for one in steps.stream(0, 0)])
+        found = torch.zeros(self.store.num_nodes[self.model.target], device=self.device)
+        for one in SampledSteps(self.model, self.tables, loader, self.sampled.degrees).stream(0, 0):
+            found[torch.from_numpy(one.seeds).to(self.device)] = one.forward().float()
+        return distributed.sum_across_ranks(found).cpu().numpy()
 
     def _save(self) -> None:
         if self.rank != 0:
@@ -279,9 +301,10 @@ def sampling_options(
     return SamplingOptions(fanout=sampling.fanout, hops=NUM_LAYERS, exclude=sorted(without), seed=seed)
 
 
-def cache_digests(folder: Path, store: Store) -> dict[str, str]:
-    """What an embedding cache is of: the store's digest and that of the stage-1 folder's weights."""
-    return {"store": store.digest, "checkpoint": file_digest(folder / MODEL)}
+def sampled_scores(folder: Path) -> np.ndarray | None:
+    """Scores over sampled neighbours that a finished stage 1 left: [N], of val and test nodes; or None."""
+    path = folder / SAMPLED
+    return checkpoint.load(path)[0]["score"].double().numpy() if path.exists() else None
 
 
 def save_model(folder: Path, model: GraphModel, weights: dict[str, Tensor], store: Store) -> None:

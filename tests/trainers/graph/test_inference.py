@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +17,25 @@ from hypothesis import strategies as st
 
 import graphstore
 from graphstore import BuildConfig, EdgeType, Relation, Store
-from graphstore.features import encode_scalar
+from graphstore.features import Features, encode_scalar
 from graphstore.relations import prefix_rows
+from graphstore.schema import RelationType
 from graphstore.xsvideo.annotation import THRESHOLDS
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records
 from sampler import NeighborSampler
 from trainers.errors import TrainerError
-from trainers.graph import inference
 from trainers.graph.ablation import Ablation
 from trainers.graph.aggregate import exact_mean
-from trainers.graph.cache import open_cache, write_cache
-from trainers.graph.inference import ExactInference, embed
+from trainers.graph.exact import (
+    ExactInference,
+    attention,
+    cached_mean_scores,
+    embed,
+    open_cache,
+    workspace,
+    write_cache,
+)
 from trainers.graph.model import Degrees, GraphModel, ModelShape, WholeGraph
 from trainers.graph.scalars import ScalarEncoding
 from trainers.graph.tables import FeatureTables
@@ -93,7 +101,7 @@ def test_steps_are_above_and_not_at_a_threshold() -> None:
         encoding.fit(x)
         found = encoding(x)[:, 3:].numpy()
         assert encoding.dim == 3 + len(thresholds) and found.shape == (len(counts), len(thresholds))
-        np.testing.assert_array_equal(found, counts[:, None] > np.array(thresholds)), name
+        np.testing.assert_array_equal(found, counts[:, None] > np.array(thresholds), name)
 
 
 def test_bins_of_one_number_and_no_bins() -> None:
@@ -278,11 +286,11 @@ def test_memory_changes_only_the_rounding(
     model = small_model(store, encoder)
     tables = tables_of(model, store)
     expected, _ = embed(model, tables)
-    monkeypatch.setattr(inference, "MIN_BLOCK_ROWS", 31)
-    monkeypatch.setattr(inference, "BLOCK_EDGES", 700)
+    monkeypatch.setattr(workspace, "MIN_BLOCK_ROWS", 31)
+    monkeypatch.setattr(attention, "BLOCK_EDGES", 700)
     small = ExactInference(model, tables, tmp_path, memory_bytes=1000)
     found = small.run()
-    assert small.block_rows == 31 and isinstance(found, np.memmap)
+    assert small.work.block_rows == 31 and isinstance(found, np.memmap)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert set(small.seconds) >= {"input"} and all(s >= 0 for s in small.seconds.values())
 
@@ -319,15 +327,74 @@ def test_segmented_sums_equal_plain_means(nodes: list[tuple[int, int]], strict: 
     np.testing.assert_allclose(exact_mean(csr, h), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_joined_graphs_of_both_layouts_embed_alike(
-    store: Store, csr_store: Store, records_path: Path
+    encoder: str, store: Store, csr_store: Store, records_path: Path, tmp_path: Path
 ) -> None:
-    model = small_model(store)
+    """And what was computed for the store's own nodes stays, also where relations are weighed by a mean."""
+    model = small_model(store, encoder)
+    digests = {"store": store.digest, "checkpoint": "c"}
+    write_cache(tmp_path, model, tables_of(model, store), digests)
+    scores = cached_mean_scores(tmp_path, digests)
     new = [replace(r, id=f"new-{r.id}") for r in read_records(records_path)][:40]
-    found = [embed(model, tables_of(model, ExtendedGraph(g, new, file="f")))[0] for g in (store, csr_store)]
+    found = [
+        embed(model, tables_of(model, ExtendedGraph(g, new, file="f")), mean_scores=scores)[0]
+        for g in (store, csr_store)
+    ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
     alone, _ = embed(model, tables_of(model, store))
     np.testing.assert_allclose(found[0][: -len(new)], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_states_in_memory_keep_to_half_of_the_budget(
+    encoder: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted at the peak, for budgets that hold all arrays, some, and none."""
+    model = small_model(store, encoder)
+    tables, one = tables_of(model, store), store.num_nodes["video"] * 8 * 4
+    expected, _ = embed(model, tables)
+    array = workspace.Workspace.array
+    for budget, some_mapped in ((one, True), (4 * one, encoder != "rgcn"), (200 * one, False)):
+        live: dict[int, int] = {}
+        peaks, mapped = [0], []
+
+        def counted(
+            self: workspace.Workspace,
+            rows: int,
+            live: dict[int, int] = live,
+            peaks: list[int] = peaks,
+            mapped: list[int] = mapped,
+        ) -> np.ndarray:
+            found = array(self, rows)
+            if isinstance(found, np.memmap):
+                mapped.append(rows)
+            else:
+                live[id(found)] = found.nbytes
+                weakref.finalize(found, live.pop, id(found))
+                peaks.append(sum(live.values()))
+            return found
+
+        monkeypatch.setattr(workspace.Workspace, "array", counted)
+        found = np.array(ExactInference(model, tables, tmp_path, memory_bytes=budget).run())
+        monkeypatch.setattr(workspace.Workspace, "array", array)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        assert max(peaks) <= budget // 2 and bool(mapped) == some_mapped
+        assert list(tmp_path.iterdir()) == []  # files go with their maps
+
+
+def test_relations_that_do_not_end_at_the_target_are_refused(store: Store) -> None:
+    class Turned(graphstore.Graph):
+        schema = replace(
+            store.schema,
+            relations=(*store.schema.relations, RelationType(edge_type=("video", "shows", "topic"))),
+        )
+
+        def features(self, node_type: str) -> Features:
+            return store.features(node_type)
+
+    with pytest.raises(TrainerError, match="video/shows/topic: found 'topic', expected an end in video"):
+        ModelShape.of(Turned(), hidden=8)
 
 
 def test_a_cache_of_another_store_or_checkpoint_is_refused(store: Store, tmp_path: Path) -> None:

@@ -17,10 +17,20 @@ from graphstore import Store
 from trainers import checkpoint, stage
 from trainers.config import GraphConfig, SamplerConfig
 from trainers.errors import TrainerError
-from trainers.graph.inference import embed
+from trainers.graph.exact import embed
+from trainers.graph.model import GraphModel
 from trainers.graph.steps import Step
 from trainers.graph.tables import FeatureTables
-from trainers.graph.train import BAD_BATCH, CHECKPOINT, MODEL, TENSORBOARD, GraphTrainer, load_model
+from trainers.graph.train import (
+    BAD_BATCH,
+    CHECKPOINT,
+    MODEL,
+    TENSORBOARD,
+    GraphTrainer,
+    load_model,
+    sampled_scores,
+)
+from trainers.metrics import rating_metrics
 from trainers.settings import Settings, StageJob
 from trainers.splits import Splits, make_splits
 
@@ -180,23 +190,31 @@ def test_exact_steps_are_sampled_steps_of_all_neighbours(encoder: str, store: St
     same = replace(
         CONFIG, encoder=encoder, dropout=0.0, feature_dropout=0.0, epochs=6, patience=6, batch_size=10_000
     )
-    splits = make_splits(store, 0.2)
-    exact = train(store, tmp_path / "exact", replace(same, neighbors="all")).run()
-    if encoder == "han":  # weighs relations by a mean over the tails that are there
-        splits = replace(splits, train=splits.train)
-        assert np.isfinite([entry["loss"] for entry in exact["history"]]).all()
-        return
-    sampled = GraphTrainer(
-        same, SamplerConfig(fanout=100_000), store, splits, tmp_path / "exact", key="other", seed=0
-    ).run()
+    # All nodes are seeds: HAN weighs relations by a mean over the tails that are there
+    splits = replace(make_splits(store, 0.2), train=np.arange(store.num_nodes["video"]))
+    results = {}
+    for neighbors in ("all", "sampled"):
+        results[neighbors] = GraphTrainer(
+            replace(same, neighbors=neighbors),
+            SamplerConfig(fanout=100_000),
+            store,
+            splits,
+            tmp_path,
+            key=neighbors,  # each starts anew
+            seed=0,
+        ).run()
+    exact, sampled = results["all"], results["sampled"]
     for a, b in zip(exact["history"], sampled["history"], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["val_mae"] == pytest.approx(b["val_mae"], rel=1e-3)
+    assert exact["history"][-1]["loss"] < exact["history"][0]["loss"]
     # All neighbours are drawn, so sampled evaluation is exact evaluation
-    for split in ("train", "val", "test"):
-        found = sampled["sampled"][split]["mae"]
-        assert found == pytest.approx(sampled["exact"][split]["mae"], rel=1e-4)
-    assert "sampled" not in exact
+    scores = sampled_scores(tmp_path)
+    assert scores is not None
+    if encoder != "han":
+        for part, ids in (("val", splits.val), ("test", splits.test)):
+            found = rating_metrics(scores[ids], store.labels[ids])["mae"]
+            assert found == pytest.approx(sampled["exact"][part]["mae"], rel=1e-4)
 
 
 def test_bfloat16_is_close_and_scores_are_float32(store: Store, tmp_path: Path) -> None:
@@ -293,6 +311,65 @@ def test_training_learns_and_stops_early(store: Store, tmp_path: Path) -> None:
     val = make_splits(store, 0.2).val
     mae = np.abs(np.clip(scores[val].astype(np.float64), 0, 9) - store.labels[val]).mean()
     assert mae == pytest.approx(result["best"]["val_mae"], rel=1e-9)
+
+
+def test_the_last_epoch_is_kept_where_that_is_asked_for(store: Store, tmp_path: Path) -> None:
+    """Whatever validation says, and without stopping early."""
+    config = replace(CONFIG, lr=0.05, epochs=12, patience=1, select="last", thresholds=True)
+    trainer = train(store, tmp_path / "run", config)
+    result = trainer.run()
+    maes = [entry["val_mae"] for entry in result["history"]]
+    assert result["epochs"] == 12 and np.argmin(maes) != 11  # the best is another
+    assert result["best"] == result["history"][-1]
+    _, scores = embed(load_model(tmp_path / "run", store, CPU), FeatureTables(store, CPU))
+    val = trainer.splits.val
+    assert rating_metrics(scores[val], store.labels[val])["mae"] == pytest.approx(maes[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("neighbors", ["sampled", "all"])
+def test_feature_dropout_hides_nodes_and_leaves_categories_alone(
+    neighbors: str, store: Store, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, feature_dropout=0.5, dropout=0.0, neighbors=neighbors)
+    trainer = train(store, tmp_path, config)
+    seen: dict[str, torch.Tensor] = {}
+    encode = trainer.model.encode
+
+    def spy(h: dict[str, torch.Tensor], blocks: Any) -> Any:
+        seen.update(h)
+        return encode(h, blocks)
+
+    trainer.model.encode = spy  # type: ignore[method-assign]
+    trainer._step(next(iter(trainer.steps.stream(0, 0))), 0)
+    biases = {name: layer.bias.detach() for name, layer in trainer.model.project.items()}
+    hidden = {}
+    for name, h in seen.items():
+        start = GraphModel(trainer.model.shape).project[name].bias
+        assert start.shape == biases[name].shape
+        # A node without content has its type's bias; the step moved that by no more than the rate
+        hidden[name] = float(((h - biases[name]).abs() < 0.05).all(1).float().mean())
+    for name in ("platform", "topic", "likes", "views"):
+        assert hidden[name] == 0, name
+    for name in ("title", "description", "time", "ctime"):
+        assert 0.35 < hidden[name] < 0.65, name
+    if neighbors == "all":  # states of one video share a title, and lose it one by one
+        assert len(seen["title"]) == store.num_nodes["title"] > store.features("title").num_rows
+
+
+def test_categories_that_are_not_there_are_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match=r"graph\.keep_features: found 'platfrom', expected one of video"):
+        train(store, tmp_path, replace(CONFIG, keep_features=["platfrom"]))
+
+
+def test_tables_beyond_their_budget_change_only_the_rounding(store: Store, tmp_path: Path) -> None:
+    losses = []
+    for gb in (1.0, 20e-6, 0.0):
+        trainer = train(store, tmp_path, replace(CONFIG, tables_gb=gb))
+        trainer.key = str(gb)
+        losses.append([entry["loss"] for entry in trainer.run()["history"]])
+        assert (len(trainer.tables.resident) == len(store.node_types)) == (gb == 1.0)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_splits_keep_videos_together_and_in_order(store: Store) -> None:

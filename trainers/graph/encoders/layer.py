@@ -115,25 +115,30 @@ class AttentionLayer(Layer):
         self.tail_RHC = glorot(len(edge_types), heads, self.width)
 
     def values_of(self, node_type: str, h_ND: Tensor) -> Tensor:
-        """What nodes of a type show of themselves, the attention heads side by side: [N, D]."""
+        """What nodes of a type show of themselves: [H, N, C], head after head, as they are summed."""
         x_ND: Tensor = self.project[node_type](h_ND)
-        return x_ND
+        return x_ND.view(-1, self.heads, self.width).transpose(0, 1).contiguous()
 
-    def key(self, edge_type: EdgeType, value_NHC: Tensor) -> Tensor:
+    def key(self, edge_type: EdgeType, value_HNC: Tensor) -> Tensor:
         """Of a relation's heads: [N, H]."""
-        return (value_NHC * self.head_RHC[self.edge_types.index(edge_type)]).sum(-1)
+        head_HC = self.head_RHC[self.edge_types.index(edge_type)]
+        return torch.einsum("hnc,hc->nh", value_HNC, head_HC)
 
-    def query(self, edge_type: EdgeType, value_THC: Tensor) -> Tensor:
+    def query(self, edge_type: EdgeType, value_HTC: Tensor) -> Tensor:
         """Of a relation's tails: [T, H]."""
-        return (value_THC * self.tail_RHC[self.edge_types.index(edge_type)]).sum(-1)
+        tail_HC = self.tail_RHC[self.edge_types.index(edge_type)]
+        return torch.einsum("htc,hc->th", value_HTC, tail_HC)
 
-    def attend(self, values: Mapping[str, Tensor], own_THC: Tensor, rows: Mapping[EdgeType, Rows]) -> Tensor:
-        """Parts [K, T, D] from the values of all node types and those of the tails."""
+    def attend(
+        self,
+        keys: Mapping[EdgeType, Tensor],
+        values: Mapping[str, Tensor],
+        own_HTC: Tensor,
+        rows: Mapping[EdgeType, Rows],
+    ) -> Tensor:
+        """Parts [K, T, D] from the relations' keys, the values of all node types, and those of the tails."""
         return self.parts(
-            [
-                rows[e].attend(self.key(e, values[e[0]]), self.query(e, own_THC), values[e[0]])
-                for e in self.edge_types
-            ]
+            [rows[e].attend(keys[e], self.query(e, own_HTC), values[e[0]]) for e in self.edge_types]
         )
 
     def parts(self, attentions: list[Attention]) -> Tensor:
@@ -150,8 +155,10 @@ class AttentionLayer(Layer):
 
     def forward(self, h: Mapping[str, Tensor], block: Block) -> Tensor:
         own_TD = h[self.target][: block.num_tails]
-        values = {name: self.values_of(name, x).view(-1, self.heads, self.width) for name, x in h.items()}
-        parts_KTD = self.attend(values, values[self.target][: block.num_tails], block.rows)
+        values = {name: self.values_of(name, x) for name, x in h.items()}
+        keys = {e: self.key(e, values[e[0]]) for e in self.edge_types}
+        own_HTC = values[self.target][:, : block.num_tails]
+        parts_KTD = self.attend(keys, values, own_HTC, block.rows)
         return self.combine(own_TD, parts_KTD, self.scores(parts_KTD) / max(1, block.num_tails))
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 
+from graphstore import Store
 from graphstore.arrays import ArrayWriter, map_array, write_array
-from graphstore.files import read_json
+from graphstore.files import file_digest, read_json
 from trainers.errors import TrainerError
-from trainers.graph.inference import (
-    DEFAULT_MEMORY,
-    MAX_BLOCK_ROWS,
-    ExactInference,
-    Progress,
-    exact_scores,
-)
+from trainers.graph.exact.inference import ExactInference, exact_scores
+from trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Progress
 from trainers.graph.model import GraphModel
 from trainers.graph.tables import FeatureTables
+
+MEAN_SCORES = "mean_scores"
+
+
+def cache_digests(model_file: Path, store: Store) -> dict[str, str]:
+    """What an embedding cache is of: the store's digest and that of the model's weights."""
+    return {"store": store.digest, "checkpoint": file_digest(model_file)}
 
 
 def write_cache(
@@ -42,16 +46,31 @@ def write_cache(
             for first in range(0, len(h), MAX_BLOCK_ROWS):
                 writer.append(h[first : first + MAX_BLOCK_ROWS])
         write_array(folder, "score", exact_scores(model, h))
-    zarr.open_group(str(folder), mode="a").attrs.update(digests)
+    attributes = {**digests, MEAN_SCORES: inference.mean_scores}
+    zarr.open_group(str(folder), mode="a").attrs.update(attributes)
 
 
 def open_cache(folder: Path, digests: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """Map a cache's `h` and `score`. TrainerError where it is of another store or checkpoint."""
-    found = read_json(folder / "zarr.json")["attributes"] if (folder / "zarr.json").exists() else {}
+    _checked(folder, digests)
+    return map_array(folder, "h"), map_array(folder, "score")
+
+
+def cached_mean_scores(folder: Path, digests: dict[str, str]) -> list[list[float]] | None:
+    """What the cache's inference found for layers that weigh parts by a mean over all target nodes."""
+    found: list[list[float]] | None = _checked(folder, digests).get(MEAN_SCORES)
+    return found
+
+
+def _checked(folder: Path, digests: dict[str, str]) -> dict[str, Any]:
+    """The cache's attributes."""
+    found: dict[str, Any] = (
+        read_json(folder / "zarr.json")["attributes"] if (folder / "zarr.json").exists() else {}
+    )
     for name, digest in digests.items():
         if found.get(name) != digest:
             raise TrainerError(
                 f"{folder}: found embeddings of {name} {found.get(name)}, expected {digest}; "
                 "run again: netgpt embed"
             )
-    return map_array(folder, "h"), map_array(folder, "score")
+    return found

@@ -1,0 +1,19 @@
+"""Exact full-neighbour inference, layer by layer, within a memory budget, and its cache.
+
+States of the target before and behind a layer are arrays, in memory as far as the budget goes and else
+in mapped files; everything else is made in blocks. Nodes of other types have no heads: their states
+follow from their features alone, so they are made once for each distinct content.
+"""
+
+from trainers.graph.exact.cache import cache_digests, cached_mean_scores, open_cache, write_cache
+from trainers.graph.exact.inference import ExactInference, embed, exact_scores
+
+__all__ = [
+    "ExactInference",
+    "cache_digests",
+    "cached_mean_scores",
+    "embed",
+    "exact_scores",
+    "open_cache",
+    "write_cache",
+]

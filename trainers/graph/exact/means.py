@@ -1,0 +1,134 @@
+"""One layer of means over the whole graph: relation after relation is added to one array of sums.
+
+Relations between target nodes are walked (running sums where rows are prefixes). From other types
+the states of all distinct contents are made first, or block by block where those are too many.
+
+Shape suffixes: N target nodes, D hidden width.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from graphstore import EdgeType
+from graphstore.schema import edge_name
+from trainers.graph.aggregate import MeanWalk, walk_order
+from trainers.graph.encoders import MeanLayer
+from trainers.graph.exact.workspace import Workspace, own_states, to_float
+from trainers.graph.rows import SampledRows
+from trainers.graph.tables import WholeContents
+
+
+@njit(cache=True, nogil=True)
+def _add_rows(total, tails, block):  # type: ignore[no-untyped-def]
+    for i in range(len(tails)):
+        row, new = total[tails[i]], block[i]
+        for d in range(len(new)):
+            row[d] += new[d]
+
+
+class MeanLayers:
+    """Runs layers of means; remembers the orders of walks from layer to layer."""
+
+    def __init__(self, work: Workspace) -> None:
+        self.work = work
+        self._orders: dict[EdgeType, np.ndarray] = {}
+
+    def run(self, layer: MeanLayer, index: int, h: np.ndarray, row: np.ndarray | None) -> np.ndarray:
+        """States of all target nodes [N, D] behind a layer; `h`, `row` as of `Workspace.inputs`."""
+        work = self.work
+        total = work.array(work.num)
+        degree, sent = None, h
+        if layer.uses_degrees:
+            degree = np.sum([work.graph.relation(e).degree() for e in layer.edge_types], axis=0)
+            sent = work.array(work.num)
+            for block in work.blocks(work.num):
+                of_block = torch.from_numpy(degree[block])
+                sent[block] = layer.send(layer.target, torch.from_numpy(h[block]), of_block).numpy()
+        for edge_type in layer.edge_types:
+            start = perf_counter()
+            if edge_type[0] == layer.target:
+                self._add(layer, edge_type, self._walk(edge_type, row), sent, False, total)
+            else:
+                contents = WholeContents.of(work.tables, edge_type[0])
+                if work.is_small(len(contents.x)):
+                    self._add_from_table(layer, index, edge_type, contents, total)
+                else:
+                    self._add_in_blocks(layer, index, edge_type, contents, total)
+            work.count(edge_name(edge_type), start)
+        start = perf_counter()
+        last = index + 1 == work.model.shape.num_layers
+        for block in work.blocks(work.num):
+            degree_B = None if degree is None else torch.from_numpy(degree[block])
+            out = layer.finish(own_states(h, row, block), torch.from_numpy(total[block]), degree_B)
+            total[block] = (out if last else work.model.between(out)).numpy()
+        work.count("own", start)
+        return total
+
+    def _walk(self, edge_type: EdgeType, content: np.ndarray | None) -> MeanWalk:
+        relation = self.work.graph.relation(edge_type)
+        if edge_type not in self._orders:
+            self._orders[edge_type] = walk_order(relation)
+        return MeanWalk(relation, content, self.work.threads, self._orders[edge_type])
+
+    def _add(
+        self,
+        layer: MeanLayer,
+        edge_type: EdgeType,
+        walk: MeanWalk,
+        sent: np.ndarray,
+        done: bool,
+        total: np.ndarray,
+    ) -> None:
+        """Add a relation's means of `sent` to `total`; `done`: they are transformed already."""
+        work, name = self.work, edge_name(edge_type)
+        degree = work.graph.relation(edge_type).degree()
+        start = perf_counter()
+        for tails, means in walk.blocks(sent, work.block_rows, work.buffer("means", work.block_rows)):
+            work.mean_seconds[name] = work.mean_seconds.get(name, 0.0) + perf_counter() - start
+            some = degree[tails] > 0
+            if 2 * some.sum() < len(tails):  # rows without heads bring nothing, and most are such
+                tails, means = tails[some], means[some]
+            found = torch.from_numpy(means)
+            if not done:
+                found = layer.transform(edge_type, found)
+            _add_rows(total, tails, layer.weighted(found, torch.from_numpy(degree[tails])).numpy())
+            start = perf_counter()
+
+    def _add_from_table(
+        self, layer: MeanLayer, index: int, edge_type: EdgeType, contents: WholeContents, total: np.ndarray
+    ) -> None:
+        """From another type whose states by content are held at once."""
+        first = len(contents.x) < self.work.num  # the smaller side is multiplied
+
+        def sending(h: Tensor) -> Tensor:
+            found = layer.send(edge_type[0], h, None)
+            return layer.transform(edge_type, found) if first else found
+
+        table = self.work.buffer("table", len(contents.x))
+        sent = self.work.source_table(edge_type[0], contents, index, sending, table)
+        self._add(layer, edge_type, self._walk(edge_type, contents.row), sent, first, total)
+
+    def _add_in_blocks(
+        self, layer: MeanLayer, index: int, edge_type: EdgeType, contents: WholeContents, total: np.ndarray
+    ) -> None:
+        """From another type, block by block: each distinct content of a block's heads is computed once."""
+        work = self.work
+        relation = work.graph.relation(edge_type)
+        degree = relation.degree()
+        for block in work.edge_blocks(degree, work.block_rows, work.block_rows):
+            tails = np.flatnonzero(degree[block]) + block.start
+            heads = relation.heads_of(block.start, block.stop)
+            rows, where = np.unique(
+                heads if contents.row is None else contents.row[heads], return_inverse=True
+            )
+            x = to_float(contents.x[rows])
+            sent = layer.send(edge_type[0], work.model.source(edge_type[0], x, index), None)
+            counts = torch.from_numpy(degree[tails])
+            means = SampledRows(torch.from_numpy(where), counts).mean(sent)
+            _add_rows(total, tails, layer.weighted(layer.transform(edge_type, means), counts).numpy())

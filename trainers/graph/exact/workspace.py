@@ -1,0 +1,142 @@
+"""What exact inference works with: memory within a budget, blocks, and states that need no heads.
+
+Shape suffixes: N target nodes, B nodes of a block, D hidden width.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.graph.model import GraphModel
+from trainers.graph.tables import FeatureTables, WholeContents
+
+DEFAULT_MEMORY = 8 * 10**9
+MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 16_384, 256
+BLOCK_COPIES = 32
+"""How often a block is there at once at most: features, states, means, products; and room for more."""
+Progress = Callable[[int, int], None]
+
+
+def to_float(x: np.ndarray) -> Tensor:
+    """A copy in float32: torch is faster at it than numpy, and does not take read-only maps."""
+    return torch.from_numpy(np.array(x)).float()
+
+
+class Workspace:
+    """memory_bytes bounds what is held at once, without Python, its packages and the mapped store: half
+    of it is for arrays of states, the rest for tables of contents and blocks."""
+
+    def __init__(
+        self,
+        model: GraphModel,
+        tables: FeatureTables,
+        scratch: Path,
+        memory_bytes: int,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.tables, self.graph = model, tables, tables.graph
+        self.num, self.width = self.graph.num_nodes[model.target], model.shape.hidden
+        self.threads = torch.get_num_threads()
+        self.memory_bytes = memory_bytes
+        self.held_bytes = 0
+        """In arrays of states that are in memory."""
+        rows = memory_bytes // (BLOCK_COPIES * 4 * max(self.width, *model.shape.feature_dims.values()))
+        self.block_rows = int(np.clip(rows, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS))
+        self.seconds: dict[str, float] = {}
+        self.mean_seconds: dict[str, float] = {}
+        self._progress, self._done = progress, 0
+        self._scratch, self._files = scratch, 0
+        self._lent: dict[str, np.ndarray] = {}
+
+    def array(self, rows: int) -> np.ndarray:
+        """Zeros [rows, D]: in memory while such arrays take half of the budget, else a mapped file."""
+        size = rows * self.width * 4
+        if self.held_bytes + size <= self.memory_bytes // 2:
+            found = np.zeros((rows, self.width), np.float32)
+            self.held_bytes += size
+            weakref.finalize(found, self._free, size).atexit = False
+            return found
+        if rows == 0:
+            return np.zeros((0, self.width), np.float32)
+        self._files += 1
+        path = self._scratch / f"states-{self._files}.f32"
+        with path.open("wb") as file:  # a full disk is an error here, and the end of the process in a map
+            os.posix_fallocate(file.fileno(), 0, size)
+        mapped = np.memmap(path, np.float32, "r+", shape=(rows, self.width))
+        path.unlink()  # its blocks on the disk are freed with the map
+        return mapped
+
+    def _free(self, size: int) -> None:
+        self.held_bytes -= size
+
+    def buffer(self, name: str, rows: int) -> np.ndarray:
+        """[rows, D] of any content, the same memory at each call: fresh pages cost more than sums."""
+        if name not in self._lent or len(self._lent[name]) < rows:
+            self._lent.pop(name, None)
+            self._lent[name] = np.empty((rows, self.width), np.float32)
+        return self._lent[name][:rows]
+
+    def is_small(self, rows: int) -> bool:
+        """Whether a table [rows, D] beside the states is within the budget."""
+        return 8 * rows * self.width * 4 <= self.memory_bytes
+
+    def blocks(self, num: int, rows: int | None = None) -> Iterator[slice]:
+        size = rows or self.block_rows
+        return (slice(a, min(a + size, num)) for a in range(0, num, size))
+
+    def edge_blocks(self, degree: np.ndarray, max_edges: int, max_rows: int) -> Iterator[slice]:
+        """Ranges of tails with so many edges at most (or one tail), and so many rows."""
+        ends, first = np.cumsum(degree), 0
+        while first < len(degree):
+            before = ends[first - 1] if first else 0
+            last = int(np.searchsorted(ends, before + max_edges, side="right"))
+            last = min(max(last, first + 1), first + max_rows)
+            yield slice(first, last)
+            first = last
+
+    def count(self, what: str, since: float, steps: int = 1) -> None:
+        """Some steps are done: one for each relation of each layer, and one for each layer's own part."""
+        self.seconds[what] = self.seconds.get(what, 0.0) + perf_counter() - since
+        self._done += steps
+        if self._progress:
+            self._progress(self._done, self.model.shape.num_layers * (len(self.model.shape.edge_types) + 1))
+
+    def inputs(self, by_node: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Projected features of the target: by node [N, D], or by distinct content and the content's row
+        of each node [N]."""
+        start = perf_counter()
+        contents = WholeContents.of(self.tables, self.model.target)
+        row = None if by_node else contents.row
+        h = self.array(self.num if row is None else len(contents.x))
+        for block in self.blocks(len(h)):
+            x = contents.x[block if contents.row is None or row is not None else contents.row[block]]
+            h[block] = self.model.inputs(self.model.target, to_float(x)).numpy()
+        self.seconds["input"] = perf_counter() - start
+        return h, row
+
+    def source_table(
+        self,
+        node_type: str,
+        contents: WholeContents,
+        layer: int,
+        then: Callable[[Tensor], Tensor],
+        found: np.ndarray,
+    ) -> np.ndarray:
+        """`then` of the states before `layer` of every distinct content of a type that no relation ends
+        in, into `found`: [rows, D]."""
+        for block in self.blocks(len(found)):
+            found[block] = then(self.model.source(node_type, to_float(contents.x[block]), layer)).numpy()
+        return found
+
+
+def own_states(h: np.ndarray, row: np.ndarray | None, block: slice) -> Tensor:
+    """States of the target nodes of a block: [B, D]."""
+    return torch.from_numpy(h[block] if row is None else h[row[block]])
