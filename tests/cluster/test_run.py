@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import zarr
 
 import graphstore
 from graphstore import Store
@@ -24,6 +23,7 @@ from trainers import stage
 SETTINGS = [
     *("build.encoder=hash:32", "build.time_dim=8", "build.video_dim=4", "sampler.fanout=5"),
     *("graph.hidden=8", "graph.epochs=8", "graph.patience=8", "graph.batch_size=32", "graph.val_share=0.5"),
+    "graph.ablation=CV",
     *("language.max_tokens=700", "language.token_budget=1400", "language.max_comments=2"),
     *("language.tiny.hidden=32", "language.tiny.heads=2", "language.tiny.vocab=600"),
     *("language.tiny.warmup_steps=2", "stage2.epochs=1", "stage2.checkpoint_steps=3"),
@@ -76,21 +76,15 @@ def whole_table(run: Path) -> str:
     return netgpt("evaluate", run).stdout
 
 
-def test_another_encoder_under_ray(data: tuple[Path, Path], tmp_path: Path) -> None:
-    """Exact training of one, sampled training of another that leaves relations out, by sampling actors."""
-    for name, changes in {
-        "exact": ["graph.encoder=gcn", "graph.neighbors=all"],
-        "sampled": ["graph.encoder=hetsann", "graph.heads=2", "graph.ablation=IV"],
-    }.items():
-        run = tmp_path / name
-        out = ("--config", "demo", "--data", data[0], "--out", run, *SETTINGS, *changes)
-        assert (done := netgpt("pretrain", *out)).returncode == 0, done.stderr[-3000:]
-        manifest = stage.read_manifest(run / "stage1")
-        assert manifest is not None and manifest["metrics"]["exact"]["test"]["num"] > 0
-        assert ("sampled.safetensors" in manifest["outputs"]) == (name == "sampled")
-    assert (done := netgpt("embed", *out)).returncode == 0, done.stderr[-3000:]
-    h = zarr.open_group(str(run / "embeddings"), mode="r")["h"]
-    assert h.shape[1] == 8 and np.isfinite(h[:]).all()  # type: ignore[union-attr, index, operator]
+def test_exact_training_of_another_encoder(data: tuple[Path, Path], tmp_path: Path) -> None:
+    """One worker, whatever the configuration has, and no sampled scores."""
+    changes = ("graph.encoder=gcn", "graph.neighbors=all")
+    done = netgpt("pretrain", "--config", "demo", "--data", data[0], "--out", tmp_path, *SETTINGS, *changes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    manifest = stage.read_manifest(tmp_path / "stage1")
+    assert manifest is not None and manifest["inputs"]["workers"] == 1
+    assert manifest["metrics"]["exact"]["test"]["num"] > 0
+    assert "sampled.safetensors" not in manifest["outputs"]
 
 
 def test_a_run_leaves_what_the_design_names(whole: Path) -> None:
