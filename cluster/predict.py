@@ -55,7 +55,7 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(run.path / "stage1", run.store, device)
     tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)
-    memory_bytes = int(settings.graph.inference_gb * 1e9)
+    memory_bytes = settings.graph.inference_bytes
     digests = cache_digests(run.path / "stage1" / MODEL, run.store)
     h, _ = embed(
         model,

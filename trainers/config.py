@@ -75,6 +75,10 @@ class GraphConfig:
     inference_gb: float = 8.0
     """Memory of exact inference on CPUs (10^9 bytes), besides Python and the mapped store."""
 
+    @property
+    def inference_bytes(self) -> int:
+        return int(self.inference_gb * 1e9)
+
     def __post_init__(self) -> None:
         require(self.encoder in ENCODERS, "graph.encoder", self.encoder, ", ".join(ENCODERS))
         require(self.ablation in ABLATIONS, "graph.ablation", self.ablation, ", ".join(ABLATIONS))

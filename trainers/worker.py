@@ -87,7 +87,7 @@ def _embed(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
     model = load_model(pretrained, store, device)
     digests = cache_digests(pretrained / MODEL, store)
     tables = FeatureTables(store, device, max_bytes=0, hidden_types=model.shape.hidden_types)
-    memory_bytes = int(job.settings.graph.inference_gb * 1e9)
+    memory_bytes = job.settings.graph.inference_bytes
     progress = _progress(job, "relation")
     write_cache(job.folder, model, tables, digests, memory_bytes=memory_bytes, progress=progress)
     return ["zarr.json", "h", "score"], {}

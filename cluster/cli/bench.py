@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 app = typer.Typer(help="Measurements, beside a peer of the same call.", no_args_is_help=True)
+
+
+def _show(results: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str], as_json: bool) -> None:
+    """Each result as it comes, as JSON or as text."""
+    for result in results:
+        print(json.dumps(result) if as_json else line(result), flush=True)
 
 
 @app.command()
@@ -38,11 +45,11 @@ def build(
         raise ClusterError("bench build: found a size of 0 or below, expected numbers above 0")
     if not edges and not scale:
         edges, scale = [1_000_000, 10_000_000], [0.05]
-    for result in chain(
+    results = chain(
         bench_edges(edges or [], memory_size(memory), peer_edges, scratch, dtype),
         bench_synth(scale or [], peer_edges, scratch),
-    ):
-        print(json.dumps(result) if as_json else line(result), flush=True)
+    )
+    _show(results, line, as_json)
 
 
 @app.command()
@@ -90,11 +97,11 @@ def embed(
         batches=batches,
         rounds=rounds,
     )
-    for result in chain(
+    results = chain(
         bench_scales(config, scale or [], scratch),
         (bench_store(config, path, scratch) for path in store or []),
-    ):
-        print(json.dumps(result) if as_json else line(result), flush=True)
+    )
+    _show(results, line, as_json)
 
 
 @app.command()
@@ -137,9 +144,9 @@ def sampler(
         with_ray=with_ray,
         with_peers=with_peers,
     )
-    for result in chain(
+    results = chain(
         bench_degrees(config, degree or [], num_nodes),
         bench_synth(config, scale or [], scratch),
         *(bench_store(config, path, path.name) for path in store or []),
-    ):
-        print(json.dumps(result) if as_json else line(result), flush=True)
+    )
+    _show(results, line, as_json)

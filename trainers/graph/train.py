@@ -229,7 +229,7 @@ class GraphTrainer:
 
     def _scores(self) -> np.ndarray:
         """Of all target nodes, under exact inference: [N]."""
-        memory_bytes = int(self.config.inference_gb * 1e9)
+        memory_bytes = self.config.inference_bytes
         return embed(self.model, self.tables, memory_bytes=memory_bytes, scratch=self.folder)[1]
 
     def _metrics(self, ids: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
