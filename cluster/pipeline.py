@@ -23,6 +23,7 @@ from graphstore import Store
 from graphstore.files import atomic_file, file_digest, read_json, value_digest, write_json
 from sampler import GENERATOR
 from trainers import stage
+from trainers.config import StageConfig
 from trainers.evaluate import PREDICTIONS
 from trainers.settings import STAGES, StageJob
 
@@ -30,13 +31,25 @@ TITLES = {
     "stage1": "stage 1: pretraining",
     "embeddings": "exact embeddings",
     "base": "tiny base model",
+    "tokens": "token cache",
     "stage2": "stage 2: alignment",
     "stage3": "stage 3: rating",
+    "lora": "LoRA baseline",
     "evaluation": "evaluation",
 }
 RESOURCES = ("tables_gb", "inference_gb", "checkpoint_steps")
 """Settings of stage 1 that change no weights but for rounding: after them it goes on where it was."""
-COMMANDS = {"stage1": "pretrain", "embeddings": "embed", "base": "align", "stage2": "align", "stage3": "rate"}
+LANGUAGE_RESOURCES = ("activation_checkpointing",)
+"""Those of the language stages."""
+COMMANDS = {
+    **{"stage1": "pretrain", "embeddings": "embed", "base": "tokenize", "tokens": "tokenize"},
+    **{"stage2": "align", "stage3": "rate", "lora": "lora"},
+}
+DEPENDS = {
+    **{"stage1": [], "embeddings": ["stage1"], "base": [], "tokens": ["base"]},
+    **{"stage2": ["embeddings", "tokens"], "stage3": ["stage2"], "lora": ["tokens"]},
+}
+"""What each stage reads; the evaluation reads whatever is there."""
 
 
 @contextmanager
@@ -135,18 +148,41 @@ class Run:
             }
         if name == "embeddings":
             return {**common, "stage1": digest("stage1")}
-        language = asdict(config.language)
-        base = digest("base") if config.language.model == "tiny" else self._base_digest
-        common |= {"language": language, "val_share": config.graph.val_share}
+        language = config.language
+        own = {"stage": name, "store": self.store.digest, "seed": config.seed}
+        limits = {"max_tokens": language.max_tokens, "max_comments": language.max_comments}
         if name == "base":
-            return common
-        common |= {"base": base, "embeddings": digest("embeddings")}
+            made_of = {"tiny": asdict(language.tiny), "token_budget": language.token_budget, **limits}
+            return {**own, **made_of, "val_share": config.graph.val_share}
+        base = digest("base") if language.model == "tiny" else self._base_digest
+        if name == "tokens":
+            return {**own, **limits, "base": base}
+        # Not the number of workers: steps are the same at any, and a checkpoint goes on at another
+        read = {
+            "language": {k: v for k, v in asdict(language).items() if k not in LANGUAGE_RESOURCES},
+            "pixels": self._pixels_digest,
+            "ablation": config.graph.ablation,
+            "val_share": config.graph.val_share,
+            "base": base,
+            "tokens": digest("tokens"),
+        }
+        if name == "lora":
+            return {**own, **read, "settings": _training(config.lora)}
+        read["embeddings"] = digest("embeddings")
         if name == "stage2":
-            return {**common, "settings": asdict(config.stage2)}
-        common["stage2"] = digest("stage2")
+            return {**own, **read, "settings": _training(config.stage2)}
+        read["stage2"] = digest("stage2")
         if name == "stage3":
-            return {**common, "settings": asdict(config.stage3)}
-        return {**common, "stage3": digest("stage3"), "evaluation": asdict(config.evaluation)}
+            return {**own, **read, "settings": _training(config.stage3)}
+        read |= {"stage3": digest("stage3"), "lora": digest("lora")}
+        return {**own, **read, "evaluation": asdict(config.evaluation)}
+
+    @cached_property
+    def _pixels_digest(self) -> str:
+        """Of the clips' names and sizes: they are too many bytes to read for it."""
+        folder = self.config.language.pixels
+        files = sorted(Path(folder).glob("*.safetensors")) if folder else []
+        return value_digest([(p.name, p.stat().st_size) for p in files])
 
     @cached_property
     def _base_digest(self) -> str:
@@ -158,8 +194,19 @@ class Run:
 
     @property
     def stages(self) -> list[str]:
-        """Stages of this run, in order."""
+        """Stages that a whole run has, in order: all but the baseline."""
+        return [name for name in self.possible_stages if name != "lora"]
+
+    @property
+    def possible_stages(self) -> list[str]:
         return [name for name in STAGES if name != "base" or self.config.language.model == "tiny"]
+
+    def _needed(self, name: str) -> list[str]:
+        """Stages that must be done before one."""
+        if name == "evaluation":
+            only_baseline = self.is_done("lora") and not (self.path / "stage3").exists()
+            return ["lora" if only_baseline else "stage3"]
+        return [stage_name for stage_name in DEPENDS[name] if stage_name in self.possible_stages]
 
     def is_done(self, name: str) -> bool:
         return stage.is_done(self.path / name, self.inputs(name))
@@ -168,15 +215,12 @@ class Run:
         """Run the wanted stages in order; what is done is skipped. Ray is started only for work."""
         with ExitStack() as stack:
             started = False
-            for name in self.stages:
-                if name not in wanted:
-                    if self.stages.index(name) < max(
-                        self.stages.index(w) for w in wanted
-                    ) and not self.is_done(name):
+            for name in [name for name in self.possible_stages if name in wanted]:
+                for needed in self._needed(name):
+                    if not self.is_done(needed):
                         raise ClusterError(
-                            f"{self.path}: {TITLES[name]} is not done; run first: netgpt {COMMANDS[name]}"
+                            f"{self.path}: {TITLES[needed]} is not done; run first: netgpt {COMMANDS[needed]}"
                         )
-                    continue
                 if self.is_done(name):
                     say(f"{TITLES[name]}: done before")
                     continue
@@ -202,7 +246,12 @@ class Run:
         )
         if job.prepare():
             say(f"{TITLES[name]}: continues")
-        run_on_ray(job, cluster, TITLES[name])
+        if name == "tokens":
+            from cluster.tokenizing import tokenize_on_ray  # imports transformers: only for work
+
+            tokenize_on_ray(job, cluster, TITLES[name])
+        else:
+            run_on_ray(job, cluster, TITLES[name])
 
     def _publish(self) -> None:
         """Metrics of all stages, and the predictions, in the run's own folder."""
@@ -212,13 +261,15 @@ class Run:
                 temporary.write_bytes((self.path / "evaluation" / PREDICTIONS).read_bytes())
 
     def _write_metrics(self) -> None:
-        """metrics.jsonl: a line for each epoch of each stage, and one for the evaluation."""
+        """metrics.jsonl: a line for each point of the curves and each epoch of each stage, and one for the
+        evaluation."""
         lines = []
-        for name in self.stages:
+        for name in self.possible_stages:
             manifest = stage.read_manifest(self.path / name)
             if manifest is None:
                 continue
-            lines += [{"stage": name, **entry} for entry in manifest["metrics"].get("history", [])]
+            for kind in ("curve", "history"):
+                lines += [{"stage": name, **entry} for entry in manifest["metrics"].get(kind, [])]
             if name == "evaluation":
                 lines.append({"stage": name, **manifest["metrics"]})
         with atomic_file(self.path / "metrics.jsonl") as temporary:
@@ -229,6 +280,11 @@ class Run:
         manifest = stage.read_manifest(self.path / "evaluation")
         assert manifest is not None
         return dict(manifest["metrics"])
+
+
+def _training(config: StageConfig) -> dict[str, Any]:
+    """Settings of a language stage that change its result."""
+    return {k: v for k, v in asdict(config).items() if k not in RESOURCES}
 
 
 def _store_path(run: Path, known: dict[str, Any]) -> Path:

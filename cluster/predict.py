@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,9 +14,10 @@ from cluster.pipeline import COMMANDS, TITLES, Run
 from cluster.progress import bar
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records
-from trainers.graph.exact import cache_digests, cached_mean_scores, embed, open_cache
+from trainers.graph.exact import cache_digests, cached_mean_scores, embed
 from trainers.graph.tables import FeatureTables
-from trainers.graph.train import MODEL, load_model
+from trainers.graph.train import MODEL
+from trainers.graph.train import load_model as load_graph_model
 from trainers.metrics import clip, to_level
 from trainers.splits import make_splits
 
@@ -48,12 +49,16 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     graph = ExtendedGraph(run.store, records, file=str(data))
 
     # Here and not above: bad input is refused before transformers is imported
-    from trainers.language.load import load_netgpt, prompt_builder
-    from trainers.language.samples import GraphScale, Samples, score_samples
+    from trainers.language.load import graph_states, load_model, pixel_folder, prompt_builder
+    from trainers.language.model.netgpt import NetGPT
+    from trainers.language.samples import Samples
+    from trainers.language.scoring import score_samples
+    from trainers.language.text.prompt import ABLATED_FIELDS
+    from trainers.language.text.tokens import Tokens, hidden_fields
 
     settings = run.config.settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(run.path / "stage1", run.store, device)
+    model = load_graph_model(run.path / "stage1", run.store, device)
     tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)
     memory_bytes = settings.graph.inference_bytes
     digests = cache_digests(run.path / "stage1" / MODEL, run.store)
@@ -66,10 +71,20 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
         mean_scores=cached_mean_scores(run.path / "embeddings", digests),
     )
     builder = prompt_builder(run.path, settings)
-    netgpt = load_netgpt(run.path, settings, builder, h.shape[1], "stage3", device)
-    cached, _ = open_cache(run.path / "embeddings", digests)
-    scale = GraphScale.of(cached, make_splits(run.store, settings.graph.val_share).train)
-    samples = Samples(graph, graph.new, h, scale, builder, device)
+    netgpt = load_model(run.path, settings, builder, "stage3", h.shape[1], device)
+    assert isinstance(netgpt, NetGPT)
+    tokens = builder.tokenize((graph.ids[v], graph.texts[v]) for v in graph.new.tolist())
+    # The scale is the train states': the run's, also for states of another graph
+    states = graph_states(run.path, run.store, make_splits(run.store, settings.graph.val_share))
+    samples = Samples(
+        graph.new,
+        Tokens.of(tokens, first=int(graph.new[0])) if len(records) else Tokens.of([]),
+        builder,
+        device,
+        replace(states, embeddings=h),
+        names=graph.ids,
+        pixels=pixel_folder(run.path, settings, builder),
+    ).without(hidden_fields(ABLATED_FIELDS.get(settings.graph.ablation, ())))
     scores = clip(score_samples(netgpt, samples, settings.language.token_budget, bar("ratings", "pack")))
     for record, score, level in zip(records, scores, to_level(scores), strict=True):
         yield Rating(record.id, int(level), float(score))

@@ -101,20 +101,26 @@ def run_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def bad_input_of(error: BaseException) -> ValueError | None:
+    """The project's own bad-input error among an error's causes, on whatever worker it was raised."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ValueError) and type(found).__module__.split(".")[0] in (
+            "graphstore",
+            "sampler",
+            "trainers",
+        ):
+            return found
+        found = getattr(found, "cause", None) or found.__cause__
+    return None
+
+
 def _cause(error: BaseException, stage: str) -> Exception:
     """The bad-input error of a worker, if that is what it was; else StageFailedError with ranks and cause."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
-        found: BaseException | None = failure
-        while found is not None:
-            cause = getattr(found, "cause", None) or found.__cause__
-            if isinstance(found, ValueError) and type(found).__module__.split(".")[0] in (
-                "graphstore",
-                "sampler",
-                "trainers",
-            ):
-                return found
-            found = cause
+        if found := bad_input_of(failure):
+            return found
     ranks = ", ".join(str(rank) for rank in failures) or "unknown"
     first = next(iter(failures.values()), error)
     return StageFailedError(f"{stage}: workers failed (ranks {ranks}): {first}")
@@ -128,10 +134,12 @@ def shown_progress(folder: Path, title: str) -> Iterator[None]:
     def draw() -> None:
         # A log file gets a line now and then, a terminal a bar that moves
         period_s = POLL_S if sys.stderr.isatty() else LOG_PERIOD_S
+        said = ""
         with tqdm(desc=title, total=None, dynamic_ncols=True, mininterval=period_s) as bar:
-            while not stop.wait(period_s):
-                _draw(bar, read_progress(folder))
-            _draw(bar, read_progress(folder))
+            ended = False
+            while not ended:
+                ended = stop.wait(period_s)
+                said = _draw(bar, read_progress(folder), said)
 
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
@@ -143,12 +151,17 @@ def shown_progress(folder: Path, title: str) -> Iterator[None]:
         (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def _draw(bar: Any, progress: dict[str, Any] | None) -> None:
+def _draw(bar: Any, progress: dict[str, Any] | None, said: str) -> str:
+    """Show the progress, and its note where that is not what was `said` last; the note."""
     if progress is None:
         bar.refresh()
-        return
+        return said
+    note = str(progress["note"])
+    if note and note != said:
+        bar.write(note, file=sys.stderr)
     bar.unit = progress["unit"]
     bar.total, bar.n = progress["total"], progress["done"]
     if progress["values"]:
         bar.set_postfix(progress["values"], refresh=False)
     bar.refresh()
+    return note or said

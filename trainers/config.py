@@ -166,15 +166,19 @@ class LanguageConfig:
     """What the two language stages share."""
 
     model: str = "tiny"
-    """`tiny`, a local directory, or a hub id of a Qwen2-VL."""
+    """`tiny`, or a directory or hub id of a Qwen2-VL, or of a Qwen2, Llama or Mistral of text alone."""
     max_tokens: int = 4000
-    """Longest sample, response included; comments go first, then the record's end."""
+    """Longest sample, response included; comments go first, then the end of description and title."""
     max_comments: int = 50
     """Comments drawn at random a record, by (seed, id)."""
     token_budget: int = 4096
     """Tokens of a pack: the samples that one rank runs at once."""
     packs_per_step: int = 8
     """Packs of an optimiser step over all ranks; a multiple of the world size."""
+    activation_checkpointing: bool = False
+    """Keep each layer's input alone and compute the rest again backwards: less memory, a third more work."""
+    pixels: str = ""
+    """Folder of ID.safetensors with what the model's processor made of each clip; empty: text alone."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
     def __post_init__(self) -> None:
@@ -200,10 +204,20 @@ class StageConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     """Largest norm of the gradient."""
+    select: str = "best"
+    """best: keep the weights of the epoch with the least validation MAE; last: the last's, for validation
+    parts too small to choose by."""
+    text_dropout: float = 0.0
+    """Share of the prompts of an epoch that each field with a text, an id or a time is left out of."""
     checkpoint_steps: int = 50
     """Optimiser steps between checkpoints."""
+    log_steps: int = 10
+    """Optimiser steps that make one point of the training curve."""
 
     def __post_init__(self) -> None:
+        require(self.select in ("best", "last"), "select", self.select, "best or last")
+        require(0 <= self.text_dropout < 1, "text_dropout", self.text_dropout, "a share from 0, below 1")
+        require(self.log_steps >= 1, "log_steps", self.log_steps, "at least 1")
         require(self.epochs >= 0, "epochs", self.epochs, "at least 0")
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(self.clip > 0, "clip", self.clip, "above 0")
@@ -224,3 +238,27 @@ class RateConfig(StageConfig):
         super().__post_init__()
         require(self.beta > 0, "stage3.beta", self.beta, "above 0")
         require(self.layers >= 1, "stage3.layers", self.layers, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(StageConfig):
+    """The paper's text and multimodal baselines: the language model with adapters, without the graph."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """The adapters' product is scaled by alpha / rank."""
+    dropout: float = 0.05
+    targets: list[str] = field(
+        default_factory=lambda: [
+            *("q_proj", "k_proj", "v_proj", "o_proj"),
+            *("gate_proj", "up_proj", "down_proj"),
+        ]
+    )
+    """Linear layers of each decoder layer that get an adapter."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.rank >= 1, "lora.rank", self.rank, "at least 1")
+        require(self.alpha > 0, "lora.alpha", self.alpha, "above 0")
+        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "a share from 0, below 1")
+        require(bool(self.targets), "lora.targets", self.targets, "names of linear layers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,29 @@ from trainers.metrics import clip, rating_metrics, to_level
 from trainers.splits import Splits, is_age_zero
 
 PREDICTIONS = "predictions.parquet"
-STAGE_NAMES = {"stage2": "NetGPT after stage 2", "stage3": "NetGPT"}
+STAGE_NAMES = {
+    "stage2": "stage 2, likeliest level",
+    "stage2_mean": "stage 2, mean level",
+    "stage2_generated": "stage 2, generated",
+    "stage3": "NetGPT",
+    "lora": "LoRA, likeliest level",
+    "lora_generated": "LoRA, generated",
+}
+ALL_PARTS = ("train", "val", "test")
+
+
+@dataclass
+class Scores:
+    """What is to be measured: scores [N] of all nodes by name, and the splits that they are known of.
+
+    NaN where a generated text states no level.
+    """
+
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def add(self, name: str, scores: np.ndarray, parts: tuple[str, ...] = ALL_PARTS) -> None:
+        self.scores[name], self.parts[name] = scores, parts
 
 
 def periods(days: list[int]) -> list[tuple[str, int, int]]:
@@ -60,24 +83,21 @@ def evaluation_parts(store: Store, splits: Splits) -> dict[str, np.ndarray]:
     return {**splits.named(), "test_age_zero": splits.test[zero], "test_rest": splits.test[~zero]}
 
 
-def stage_metrics(
-    store: Store, splits: Splits, scores: dict[str, np.ndarray], period_days: list[int]
-) -> dict[str, Any]:
-    """Metrics by stage and part. scores[stage] [N]: one score a video node; "stage1_sampled" has none
-    for the train part."""
+def stage_metrics(store: Store, splits: Splits, found: Scores, period_days: list[int]) -> dict[str, Any]:
+    """Metrics by what is measured and part."""
     parts = evaluation_parts(store, splits)
     return {
-        stage: {
-            name: grouped_metrics(store, ids, values[ids], period_days)
-            for name, ids in parts.items()
-            if (stage, name) != ("stage1_sampled", "train")
+        name: {
+            part: grouped_metrics(store, ids, values[ids], period_days)
+            for part, ids in parts.items()
+            if part.split("_")[0] in found.parts[name]
         }
-        for stage, values in scores.items()
+        for name, values in found.scores.items()
     }
 
 
 def all_metrics(
-    store: Store, splits: Splits, scores: dict[str, np.ndarray], *, encoder: str, period_days: list[int]
+    store: Store, splits: Splits, scores: Scores, *, encoder: str, period_days: list[int]
 ) -> dict[str, Any]:
     """Metrics of the stages and of the baselines, which are fitted on the whole train period.
 
@@ -91,8 +111,9 @@ def all_metrics(
     }
 
 
-def write_predictions(path: Path, store: Store, splits: Splits, scores: dict[str, np.ndarray]) -> None:
-    """A row for each labelled state: id, split, level, and score and level of every stage."""
+def write_predictions(path: Path, store: Store, splits: Splits, found: Scores) -> None:
+    """A row for each labelled state: id, split, level, and score and level of what was measured of all
+    splits (level −1 where a text states none)."""
     names = np.full(store.num_nodes["video"], "", object)
     for name, ids in splits.named().items():
         names[ids] = name
@@ -103,11 +124,10 @@ def write_predictions(path: Path, store: Store, splits: Splits, scores: dict[str
         "level": np.asarray(store.labels)[ids].astype(np.int8),
         "age_zero": is_age_zero(store, ids),
     }
-    for stage, values in scores.items():
-        if stage == "stage1_sampled":  # another measure of the same model, and not of every state
-            continue
-        columns[f"{stage}_score"] = clip(values[ids])
-        columns[f"{stage}_level"] = to_level(values[ids]).astype(np.int8)
+    for name, values in found.scores.items():
+        if found.parts[name] == ALL_PARTS:
+            columns[f"{name}_score"] = clip(values[ids])
+            columns[f"{name}_level"] = to_level(values[ids]).astype(np.int8)
     pq.write_table(pa.table(columns), path)
 
 
@@ -128,6 +148,12 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     lines.append("-" * 72)
     names = {"stage1": metrics["encoder"], "stage1_sampled": f"{metrics['encoder']}, sampled", **STAGE_NAMES}
     lines += [row(names[stage], found) for stage, found in metrics["stages"].items()]
+    lines += [
+        f"{names[stage]}: {found['test']['unparsed']} of {found['test']['num']} texts state no level; they "
+        "count as wrong in ACC, and not in MSE and MAE"
+        for stage, found in metrics["stages"].items()
+        if found["test"].get("unparsed")
+    ]
     stages = next(iter(metrics["stages"].values()))
     lines.append(
         f"{stages['test']['num']} test states; {stages['test_age_zero']['num']} of them sampled at age 0 "

@@ -22,6 +22,11 @@ class Progress:
     def __init__(self, folder: Path | None) -> None:
         self._path = folder / PROGRESS if folder else None
         self._last = 0.0
+        self._note = ""
+
+    def note(self, text: str) -> None:
+        """A line for the person who waits, to be shown once; it stays until the next."""
+        self._note = text
 
     def update(self, done: int, total: int, unit: str, **values: float) -> None:
         """Say that `done` of `total` units are done; written at most four times a second."""
@@ -32,7 +37,8 @@ class Progress:
         # No fsync: it is for the eye, and a torn file after a crash is only not shown
         temporary = self._path.with_name(f".{PROGRESS}.{os.getpid()}.tmp")
         shown = {key: round(value, 4) for key, value in values.items()}
-        temporary.write_text(json.dumps({"done": done, "total": total, "unit": unit, "values": shown}))
+        found = {"done": done, "total": total, "unit": unit, "values": shown, "note": self._note}
+        temporary.write_text(json.dumps(found))
         temporary.replace(self._path)
 
 

@@ -12,6 +12,7 @@ from trainers.config import (
     EvaluationConfig,
     GraphConfig,
     LanguageConfig,
+    LoraConfig,
     RateConfig,
     SamplerConfig,
     StageConfig,
@@ -20,9 +21,9 @@ from trainers.config import (
 from trainers.errors import require
 
 JOB = "job.json"
-STAGES = ("stage1", "embeddings", "base", "stage2", "stage3", "evaluation")
+STAGES = ("stage1", "embeddings", "base", "tokens", "stage2", "stage3", "lora", "evaluation")
 """Folders of a run, in the order in which they are made."""
-RESUMABLE = ("stage1", "stage2", "stage3")
+RESUMABLE = ("stage1", "stage2", "stage3", "lora")
 """Those with checkpoints; the others are short, and start anew."""
 
 
@@ -36,6 +37,7 @@ class Settings:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     stage2: StageConfig = field(default_factory=StageConfig)
     stage3: RateConfig = field(default_factory=RateConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -54,6 +56,7 @@ class Settings:
             language=LanguageConfig(**{**language, "tiny": TinyConfig(**language["tiny"])}),
             stage2=StageConfig(**raw["stage2"]),
             stage3=RateConfig(**raw["stage3"]),
+            lora=LoraConfig(**raw["lora"]),
             evaluation=EvaluationConfig(**raw["evaluation"]),
         )
 

@@ -25,7 +25,7 @@ from graphstore.files import atomic_file, write_json
 from sampler import SamplingEngine
 from trainers import distributed, stage
 from trainers.errors import TrainerError
-from trainers.evaluate import PREDICTIONS, all_metrics, write_predictions
+from trainers.evaluate import PREDICTIONS, Scores, all_metrics, write_predictions
 from trainers.graph.encoders import TITLES
 from trainers.graph.exact import cache_digests, open_cache, write_cache
 from trainers.graph.tables import FeatureTables
@@ -99,69 +99,73 @@ def _make_base(job: StageJob, store: Store, engine: SamplingEngine | None) -> Ma
     return ["model"], make_base(store, job.settings, job.folder)
 
 
+def _make_tokens(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
+    from trainers.language.load import make_tokens
+    from trainers.language.text.tokens import ARRAYS
+
+    return ["zarr.json", *ARRAYS], make_tokens(job.run, store, job.settings, job.folder)
+
+
 def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
-    from trainers.language.load import make_netgpt, prompt_builder
-    from trainers.language.samples import GraphScale, Samples
+    from trainers.language import load
+    from trainers.language.curve import Groups
     from trainers.language.train import WEIGHTS, LanguageTrainer, load_weights
 
     settings, device = job.settings, distributed.device(job.device)
     splits = make_splits(store, settings.graph.val_share)
-    h, _ = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1" / MODEL, store))
-    builder = prompt_builder(job.run, settings)
-    netgpt = make_netgpt(job.run, settings, builder, h.shape[1], device)
+    with_graph = job.stage != load.LORA
+    graph = load.graph_states(job.run, store, splits) if with_graph else None
+    builder = load.prompt_builder(job.run, settings, with_graph=with_graph)
     levels = np.asarray(store.labels).astype(np.int64)
-    if job.stage == "stage3":
-        load_weights(netgpt, job.run / "stage2" / WEIGHTS, "stage2")
-        netgpt.start_head_at(float(levels[splits.train].mean()))
-    scale = GraphScale.of(h, splits.train)
+    model: Any
+    if graph is None:
+        model = load.make_lora(job.run, settings, builder, device)
+    else:
+        model = load.make_netgpt(job.run, settings, builder, len(graph.mean), device)
+        if job.stage == "stage3":
+            load_weights(model, job.run / "stage2" / WEIGHTS, model.stage_parameters("stage2"))
+            model.start_head_at(float(levels[splits.train].mean()))
     trainer = LanguageTrainer(
         job.stage,
         settings.language,
-        settings.stage2 if job.stage == "stage2" else settings.stage3,
-        netgpt,
-        Samples(store, splits.train, h, scale, builder, device),
-        Samples(store, splits.val, h, scale, builder, device),
+        {"stage2": settings.stage2, "stage3": settings.stage3, load.LORA: settings.lora}[job.stage],
+        model,
+        load.trained_parameters(model, job.stage, settings),
+        load.make_samples(job.run, store, settings, builder, splits.train, graph, device),
+        load.make_samples(job.run, store, settings, builder, splits.val, graph, device),
         levels,
         job.folder,
         seed=settings.seed,
         key=job.key,
+        groups=Groups(*store.key("platform")),
     )
     return [WEIGHTS], trainer.run()
 
 
 def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
-    from trainers.language.load import load_netgpt, prompt_builder
-    from trainers.language.samples import GraphScale, Samples, expected_level, level_log_probs, score_samples
+    from trainers.language.evaluate import language_scores
 
-    settings, device = job.settings, distributed.device(job.device)
-    budget = settings.language.token_budget
+    settings = job.settings
     splits = make_splits(store, settings.graph.val_share)
-    h, rgcn = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1" / MODEL, store))
-    builder = prompt_builder(job.run, settings)
-    ids = np.sort(np.concatenate(list(splits.named().values())))
-    samples = Samples(store, ids, h, GraphScale.of(h, splits.train), builder, device)
-    scores = {"stage1": np.asarray(rgcn, np.float64)}
-    if (sampled := sampled_scores(job.run / "stage1")) is not None:
-        scores["stage1_sampled"] = sampled
-    progress = _progress(job, "pack")
-    for name in ("stage2", "stage3"):
-        netgpt = load_netgpt(job.run, settings, builder, h.shape[1], name, device)
-        scores[name] = np.zeros(len(rgcn))
-        if name == "stage2":
-            scores[name][ids] = expected_level(level_log_probs(netgpt, samples, budget, progress))
-        else:
-            scores[name][ids] = score_samples(netgpt, samples, budget, progress)
+    found = Scores()
+    if (job.run / "stage1" / MODEL).exists():
+        _, rgcn = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1" / MODEL, store))
+        found.scores["stage1"] = np.asarray(rgcn, np.float64)
+        if (sampled := sampled_scores(job.run / "stage1")) is not None:
+            found.add("stage1_sampled", sampled, parts=("val", "test"))
+    device = distributed.device(job.device)
+    language_scores(job.run, store, settings, splits, device, found, _progress(job, "pack"))
     metrics: dict[str, Any] = {}
     if distributed.rank() == 0:
         metrics = all_metrics(
             store,
             splits,
-            scores,
+            found,
             encoder=TITLES[settings.graph.encoder],
             period_days=settings.evaluation.period_days,
         )
         with atomic_file(job.folder / PREDICTIONS) as temporary:
-            write_predictions(temporary, store, splits, scores)
+            write_predictions(temporary, store, splits, found)
         write_json(job.folder / METRICS, metrics)
     return [PREDICTIONS, METRICS], metrics
 
@@ -170,8 +174,10 @@ _STAGES: dict[str, Callable[[StageJob, Store, SamplingEngine | None], Made]] = {
     "stage1": _pretrain,
     "embeddings": _embed,
     "base": _make_base,
+    "tokens": _make_tokens,
     "stage2": _language,
     "stage3": _language,
+    "lora": _language,
     "evaluation": _evaluate,
 }
 

@@ -39,7 +39,7 @@ def _command(stages: list[str] | None) -> Callable[..., None]:
         path = out or Path("runs") / Path(config).stem
         with locked(path):
             run = Run.start(path, settings, data, store)
-            run.execute([s for s in run.stages if stages is None or s in stages])
+            run.execute(run.stages if stages is None else stages)
         if stages is None:
             print(metrics_table(run.metrics()))
             say(f"run: {run.path}   predictions: {run.path / 'predictions.parquet'}")
@@ -51,8 +51,13 @@ PIPELINE: dict[str, tuple[list[str] | None, str]] = {
     "run": (None, "The whole pipeline; started again, it goes on where it stopped."),
     "pretrain": (["stage1"], "Stage 1 alone: pretraining of the graph encoder."),
     "embed": (["embeddings"], "The embedding cache alone: exact inference over all neighbours."),
-    "align": (["base", "stage2"], "Stage 2 alone: supervised language fine-tuning of the projector."),
+    "tokenize": (["base", "tokens"], "The token cache alone (and the tiny base model, if it is one)."),
+    "align": (["base", "tokens", "stage2"], "Stage 2: supervised language fine-tuning of the projector."),
     "rate": (["stage3"], "Stage 3 alone: task-oriented predictor fine-tuning."),
+    "lora": (
+        ["base", "tokens", "lora"],
+        "A baseline: the language model with LoRA, without the graph; netgpt evaluate has its metrics.",
+    ),
 }
 
 

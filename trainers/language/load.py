@@ -1,22 +1,43 @@
-"""A NetGPT put together from a run's folder: base, prompts, and a finished stage's weights."""
+"""Models and samples put together from a run's folder: base, token cache, and a finished stage's weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import AutoTokenizer
+from torch import nn
+from transformers import AutoConfig
 
 from graphstore import Store
-from trainers.errors import TrainerError
-from trainers.language.model import NetGPT, load_base
-from trainers.language.prompt import INSTRUCTION_TEXTS, PromptBuilder
-from trainers.language.tiny import make_model, save_base, train_tokenizer, warm_up
+from trainers.graph.exact import cache_digests, open_cache
+from trainers.graph.train import MODEL
+from trainers.language.model.backbone import check_tokenizer, load_base, load_tokenizer
+from trainers.language.model.lora import LoraLM
+from trainers.language.model.netgpt import NetGPT, PackedLM
+from trainers.language.model.tiny import make_model, save_base, train_tokenizer, warm_up
+from trainers.language.pixels import PixelFolder
+from trainers.language.samples import GraphStates, Samples
+from trainers.language.text.prompt import ABLATED_FIELDS, PromptBuilder
+from trainers.language.text.template import instruction_texts
+from trainers.language.text.tokens import (
+    Block,
+    Tokens,
+    blocks_of,
+    cache_attributes,
+    hidden_fields,
+    open_tokens,
+    tokenize_block,
+    write_tokens,
+)
 from trainers.language.train import WEIGHTS, load_weights
 from trainers.progress import Progress
 from trainers.schedule import seed_torch
 from trainers.settings import Settings
-from trainers.splits import make_splits
+from trainers.splits import Splits, make_splits
+
+LORA = "lora"
 
 
 def base_path(run: Path, settings: Settings) -> str:
@@ -24,15 +45,14 @@ def base_path(run: Path, settings: Settings) -> str:
     return str(run / "base" / "model") if settings.language.model == "tiny" else settings.language.model
 
 
-def prompt_builder(run: Path, settings: Settings) -> PromptBuilder:
-    language, path = settings.language, base_path(run, settings)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TrainerError(f"language.model: found no tokenizer in {path!r} ({reason})") from error
+def prompt_builder(run: Path, settings: Settings, *, with_graph: bool = True) -> PromptBuilder:
+    language = settings.language
     return PromptBuilder(
-        tokenizer, max_tokens=language.max_tokens, max_comments=language.max_comments, seed=settings.seed
+        load_tokenizer(base_path(run, settings)),
+        max_tokens=language.max_tokens,
+        max_comments=language.max_comments,
+        seed=settings.seed,
+        with_graph=with_graph,
     )
 
 
@@ -42,7 +62,7 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
     train = make_splits(store, settings.graph.val_share).train.tolist()
     tiny = settings.language.tiny
     # The instruction as often as the records, so that its words are tokens too
-    texts = (text for v in train for text in (store.texts[v], *INSTRUCTION_TEXTS))
+    texts = (text for v in train for text in (store.texts[v], *instruction_texts()))
     tokenizer = train_tokenizer(texts, tiny.vocab)
     model = make_model(tiny, tokenizer, settings.seed)
     loss: float | None = None
@@ -51,10 +71,10 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
         builder = PromptBuilder(
             tokenizer, max_tokens=language.max_tokens, max_comments=language.max_comments, seed=settings.seed
         )
-        samples = [builder.wording(store.ids[v], store.texts[v]) for v in train]
+        records = builder.tokenize((store.ids[v], store.texts[v]) for v in train)
         loss = warm_up(
             model,
-            samples,
+            [builder.wording(store.ids[v], tokens) for v, tokens in zip(train, records, strict=True)],
             tiny,
             seed=settings.seed,
             budget=language.token_budget,
@@ -64,21 +84,99 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
     return {"warmup_loss": loss, "parameters": float(sum(p.numel() for p in model.parameters()))}
 
 
+def make_tokens(run: Path, store: Store, settings: Settings, folder: Path) -> dict[str, int]:
+    """Make the token cache in this process, without Ray."""
+    builder, progress = prompt_builder(run, settings), Progress(folder)
+    blocks = blocks_of(store)
+
+    def tokenized() -> Iterator[Block]:
+        for done, (first, last) in enumerate(blocks):
+            yield tokenize_block(store, builder, first, last)
+            progress.update(done + 1, len(blocks), "block")
+
+    return write_tokens(folder, tokenized(), cache_attributes(store, builder))
+
+
+def run_tokens(run: Path, store: Store, builder: PromptBuilder) -> Tokens:
+    """The run's token cache, mapped. TrainerError where it is of something else."""
+    return open_tokens(run / "tokens", cache_attributes(store, builder))
+
+
+def graph_states(run: Path, store: Store, splits: Splits) -> GraphStates:
+    """The run's embedding cache, mapped, with the scale of the train states."""
+    h, _ = open_cache(run / "embeddings", cache_digests(run / "stage1" / MODEL, store))
+    return GraphStates.of(h, splits.train)
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def make_netgpt(
     run: Path, settings: Settings, builder: PromptBuilder, graph_dim: int, device: torch.device
 ) -> NetGPT:
     """The model with fresh trainable parts, a function of the seed."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    base = load_base(base_path(run, settings), dtype)
+    base = load_base(base_path(run, settings), _dtype(device))
+    check_tokenizer(base, builder.tokenizer, builder.num_known)
     seed_torch(settings.seed, "netgpt")
-    netgpt = NetGPT(base, graph_dim, (builder.start_id, builder.pad_id, builder.end_id))
-    return netgpt.to(device)
+    return NetGPT(base, graph_dim, (builder.start_id, builder.pad_id, builder.end_id)).to(device)
 
 
-def load_netgpt(
-    run: Path, settings: Settings, builder: PromptBuilder, graph_dim: int, stage: str, device: torch.device
-) -> NetGPT:
-    """The model as a finished stage left it, in evaluation mode."""
-    netgpt = make_netgpt(run, settings, builder, graph_dim, device)
-    load_weights(netgpt, run / stage / WEIGHTS, stage, settings.stage3.layers)
-    return netgpt.eval()
+def make_lora(run: Path, settings: Settings, builder: PromptBuilder, device: torch.device) -> LoraLM:
+    """The text baseline with fresh adapters, a function of the seed."""
+    base = load_base(base_path(run, settings), _dtype(device))
+    check_tokenizer(base, builder.tokenizer, builder.num_known)
+    seed_torch(settings.seed, LORA)
+    return LoraLM(base, settings.lora).to(device)
+
+
+def trained_parameters(model: PackedLM, stage: str, settings: Settings) -> dict[str, nn.Parameter]:
+    """Exactly what a stage trains, by name."""
+    if isinstance(model, LoraLM):
+        return model.stage_parameters()
+    assert isinstance(model, NetGPT)
+    return model.stage_parameters(stage, settings.stage3.layers)
+
+
+def load_model(
+    run: Path, settings: Settings, builder: PromptBuilder, stage: str, graph_dim: int, device: torch.device
+) -> PackedLM:
+    """The model as a finished stage left it, in evaluation mode. graph_dim: width of h_v; the baseline has
+    no use for it."""
+    model: PackedLM
+    if stage == LORA:
+        model = make_lora(run, settings, builder, device)
+    else:
+        model = make_netgpt(run, settings, builder, graph_dim, device)
+    load_weights(model, run / stage / WEIGHTS, trained_parameters(model, stage, settings))
+    return model.eval()
+
+
+def make_samples(
+    run: Path,
+    store: Store,
+    settings: Settings,
+    builder: PromptBuilder,
+    ids: np.ndarray,
+    graph: GraphStates | None,
+    device: torch.device,
+) -> Samples:
+    """Samples of some states of the run's store; under an ablation without its fields."""
+    samples = Samples(
+        ids,
+        run_tokens(run, store, builder),
+        builder,
+        device,
+        graph,
+        names=store.ids,
+        pixels=pixel_folder(run, settings, builder),
+    )
+    return samples.without(hidden_fields(ABLATED_FIELDS.get(settings.graph.ablation, ())))
+
+
+def pixel_folder(run: Path, settings: Settings, builder: PromptBuilder) -> PixelFolder | None:
+    """The clips of a run, if it has any and is not the ablation without them."""
+    if not settings.language.pixels or settings.graph.ablation == "V":
+        return None
+    config = AutoConfig.from_pretrained(base_path(run, settings))
+    return PixelFolder(Path(settings.language.pixels), config, builder.tokenizer)

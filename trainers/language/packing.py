@@ -68,11 +68,15 @@ class PackedBatch:
     """One pack on a device. Positions count from 0 in every sample; samples do not see each other."""
 
     input_ids_L: torch.Tensor  # int64
-    position_ids_L: torch.Tensor  # int64
+    text_position_ids_L: torch.Tensor  # int64: place of each token in its sample
+    position_ids_3L: torch.Tensor  # int64: M-RoPE, time, height and width; all three the place without video
     begin_n: torch.Tensor  # int64: first token of each sample
     prompt_n: torch.Tensor  # int64: tokens of each sample's prompt
     lengths: list[int]
-    rows_n: torch.Tensor  # int64: row of the embedding cache (video node number) of each sample
+    offsets: torch.Tensor  # int32 [n + 1]: first token of each sample, and L
+    graph_nD: torch.Tensor | None = None  # float32: what the projector reads
+    pixels: torch.Tensor | None = None  # patches of all videos, as the model's processor makes them
+    video_grid: torch.Tensor | None = None  # int64 [videos, 3]: patches in time, height and width
 
     @property
     def last_prompt_token_n(self) -> torch.Tensor:
@@ -81,21 +85,46 @@ class PackedBatch:
 
 
 def collate(
-    prompts: list[np.ndarray], responses: list[np.ndarray], rows: list[int], device: torch.device
+    prompts: list[np.ndarray],
+    responses: list[np.ndarray],
+    device: torch.device,
+    *,
+    graph: np.ndarray | None = None,
+    positions: list[np.ndarray] | None = None,
+    pixels: torch.Tensor | None = None,
+    video_grid: torch.Tensor | None = None,
 ) -> PackedBatch:
-    """One pack of samples: each a prompt followed by a response (empty for scoring by the head)."""
+    """One pack of samples: each a prompt followed by a response (empty for scoring by the head).
+
+    graph [n, D] float32. positions: M-RoPE of each prompt, [3, its length], where it has video.
+    """
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     ids = np.concatenate([part for pair in zip(prompts, responses, strict=True) for part in pair])
-    begin = np.cumsum([0, *lengths[:-1]])
+    begin = np.cumsum([0, *lengths])
+    places = np.concatenate([np.arange(n) for n in lengths])
+    rope = np.broadcast_to(places, (3, len(places)))
+    if positions is not None:
+        # A response goes on where its prompt's positions end, which video makes shorter than its tokens
+        rope = np.concatenate(
+            [
+                np.concatenate([p, np.broadcast_to(p.max() + 1 + np.arange(len(r)), (3, len(r)))], axis=1)
+                for p, r in zip(positions, responses, strict=True)
+            ],
+            axis=1,
+        )
 
     def tensor(values: object) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values, np.int64)).to(device)
+        return torch.from_numpy(np.array(values, np.int64)).to(device)
 
     return PackedBatch(
         input_ids_L=tensor(ids),
-        position_ids_L=tensor(np.concatenate([np.arange(n) for n in lengths])),
-        begin_n=tensor(begin),
+        text_position_ids_L=tensor(places),
+        position_ids_3L=tensor(rope),
+        begin_n=tensor(begin[:-1]),
         prompt_n=tensor([len(p) for p in prompts]),
         lengths=lengths,
-        rows_n=tensor(rows),
+        offsets=torch.from_numpy(begin.astype(np.int32)).to(device),
+        graph_nD=None if graph is None else torch.from_numpy(graph).to(device),
+        pixels=None if pixels is None else pixels.to(device),
+        video_grid=None if video_grid is None else video_grid.to(device),
     )

@@ -1,8 +1,9 @@
-"""Checkpoints of a DeepSpeed engine, whole or not there.
+"""Checkpoints of a DeepSpeed engine, whole or not there, loadable at any world size, without pickle.
 
-DeepSpeed writes each rank's shard in place. Here all ranks write into a folder of their own, rank 0
-flushes it, names the digests, and renames it; loading takes the newest step whose digests hold.
-What training needs besides (position, best weights) is in the folder too, as safetensors.
+DeepSpeed's own are pickled shards of one world size. Here each trained parameter's float32 value and
+optimiser state are put together from the ranks' parts, and each rank writes its share of the parameters
+as safetensors into a folder of one step. Rank 0 flushes it, names the digests, and renames it; loading
+takes the newest step whose digests hold, and each rank takes its part of every tensor.
 """
 
 from __future__ import annotations
@@ -14,34 +15,57 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import nn
 
 from graphstore.files import file_digest, fsync_dir, read_json, write_json
 from trainers import checkpoint, distributed
 from trainers.errors import TrainerError
 
-DIGESTS, STATE, TAG = "digests.json", "state.safetensors", "engine"
+DIGESTS, STATE = "digests.json", "state.safetensors"
 KEEP = 2
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a parameter, besides the number of its steps."""
+
+
+def trained_values(trained: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The float32 values that the optimiser holds, whole, on the CPU; every rank calls this."""
+    return {name: safe_get_full_fp32_param(p).cpu() for name, p in trained.items()}
 
 
 def save(
-    folder: Path, step: int, engine: Any, tensors: dict[str, torch.Tensor], meta: dict[str, Any]
+    folder: Path,
+    step: int,
+    trained: dict[str, nn.Parameter],
+    tensors: dict[str, torch.Tensor],
+    meta: dict[str, Any],
 ) -> None:
     """Write the checkpoint of `step` under `folder`; every rank calls this.
 
-    `tensors` and `meta` are rank 0's.
+    trained: parameters of an engine that has made at least one step, by name. `tensors` and `meta` are
+    rank 0's.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    name = distributed.broadcast_object(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    temporary = folder / name
-    engine.save_checkpoint(str(temporary), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    temporary = folder / distributed.broadcast_object(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    mine: dict[str, torch.Tensor] = {}
+    for i, (name, p) in enumerate(sorted(trained.items())):
+        # Every rank has a part of every tensor, so all take part, and one keeps it
+        parts = {"value": safe_get_full_fp32_param(p)}
+        parts |= {key: safe_get_full_optimizer_state(p, key) for key in MOMENTS}
+        if i % world_size == rank:
+            mine |= {f"{key}.{name}": value.cpu() for key, value in parts.items()}
+    checkpoint.save(temporary / f"part-{rank:05d}.safetensors", mine, {})
     distributed.barrier()
-    if distributed.rank() == 0:
+    if rank == 0:
         checkpoint.save(temporary / STATE, tensors, {"step": step, **meta})
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        for path in files:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        write_json(temporary / DIGESTS, {p.relative_to(temporary).as_posix(): file_digest(p) for p in files})
+        files = sorted(p for p in temporary.iterdir() if p.is_file())
+        write_json(temporary / DIGESTS, {p.name: file_digest(p) for p in files})
         target = folder / f"step-{step:08d}"
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
@@ -71,12 +95,11 @@ def find(folder: Path, key: str = "") -> Path | None:
 
 
 def load(
-    folder: Path, engine: Any, trained: set[str], key: str
+    folder: Path, engine: Any, trained: dict[str, nn.Parameter], key: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """Put the newest sound checkpoint into the engine; its tensors and meta, or None where there is none.
 
-    `trained`: names of the trained parameters; TrainerError unless the checkpoint has exactly these
-    (DeepSpeed would not say, since frozen ones are left out).
+    trained: the engine's trained parameters, by name; TrainerError unless the checkpoint has exactly these.
     """
     if distributed.rank() == 0:
         for left in folder.glob(".*.tmp"):  # of a writer that was killed
@@ -86,11 +109,34 @@ def load(
         return None
     tensors, meta = checkpoint.load(path / STATE)
     found = set(meta["trained"])
-    if found != trained:
+    if found != set(trained):
         raise TrainerError(
-            f"{path}: found trained parameters of another model ({sorted(found ^ trained)[:3]}…); "
+            f"{path}: found trained parameters of another model ({sorted(found ^ set(trained))[:3]}…); "
             "remove the checkpoint to start anew"
         )
-    engine.load_checkpoint(str(path), tag=TAG, load_module_strict=False)
+    _make_state(engine, meta["step"])
+    for part in sorted(path.glob("part-*.safetensors")):
+        for name, value in checkpoint.load(part)[0].items():
+            kind, parameter = name.split(".", 1)
+            p = trained[parameter]
+            if value.shape != p.shape:
+                raise TrainerError(
+                    f"{part}: found {parameter} of shape {tuple(value.shape)}, expected {tuple(p.shape)}; "
+                    "remove the checkpoint to start anew"
+                )
+            if kind == "value":
+                safe_set_full_fp32_param(p, value)
+                p.data.copy_(value)
+            else:
+                safe_set_full_optimizer_state(p, value, kind)
     distributed.barrier()
     return tensors, meta
+
+
+def _make_state(engine: Any, updates: int) -> None:
+    """Give a fresh ZeRO-2 optimiser the state that it else makes in its first step."""
+    zero = engine.optimizer
+    for flat in zero.single_partition_of_fp32_groups:
+        state = {key: torch.zeros_like(flat) for key in MOMENTS}
+        zero.optimizer.state[flat] = {"step": torch.tensor(float(updates)), **state}
+    zero._lazy_init_hp_params_optimizer_state()  # parameters find their parts of it

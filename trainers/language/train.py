@@ -1,16 +1,18 @@
-"""Stages 2 and 3: one loop under DeepSpeed ZeRO-2; the stages differ in what they train and in the loss.
+"""Language stages: one loop under DeepSpeed ZeRO-2; they differ in what they train and in the loss.
 
-Stage 2 (alignment): language-model loss on the response alone; trains the projector and the markers.
-Stage 3 (rating): Smooth L1 of the head's score; trains those, the head and the last decoder layers.
+stage2 (alignment): language-model loss on the response alone; trains the projector and the markers.
+stage3 (rating): Smooth L1 of the head's score; trains those, the head and the last decoder layers.
+lora (baseline): language-model loss on the response alone; trains adapters of a model without graph.
 
 A step is the same at every world size: a fixed number of packs, whose losses are summed and divided by
-the step's number of samples (stage 3) or response tokens (stage 2).
+the step's number of samples (stage 3) or response tokens (the others).
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from trainers import checkpoint, distributed
 from trainers.config import LanguageConfig, RateConfig, StageConfig
 from trainers.errors import TrainerError, require_finite
 from trainers.language import snapshots
-from trainers.language.model import NetGPT
+from trainers.language.curve import NO_GROUPS, Curve, Groups, group_sums, sums_tensor
+from trainers.language.model.netgpt import NetGPT, PackedLM
 from trainers.language.packing import PackedBatch, Step, plan
-from trainers.language.samples import Samples, expected_level, level_log_probs, score_samples
+from trainers.language.samples import Samples
+from trainers.language.scoring import expected_level, level_log_probs, score_samples
+from trainers.language.text.prompt import FREE_FIELDS
+from trainers.language.text.tokens import hidden_fields
 from trainers.metrics import rating_metrics
 from trainers.progress import Progress
 from trainers.schedule import learning_rate, seed_of, seed_torch
 
 WEIGHTS = "netgpt.safetensors"
+TENSORBOARD = "tensorboard"
+SHOWN_IDS = 5
 _NOTHING = np.empty(0, np.int64)
 
 
@@ -40,23 +49,24 @@ class _State:
 
     step: int = 0
     loss_sum: float = 0.0  # of this epoch's steps so far
-    best_val: float = float("inf")
+    best_val: float = float("inf")  # of the epoch whose weights are kept
     best_epoch: int = -1
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Objective(nn.Module):
-    """The module that DeepSpeed wraps: a pack in, its summed loss out."""
+    """The module that DeepSpeed wraps: a pack in, its summed loss and its scores out."""
 
-    def __init__(self, netgpt: NetGPT, stage: str, beta: float) -> None:
+    def __init__(self, model: PackedLM, rates: bool, beta: float) -> None:
         super().__init__()
-        self.netgpt, self.stage, self.beta = netgpt, stage, beta
+        self.model, self.rates, self.beta = model, rates, beta
 
-    def forward(self, batch: PackedBatch, graph_nD: Tensor, levels_n: Tensor) -> Tensor:
-        if self.stage == "stage2":
-            return -self.netgpt.response_log_probs(batch, graph_nD)[0].sum()
-        scores = self.netgpt.scores(batch, graph_nD)
-        return F.smooth_l1_loss(scores, levels_n, reduction="sum", beta=self.beta)
+    def forward(self, batch: PackedBatch, levels_n: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.rates:
+            return -self.model.response_log_probs(batch)[0].sum(), levels_n[:0]
+        assert isinstance(self.model, NetGPT)
+        scores = self.model.scores(batch)
+        return F.smooth_l1_loss(scores, levels_n, reduction="sum", beta=self.beta), scores.detach()
 
 
 class LanguageTrainer:
@@ -67,7 +77,8 @@ class LanguageTrainer:
         stage: str,
         language: LanguageConfig,
         config: StageConfig,
-        netgpt: NetGPT,
+        model: PackedLM,
+        trained: dict[str, nn.Parameter],
         train: Samples,
         val: Samples,
         levels: np.ndarray,
@@ -75,9 +86,16 @@ class LanguageTrainer:
         *,
         seed: int,
         key: str = "",
+        groups: Groups = NO_GROUPS,
     ) -> None:
-        self.key = key  # of the stage's inputs: a checkpoint of other inputs is not one of this training
-        self.stage, self.language, self.config = stage, language, config
+        """trained: the model's parameters that the stage trains, by name; all others are frozen.
+
+        levels [N]: by node number. groups: that stage 3's curve tells apart. key: of the stage's inputs;
+        a checkpoint of other inputs is not one of this training.
+        """
+        self.stage, self.language, self.config, self.key = stage, language, config, key
+        self.rates = stage == "stage3"
+        self.groups = groups if self.rates else NO_GROUPS
         self.train, self.val, self.levels, self.folder, self.seed = train, val, levels, folder, seed
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         if language.packs_per_step % self.world_size:
@@ -86,17 +104,18 @@ class LanguageTrainer:
                 f"expected a multiple of the world size ({self.world_size})"
             )
         self.accumulation = language.packs_per_step // self.world_size
-        self.netgpt = netgpt
-        num_layers = config.layers if isinstance(config, RateConfig) else 0
-        self.trained = netgpt.stage_parameters(stage, num_layers)
-        netgpt.train_only(self.trained)
-        self.state = _State()
+        self.model, self.trained = model, trained
+        model.train_only(trained)
+        if language.activation_checkpointing:
+            model.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.state, self.curve = _State(), Curve()
         self.best: dict[str, Tensor] = {}
         self.progress = Progress(folder if self.rank == 0 else None)
-        self.lengths = np.array(
-            [len(p) + len(self._response(int(v))) for p, v in zip(train.prompts, train.ids, strict=True)]
-        )
+        self._responses = [len(self._response(int(v))) for v in train.ids]
+        self._free = hidden_fields(FREE_FIELDS)
+        self._epoch_of_samples, self._samples = -1, train
         self.engine = self._engine()
+        self._check_trained()
 
     def _engine(self) -> Any:
         import deepspeed  # imports slowly and logs at import: only where it is used
@@ -106,9 +125,10 @@ class LanguageTrainer:
         # Buckets no larger than what is trained: DeepSpeed's default allocates 2 GB of buffers a step
         # (a power of two: its alignment wants a multiple of the world size)
         bucket = min(2**28, 1 << sum(p.numel() for p in self.trained.values()).bit_length())
+        beta = config.beta if isinstance(config, RateConfig) else 1.0
         engine, *_ = deepspeed.initialize(
-            model=_Objective(self.netgpt, self.stage, config.beta if isinstance(config, RateConfig) else 1.0),
-            model_parameters=[p for p in self.netgpt.parameters() if p.requires_grad],
+            model=_Objective(self.model, self.rates, beta),
+            model_parameters=list(self.trained.values()),
             config={
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": self.accumulation,
@@ -129,13 +149,35 @@ class LanguageTrainer:
         )
         return engine
 
+    def _check_trained(self) -> None:
+        """That the model and the optimiser train exactly what the stage names; says what, with counts."""
+        asks = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        holds = sum(p.numel() for group in self.engine.optimizer.bit16_groups for p in group)
+        counts = trained_counts(self.trained)
+        if asks != set(self.trained) or holds != sum(counts.values()):
+            odd = sorted(asks ^ set(self.trained))[:3]
+            raise RuntimeError(f"{self.stage}: trains {holds} parameters and {odd}, expected {counts}")
+        parts = ", ".join(f"{name} {num:,}" for name, num in counts.items())
+        frozen = sum(p.numel() for p in self.model.parameters()) - holds
+        self.progress.note(f"{self.stage} trains {holds:,} parameters ({parts}); {frozen:,} are frozen")
+
     def _response(self, node: int) -> np.ndarray:
-        """What follows a state's prompt in training: its level's response in stage 2, nothing in stage 3."""
-        return self.train.builder.response(int(self.levels[node])) if self.stage == "stage2" else _NOTHING
+        """What follows a state's prompt in training: its level's response, in stage 3 nothing."""
+        return _NOTHING if self.rates else self.train.builder.response(int(self.levels[node]))
+
+    def _samples_of(self, epoch: int) -> Samples:
+        """The train samples as an epoch sees them."""
+        if epoch != self._epoch_of_samples:
+            seed = (self.seed, seed_of(self.stage, "text"), epoch)
+            self._samples = self.train.hiding(self._free, self.config.text_dropout, seed)
+            self._epoch_of_samples = epoch
+        return self._samples
 
     def _plan(self, epoch: int) -> list[Step]:
+        samples, extra = self._samples_of(epoch), np.array(self._responses)
+        samples.check_fit(self.language.token_budget, max(self._responses, default=0))
         return plan(
-            self.lengths,
+            samples.lengths + extra,
             budget=self.language.token_budget,
             packs_per_step=self.language.packs_per_step,
             seed=(self.seed, seed_of(self.stage), epoch),
@@ -147,54 +189,111 @@ class LanguageTrainer:
         steps = [(epoch, step) for epoch, steps in enumerate(plans) for step in steps]
         ends = np.cumsum([len(steps) for steps in plans])
         self._resume()
-        for number in range(self.state.step, len(steps)):
-            epoch, step = steps[number]
-            self.state.loss_sum += self._step(step, number, len(steps))
-            self.state.step = number + 1
-            done = number + 1 - (ends[epoch - 1] if epoch else 0)
-            self.progress.update(number + 1, len(steps), "step", loss=self.state.loss_sum / done)
-            if number + 1 == ends[epoch]:
-                self._end_epoch(epoch, len(plans[epoch]))
-            if number + 1 == ends[epoch] or (number + 1) % self.config.checkpoint_steps == 0:
-                self._save()
+        state = self.state
+        with closing(self._writer()) if self.rank == 0 else nullcontext() as writer:
+            for number in range(state.step, len(steps)):
+                epoch, step = steps[number]
+                lr = learning_rate(self.config.lr, number, len(steps))
+                state.loss_sum += self._step(step, number, epoch, lr)
+                state.step = number + 1
+                done = number + 1 - (ends[epoch - 1] if epoch else 0)
+                self.progress.update(number + 1, len(steps), "step", loss=state.loss_sum / done)
+                ended = number + 1 == ends[epoch]
+                if ended or (number + 1) % self.config.log_steps == 0:
+                    self._end_point(lr, writer)
+                if ended:
+                    self._end_epoch(epoch, len(plans[epoch]), writer)
+                if ended or (number + 1) % self.config.checkpoint_steps == 0:
+                    self._save()
         if not steps:
-            self.best = self._weights()
+            self.best = {name: p.detach().float().cpu().clone() for name, p in self.trained.items()}
         if self.rank == 0:
             checkpoint.save(self.folder / WEIGHTS, self.best, {"stage": self.stage})
         distributed.barrier()
         return {
-            "history": self.state.history,
-            "trained_parameters": sum(p.numel() for p in self.trained.values()),
+            "history": state.history,
+            "curve": self.curve.points,
+            "trained_parameters": trained_counts(self.trained),
             "steps": len(steps),
         }
 
-    def _step(self, step: Step, number: int, num_steps: int) -> float:
-        """One optimiser step; its mean loss."""
+    def _writer(self) -> SummaryWriter:
+        return SummaryWriter(str(self.folder / TENSORBOARD), purge_step=self.state.step)
+
+    def _step(self, step: Step, number: int, epoch: int, lr: float) -> float:
+        """One optimiser step; its mean loss. TrainerError before the weights change if that is not finite."""
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.lr, number, num_steps)
-        self.netgpt.train()
-        count = (
-            sum(len(self._response(int(self.train.ids[i]))) for i in step.samples)
-            if self.stage == "stage2"
-            else len(step.samples)
-        )
-        total = torch.zeros((), dtype=torch.float64, device=self.train.device)
-        for micro, pack in enumerate(step.of_rank(self.rank, self.world_size)):
-            seed_torch(self.seed, self.stage, number, self.rank, micro)
+            group["lr"] = lr
+        self.model.train()
+        samples, device = self._samples_of(epoch), self.train.device
+        count = len(step.samples) if self.rates else sum(self._responses[i] for i in step.samples)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        sums = sums_tensor(self.groups, device)
+        packs = step.of_rank(self.rank, self.world_size)
+        mean = float("nan")
+        for micro, pack in enumerate(packs):
+            # By the pack and not by the rank, so that every world size drops the same
+            seed_torch(self.seed, self.stage, number, micro * self.world_size + self.rank)
             # A filler runs a sample of the step with weight zero, so that every rank takes part
             chosen = pack or step.samples[:1]
             nodes = self.train.ids[chosen]
-            batch = self.train.batch(chosen, [self._response(int(v)) for v in nodes])
-            levels = torch.from_numpy(self.levels[nodes].astype(np.float32)).to(self.train.device)
-            loss = self.engine(batch, self.train.graph_states(batch), levels) * float(bool(pack))
-            total += loss.detach().double()
-            # DeepSpeed averages over ranks and accumulation steps; a sum over the step is wanted
-            self.engine.backward(loss * (self.world_size * self.accumulation / count))
+            batch = samples.batch(chosen, [self._response(int(v)) for v in nodes])
+            levels = torch.from_numpy(self.levels[nodes].astype(np.float32)).to(device)
+            try:
+                loss, scores = self.engine(batch, levels)
+                loss = loss * float(bool(pack))
+                loss_sum += loss.detach().double()
+                if pack and self.groups.names:
+                    found = group_sums(self.groups, nodes, scores.cpu().numpy(), self.levels[nodes])
+                    sums += torch.from_numpy(found).to(device)
+                # DeepSpeed averages over ranks and accumulation steps; a sum over the step is wanted
+                self.engine.backward(loss * (self.world_size * self.accumulation / count))
+            except torch.OutOfMemoryError as error:
+                raise self._too_large(sum(batch.lengths)) from error
+            if micro + 1 == len(packs):
+                total = (
+                    distributed.sum_across_ranks(torch.cat([loss_sum[None], sums.flatten()])).cpu().numpy()
+                )
+                mean = self._finite(float(total[0]) / count, step, number, "loss")
+                self.curve.add(mean, total[1:].reshape(-1, 3))
             self.engine.step()
-        mean = float(distributed.sum_across_ranks(total)) / count
-        return require_finite(mean, f"loss of step {number}", self.stage)
+        # Of a gradient that is not finite the weights are spoilt now, but no checkpoint has them
+        self._finite(float(self.engine.get_global_grad_norm() or 0.0), step, number, "gradient norm")
+        return mean
 
-    def _end_epoch(self, epoch: int, num_steps: int) -> None:
+    def _finite(self, value: float, step: Step, number: int, what: str) -> float:
+        if not np.isfinite(value):
+            ids = self.train.ids[step.samples[:SHOWN_IDS]].tolist()
+            raise TrainerError(
+                f"{what} of step {number}: found {value}, expected a finite number; its nodes are {ids}"
+                f"{'…' if len(step.samples) > SHOWN_IDS else ''}; lower {self.stage}.lr or {self.stage}.clip"
+            )
+        return value
+
+    def _too_large(self, num_tokens: int) -> TrainerError:
+        """What to set where a pack did not fit the GPU's memory."""
+        budget, least = self.language.token_budget, self.language.max_tokens
+        smaller = max(least, min(budget, num_tokens) // 2 // 256 * 256)
+        advice = f"set language.token_budget={smaller}" if smaller < budget else ""
+        if not self.language.activation_checkpointing:
+            advice += f"{' or ' if advice else 'set '}language.activation_checkpointing=true"
+        return TrainerError(
+            f"{self.stage}: out of GPU memory with a pack of {num_tokens} tokens "
+            f"(language.token_budget {budget}); {advice or 'lower language.max_tokens and token_budget'}"
+        )
+
+    def _end_point(self, lr: float, writer: SummaryWriter | None) -> None:
+        step = self.state.step
+        point = self.curve.close(step, lr, self.groups)
+        if writer and point:
+            for name in ("loss", "lr", "train_acc", "train_mse"):
+                if name in point:
+                    writer.add_scalar(f"train/{name.removeprefix('train_')}", point[name], step)
+            for platform, found in point.get("platform", {}).items():
+                writer.add_scalar(f"train_acc/{platform}", found["train_acc"], step)
+                writer.add_scalar(f"train_mse/{platform}", found["train_mse"], step)
+
+    def _end_epoch(self, epoch: int, num_steps: int, writer: SummaryWriter | None) -> None:
         state = self.state
         metrics = self._validate()
         state.history.append(
@@ -202,42 +301,59 @@ class LanguageTrainer:
         )
         state.loss_sum = 0.0
         require_finite(metrics["val_mae"], "validation MAE", self.stage)
-        if metrics["val_mae"] < state.best_val:
+        if writer:
+            for name in ("acc", "mse", "mae"):
+                writer.add_scalar(f"val/{name}", metrics[f"val_{name}"], state.step)
+        if self.config.select == "last" or metrics["val_mae"] < state.best_val:
             state.best_val, state.best_epoch = metrics["val_mae"], epoch
-            self.best = self._weights()
+            self.best = snapshots.trained_values(self.trained)
 
     def _validate(self) -> dict[str, float]:
         budget, levels = self.language.token_budget, self.levels[self.val.ids]
-        if self.stage == "stage2":
-            log_probs = level_log_probs(self.netgpt, self.val, budget)
+        if self.rates:
+            assert isinstance(self.model, NetGPT)
+            extra, scores = {}, score_samples(self.model, self.val, budget)
+        else:
+            log_probs = level_log_probs(self.model, self.val, budget)
             truth = log_probs[np.arange(len(levels)), levels] if len(levels) else np.empty(0)
             extra = {"val_response_nll": float(-truth.mean())}
             scores = expected_level(log_probs)
-        else:
-            extra, scores = {}, score_samples(self.netgpt, self.val, budget)
         found = rating_metrics(scores, levels)
         return {**{f"val_{name}": found[name] for name in ("acc", "mse", "mae")}, **extra}
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: p.detach().float().cpu().clone() for name, p in self.trained.items()}
-
     def _save(self) -> None:
-        meta = {"state": self.state.__dict__, "trained": sorted(self.trained), "key": self.key}
-        tensors = self.best if self.rank == 0 else {}
-        snapshots.save(self.folder / "checkpoints", self.state.step, self.engine, tensors, meta)
+        position = {"state": asdict(self.state), "curve": asdict(self.curve)}
+        meta = {**position, "trained": sorted(self.trained), "key": self.key}
+        best = self.best if self.rank == 0 else {}
+        snapshots.save(self.folder / "checkpoints", self.state.step, self.trained, best, meta)
 
     def _resume(self) -> None:
-        found = snapshots.load(self.folder / "checkpoints", self.engine, set(self.trained), self.key)
+        found = snapshots.load(self.folder / "checkpoints", self.engine, self.trained, self.key)
         if found:
             self.best, meta = found
-            self.state = _State(**meta["state"])
+            self.state, self.curve = _State(**meta["state"]), Curve(**meta["curve"])
 
 
-def load_weights(netgpt: NetGPT, path: Path, stage: str, num_layers: int = 0) -> None:
+def trained_counts(trained: dict[str, nn.Parameter]) -> dict[str, int]:
+    """Parameters by part: projector, markers, head, decoder layers, adapters."""
+    counts: dict[str, int] = {}
+    for name, p in trained.items():
+        part = name.split(".")[0].removesuffix("_2H")
+        if part == "base":
+            part = "adapters" if ".lora_" in name else "decoder layers"
+        counts[part] = counts.get(part, 0) + p.numel()
+    return counts
+
+
+def load_weights(model: PackedLM, path: Path, trained: dict[str, nn.Parameter]) -> None:
     """Put a finished stage's weights into the model. TrainerError unless they are exactly the stage's."""
     tensors, _ = checkpoint.load(path)
-    wanted = netgpt.stage_parameters(stage, num_layers)
-    if set(tensors) != set(wanted):
-        odd = sorted(set(tensors) ^ set(wanted))[:3]
-        raise TrainerError(f"{path}: found weights of another model ({odd}…), expected those of {stage}")
-    netgpt.load_state_dict(tensors, strict=False)
+    if set(tensors) != set(trained):
+        odd = sorted(set(tensors) ^ set(trained))[:3]
+        raise TrainerError(f"{path}: found weights of another model ({odd}…), expected those of the stage")
+    for name, p in trained.items():
+        if tensors[name].shape != p.shape:
+            raise TrainerError(
+                f"{path}: found {name} of shape {tuple(tensors[name].shape)}, expected {tuple(p.shape)}"
+            )
+    model.load_state_dict(tensors, strict=False)

@@ -19,9 +19,10 @@ from graphstore import Store
 from trainers import checkpoint, stage
 from trainers.config import GraphConfig, LanguageConfig, RateConfig, SamplerConfig, StageConfig, TinyConfig
 from trainers.language import snapshots
-from trainers.language.load import make_netgpt, prompt_builder
+from trainers.language.curve import Groups
+from trainers.language.load import make_netgpt, make_samples, prompt_builder, trained_parameters
 from trainers.language.packing import plan
-from trainers.language.samples import GraphScale, Samples
+from trainers.language.samples import GraphStates
 from trainers.language.train import WEIGHTS, LanguageTrainer
 from trainers.schedule import learning_rate, seed_of
 from trainers.settings import Settings, StageJob
@@ -53,10 +54,10 @@ def process_group() -> None:
 def base_run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run up to stage 2's inputs."""
     run = tmp_path_factory.mktemp("run")
-    for name in ("stage1", "embeddings", "base"):
+    for name in ("stage1", "embeddings", "base", "tokens"):
         execute(run, store, name)
     # As if killed right before the manifest: a stage without checkpoints starts in an empty folder
-    for name in ("embeddings", "base"):
+    for name in ("embeddings", "base", "tokens"):
         digest = stage.stage_digest(run / name)
         (run / name / "manifest.json").unlink()
         (run / name / "left-over").touch()
@@ -88,28 +89,38 @@ def make_trainer(run: Path, store: Store, name: str) -> LanguageTrainer:
     netgpt.start_head_at(3.0)
     levels = np.asarray(store.labels).astype(np.int64)
     cpu = torch.device("cpu")
+    graph = GraphStates.of(h, splits.train)
     train, val = (
-        Samples(store, ids, h, GraphScale.of(h, splits.train), builder, cpu)
-        for ids in (splits.train, splits.val[:6])
+        make_samples(run, store, SETTINGS, builder, ids, graph, cpu) for ids in (splits.train, splits.val[:6])
     )
     folder = run / name
     folder.mkdir(exist_ok=True)
     config = SETTINGS.stage2 if name == "stage2" else SETTINGS.stage3
     return LanguageTrainer(
-        name, SETTINGS.language, config, netgpt, train, val, levels, folder, seed=SETTINGS.seed
+        name,
+        SETTINGS.language,
+        config,
+        netgpt,
+        trained_parameters(netgpt, name, SETTINGS),
+        train,
+        val,
+        levels,
+        folder,
+        seed=SETTINGS.seed,
+        groups=Groups(*store.key("platform")),
     )
 
 
 def plain_torch(trainer: LanguageTrainer, name: str) -> dict[str, torch.Tensor]:
     """The same training by AdamW alone, one loss over each whole step."""
-    config, netgpt = trainer.config, trainer.netgpt
+    config, netgpt = trainer.config, trainer.model
     trained = {key: p.detach().clone().requires_grad_() for key, p in trainer.trained.items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay)
     plans = [
         step
         for epoch in range(config.epochs)
         for step in plan(
-            trainer.lengths,
+            trainer.train.lengths + [len(trainer._response(int(v))) for v in trainer.train.ids],
             budget=SETTINGS.language.token_budget,
             packs_per_step=4,
             seed=(SETTINGS.seed, seed_of(name), epoch),
@@ -130,7 +141,7 @@ def plain_torch(trainer: LanguageTrainer, name: str) -> dict[str, torch.Tensor]:
                         self.netgpt = netgpt
 
                     def forward(self) -> Any:
-                        return getattr(self.netgpt, method)(batch, trainer.train.graph_states(batch))
+                        return getattr(self.netgpt, method)(batch)
 
                 values = {f"netgpt.{key}": value for key, value in trained.items()}
                 return torch.func.functional_call(Call(), values, ())
@@ -154,14 +165,14 @@ def test_zero_equals_plain_torch(name: str, base_run: Path, store: Store, tmp_pa
     run = copy_of(base_run, tmp_path / "run")
     expected = plain_torch(make_trainer(run, store, name), name)
     trainer = make_trainer(run, store, name)
-    before = {key: p.detach().clone() for key, p in trainer.netgpt.named_parameters()}
+    before = {key: p.detach().clone() for key, p in trainer.model.named_parameters()}
     trainer.run()
     moved = 0.0
     for key, parameter in trainer.trained.items():
         torch.testing.assert_close(parameter.detach(), expected[key].detach(), rtol=2e-3, atol=2e-5)
         moved = max(moved, float((parameter.detach() - before[key]).abs().max()))
     assert moved > 1e-3
-    for key, parameter in trainer.netgpt.named_parameters():
+    for key, parameter in trainer.model.named_parameters():
         if key not in trainer.trained:
             assert torch.equal(parameter, before[key]), key
 
@@ -180,10 +191,10 @@ def test_a_killed_stage_ends_in_the_same_bits(
     trainer = make_trainer(killed_run, store, name)
     step = trainer._step
 
-    def fail(packs: Any, number: int, num_steps: int) -> float:
+    def fail(packs: Any, number: int, *rest: Any) -> float:
         if number == fault_step:
             raise KilledError
-        return step(packs, number, num_steps)
+        return step(packs, number, *rest)
 
     monkeypatch.setattr(trainer, "_step", fail)
     with pytest.raises(KilledError):
@@ -191,9 +202,9 @@ def test_a_killed_stage_ends_in_the_same_bits(
     again = make_trainer(killed_run, store, name)
     again_step, first = again._step, []
 
-    def count(packs: Any, number: int, num_steps: int) -> float:
+    def count(packs: Any, number: int, *rest: Any) -> float:
         first.append(number)
-        return again_step(packs, number, num_steps)
+        return again_step(packs, number, *rest)
 
     monkeypatch.setattr(again, "_step", count)
     assert again.run() == whole
@@ -208,7 +219,7 @@ def test_a_torn_checkpoint_is_passed_over(base_run: Path, store: Store, tmp_path
     folder = run / "stage3" / "checkpoints"
     newest, older = sorted(folder.glob("step-*"), reverse=True)
     assert snapshots.find(folder) == newest
-    victim = next(p for p in sorted(newest.rglob("*.pt")))
+    victim = next(p for p in sorted(newest.glob("part-*.safetensors")))
     victim.write_bytes(victim.read_bytes()[:-10])
     assert snapshots.find(folder) == older
     weights = (run / "stage3" / WEIGHTS).read_bytes()
@@ -221,10 +232,10 @@ def test_checkpoints_leave_out_the_frozen_weights(base_run: Path, store: Store, 
     trainer = make_trainer(run, store, "stage2")
     trainer.run()
     trained = sum(p.numel() for p in trainer.trained.values())
-    frozen = sum(p.numel() for p in trainer.netgpt.parameters()) - trained
+    frozen = sum(p.numel() for p in trainer.model.parameters()) - trained
     newest = snapshots.find(run / "stage2" / "checkpoints")
     assert newest is not None
-    size = sum(p.stat().st_size for p in newest.rglob("*") if p.suffix in (".pt", ".safetensors"))
+    size = sum(p.stat().st_size for p in newest.rglob("*") if p.suffix == ".safetensors")
     assert size < 4 * (8 * trained) + 200_000 < 4 * frozen
     tensors, _ = checkpoint.load(run / "stage2" / WEIGHTS)
     assert set(tensors) == set(trainer.trained)

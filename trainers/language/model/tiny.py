@@ -18,8 +18,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from trainers.config import TinyConfig
-from trainers.language import attention
+from trainers.language.model import attention
 from trainers.language.packing import collate, plan
+from trainers.language.text.template import CHATML
 from trainers.schedule import learning_rate, seed_torch
 
 SPECIAL_TOKENS = (
@@ -51,7 +52,11 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
         ),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
+        chat_template=CHATML,
     )
 
 
@@ -125,14 +130,14 @@ def warm_up(
             loss_value = 0.0
             for samples_of_pack in packs:
                 prompts = [samples[i] for i in samples_of_pack]
-                batch = collate(prompts, [nothing] * len(prompts), [0] * len(prompts), torch.device("cpu"))
+                batch = collate(prompts, [nothing] * len(prompts), torch.device("cpu"))
                 h_LH = model.model.language_model(
                     input_ids=batch.input_ids_L[None],
-                    position_ids=batch.position_ids_L.expand(4, 1, -1),
+                    position_ids=batch.text_position_ids_L.expand(4, 1, -1),
                     use_cache=False,
                     pack_lengths=batch.lengths,
                 ).last_hidden_state[0]
-                target = torch.nonzero(batch.position_ids_L > 0)[:, 0]
+                target = torch.nonzero(batch.text_position_ids_L > 0)[:, 0]
                 logits = model.lm_head(h_LH[target - 1])
                 loss = F.cross_entropy(logits, batch.input_ids_L[target], reduction="sum") / num_targets
                 loss.backward()

@@ -1,0 +1,94 @@
+"""The token cache by Ray Data: a pool of tokenising actors, and one writer that takes blocks in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import graphstore
+from cluster.config import ClusterConfig
+from cluster.errors import StageFailedError
+from cluster.training import bad_input_of, shown_progress
+from trainers import stage
+from trainers.language.load import prompt_builder
+from trainers.language.text.tokens import (
+    ARRAYS,
+    Block,
+    Tokens,
+    blocks_of,
+    cache_attributes,
+    tokenize_block,
+    write_tokens,
+)
+from trainers.progress import Progress
+from trainers.settings import StageJob
+
+_COUNTS = ("fewer_comments", "cut_texts")
+
+
+class _Tokenizer:
+    """An actor: ranges of nodes in, the arrays of their tokens out, as bytes (Arrow has no ragged rows
+    that stay one run of memory)."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        found = StageJob.from_dict(job)
+        self.store = graphstore.open(str(found.store))
+        self.builder = prompt_builder(found.run, found.settings)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        found = [
+            tokenize_block(self.store, self.builder, first, last)
+            for first, last in zip(batch["first"].tolist(), batch["last"].tolist(), strict=True)
+        ]
+        columns: dict[str, list[Any]] = {
+            name: [getattr(block.tokens, name).tobytes() for block in found] for name in ARRAYS
+        }
+        return {
+            "first": batch["first"].tolist(),
+            **columns,
+            **{name: [getattr(block, name) for block in found] for name in _COUNTS},
+        }
+
+
+def tokenize_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
+    """Make the token cache of a prepared stage on the connected Ray, to its manifest."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True  # the cache is written front to back
+    context.enable_progress_bars = False
+    store = graphstore.open(str(job.store))
+    builder = prompt_builder(job.run, job.settings)  # refuses a bad tokenizer before any actor starts
+    blocks = blocks_of(store)
+    ranges = [{"first": first, "last": last} for first, last in blocks]
+    actors = max(1, min(len(blocks), cluster.workers))
+    rows = (
+        ray.data.from_items(ranges, override_num_blocks=len(blocks))
+        .map_batches(_Tokenizer, fn_constructor_args=(job.to_dict(),), batch_size=1, concurrency=actors)
+        .iter_rows()
+    )
+    progress = Progress(job.folder)
+
+    def made() -> Iterator[Block]:
+        for done, row in enumerate(rows):
+            arrays = {name: np.frombuffer(row[name], dtype) for name, dtype in ARRAYS.items()}
+            tokens = Tokens.from_arrays(arrays, int(row["first"]))
+            yield Block(tokens, *(int(row[name]) for name in _COUNTS))
+            progress.update(done + 1, len(blocks), "block")
+
+    try:
+        with shown_progress(job.folder, title):
+            counts = write_tokens(job.folder, made(), cache_attributes(store, builder))
+    except Exception as error:
+        if found := bad_input_of(error):
+            raise found from error
+        if isinstance(error, ray.exceptions.RayError):
+            raise StageFailedError(f"{job.stage}: {error}") from error
+        raise
+    if counts["records"] != store.num_nodes["video"]:
+        raise StageFailedError(
+            f"{job.stage}: found tokens of {counts['records']} records, expected {store.num_nodes['video']}"
+        )
+    stage.finish(job.folder, job.inputs, ["zarr.json", *ARRAYS], dict(counts))

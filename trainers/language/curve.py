@@ -1,0 +1,78 @@
+"""The training curve: loss, and in stage 3 the errors by platform, over the steps as they were trained.
+
+The errors are of the scores that training itself computes, so they cost nothing and see each state as
+the step saw it: before its update, with dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainers.metrics import clip, to_level
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A group of states for each name: codes [N] by node number, −1 for none."""
+
+    codes: np.ndarray
+    names: Sequence[str]
+
+
+NO_GROUPS = Groups(np.empty(0, np.int32), [])
+
+
+def group_sums(groups: Groups, nodes: np.ndarray, scores: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """[G, 3] float64: by group the number of states, of right levels, and the sum of squared errors."""
+    code = np.asarray(groups.codes)[nodes]
+    known = code >= 0
+    error = (clip(scores) - levels)[known]
+    right = (to_level(scores) == levels)[known]
+    num = len(groups.names)
+    columns = (np.ones(len(error)), right.astype(np.float64), error**2)
+    return np.stack([np.bincount(code[known], c, num) for c in columns], axis=1)
+
+
+@dataclass
+class Curve:
+    """Points so far, and the sums of the point that is being made. All of it is JSON."""
+
+    points: list[dict[str, Any]] = field(default_factory=list)
+    num_steps: int = 0
+    loss: float = 0.0
+    sums: list[list[float]] = field(default_factory=list)
+
+    def add(self, loss: float, sums: np.ndarray) -> None:
+        """One step: its mean loss, and the sums of all ranks as `group_sums` gives them."""
+        self.num_steps, self.loss = self.num_steps + 1, self.loss + loss
+        self.sums = (np.array(self.sums or np.zeros_like(sums)) + sums).tolist()
+
+    def close(self, step: int, lr: float, groups: Groups) -> dict[str, Any] | None:
+        """End the point at `step`, the number of steps that were made; the point, if there is one."""
+        if not self.num_steps:
+            return None
+        point: dict[str, Any] = {"step": step, "lr": lr, "loss": self.loss / self.num_steps}
+        if groups.names:
+            table = np.array(self.sums)
+            point |= _rates(table.sum(0))
+            point["platform"] = {
+                name: _rates(row) for name, row in zip(groups.names, table, strict=True) if row[0]
+            }
+        self.points.append(point)
+        self.num_steps, self.loss, self.sums = 0, 0.0, []
+        return point
+
+
+def _rates(row: np.ndarray) -> dict[str, float]:
+    num = max(float(row[0]), 1.0)
+    return {"train_acc": float(row[1]) / num, "train_mse": float(row[2]) / num, "num": int(row[0])}
+
+
+def sums_tensor(groups: Groups, device: torch.device) -> torch.Tensor:
+    """Zeros for `group_sums` of a step."""
+    return torch.zeros(len(groups.names), 3, dtype=torch.float64, device=device)

@@ -1,0 +1,79 @@
+"""A trained NetGPT as a folder that `transformers` loads, and the small part that is NetGPT's alone.
+
+FOLDER/model.safetensors …    the language model with its trained layers, and the tokenizer
+FOLDER/netgpt.safetensors     projector, markers and head; the scale of h_v in its header
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from graphstore.files import fsync_dir
+from trainers import checkpoint
+from trainers.errors import TrainerError
+from trainers.language.model.backbone import load_base
+from trainers.language.model.netgpt import NetGPT
+
+PART = "netgpt.safetensors"
+_OWN = ("markers_2H", "projector.", "head.")
+
+
+def export(
+    out: Path,
+    netgpt: NetGPT,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    mean: torch.Tensor,
+    length: float,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write the folder, whole or not at all. mean [D] and length: of h_v, as training scaled it.
+
+    The markers also become the rows of their tokens in the embedding matrix, which grows where the tokens
+    have no rows. Where that matrix is the output layer too, it is the same matrix there.
+    """
+    if out.exists():
+        raise TrainerError(f"{out}: already there; remove it or choose another --out")
+    base, text = netgpt.base, netgpt.text
+    if len(tokenizer) > text.embed_tokens.weight.shape[0]:
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        rows = base.get_input_embeddings().weight
+        for row, marker in zip((netgpt.start_id, netgpt.end_id), netgpt.markers_2H, strict=True):
+            rows[row] = marker.to(rows.dtype)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        base.to(dtype or base.dtype).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        own = {name: t for name, t in netgpt.state_dict().items() if name.startswith(_OWN)}
+        meta: dict[str, Any] = {
+            "graph_ids": [netgpt.start_id, netgpt.pad_id, netgpt.end_id],
+            "graph_dim": int(mean.shape[0]),
+            "length": length,
+        }
+        checkpoint.save(temporary / PART, {**own, "mean": mean}, meta)
+        temporary.rename(out)
+        fsync_dir(out.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_exported(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[NetGPT, torch.Tensor, float]:
+    """The exported NetGPT in evaluation mode, and the mean [D] and length of h_v."""
+    own, meta = checkpoint.load(folder / PART)
+    mean = own.pop("mean")
+    first, pad, last = meta["graph_ids"]
+    netgpt = NetGPT(load_base(str(folder), dtype), meta["graph_dim"], (first, pad, last))
+    found = netgpt.load_state_dict(own, strict=False)
+    lacking = [name for name in found.missing_keys if name.startswith(_OWN)]
+    if lacking or found.unexpected_keys:
+        raise TrainerError(f"{folder / PART}: found no {json.dumps(lacking or found.unexpected_keys)}")
+    return netgpt.eval(), mean, float(meta["length"])

@@ -1,0 +1,147 @@
+"""Language models over packs: a plain one, and NetGPT, which reads a graph token and rates.
+
+Shape suffixes: L tokens of a pack, n samples, H the language model's width, D the graph's width,
+V vocabulary, r response tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trainers.errors import TrainerError
+from trainers.language.model.backbone import is_multimodal
+from trainers.language.packing import PackedBatch
+
+
+class PackedLM(nn.Module):
+    """A frozen language model that runs packs of samples, which do not see each other."""
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        super().__init__()
+        self.base: Any = base
+        self.multimodal = is_multimodal(base.config)
+
+    @property
+    def text(self) -> Any:
+        """The decoder: embeddings to states after the final norm."""
+        return self.base.model.language_model if self.multimodal else self.base.model
+
+    def train_only(self, names: Iterable[str]) -> None:
+        """Freeze everything else. TrainerError for a name that is no parameter's."""
+        wanted, known = set(names), {name for name, _ in self.named_parameters()}
+        if wanted - known:
+            raise TrainerError(f"trained parameters: found no {sorted(wanted - known)[0]} in the model")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in wanted)
+
+    def embed(self, batch: PackedBatch) -> Tensor:
+        """What the decoder reads: [L, H]."""
+        return self._with_pixels(self.text.embed_tokens(batch.input_ids_L), batch)
+
+    def _with_pixels(self, x_LH: Tensor, batch: PackedBatch) -> Tensor:
+        """The vision tower's states in the places of the video tokens."""
+        if batch.pixels is None:
+            return x_LH
+        assert self.multimodal, "pixels for a model of text alone"
+        found = self.base.model.get_video_features(batch.pixels, batch.video_grid)
+        states = torch.cat(list(found.pooler_output)).to(x_LH.dtype)
+        at = torch.nonzero(batch.input_ids_L == self.base.config.video_token_id)[:, 0]
+        return x_LH.index_put((at,), states)
+
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """States after the final norm of every token: [L, H]."""
+        positions_3L = batch.position_ids_3L
+        # Row 0: positions of the text, which packed attention of other kinds reads; rows 1 to 3: M-RoPE
+        positions = (
+            torch.cat([batch.text_position_ids_L[None], positions_3L])[:, None]
+            if self.multimodal
+            else batch.text_position_ids_L[None]
+        )
+        out = self.text(
+            inputs_embeds=self.embed(batch)[None],
+            position_ids=positions,
+            attention_mask=None,
+            use_cache=False,
+            pack_lengths=batch.lengths,
+            pack_offsets=batch.offsets,
+        )
+        return out.last_hidden_state[0]
+
+    def logits(self, h_rH: Tensor) -> Tensor:
+        """[r, H] → [r, V] float32."""
+        return self.base.lm_head(h_rH).float()
+
+    def response_log_probs(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Log-probability of each response token, and the sample that it is of: [r] float32, [r] int64.
+
+        Logits are computed at the response's positions alone.
+        """
+        h_LH = self.hidden_states(batch)
+        lengths_n = torch.tensor(batch.lengths, device=h_LH.device)
+        sample_L = torch.repeat_interleave(torch.arange(len(lengths_n), device=h_LH.device), lengths_n)
+        target_r = torch.nonzero(batch.text_position_ids_L >= batch.prompt_n[sample_L])[:, 0]
+        logits_rV = self.logits(h_LH[target_r - 1])
+        ids_r = batch.input_ids_L[target_r]
+        return -F.cross_entropy(logits_rV, ids_r, reduction="none"), sample_L[target_r]
+
+
+class NetGPT(PackedLM):
+    """With `<|graph_pad|>` replaced by projector(h_v), and a rating head.
+
+    The two marker tokens have parameters of their own: the embedding matrix stays frozen, and is
+    never asked for an id that it may not have.
+    """
+
+    def __init__(self, base: PreTrainedModel, graph_dim: int, graph_ids: tuple[int, int, int]) -> None:
+        super().__init__(base)
+        self.start_id, self.pad_id, self.end_id = graph_ids
+        text = self.text
+        hidden = text.config.hidden_size
+        self.projector = nn.Sequential(nn.Linear(graph_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        mean = text.embed_tokens.weight.detach().float().mean(0)
+        self.markers_2H = nn.Parameter(mean + 0.02 * torch.randn(2, hidden))
+        self.head = nn.Linear(hidden, 1)
+
+    def start_head_at(self, level: float) -> None:
+        """Start the head as a constant: zero weight, this bias."""
+        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.bias, level)
+
+    def stage_parameters(self, stage: str, num_layers: int = 0) -> dict[str, nn.Parameter]:
+        """Exactly what a stage trains, by name: stage2 the projector and the markers; stage3 those, the
+        head and the last `num_layers` decoder layers."""
+        modules: list[tuple[str, nn.Module]] = [("projector", self.projector)]
+        if stage == "stage3":
+            layers = self.text.layers
+            if not 1 <= num_layers <= len(layers):
+                raise TrainerError(f"stage3.layers: found {num_layers}, expected 1 to {len(layers)}")
+            modules.append(("head", self.head))
+            first = len(layers) - num_layers
+            prefix = "base.model.language_model.layers" if self.multimodal else "base.model.layers"
+            modules += [(f"{prefix}.{i}", layers[i]) for i in range(first, len(layers))]
+        found = {f"{name}.{key}": p for name, module in modules for key, p in module.named_parameters()}
+        return {"markers_2H": self.markers_2H, **found}
+
+    def embed(self, batch: PackedBatch) -> Tensor:
+        ids_L = batch.input_ids_L
+        assert batch.graph_nD is not None
+        is_graph_L = (ids_L == self.start_id) | (ids_L == self.pad_id) | (ids_L == self.end_id)
+        x_LH = self.text.embed_tokens(ids_L.masked_fill(is_graph_L, 0))
+        dtype = x_LH.dtype
+        graph_nH = self.projector(batch.graph_nD.to(self.markers_2H.dtype))
+        x_LH = torch.where((ids_L == self.start_id)[:, None], self.markers_2H[0].to(dtype), x_LH)
+        x_LH = torch.where((ids_L == self.end_id)[:, None], self.markers_2H[1].to(dtype), x_LH)
+        x_LH = x_LH.index_put((torch.nonzero(ids_L == self.pad_id)[:, 0],), graph_nH.to(dtype))
+        return self._with_pixels(x_LH, batch)
+
+    def scores(self, batch: PackedBatch) -> Tensor:
+        """Level score of each sample, unclipped: [n] float32."""
+        h_nH = self.hidden_states(batch)[batch.last_prompt_token_n]
+        # float32: bfloat16 scores between 4 and 8 come in steps of 0.031
+        return F.linear(h_nH.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)

@@ -1,0 +1,96 @@
+"""Passes over samples without training: the head's scores, and the likelihood of each level's response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from trainers import distributed
+from trainers.language.model.netgpt import NetGPT, PackedLM
+from trainers.language.samples import Samples
+from trainers.language.text.template import NUM_LEVELS
+
+Progress = Callable[[int, int], None]
+
+
+@torch.no_grad()
+def over_all(
+    model: PackedLM,
+    samples: Samples,
+    packs: list[list[int]],
+    width: int,
+    run: Callable[[list[int]], torch.Tensor],
+    progress: Progress | None,
+) -> np.ndarray:
+    """Values [n, width] of all samples on every rank, from `run(pack) -> [pack, width]`."""
+    was_training = model.training
+    model.eval()
+    values = torch.zeros(len(samples), width, dtype=torch.float64, device=samples.device)
+    for done, pack in enumerate(packs):
+        if pack:
+            values[pack] = run(pack).double()
+        if progress:
+            progress(done + 1, len(packs))
+    model.train(was_training)
+    return distributed.sum_across_ranks(values).cpu().numpy()
+
+
+def score_samples(
+    model: NetGPT, samples: Samples, budget: int, progress: Progress | None = None
+) -> np.ndarray:
+    """Stage 3's score of every sample, unclipped: [n] float64, on every rank."""
+
+    def run(pack: list[int]) -> torch.Tensor:
+        return model.scores(samples.batch(pack))[:, None]
+
+    return over_all(model, samples, list(samples.passes(budget)), 1, run, progress)[:, 0]
+
+
+def level_log_probs(
+    model: PackedLM, samples: Samples, budget: int, progress: Progress | None = None
+) -> np.ndarray:
+    """Log-probability of each level's response: [n, 10] float64, on every rank.
+
+    A level is scored by its response up to the level. Where the ten differ in one last token alone
+    (and so share all logits) one pass serves all ten; else each level is a sample of its own.
+    """
+    builder = samples.builder
+    responses = [builder.scored_response(level) for level in range(NUM_LEVELS)]
+    stem = responses[0][:-1]
+    one_token = all(len(r) == len(stem) + 1 and (r[:-1] == stem).all() for r in responses)
+    longest = max(len(r) for r in responses)
+    packs = list(samples.passes(budget, longest))
+    if one_token:
+        last = torch.from_numpy(np.array([r[-1] for r in responses])).to(samples.device)
+
+        def run(pack: list[int]) -> torch.Tensor:
+            batch = samples.batch(pack, [stem] * len(pack))
+            h_LH = model.hidden_states(batch)
+            end_n = batch.begin_n + torch.tensor(batch.lengths, device=samples.device)
+            stem_n = batch.begin_n + batch.prompt_n
+            positions = torch.stack([torch.arange(a - 1, b) for a, b in zip(stem_n, end_n, strict=True)])
+            logits_nrV = model.logits(h_LH[positions.to(samples.device)]).log_softmax(-1)
+            ids = torch.from_numpy(stem).to(samples.device)
+            shared = logits_nrV[:, torch.arange(len(stem)), ids].sum(1)
+            return shared[:, None] + logits_nrV[:, -1, last]
+
+    else:
+
+        def run(pack: list[int]) -> torch.Tensor:
+            columns = []
+            for response in responses:
+                batch = samples.batch(pack, [response] * len(pack))
+                log_probs, sample = model.response_log_probs(batch)
+                total = torch.zeros(len(pack), device=samples.device)
+                columns.append(total.index_add(0, sample, log_probs))
+            return torch.stack(columns, dim=1)
+
+    return over_all(model, samples, packs, NUM_LEVELS, run, progress)
+
+
+def expected_level(log_probs: np.ndarray) -> np.ndarray:
+    """The mean level under the ten responses' probabilities. [n, 10] → [n]."""
+    p = np.exp(log_probs - log_probs.max(axis=1, keepdims=True))
+    return (p / p.sum(axis=1, keepdims=True)) @ np.arange(NUM_LEVELS)

@@ -1,0 +1,278 @@
+"""A record as the tokens of NetGPT's instruction, and the response that stage 2 learns.
+
+The text is tokenised in pieces that are always the same: the turns of the model's chat template, the
+graph token, the request, and of the record each field for itself. Pieces give other ids than one whole
+text would, so there is one way; and a field can be left out of a prompt without tokenising it again.
+A record's own text is never read as special tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from graphstore.files import value_digest
+from graphstore.xsvideo.records import (
+    AUTHOR,
+    COMMENT_TIME,
+    COMMENTS,
+    COUNTS,
+    DESCRIPTION,
+    HISTORY,
+    POST_TIME,
+    SAMPLING_DATE,
+    SENTIMENT,
+    TEXT_KEYS,
+    TIME_FORM,
+    TITLE,
+    URL,
+)
+from trainers.errors import TrainerError
+from trainers.language.text.template import GRAPH, NUM_LEVELS, REQUEST, RESPONSE, ChatTurns
+from trainers.schedule import seed_of
+
+GRAPH_START, GRAPH_PAD, GRAPH_END = "<|graph_start|>", "<|graph_pad|>", "<|graph_end|>"
+GRAPH_TOKENS = (GRAPH_START, GRAPH_PAD, GRAPH_END)
+FIELDS = TEXT_KEYS
+"""A piece's field is its position here."""
+FREE_FIELDS = (URL, SENTIMENT, DESCRIPTION, TITLE, AUTHOR, POST_TIME, SAMPLING_DATE, COMMENTS, HISTORY)
+"""Fields with a text, an id or a time: what a small training set can be learnt by heart from."""
+ABLATED_FIELDS = {"IV": (SAMPLING_DATE, *COUNTS.values()), "CV": (COMMENTS,)}
+"""Fields that a prompt is without under an ablation; the others leave out what no prompt has."""
+VERSION = 1
+"""Of the way in which records become tokens; part of every token cache's digest."""
+
+
+@dataclass(frozen=True)
+class RecordTokens:
+    """A record's tokens, field by field, without the braces and commas between them."""
+
+    ids: np.ndarray
+    """[T] int32"""
+    ends: np.ndarray
+    """[p] int64: where each piece ends in `ids`."""
+    fields: np.ndarray
+    """[p] int8: position in FIELDS."""
+    num_comments: int = 0
+    dropped_comments: bool = False
+    """Whether fewer than were drawn are in it, for its length."""
+    cut_characters: int = 0
+    """Of the description and the title, where even no comments were too long."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """ids [L] int64: the instruction up to what the assistant begins with."""
+
+    ids: np.ndarray
+    tokens: RecordTokens
+
+
+def visible_record(text: str) -> dict[str, Any]:
+    """A stored record as a model may see it: comments of after the sampling date are left out."""
+    record = json.loads(text)
+    end = datetime.strptime(record[SAMPLING_DATE], "%Y-%m-%d") + timedelta(days=1)
+    record[COMMENTS] = {
+        key: comment
+        for key, comment in record[COMMENTS].items()
+        if datetime.strptime(comment[COMMENT_TIME], TIME_FORM) < end
+    }
+    return dict(record)
+
+
+class PromptBuilder:
+    """Makes prompts with one tokenizer; adds the graph tokens to it where it lacks them.
+
+    with_graph: whether prompts have the graph's part; the paper's text baselines do not.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_tokens: int,
+        max_comments: int,
+        seed: int,
+        with_graph: bool = True,
+    ) -> None:
+        self.num_known = len(tokenizer)
+        """Entries of the tokenizer before the graph tokens joined it."""
+        tokenizer.add_tokens(list(GRAPH_TOKENS), special_tokens=True)
+        self.tokenizer = tokenizer
+        self.max_tokens, self.max_comments, self.seed = max_tokens, max_comments, seed
+        self.with_graph = with_graph
+        self.start_id, self.pad_id, self.end_id = (self._id(token) for token in GRAPH_TOKENS)
+        turns = ChatTurns.of(tokenizer)
+        self._open = self._special(turns.before)
+        head = [*self._special(GRAPH), self.start_id, self.pad_id, self.end_id]
+        with_room = [*self._open, *head, *self._special(". " + REQUEST)]
+        self._before = with_room if with_graph else [*self._open, *self._special(REQUEST)]
+        self.graph_position = len(self._open) + len(head) - 2 if with_graph else None
+        """Position of `<|graph_pad|>`, the same in every prompt without video."""
+        self._after = self._special(turns.between)
+        self._brace, self._comma, self._close = (np.array(self._special(c), np.int32) for c in "{,}")
+        self._responses = [
+            np.array(self._special(RESPONSE + str(level) + turns.after), np.int64)
+            for level in range(NUM_LEVELS)
+        ]
+        self._num_tail = len(self._special(turns.after))
+        longest = max(len(r) for r in self._responses)
+        # Of the prompt with the graph's part in both: one token cache serves both
+        self._room = max_tokens - len(with_room) - len(self._after) - longest
+        if self._room < 16:
+            raise TrainerError(
+                f"language.max_tokens: found {max_tokens}, expected at least {max_tokens - self._room + 16} "
+                "(the instruction and the response leave no room for a record)"
+            )
+        self.digest = value_digest(
+            [
+                VERSION,
+                [self._open, with_room, self._after, *(r.tolist() for r in self._responses)],
+                tokenizer_digest(tokenizer),
+                [max_tokens, max_comments, seed],
+            ]
+        )
+        """Of everything that a record's tokens depend on besides the record."""
+
+    def _id(self, token: str) -> int:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        assert isinstance(found, int)
+        return found
+
+    def _special(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def _plain(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        found = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        return list(found["input_ids"])
+
+    def tokenize(self, records: Iterable[tuple[str, str]]) -> list[RecordTokens]:
+        """Tokens of stored records, given as (id, JSON text). At most `max_comments` comments each, drawn
+        by (seed, id) and kept in the record's order; then fewer comments, then the end of the description
+        and of the title goes, until it fits `max_tokens`. TrainerError where the rest does not fit."""
+        drafts = []
+        for record_id, text in records:
+            record = visible_record(text)
+            comments = list(record[COMMENTS].items())
+            rng = np.random.default_rng(seed_of(self.seed, "comments", record_id))
+            drawn = rng.permutation(len(comments))[: self.max_comments]
+            record[COMMENTS] = dict(comments[i] for i in sorted(drawn))
+            drafts.append((record_id, record, comments, drawn))
+        pieces = iter(self._plain([p for _, record, _, _ in drafts for p in _pieces(record)]))
+        found = []
+        for record_id, record, comments, drawn in drafts:
+            first = [next(pieces) for _ in record]
+            found.append(self._fit(record_id, record, comments, drawn, first))
+        return found
+
+    def _size(self, pieces: Sequence[Sequence[int]]) -> int:
+        between = len(self._comma) * max(0, len(pieces) - 1)
+        return sum(map(len, pieces)) + between + len(self._brace) + len(self._close)
+
+    def _fit(
+        self,
+        record_id: str,
+        record: dict[str, Any],
+        comments: list[tuple[str, Any]],
+        drawn: np.ndarray,
+        pieces: list[list[int]],
+    ) -> RecordTokens:
+        num_drawn = len(drawn)
+        while self._size(pieces) > self._room and len(drawn):
+            drawn = drawn[: len(drawn) * 3 // 4]
+            record[COMMENTS] = dict(comments[i] for i in sorted(drawn))
+            pieces = self._plain(_pieces(record))
+        cut = 0
+        for name in (DESCRIPTION, TITLE):
+            if self._size(pieces) <= self._room or not record.get(name):
+                continue
+            whole, kept, top = str(record[name]), 0, len(str(record[name]))
+            while kept < top:  # the longest beginning that fits
+                middle = (kept + top + 1) // 2
+                record[name] = whole[:middle]
+                if self._size(self._plain(_pieces(record))) <= self._room:
+                    kept = middle
+                else:
+                    top = middle - 1
+            record[name] = whole[:kept]
+            cut += len(whole) - kept
+            pieces = self._plain(_pieces(record))
+        if self._size(pieces) > self._room:
+            size = self._size(pieces) + self.max_tokens - self._room
+            raise TrainerError(
+                f"record {record_id!r}: found {size} tokens without its comments, description and title, "
+                f"expected at most language.max_tokens ({self.max_tokens}); raise it"
+            )
+        return RecordTokens(
+            np.array([i for p in pieces for i in p], np.int32),
+            np.cumsum([len(p) for p in pieces], dtype=np.int64),
+            np.array([FIELDS.index(name) for name in record], np.int8),
+            len(drawn),
+            len(drawn) < num_drawn,
+            cut,
+        )
+
+    def assemble(self, tokens: RecordTokens, hidden: np.ndarray | None = None) -> np.ndarray:
+        """The prompt of a tokenised record: [L] int64. hidden [len(FIELDS)] bool: fields to leave out."""
+        parts: list[np.ndarray] = []
+        for i, (name, end) in enumerate(zip(tokens.fields.tolist(), tokens.ends.tolist(), strict=True)):
+            if hidden is None or not hidden[name]:
+                parts += [self._comma, tokens.ids[tokens.ends[i - 1] if i else 0 : end]]
+        record = [self._brace, *parts[1:], self._close]
+        before, after = (np.array(p, np.int64) for p in (self._before, self._after))
+        return np.concatenate([before, *record, after]).astype(np.int64)
+
+    @property
+    def num_open(self) -> int:
+        """Tokens before the user's words; a clip comes first among these."""
+        return len(self._open)
+
+    @property
+    def num_fixed(self) -> int:
+        """Tokens of a prompt with no field at all."""
+        return len(self._before) + len(self._after) + len(self._brace) + len(self._close)
+
+    @property
+    def num_between(self) -> int:
+        """Tokens between two fields."""
+        return len(self._comma)
+
+    def prompt(self, record_id: str, text: str) -> Prompt:
+        """The prompt of one stored record."""
+        (tokens,) = self.tokenize([(record_id, text)])
+        return Prompt(self.assemble(tokens), tokens)
+
+    def response(self, level: int) -> np.ndarray:
+        """Tokens that follow the prompt of a record of this level, closing marker included."""
+        return self._responses[level]
+
+    def scored_response(self, level: int) -> np.ndarray:
+        """The response up to and with its level, without the closing marker."""
+        return self._responses[level][: len(self._responses[level]) - self._num_tail]
+
+    def wording(self, record_id: str, tokens: RecordTokens) -> np.ndarray:
+        """A sample's text for a warm-up: its prompt, and the response with a level drawn by (seed, id),
+        which teaches what a response looks like and nothing of the record's own level."""
+        level = seed_of(self.seed, "wording", record_id) % NUM_LEVELS
+        return np.concatenate([self.assemble(tokens), self.response(level)])
+
+
+def _pieces(record: dict[str, Any]) -> list[str]:
+    """Each field as JSON text, in the record's order."""
+    return [
+        f" {json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+        for name, value in record.items()
+    ]
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Digest of what a fast tokenizer does, added tokens included, wherever its files lie."""
+    return value_digest(json.loads(tokenizer.backend_tokenizer.to_str()))
