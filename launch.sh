@@ -94,6 +94,8 @@ checks() {
   say "== types"
   .venv/bin/mypy
   say "== tests"
+  # Files are dealt to processes, the slow ones of Ray first; one process where tests are named
+  [ $# -gt 0 ] || set -- -n 2 --dist loadfile --no-loadscope-reorder
   exec .venv/bin/python -m pytest "$@"
 }
 

@@ -211,6 +211,14 @@ class Run:
     def is_done(self, name: str) -> bool:
         return stage.is_done(self.path / name, self.inputs(name))
 
+    def require_trained(self) -> None:
+        """ClusterError unless every stage up to stage 3 is done and matches."""
+        for name in self.stages:
+            if name != "evaluation" and not self.is_done(name):
+                raise ClusterError(
+                    f"{self.path}: {TITLES[name]} is not done; run first: netgpt {COMMANDS[name]}"
+                )
+
     def execute(self, wanted: list[str]) -> None:
         """Run the wanted stages in order; what is done is skipped. Ray is started only for work."""
         with ExitStack() as stack:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from cluster.errors import ClusterError
-from cluster.pipeline import COMMANDS, TITLES, Run
+from cluster.pipeline import Run
 from cluster.progress import bar
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records
@@ -19,7 +18,6 @@ from trainers.graph.tables import FeatureTables
 from trainers.graph.train import MODEL
 from trainers.graph.train import load_model as load_graph_model
 from trainers.metrics import clip, to_level
-from trainers.splits import make_splits
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,7 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     Their keys and history resolve against the run's store and the file together. Raises RecordError,
     also for an id that the store already has.
     """
-    for name in run.stages:
-        if name != "evaluation" and not run.is_done(name):
-            command = COMMANDS.get(name, "run")
-            raise ClusterError(f"{run.path}: {TITLES[name]} is not done; run first: netgpt {command}")
+    run.require_trained()
     known = frozenset(run.store.ids)
     records = list(read_records(data, require_level=False, known_ids=known))
     graph = ExtendedGraph(run.store, records, file=str(data))
@@ -62,7 +57,7 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)
     memory_bytes = settings.graph.inference_bytes
     digests = cache_digests(run.path / "stage1" / MODEL, run.store)
-    h, _ = embed(
+    h, graph_scores = embed(
         model,
         tables,
         memory_bytes=memory_bytes,
@@ -75,13 +70,13 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     assert isinstance(netgpt, NetGPT)
     tokens = builder.tokenize((graph.ids[v], graph.texts[v]) for v in graph.new.tolist())
     # The scale is the train states': the run's, also for states of another graph
-    states = graph_states(run.path, run.store, make_splits(run.store, settings.graph.val_share))
+    states = graph_states(run.path, run.store, settings)
     samples = Samples(
         graph.new,
         Tokens.of(tokens, first=int(graph.new[0])) if len(records) else Tokens.of([]),
         builder,
         device,
-        replace(states, embeddings=h),
+        replace(states, embeddings=h, scores=None if states.scores is None else graph_scores),
         names=graph.ids,
         pixels=pixel_folder(run.path, settings, builder),
     ).without(hidden_fields(ABLATED_FIELDS.get(settings.graph.ablation, ())))

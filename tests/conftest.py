@@ -15,6 +15,8 @@ from graphstore.xsvideo.synth import synthetic_records
 
 # Before torch is imported: on the tests' small tensors two threads mostly wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers are nice by default and would wait for the tests of the other process
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "xs-video" / "sample.json"
 SMALL = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4)

@@ -233,9 +233,13 @@ class RateConfig(StageConfig):
     """Last decoder layers that are trained."""
     beta: float = 1.0
     """Error below which Smooth L1 is quadratic."""
+    start: str = "mean"
+    """What the head starts as: mean, the mean train level; graph, each state's score of stage 1, to which
+    the head then learns what the text adds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.start in ("mean", "graph"), "stage3.start", self.start, "mean or graph")
         require(self.beta > 0, "stage3.beta", self.beta, "above 0")
         require(self.layers >= 1, "stage3.layers", self.layers, "at least 1")
 

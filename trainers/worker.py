@@ -114,7 +114,7 @@ def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
     settings, device = job.settings, distributed.device(job.device)
     splits = make_splits(store, settings.graph.val_share)
     with_graph = job.stage != load.LORA
-    graph = load.graph_states(job.run, store, splits) if with_graph else None
+    graph = load.graph_states(job.run, store, settings) if with_graph else None
     builder = load.prompt_builder(job.run, settings, with_graph=with_graph)
     levels = np.asarray(store.labels).astype(np.int64)
     model: Any
@@ -124,7 +124,8 @@ def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
         model = load.make_netgpt(job.run, settings, builder, len(graph.mean), device)
         if job.stage == "stage3":
             load_weights(model, job.run / "stage2" / WEIGHTS, model.stage_parameters("stage2"))
-            model.start_head_at(float(levels[splits.train].mean()))
+            starts_at = 0.0 if settings.stage3.start == "graph" else float(levels[splits.train].mean())
+            model.start_head_at(starts_at)
     trainer = LanguageTrainer(
         job.stage,
         settings.language,
@@ -150,7 +151,7 @@ def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
     found = Scores()
     if (job.run / "stage1" / MODEL).exists():
         _, rgcn = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1" / MODEL, store))
-        found.scores["stage1"] = np.asarray(rgcn, np.float64)
+        found.add("stage1", np.asarray(rgcn, np.float64))
         if (sampled := sampled_scores(job.run / "stage1")) is not None:
             found.add("stage1_sampled", sampled, parts=("val", "test"))
     device = distributed.device(job.device)

@@ -150,3 +150,54 @@ def sampler(
         *(bench_store(config, path, path.name) for path in store or []),
     )
     _show(results, line, as_json)
+
+
+@app.command()
+def language(
+    data: Annotated[Path | None, typer.Option(help="Released records (JSON); default: synthetic.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id of a tokenizer; default: one of the records' text.")
+    ] = None,
+    shape: Annotated[str, typer.Option(help="tiny, 2b or 7b; weights are random.")] = "tiny",
+    stage: Annotated[str, typer.Option(help="stage2 or stage3.")] = "stage3",
+    budget: Annotated[int, typer.Option(help="Tokens of a pack.")] = 4096,
+    max_tokens: Annotated[int, typer.Option(help="What padding pads to.")] = 4000,
+    batch_size: Annotated[int, typer.Option(help="Samples of a batch padded to its longest.")] = 8,
+    samples: Annotated[int, typer.Option(help="Samples of a round.")] = 64,
+    padded_samples: Annotated[int, typer.Option(help="Samples of a round padded to --max-tokens.")] = 4,
+    rounds: Annotated[int, typer.Option(help="Rounds; a figure is their median.")] = 3,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    checkpointing: Annotated[bool, typer.Option(help="Activation checkpointing.")] = False,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Forward and backward of a language stage: packed, beside padding to a length and to the longest."""
+    from cluster.bench.language import SHAPES, LanguageBench, bench_language, line
+    from cluster.errors import ClusterError
+
+    for name, found, known in (
+        ("--shape", shape, tuple(SHAPES)),
+        ("--stage", stage, ("stage2", "stage3")),
+        ("--device", device, ("cpu", "cuda")),
+    ):
+        if found not in known:
+            raise ClusterError(f"{name}: found {found!r}, expected one of {', '.join(known)}")
+    if min(budget, max_tokens, batch_size, samples, padded_samples, rounds, threads) < 1:
+        raise ClusterError("bench language: found a number below 1, expected numbers from 1")
+    if budget < max_tokens:
+        raise ClusterError(f"--budget: found {budget}, expected at least --max-tokens ({max_tokens})")
+    config = LanguageBench(
+        shape=shape,
+        stage=stage,
+        token_budget=budget,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+        samples=samples,
+        padded_samples=min(samples, padded_samples),
+        rounds=rounds,
+        device=device,
+        threads=threads,
+        activation_checkpointing=checkpointing,
+    )
+    _show(bench_language(config, data, tokenizer, scratch), line, as_json)

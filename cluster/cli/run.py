@@ -97,8 +97,21 @@ def predict(
         say(f"{out}: {len(lines)} ratings")
 
 
+def export(
+    run_path: RunPath,
+    out: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
+) -> None:
+    """Write a run's NetGPT as a folder that transformers loads, and its own small part beside it."""
+    from cluster.export import export as write
+    from cluster.pipeline import Run
+
+    write(Run.open_(run_path), out)
+    say(f"{out}: written")
+
+
 def register(app: typer.Typer) -> None:
     for name, (stages, text) in PIPELINE.items():
         app.command(name, help=text)(_command(stages))
     app.command()(evaluate)
     app.command()(predict)
+    app.command()(export)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.bench.build import bench_edges, bench_synth, line
 from cluster.bench.embed import EmbedBench, bench_scales
 from cluster.bench.embed import bench_store as bench_embed_store
 from cluster.bench.embed import line as embed_line
+from cluster.bench.language import MODES, SHAPES, LanguageBench, bench_language, needed_flops
+from cluster.bench.language import line as language_line
 from cluster.bench.measure import measure
 from cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
 from cluster.bench.sampler import line as sampler_line
 from graphstore import Store
+from trainers.language.model.netgpt import NetGPT
+from trainers.language.model.tiny import random_qwen2_vl
+from trainers.language.packing import collate
 
 
 def test_a_failed_process_is_not_ok_and_memory_is_its_peak() -> None:
@@ -111,3 +119,44 @@ def test_a_peer_samples_the_same_numbers_of_edges(store: Store) -> None:
         assert make()(seeds) == expected
     for make in installed_peers(CsrArrays(store), [topic], 100_000, 2).values():
         assert make()(seeds) >= alone
+
+
+@pytest.mark.parametrize("stage", ["stage2", "stage3"])
+def test_language(stage: str, tmp_path: Path) -> None:
+    config = LanguageBench(
+        stage=stage, max_tokens=900, token_budget=1800, samples=6, padded_samples=2, rounds=1, batch_size=3
+    )
+    (result,) = bench_language(config, None, None, tmp_path)
+    assert set(result["modes"]) == set(MODES) and not list(tmp_path.iterdir())
+    for mode, found in result["modes"].items():
+        assert found["samples_s"] > 0 and found["peak_bytes"] > 10**8, mode
+    share = {mode: found["useful_share"] for mode, found in result["modes"].items()}
+    assert share["packed"] == 1 >= share["sorted"] >= share["longest"] > share["padded"]
+    assert result["modes"]["packed"]["budget_fill"] <= 1
+    assert "packed against" in language_line(result)
+
+
+@pytest.mark.parametrize("stage", ["stage2", "stage3"])
+def test_flops_are_what_torch_counts(stage: str) -> None:
+    """Matrix products of a forward and backward, by torch's own counter; its attention is not causal, and
+    the projector and head, which it sees too, are small."""
+    shape = {"hidden": 256, "layers": 6, "heads": 4, "kv_heads": 2, "intermediate": 700}
+    base = random_qwen2_vl(vocab=512, **shape)  # type: ignore[arg-type]
+    base.set_attn_implementation({"text_config": "eager"})
+    netgpt = NetGPT(base, 4, (500, 501, 502))
+    netgpt.train_only(netgpt.stage_parameters(stage, 4))
+    prompt, answer = np.arange(80) % 400, np.arange(12) if stage == "stage2" else np.empty(0, np.int64)
+    prompt[3:6] = 500, 501, 502
+    batch = collate([prompt], [answer], torch.device("cpu"), graph=np.ones((1, 4), np.float32))
+    with FlopCounterMode(display=False) as counter:
+        out = netgpt.response_log_probs(batch)[0] if stage == "stage2" else netgpt.scores(batch)
+        out.sum().backward()
+    SHAPES["test"] = shape
+    try:
+        config = LanguageBench(shape="test", stage=stage)
+        length = len(prompt) + len(answer)
+        needed = needed_flops(config, [length], 512, len(answer))
+        causal = shape["layers"] * 3 * 2 * length**2 * shape["hidden"]
+        assert counter.get_total_flops() == pytest.approx(needed + causal, rel=0.03)
+    finally:
+        del SHAPES["test"]

@@ -89,7 +89,7 @@ def test_exact_training_of_another_encoder(data: tuple[Path, Path], tmp_path: Pa
 
 def test_a_run_leaves_what_the_design_names(whole: Path) -> None:
     names = {p.name for p in whole.iterdir()}
-    assert {"config.yaml", "store.json", "stage1", "embeddings", "stage2", "stage3"} <= names
+    assert {"config.yaml", "store.json", "stage1", "embeddings", "tokens", "stage2", "stage3"} <= names
     assert {"metrics.jsonl", "predictions.parquet"} <= names
     store = graphstore.open(str(whole / "store"))
     assert graphstore.verify(whole / "store") == []
@@ -105,6 +105,12 @@ def test_a_run_leaves_what_the_design_names(whole: Path) -> None:
         assert exact["num"] == sampled["num"] and abs(exact["mae"] - sampled["mae"]) < 0.3
         assert sum(m["num"] for m in exact["platform"].values()) == exact["num"]
         assert sum(m["num"] for m in exact["period"].values()) == exact["num"]
+    for name in ("stage2", "stage2_generated"):
+        for split in ("val", "test"):
+            assert {"acc", "mse", "mae", "num", "platform", "period"} <= metrics["stages"][name][split].keys()
+    curve = [line for line in lines if line["stage"] == "stage3" and "platform" in line]
+    assert sum(line["num"] for line in curve) == 2 * sum(s == "train" for s in table["split"])
+    assert all(0 <= m["train_acc"] <= 1 for line in curve for m in line["platform"].values())
     epochs = [line for line in lines if line["stage"] == "stage1"]
     assert all(line["val_platform"] and line["val_period"] for line in epochs)
     for name in ("stage1", "stage2", "stage3"):
@@ -125,7 +131,7 @@ def test_a_finished_run_is_not_done_again(whole: Path, data: tuple[Path, Path]) 
     (whole / "predictions.parquet").unlink()  # as if killed between the last stage and its publication
     again = netgpt("run", "--config", "demo", "--data", data[0], "--out", whole, *SETTINGS)
     assert (whole / "predictions.parquet").read_bytes() == predictions
-    assert again.returncode == 0 and again.stderr.count("done before") == 6
+    assert again.returncode == 0 and again.stderr.count("done before") == 7
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("manifest.json")} == before
     other = netgpt("run", "--config", "demo", "--data", data[1], "--out", whole, *SETTINGS)
     assert other.returncode == 2 and "other data" in other.stderr
@@ -246,3 +252,25 @@ def test_bad_records_end_build_and_run_with_one_line(data: tuple[Path, Path], tm
     found = json.loads(netgpt("info", tmp_path / "s", "--json").stdout)
     assert found["records"]["num_skipped"] == 1 and found["nodes"]["video"]["num_nodes"] == len(records) - 1
     assert netgpt("verify", tmp_path / "s").returncode == 0
+
+
+def test_the_lora_baseline_joins_the_evaluation_and_a_run_is_exported(
+    whole: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The last test of this file: it adds to the finished run."""
+    from safetensors import safe_open
+
+    before = json.loads(netgpt("evaluate", whole, "--json").stdout)
+    done = netgpt("lora", "--config", "demo", "--data", data[0], "--out", whole, *SETTINGS, "lora.rank=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "lora trains" in done.stderr and "adapters" in done.stderr
+    metrics = json.loads(netgpt("evaluate", whole, "--json").stdout)
+    assert {"lora", "lora_generated"} <= metrics["stages"].keys()
+    assert metrics["stages"]["lora"]["test"]["num"] == metrics["stages"]["stage3"]["test"]["num"] > 0
+    assert {name: metrics["stages"][name] for name in before["stages"]} == before["stages"]
+    done = netgpt("export", whole, "--out", tmp_path / "model")
+    assert done.returncode == 0, done.stderr[-3000:]
+    with safe_open(str(tmp_path / "model" / "netgpt.safetensors"), framework="pt") as file:
+        assert {"markers_2H", "head.weight", "mean"} <= set(file.keys())
+    again = netgpt("export", whole, "--out", tmp_path / "model")
+    assert again.returncode == 2 and "already there" in again.stderr

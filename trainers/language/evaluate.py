@@ -50,7 +50,7 @@ def language_scores(
     for stage in ("stage2", "stage3", load.LORA):
         if not (run / stage / WEIGHTS).exists():
             continue
-        builder, graph, model = _opened(run, store, settings, splits, stage, device)
+        builder, graph, model = _opened(run, store, settings, stage, device)
 
         def samples(
             nodes: np.ndarray, builder: PromptBuilder = builder, graph: GraphStates | None = graph
@@ -71,10 +71,10 @@ def language_scores(
 
 
 def _opened(
-    run: Path, store: Store, settings: Settings, splits: Splits, stage: str, device: torch.device
+    run: Path, store: Store, settings: Settings, stage: str, device: torch.device
 ) -> tuple[PromptBuilder, GraphStates | None, PackedLM]:
     with_graph = stage != load.LORA
-    graph = load.graph_states(run, store, splits) if with_graph else None
+    graph = load.graph_states(run, store, settings) if with_graph else None
     builder = load.prompt_builder(run, settings, with_graph=with_graph)
     width = 0 if graph is None else len(graph.mean)
     return builder, graph, load.load_model(run, settings, builder, stage, width, device)

@@ -1,9 +1,9 @@
 """Greedy generation over packs, and the level that a generated text states.
 
-What greedy decoding writes is checked rather than stepped through: a pass over prompt and draft gives
-the model's choice after each of the draft's tokens, and all up to the first other choice are accepted at
-once. The draft is the rest of the response that training taught, so a model that learnt it needs two
-passes in place of one for each token; one that did not gets a token a pass, and the same text.
+What greedy decoding writes is first checked rather than stepped through: a pass over prompt and draft
+gives the model's choice after each of the draft's tokens, and all up to the first other choice are
+accepted at once. The draft is the rest of the response that training taught, so a model that learnt it
+needs two passes, packed. What has not ended then is stepped through, and the text is the same either way.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import re
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from transformers import DynamicCache
 
+from trainers.language.model import attention
 from trainers.language.model.netgpt import PackedLM
-from trainers.language.packing import plan
 from trainers.language.samples import Samples
 from trainers.language.scoring import Progress, over_all
 from trainers.language.text.template import NUM_LEVELS
 
 EXTRA_TOKENS = 4
 """A text may be so much longer than the longest response before it is cut."""
+DRAFTED_PASSES = 2
+"""The level is another than the draft's in all but one case, and the second pass has the right one."""
 UNPARSED = -1
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 
@@ -55,13 +59,66 @@ class Generator:
         """Generated tokens of each of the given samples, the end included."""
         texts: dict[int, list[int]] = {i: [] for i in chosen}
         open_ = list(chosen)
-        while open_:
-            lengths = self.samples.lengths[open_] + self.max_new
-            steps = plan(lengths, budget=max(self.budget, int(lengths.max())), packs_per_step=1, seed=(0,))
-            for step in steps:
-                self._advance([open_[j] for j in step.samples], texts)
-            open_ = [i for i in open_ if texts[i][-1] not in self.ends and len(texts[i]) < self.max_new]
+        for _ in range(DRAFTED_PASSES):
+            for pack in self._packs(open_):
+                self._advance(pack, texts)
+            open_ = [i for i in open_ if not self._ended(texts[i])]
+        if open_:
+            self.model.use_attention("sdpa")
+            try:
+                for pack in self._packs(open_):
+                    self._step(pack, texts)
+            finally:
+                self.model.use_attention(attention.NAME)
         return [texts[i] for i in chosen]
+
+    def _ended(self, text: list[int]) -> bool:
+        return len(text) >= self.max_new or (bool(text) and text[-1] in self.ends)
+
+    def _packs(self, chosen: list[int]) -> list[list[int]]:
+        """Samples of like lengths, as many as fit the budget where all are as long as the longest."""
+        lengths = self.samples.lengths + self.max_new
+        packs: list[list[int]] = []
+        for i in sorted(chosen, key=lambda i: -int(lengths[i])):
+            if packs and (len(packs[-1]) + 1) * int(lengths[packs[-1][0]]) <= self.budget:
+                packs[-1].append(i)
+            else:
+                packs.append([i])
+        return packs
+
+    def _step(self, pack: list[int], texts: dict[int, list[int]]) -> None:
+        """Grow each sample's text to its end, token by token, with what was computed kept (B samples)."""
+        batch = self.samples.batch(pack, [np.array(texts[i], np.int64) for i in pack])
+        lengths, device = batch.lengths, batch.input_ids_L.device
+        longest = max(lengths)
+        pads = [longest - n for n in lengths]
+        x_BLH = torch.stack(
+            [
+                F.pad(x, (0, 0, pad, 0))
+                for x, pad in zip(self.model.embed(batch).split(lengths), pads, strict=True)
+            ]
+        )
+        rope = batch.position_ids_3L.split(lengths, dim=1)
+        place_3BL = torch.stack([F.pad(p, (pad, 0)) for p, pad in zip(rope, pads, strict=True)], dim=1)
+        mask_BL = torch.stack([torch.arange(longest, device=device) >= pad for pad in pads]).long()
+        cache = DynamicCache()
+        while True:
+            h_BLH = self.model.decode(x_BLH, place_3BL, mask_BL, cache)
+            choice_B = self._choose(h_BLH[:, -1])
+            for i, token in zip(pack, choice_B.tolist(), strict=True):
+                if not self._ended(texts[i]):
+                    texts[i].append(token)
+            if all(self._ended(texts[i]) for i in pack):
+                return
+            x_BLH = self.model.text.embed_tokens(choice_B)[:, None]
+            place_3BL = place_3BL[:, :, -1:] + 1
+            mask_BL = F.pad(mask_BL, (0, 1), value=1)
+
+    def _choose(self, h_rH: torch.Tensor) -> torch.Tensor:
+        """The likeliest token that a text may have: [r]."""
+        logits_rV = self.model.logits(h_rH)
+        logits_rV[:, self.samples.builder.num_known :] = -torch.inf
+        return logits_rV.argmax(-1)
 
     def _advance(self, pack: list[int], texts: dict[int, list[int]]) -> None:
         """One pass: each sample's text grows by what of its draft was right, and one token."""
@@ -73,15 +130,13 @@ class Generator:
         places = [
             at + torch.arange(len(texts[i]), len(t) + 1) for i, t, at in zip(pack, tries, begin, strict=True)
         ]
-        logits_rV = self.model.logits(h_LH[torch.cat(places).to(h_LH.device)])
-        logits_rV[:, self.samples.builder.num_known :] = -torch.inf
-        choices = logits_rV.argmax(-1).cpu().split([len(p) for p in places])
+        chosen_r = self._choose(h_LH[torch.cat(places).to(h_LH.device)])
+        choices = chosen_r.cpu().split([len(p) for p in places])
         for i, attempt, choice in zip(pack, tries, choices, strict=True):
             for offset, token in enumerate(choice.tolist()):
                 position = len(texts[i])
                 texts[i].append(token)
-                done = token in self.ends or len(texts[i]) >= self.max_new
-                if done or offset + 1 == len(choice) or token != attempt[position]:
+                if self._ended(texts[i]) or offset + 1 == len(choice) or token != attempt[position]:
                     break
 
     def texts(self, chosen: list[int]) -> list[str]:

@@ -35,7 +35,7 @@ from trainers.language.train import WEIGHTS, load_weights
 from trainers.progress import Progress
 from trainers.schedule import seed_torch
 from trainers.settings import Settings
-from trainers.splits import Splits, make_splits
+from trainers.splits import make_splits
 
 LORA = "lora"
 
@@ -102,10 +102,11 @@ def run_tokens(run: Path, store: Store, builder: PromptBuilder) -> Tokens:
     return open_tokens(run / "tokens", cache_attributes(store, builder))
 
 
-def graph_states(run: Path, store: Store, splits: Splits) -> GraphStates:
+def graph_states(run: Path, store: Store, settings: Settings) -> GraphStates:
     """The run's embedding cache, mapped, with the scale of the train states."""
-    h, _ = open_cache(run / "embeddings", cache_digests(run / "stage1" / MODEL, store))
-    return GraphStates.of(h, splits.train)
+    train = make_splits(store, settings.graph.val_share).train
+    h, scores = open_cache(run / "embeddings", cache_digests(run / "stage1" / MODEL, store))
+    return GraphStates.of(h, train, scores if settings.stage3.start == "graph" else None)
 
 
 def _dtype(device: torch.device) -> torch.dtype:

@@ -75,6 +75,7 @@ class PackedBatch:
     lengths: list[int]
     offsets: torch.Tensor  # int32 [n + 1]: first token of each sample, and L
     graph_nD: torch.Tensor | None = None  # float32: what the projector reads
+    start_n: torch.Tensor | None = None  # float32: scores that the head's are added to
     pixels: torch.Tensor | None = None  # patches of all videos, as the model's processor makes them
     video_grid: torch.Tensor | None = None  # int64 [videos, 3]: patches in time, height and width
 
@@ -90,13 +91,15 @@ def collate(
     device: torch.device,
     *,
     graph: np.ndarray | None = None,
+    start: np.ndarray | None = None,
     positions: list[np.ndarray] | None = None,
     pixels: torch.Tensor | None = None,
     video_grid: torch.Tensor | None = None,
 ) -> PackedBatch:
     """One pack of samples: each a prompt followed by a response (empty for scoring by the head).
 
-    graph [n, D] float32. positions: M-RoPE of each prompt, [3, its length], where it has video.
+    graph [n, D] float32. start [n] float32: scores that the head's are added to. positions: M-RoPE of each
+    prompt, [3, its length], where it has video.
     """
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     ids = np.concatenate([part for pair in zip(prompts, responses, strict=True) for part in pair])
@@ -125,6 +128,7 @@ def collate(
         lengths=lengths,
         offsets=torch.from_numpy(begin.astype(np.int32)).to(device),
         graph_nD=None if graph is None else torch.from_numpy(graph).to(device),
+        start_n=None if start is None else torch.from_numpy(start).to(device),
         pixels=None if pixels is None else pixels.to(device),
         video_grid=None if video_grid is None else video_grid.to(device),
     )

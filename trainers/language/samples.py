@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +37,11 @@ class GraphStates:
     embeddings: np.ndarray
     mean: np.ndarray
     length: float
+    scores: np.ndarray | None = None
+    """[N] stage 1's scores, where the rating starts from them."""
 
     @staticmethod
-    def of(embeddings: np.ndarray, train: np.ndarray) -> GraphStates:
+    def of(embeddings: np.ndarray, train: np.ndarray, scores: np.ndarray | None = None) -> GraphStates:
         """train: node numbers that the scale is taken from."""
         total, square = np.zeros(embeddings.shape[1]), np.zeros(embeddings.shape[1])
         for first in range(0, len(train), 1 << 14):  # never a copy of all rows
@@ -46,7 +49,7 @@ class GraphStates:
             total, square = total + rows.sum(0), square + (rows**2).sum(0)
         mean = total / len(train)
         variance = np.maximum(square / len(train) - mean**2, 0).sum()
-        return GraphStates(embeddings, mean, max(float(np.sqrt(variance)), 1e-6))
+        return GraphStates(embeddings, mean, max(float(np.sqrt(variance)), 1e-6), scores)
 
     def rows(self, nodes: np.ndarray) -> np.ndarray:
         """[n, D] float32 of node numbers, scaled."""
@@ -112,11 +115,16 @@ class Samples:
     def batch(self, samples: Sequence[int], responses: Sequence[np.ndarray] | None = None) -> PackedBatch:
         """A pack of the given samples, each with its response."""
         prompts = [self.prompt(i) for i in samples]
-        graph = None if self.graph is None else self.graph.rows(self.ids[list(samples)])
+        nodes = self.ids[list(samples)]
+        options: dict[str, Any] = {}
+        if self.graph is not None:
+            options["graph"] = self.graph.rows(nodes)
+            if self.graph.scores is not None:
+                options["start"] = self.graph.scores[nodes].astype(np.float32)
         parts = list(responses or [_NOTHING] * len(samples))
         clips = [self.clips[i] for i in samples]
         if self.pixels is None or not any(clips):
-            return collate(prompts, parts, self.device, graph=graph)
+            return collate(prompts, parts, self.device, **options)
         positions = [
             np.broadcast_to(np.arange(len(p)), (3, len(p)))
             if clip is None
@@ -128,7 +136,7 @@ class Samples:
             prompts,
             parts,
             self.device,
-            graph=graph,
+            **options,
             positions=positions,
             pixels=torch.cat([clip.pixels() for clip in shown]),
             video_grid=torch.tensor([clip.grid for clip in shown]),

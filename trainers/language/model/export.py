@@ -32,9 +32,11 @@ def export(
     *,
     mean: torch.Tensor,
     length: float,
+    start: str = "mean",
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write the folder, whole or not at all. mean [D] and length: of h_v, as training scaled it.
+    start: what the head's score is added to, as the settings of stage 3 say; `graph` is stage 1's score.
 
     The markers also become the rows of their tokens in the embedding matrix, which grows where the tokens
     have no rows. Where that matrix is the output layer too, it is the same matrix there.
@@ -58,6 +60,7 @@ def export(
             "graph_ids": [netgpt.start_id, netgpt.pad_id, netgpt.end_id],
             "graph_dim": int(mean.shape[0]),
             "length": length,
+            "start": start,
         }
         checkpoint.save(temporary / PART, {**own, "mean": mean}, meta)
         temporary.rename(out)

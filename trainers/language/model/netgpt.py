@@ -73,6 +73,25 @@ class PackedLM(nn.Module):
         )
         return out.last_hidden_state[0]
 
+    def use_attention(self, name: str) -> None:
+        """Switch the decoder's attention: by pack, or transformers' own for `decode`."""
+        self.base.set_attn_implementation({"text_config": name} if self.multimodal else name)
+
+    def decode(self, x_BLH: Tensor, position_ids_3BL: Tensor, mask_BL: Tensor, cache: Any) -> Tensor:
+        """States [B, L, H] of new tokens of B padded samples behind what `cache` holds, which grows by them.
+
+        mask_BL: of all tokens so far, 0 for padding. For transformers' own attention.
+        """
+        positions = position_ids_3BL if self.multimodal else position_ids_3BL[0]
+        out = self.text(
+            inputs_embeds=x_BLH,
+            position_ids=positions,
+            attention_mask=mask_BL,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return out.last_hidden_state
+
     def logits(self, h_rH: Tensor) -> Tensor:
         """[r, H] → [r, V] float32."""
         return self.base.lm_head(h_rH).float()
@@ -144,4 +163,5 @@ class NetGPT(PackedLM):
         """Level score of each sample, unclipped: [n] float32."""
         h_nH = self.hidden_states(batch)[batch.last_prompt_token_n]
         # float32: bfloat16 scores between 4 and 8 come in steps of 0.031
-        return F.linear(h_nH.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
+        scores = F.linear(h_nH.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
+        return scores if batch.start_n is None else batch.start_n + scores

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -64,46 +63,74 @@ def make_model(
     config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> Qwen2VLForConditionalGeneration:
     """A randomly initialised Qwen2-VL over this tokenizer, in float32."""
-    attention.register()
-    half = config.hidden // config.heads // 2
-    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
     seed_torch(seed, "tiny")
-    return Qwen2VLForConditionalGeneration(
-        Qwen2VLConfig(
-            text_config={
-                "vocab_size": -(-(len(tokenizer) + 8) // 64) * 64,  # spare rows, as the real ones have
-                "hidden_size": config.hidden,
-                "intermediate_size": 3 * config.hidden,
-                # 0.02 is for widths of thousands: at this width attention would start out all but uniform
-                "initializer_range": config.hidden**-0.5,
-                "num_hidden_layers": config.layers,
-                "num_attention_heads": config.heads,
-                "num_key_value_heads": config.heads // 2,
-                "max_position_embeddings": 32768,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 1e6,
-                    # temporal, height and width parts of half a head
-                    "mrope_section": [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8],
-                },
-                "bos_token_id": ids["<|endoftext|>"],
-                "eos_token_id": ids["<|im_end|>"],
-                "pad_token_id": None,
-            },
-            vision_config={
-                "depth": 2,
-                "embed_dim": 32,
-                "hidden_size": config.hidden,
-                "num_heads": 2,
-                "mlp_ratio": 2,
-            },
-            image_token_id=ids["<|image_pad|>"],
-            video_token_id=ids["<|video_pad|>"],
-            vision_start_token_id=ids["<|vision_start|>"],
-            vision_end_token_id=ids["<|vision_end|>"],
-            tie_word_embeddings=False,
-        )
+    return random_qwen2_vl(
+        vocab=-(-(len(tokenizer) + 8) // 64) * 64,  # spare rows, as the real ones have
+        hidden=config.hidden,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.heads // 2,
+        intermediate=3 * config.hidden,
+        # 0.02 is for widths of thousands: at this width attention would start out all but uniform
+        initializer_range=config.hidden**-0.5,
+        ids={name: int(tokenizer.convert_tokens_to_ids(name)) for name in SPECIAL_TOKENS},  # type: ignore[arg-type]
     )
+
+
+def random_qwen2_vl(
+    *,
+    vocab: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    intermediate: int,
+    initializer_range: float = 0.02,
+    ids: dict[str, int] | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Qwen2VLForConditionalGeneration:
+    """A Qwen2-VL of this shape with random weights and a small vision tower.
+
+    ids: numbers of SPECIAL_TOKENS; without them the first ones.
+    """
+    attention.register()
+    half = hidden // heads // 2
+    ids = ids or {name: i for i, name in enumerate(SPECIAL_TOKENS)}
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": vocab,
+            "hidden_size": hidden,
+            "intermediate_size": intermediate,
+            "initializer_range": initializer_range,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                # temporal, height and width parts of half a head
+                "mrope_section": [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8],
+            },
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": None,
+        },
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": hidden, "num_heads": 2, "mlp_ratio": 2},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # made where and as it is used: 7B in float32 on a host would be 30 GB
+    try:
+        with device or torch.device("cpu"):
+            return Qwen2VLForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def warm_up(

@@ -1,0 +1,346 @@
+"""Forward and backward of a language stage: packed, padded to a length, padded to a batch's longest.
+
+The padded ones are transformers' own model and attention with a mask, as one would call it without this
+project. Each figure is of a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.bench.measure import machine, measure
+from cluster.errors import ClusterError
+
+SHAPES = {
+    "tiny": {"hidden": 128, "layers": 6, "heads": 4, "kv_heads": 2, "intermediate": 344},
+    "2b": {"hidden": 1536, "layers": 28, "heads": 12, "kv_heads": 2, "intermediate": 8960},
+    "7b": {"hidden": 3584, "layers": 28, "heads": 28, "kv_heads": 4, "intermediate": 18944},
+}
+"""Decoders of Qwen2-VL-2B and 7B, and a small one for CPUs; weights are random."""
+MODES = ("packed", "longest", "sorted", "padded")
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
+"""Dense bfloat16 of a GPU, by a part of its name, as its maker says."""
+GRAPH_DIM = 1024
+
+
+@dataclass(frozen=True)
+class LanguageBench:
+    shape: str = "tiny"
+    stage: str = "stage3"
+    token_budget: int = 4096
+    """Tokens of a pack."""
+    max_tokens: int = 4000
+    """What padding pads to, and where records are cut."""
+    batch_size: int = 8
+    """Samples of a batch that is padded to its longest."""
+    samples: int = 64
+    padded_samples: int = 4
+    """Samples of the one padded to `max_tokens`, which is slow."""
+    rounds: int = 3
+    layers: int = 4
+    """Last decoder layers that stage 3 trains."""
+    device: str = "cpu"
+    threads: int = 2
+    activation_checkpointing: bool = False
+    seed: int = 0
+
+
+def bench_language(
+    config: LanguageBench, data: Path | None, tokenizer: str | None, scratch: Path | None
+) -> Iterator[dict[str, Any]]:
+    """One result of all modes over the same prompts. tokenizer: a folder; else one of the records' text."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        prompts = Path(name) / "prompts.npz"
+        vocab = _write_prompts(config, data, tokenizer, prompts)
+        found: dict[str, dict[str, Any]] = {}
+        for mode in MODES:
+            out = Path(name) / f"{mode}.json"
+            job = json.dumps({**asdict(config), "mode": mode, "vocab": vocab})
+            measured = measure(_CODE, job, prompts, out)
+            if not measured.ok:
+                found[mode] = {"failed": True}
+                continue
+            found[mode] = json.loads(out.read_text())
+            found[mode].setdefault("peak_bytes", measured.peak_bytes)
+        packed = found["packed"].get("samples_s", 0.0)
+        ratios = {m: packed / found[m]["samples_s"] for m in MODES[1:] if "samples_s" in found[m]}
+        with np.load(prompts) as arrays:
+            lengths = arrays["length"]
+        arithmetic = config.max_tokens / float(lengths.mean())
+        yield {
+            "bench": "language",
+            **asdict(config),
+            "machine": machine(),
+            "tokens_a_sample": {"median": float(np.median(lengths)), "mean": float(lengths.mean())},
+            "modes": found,
+            "packed_against": ratios,
+            "token_arithmetic": arithmetic,
+        }
+
+
+_CODE = """
+import sys
+from cluster.bench.language import run_mode
+run_mode(sys.argv[1], sys.argv[2], sys.argv[3])
+"""
+
+
+def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | None, out: Path) -> int:
+    """Prompts of records drawn by seed, ragged, and the graph tokens' ids; the size of the vocabulary."""
+    from graphstore.xsvideo.records import read_records
+    from graphstore.xsvideo.synth import synthetic_records
+    from trainers.language.model.backbone import load_tokenizer
+    from trainers.language.model.tiny import train_tokenizer
+    from trainers.language.text.prompt import PromptBuilder
+    from trainers.language.text.template import instruction_texts
+
+    if data is None:
+        data = out.with_name("records.json")
+        data.write_text(json.dumps(dict(synthetic_records(0.002, seed=config.seed)), ensure_ascii=False))
+    records = list(read_records(data))
+    rng = np.random.default_rng(config.seed)
+    chosen = rng.permutation(len(records))[: config.samples]
+    if len(chosen) < config.samples:
+        raise ClusterError(f"--samples: found {config.samples}, expected at most the {len(chosen)} of {data}")
+    if tokenizer:
+        found = load_tokenizer(tokenizer)
+    else:
+        found = train_tokenizer([r.text for r in records[:500]] + list(instruction_texts()), 8192)
+    builder = PromptBuilder(found, max_tokens=config.max_tokens, max_comments=50, seed=config.seed)
+    tokens = builder.tokenize((records[i].id, records[i].text) for i in chosen)
+    prompts = [builder.assemble(t) for t in tokens]
+    if config.stage == "stage2":
+        prompts = [
+            np.concatenate([p, builder.response(max(0, records[i].level))])
+            for p, i in zip(prompts, chosen, strict=True)
+        ]
+    np.savez(
+        out,
+        ids=np.concatenate(prompts),
+        length=np.array([len(p) for p in prompts]),
+        response=np.array(len(builder.response(0)) if config.stage == "stage2" else 0),
+        graph=np.array([builder.start_id, builder.pad_id, builder.end_id]),
+    )
+    return -(-len(found) // 64) * 64
+
+
+def run_mode(job: str, prompts: str, out: str) -> None:
+    """In a process of its own: measure one mode and write its figures."""
+    raw = json.loads(job)
+    mode, vocab = raw.pop("mode"), raw.pop("vocab")
+    config = LanguageBench(**raw)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    import torch
+
+    torch.set_num_threads(config.threads)
+    with np.load(prompts) as arrays:
+        length, graph_ids = arrays["length"], [int(i) for i in arrays["graph"]]
+        samples = np.split(arrays["ids"], np.cumsum(length)[:-1])
+        response = int(arrays["response"])
+    if mode == "padded":
+        samples = samples[: config.padded_samples]
+    runner = _Runner(config, vocab, graph_ids, response, mode)
+    batches = runner.batches(samples)
+    runner.run(batches[:1])  # kernels are chosen, buffers made
+    times = []
+    for _ in range(config.rounds):
+        runner.synchronize()
+        start = time.perf_counter()
+        runner.run(batches)
+        runner.synchronize()
+        times.append(time.perf_counter() - start)
+    seconds = statistics.median(times)
+    useful, computed = sum(map(len, samples)), sum(b.computed for b in batches)
+    found: dict[str, Any] = {
+        "samples_s": len(samples) / seconds,
+        "tokens_s": useful / seconds,
+        "useful_share": useful / computed,
+        "seconds": times,
+        "passes": len(batches),
+    }
+    if mode == "packed":
+        found["budget_fill"] = useful / (len(batches) * config.token_budget)
+    if runner.device.type == "cuda":
+        found["peak_bytes"] = torch.cuda.max_memory_allocated()
+        found["device"] = torch.cuda.get_device_name()
+        peak = next((v for name, v in PEAK_FLOPS.items() if name in found["device"]), None)
+        needed = needed_flops(config, list(map(len, samples)), vocab, response)
+        found["needed_flops_s"] = needed / seconds
+        if peak:
+            found["mfu"] = needed / seconds / peak
+    Path(out).write_text(json.dumps(found))
+
+
+def needed_flops(config: LanguageBench, lengths: list[int], vocab: int, response: int) -> float:
+    """Floating-point operations that a stage cannot do without, for samples of these lengths.
+
+    A frozen layer of N weights needs 4N a token: its output and the gradient of its input; a trained one 6N.
+    Causal attention adds 2·L²·width a layer forwards and twice that backwards. Logits of the response alone.
+    """
+    shape = SHAPES[config.shape]
+    hidden, head = shape["hidden"], shape["hidden"] // shape["heads"]
+    attention = hidden * hidden * 2 + hidden * head * shape["kv_heads"] * 2
+    weights = attention + 3 * hidden * shape["intermediate"]
+    trained = min(config.layers, shape["layers"]) if config.stage == "stage3" else 0
+    tokens, squares = sum(lengths), sum(n * n for n in lengths)
+    linear = tokens * weights * (4 * (shape["layers"] - trained) + 6 * trained)
+    logits = len(lengths) * response * hidden * vocab * 4
+    return float(linear + shape["layers"] * 3 * 2 * squares * hidden + logits)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    value: Any
+    computed: int
+    """Tokens that go through the decoder, padding included."""
+
+
+class _Runner:
+    """A NetGPT of random weights, and how a mode runs it."""
+
+    def __init__(
+        self, config: LanguageBench, vocab: int, graph_ids: list[int], response: int, mode: str
+    ) -> None:
+        import torch
+
+        from trainers.language.model import attention
+        from trainers.language.model.netgpt import NetGPT
+        from trainers.language.model.tiny import random_qwen2_vl
+
+        self.config, self.mode, self.response, self.torch = config, mode, response, torch
+        self.device = torch.device(config.device)
+        shape = SHAPES[config.shape]
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        torch.manual_seed(config.seed)
+        base = random_qwen2_vl(
+            vocab=vocab,
+            hidden=shape["hidden"],
+            layers=shape["layers"],
+            heads=shape["heads"],
+            kv_heads=shape["kv_heads"],
+            intermediate=shape["intermediate"],
+            device=self.device,
+            dtype=dtype,
+        )
+        kind = attention.NAME if mode == "packed" else "sdpa"
+        base.set_attn_implementation({"text_config": kind})
+        start, pad, end = graph_ids
+        self.netgpt = NetGPT(base, GRAPH_DIM, (start, pad, end)).to(self.device)
+        for own in (self.netgpt.projector, self.netgpt.head):
+            own.to(dtype)
+        trained = self.netgpt.stage_parameters(config.stage, config.layers)
+        self.netgpt.train_only(trained)
+        if config.activation_checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.netgpt.train()
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            self.torch.cuda.synchronize()
+
+    def batches(self, samples: list[np.ndarray]) -> list[_Batch]:
+        from trainers.language.packing import collate, plan
+
+        config = self.config
+        nothing = np.empty(0, np.int64)
+        rng = np.random.default_rng(config.seed)
+        lengths = np.array([len(s) for s in samples])
+
+        def collated(chosen: list[int]) -> Any:
+            """Prompt and response apart: the last tokens are the response."""
+            parts = [
+                (samples[i][: len(samples[i]) - self.response], samples[i][len(samples[i]) - self.response :])
+                for i in chosen
+            ]
+            graph = rng.normal(size=(len(chosen), GRAPH_DIM)).astype(np.float32) / GRAPH_DIM**0.5
+            return collate(
+                [p for p, _ in parts],
+                [r if self.response else nothing for _, r in parts],
+                self.device,
+                graph=graph,
+            )
+
+        if self.mode == "packed":
+            steps = plan(lengths, budget=config.token_budget, packs_per_step=1, seed=(config.seed,))
+            return [_Batch(collated(s.samples), int(lengths[s.samples].sum())) for s in steps]
+        order = np.argsort(lengths) if self.mode == "sorted" else np.arange(len(samples))
+        size = 1 if self.mode == "padded" else config.batch_size
+        found = []
+        for first in range(0, len(samples), size):
+            chosen = [int(i) for i in order[first : first + size]]
+            width = config.max_tokens if self.mode == "padded" else int(lengths[chosen].max())
+            found.append(_Batch((collated(chosen), width), width * len(chosen)))
+        return found
+
+    def run(self, batches: list[_Batch]) -> None:
+        """Forward and backward of all batches; gradients are dropped after each."""
+        forward: Callable[[Any], Any] = self._packed if self.mode == "packed" else self._padded
+        for batch in batches:
+            forward(batch.value).backward()
+            self.netgpt.zero_grad(set_to_none=True)
+
+    def _packed(self, batch: Any) -> Any:
+        if self.config.stage == "stage2":
+            return -self.netgpt.response_log_probs(batch)[0].sum()
+        return self.netgpt.scores(batch).square().sum()
+
+    def _padded(self, value: tuple[Any, int]) -> Any:
+        """transformers' own: embeddings padded on the right, and a mask."""
+        torch, (batch, width) = self.torch, value
+        x_LH = self.netgpt.embed(batch)
+        rows = x_LH.split(batch.lengths)
+        x = torch.stack([torch.nn.functional.pad(row, (0, 0, 0, width - len(row))) for row in rows])
+        mask = torch.zeros(len(rows), width, dtype=torch.int64, device=self.device)
+        for i, length in enumerate(batch.lengths):
+            mask[i, :length] = 1
+        positions = torch.arange(width, device=self.device).expand(3, len(rows), width)
+        text = self.netgpt.text
+        h = text(
+            inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        at = torch.arange(len(rows), device=self.device)
+        if self.config.stage == "stage3":
+            last = h[at, batch.prompt_n - 1].float()
+            head = self.netgpt.head
+            return torch.nn.functional.linear(last, head.weight.float(), head.bias.float()).square().sum()
+        # A model's own loss computes the logits of every position
+        logits = self.netgpt.logits(h)
+        ids = torch.nn.utils.rnn.pad_sequence(list(batch.input_ids_L.split(batch.lengths)), batch_first=True)
+        ids = torch.nn.functional.pad(ids, (0, width - ids.shape[1]))
+        place = torch.arange(width, device=self.device)[None]
+        answered = (place >= batch.prompt_n[:, None]) & mask.bool()
+        labels = ids.masked_fill(~answered, -100)
+        return torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+        )
+
+
+def line(result: dict[str, Any]) -> str:
+    """A result as text."""
+    size = result["tokens_a_sample"]
+    lines = [
+        f"{result['shape']}, {result['stage']}, {result['device']}: {result['samples']} samples of "
+        f"{size['mean']:.0f} tokens on average (median {size['median']:.0f})"
+    ]
+    for mode, found in result["modes"].items():
+        if "samples_s" not in found:
+            lines.append(f"  {mode:<8} failed")
+            continue
+        extra = f", {found['mfu']:.1%} of peak" if "mfu" in found else ""
+        lines.append(
+            f"  {mode:<8}{found['samples_s']:>9.2f} samples/s{found['tokens_s']:>10.0f} tokens/s  "
+            f"{found['useful_share']:>6.1%} useful  {found['peak_bytes'] / 1e9:.2f} GB{extra}"
+        )
+    against = ", ".join(f"{mode} {ratio:.1f}" for mode, ratio in result["packed_against"].items())
+    lines.append(f"  packed against: {against} (token arithmetic: {result['token_arithmetic']:.1f})")
+    return "\n".join(lines)
