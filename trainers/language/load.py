@@ -71,10 +71,12 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
         builder = PromptBuilder(
             tokenizer, max_tokens=language.max_tokens, max_comments=language.max_comments, seed=settings.seed
         )
+        # Sorted: how often each level is, and not whose
+        levels = np.sort(np.asarray(store.labels)[train])
         records = builder.tokenize((store.ids[v], store.texts[v]) for v in train)
         loss = warm_up(
             model,
-            [builder.wording(store.ids[v], tokens) for v, tokens in zip(train, records, strict=True)],
+            [builder.wording(store.ids[v], r, levels) for v, r in zip(train, records, strict=True)],
             tiny,
             seed=settings.seed,
             budget=language.token_budget,

@@ -258,10 +258,10 @@ class PromptBuilder:
         """The response up to and with its level, without the closing marker."""
         return self._responses[level][: len(self._responses[level]) - self._num_tail]
 
-    def wording(self, record_id: str, tokens: RecordTokens) -> np.ndarray:
-        """A sample's text for a warm-up: its prompt, and the response with a level drawn by (seed, id),
-        which teaches what a response looks like and nothing of the record's own level."""
-        level = seed_of(self.seed, "wording", record_id) % NUM_LEVELS
+    def wording(self, record_id: str, tokens: RecordTokens, levels: np.ndarray) -> np.ndarray:
+        """A sample's text for a warm-up: its prompt, and the response with one of `levels` drawn by (seed,
+        id), which teaches what responses look like and nothing of the record's own level."""
+        level = int(levels[seed_of(self.seed, "wording", record_id) % len(levels)])
         return np.concatenate([self.assemble(tokens), self.response(level)])
 
 
