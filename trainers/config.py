@@ -119,13 +119,13 @@ class GraphConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    period_days: list[int] = field(default_factory=lambda: [3, 7])
-    """Observation periods (sampling date − post date) that metrics are apart for: up to 3 days, 4 to 7,
-    more than 7."""
+    period_days: list[int] = field(default_factory=list)
+    """Bounds of the observation periods (sampling date − post date) that metrics are apart for: [3, 7] is up
+    to 3 days, 4 to 7, more than 7; none: the quartiles of the labelled states."""
 
     def __post_init__(self) -> None:
         days = list(self.period_days)
-        ok = bool(days) and days == sorted(set(days)) and days[0] >= 0
+        ok = not days or (days == sorted(set(days)) and days[0] >= 0)
         require(ok, "evaluation.period_days", days, "rising numbers of days from 0")
 
 

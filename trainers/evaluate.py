@@ -53,6 +53,14 @@ def periods(days: list[int]) -> list[tuple[str, int, int]]:
     return [*found, (f"over {days[-1]} days", days[-1] + 1, 1 << 40)]
 
 
+def period_bounds(store: Store, period_days: list[int]) -> list[int]:
+    """The given bounds, or the quartiles of the labelled states' whole days since the post."""
+    if period_days:
+        return list(period_days)
+    ages = age_days(store)[np.asarray(store.labels) >= 0]
+    return sorted({max(0, int(q)) for q in np.quantile(ages, (0.25, 0.5, 0.75), method="lower")})
+
+
 def grouped_metrics(
     store: Store, ids: np.ndarray, scores: np.ndarray, period_days: list[int]
 ) -> dict[str, Any]:
@@ -69,7 +77,8 @@ def grouped_metrics(
         return rating_metrics(scores[part], levels[part])
 
     platform = {names[c] if c >= 0 else "": of(code == c) for c in np.unique(code).tolist()}
-    period = {name: of((first <= age) & (age <= last)) for name, first, last in periods(period_days)}
+    bounds = periods(period_bounds(store, period_days))
+    period = {name: of((first <= age) & (age <= last)) for name, first, last in bounds}
     return {
         **rating_metrics(scores, levels),
         "platform": platform,

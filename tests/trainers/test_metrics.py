@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+import json
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,29 @@ def test_metrics_by_platform_and_period(store: Store) -> None:
         assert sum(m["num"] for m in found[kind].values()) == len(ids)
     for (kind, name), places in groups.items():
         assert found[kind][name] == rating_metrics(scores[places], store.labels[ids[places]])
+
+
+def test_periods_are_the_quartiles_of_the_labelled_states(store: Store) -> None:
+    ids = np.flatnonzero(np.asarray(store.labels) >= 0)
+    found = grouped_metrics(store, ids, np.zeros(len(ids)), [])["period"]
+    ages = sorted(
+        (date.fromisoformat(record["当前时间"]) - date.fromisoformat(record["发布时间"][:10])).days
+        for record in (json.loads(store.texts[v]) for v in ids.tolist())
+    )
+    assert sum(m["num"] for m in found.values()) == len(ids) and len(found) == 4
+    bounds = [ages[(len(ages) - 1) * k // 4] for k in (1, 2, 3)]
+    assert list(found) == [
+        f"up to {bounds[0]} days",
+        f"{bounds[0] + 1} to {bounds[1]} days",
+        f"{bounds[1] + 1} to {bounds[2]} days",
+        f"over {bounds[2]} days",
+    ]
+
+
+def test_a_text_without_a_level_is_wrong_and_counted() -> None:
+    found = rating_metrics(np.array([np.nan, 3.0, 5.0, np.nan]), np.array([3, 3, 4, 0]))
+    assert found == {"acc": 0.25, "mse": 0.5, "mae": 0.5, "num": 4, "unparsed": 2}
+    found = rating_metrics(np.array([np.nan]), np.array([3]))
+    assert found == {"acc": 0.0, "mse": None, "mae": None, "num": 1, "unparsed": 1}
+    assert to_level(np.array([np.nan, 2.5])).tolist() == [-1, 3]
+    assert "unparsed" not in rating_metrics(np.array([3.0]), np.array([3]))
