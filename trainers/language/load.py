@@ -76,7 +76,8 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
         records = builder.tokenize((store.ids[v], store.texts[v]) for v in train)
         loss = warm_up(
             model,
-            [builder.wording(store.ids[v], r, levels) for v, r in zip(train, records, strict=True)],
+            [builder.assemble(r) for r in records],
+            [builder.any_response(store.ids[v], levels) for v in train],
             tiny,
             seed=settings.seed,
             budget=language.token_budget,

@@ -176,11 +176,12 @@ def test_an_id_beyond_the_embedding_matrix_is_never_looked_up(
 
 def test_warm_up_lowers_the_loss_and_repeats(tokenizer: Any, samples: Samples) -> None:
     prompts = [samples.prompt(i) for i in range(6)]
+    responses = [samples.builder.response(i) for i in range(6)]
 
     def run(steps: int) -> tuple[float, dict[str, torch.Tensor]]:
         config = TinyConfig(hidden=32, layers=6, heads=2, vocab=600, warmup_steps=steps, warmup_lr=3e-3)
         model = make_model(config, tokenizer, 0)
-        loss = warm_up(model, prompts, config, seed=0, budget=2000)
+        loss = warm_up(model, prompts, responses, config, seed=0, budget=2000)
         return loss, model.state_dict()
 
     (first, _), (last, a), (again, b) = run(1), run(25), run(25)

@@ -135,18 +135,21 @@ def random_qwen2_vl(
 
 def warm_up(
     model: Qwen2VLForConditionalGeneration,
-    samples: list[np.ndarray],
+    prompts: list[np.ndarray],
+    responses: list[np.ndarray],
     config: TinyConfig,
     *,
     seed: int,
     budget: int,
     progress: Progress | None = None,
 ) -> float:
-    """Train all weights to predict the next token of `samples` (token ids); the last step's loss."""
+    """Train all weights to predict the next token of each prompt with its response; the last step's loss.
+
+    The response counts as much as the whole: it is a few tokens of hundreds, and a text of its own kind.
+    """
     model.set_attn_implementation({"text_config": attention.NAME})
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.warmup_lr, weight_decay=0.01)
-    lengths = np.array([len(s) for s in samples])
-    nothing = np.empty(0, np.int64)
+    lengths = np.array([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)])
     step, epoch, loss_value = 0, 0, float("nan")
     while step < config.warmup_steps:
         for group in plan(lengths, budget=budget, packs_per_step=WARMUP_PACKS, seed=(seed, epoch)):
@@ -154,10 +157,14 @@ def warm_up(
                 break
             packs = [p for p in group.packs if p]
             num_targets = sum(int(lengths[i]) - 1 for i in group.samples)
+            num_response = max(1, sum(len(responses[i]) for i in group.samples))
             loss_value = 0.0
             for samples_of_pack in packs:
-                prompts = [samples[i] for i in samples_of_pack]
-                batch = collate(prompts, [nothing] * len(prompts), torch.device("cpu"))
+                batch = collate(
+                    [prompts[i] for i in samples_of_pack],
+                    [responses[i] for i in samples_of_pack],
+                    torch.device("cpu"),
+                )
                 h_LH = model.model.language_model(
                     input_ids=batch.input_ids_L[None],
                     position_ids=batch.text_position_ids_L.expand(4, 1, -1),
@@ -166,7 +173,12 @@ def warm_up(
                 ).last_hidden_state[0]
                 target = torch.nonzero(batch.text_position_ids_L > 0)[:, 0]
                 logits = model.lm_head(h_LH[target - 1])
-                loss = F.cross_entropy(logits, batch.input_ids_L[target], reduction="sum") / num_targets
+                losses = F.cross_entropy(logits, batch.input_ids_L[target], reduction="none")
+                sample_L = torch.repeat_interleave(
+                    torch.arange(len(batch.lengths)), torch.tensor(batch.lengths)
+                )
+                answered = (batch.text_position_ids_L >= batch.prompt_n[sample_L])[target]
+                loss = losses.sum() / num_targets + losses[answered].sum() / num_response
                 loss.backward()
                 loss_value += float(loss.detach())
             for param_group in optimizer.param_groups:

@@ -258,11 +258,10 @@ class PromptBuilder:
         """The response up to and with its level, without the closing marker."""
         return self._responses[level][: len(self._responses[level]) - self._num_tail]
 
-    def wording(self, record_id: str, tokens: RecordTokens, levels: np.ndarray) -> np.ndarray:
-        """A sample's text for a warm-up: its prompt, and the response with one of `levels` drawn by (seed,
-        id), which teaches what responses look like and nothing of the record's own level."""
-        level = int(levels[seed_of(self.seed, "wording", record_id) % len(levels)])
-        return np.concatenate([self.assemble(tokens), self.response(level)])
+    def any_response(self, record_id: str, levels: np.ndarray) -> np.ndarray:
+        """A response for a warm-up, with one of `levels` drawn by (seed, id): it teaches what responses look
+        like and nothing of the record's own level."""
+        return self.response(int(levels[seed_of(self.seed, "wording", record_id) % len(levels)]))
 
 
 def _pieces(record: dict[str, Any]) -> list[str]:
