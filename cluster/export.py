@@ -16,7 +16,9 @@ def export(run: Run, out: Path) -> None:
         raise ClusterError(f"{out}: already there; remove it or choose another --out")
     run.require_trained()
 
-    from trainers.language.load import graph_states, load_model, prompt_builder
+    from transformers import AutoConfig
+
+    from trainers.language.load import base_path, graph_states, load_model, prompt_builder
     from trainers.language.model import export as writer
     from trainers.language.model.netgpt import NetGPT
 
@@ -31,5 +33,5 @@ def export(run: Run, out: Path) -> None:
         builder.tokenizer,
         mean=torch.from_numpy(graph.mean),
         length=graph.length,
-        start=settings.stage3.start,
+        dtype=AutoConfig.from_pretrained(base_path(run.path, settings)).dtype,
     )

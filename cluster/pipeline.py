@@ -25,6 +25,7 @@ from sampler import GENERATOR
 from trainers import stage
 from trainers.config import StageConfig
 from trainers.evaluate import PREDICTIONS
+from trainers.language.text import VERSION
 from trainers.settings import STAGES, StageJob
 
 TITLES = {
@@ -39,6 +40,10 @@ TITLES = {
 }
 RESOURCES = ("tables_gb", "inference_gb", "checkpoint_steps")
 """Settings of stage 1 that change no weights but for rounding: after them it goes on where it was."""
+PROMPT_ABLATIONS = ("IV", "CV")
+"""Those that leave fields out of the prompts."""
+MEASURED = ("embeddings", "stage2", "stage3", "lora")
+"""Stages that the evaluation measures, where they are done."""
 LANGUAGE_RESOURCES = ("activation_checkpointing",)
 """Those of the language stages."""
 COMMANDS = {
@@ -153,10 +158,11 @@ class Run:
         limits = {"max_tokens": language.max_tokens, "max_comments": language.max_comments}
         if name == "base":
             made_of = {"tiny": asdict(language.tiny), "token_budget": language.token_budget, **limits}
-            return {**own, **made_of, "val_share": config.graph.val_share}
+            ablation = config.graph.ablation if config.graph.ablation in PROMPT_ABLATIONS else "none"
+            return {**own, **made_of, "val_share": config.graph.val_share, "ablation": ablation}
         base = digest("base") if language.model == "tiny" else self._base_digest
         if name == "tokens":
-            return {**own, **limits, "base": base}
+            return {**own, **limits, "base": base, "version": VERSION}
         # Not the number of workers: steps are the same at any, and a checkpoint goes on at another
         read = {
             "language": {k: v for k, v in asdict(language).items() if k not in LANGUAGE_RESOURCES},
@@ -174,15 +180,15 @@ class Run:
         read["stage2"] = digest("stage2")
         if name == "stage3":
             return {**own, **read, "settings": _training(config.stage3)}
-        read |= {"stage3": digest("stage3"), "lora": digest("lora")}
-        return {**own, **read, "evaluation": asdict(config.evaluation)}
+        done = {stage_name: digest(stage_name) for stage_name in MEASURED if self.is_done(stage_name)}
+        return {**own, **read, "measured": done, "evaluation": asdict(config.evaluation)}
 
     @cached_property
     def _pixels_digest(self) -> str:
-        """Of the clips' names and sizes: they are too many bytes to read for it."""
+        """Of the clips' names, sizes and times: they are too many bytes to read for it."""
         folder = self.config.language.pixels
         files = sorted(Path(folder).glob("*.safetensors")) if folder else []
-        return value_digest([(p.name, p.stat().st_size) for p in files])
+        return value_digest([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files])
 
     @cached_property
     def _base_digest(self) -> str:
@@ -204,8 +210,8 @@ class Run:
     def _needed(self, name: str) -> list[str]:
         """Stages that must be done before one."""
         if name == "evaluation":
-            only_baseline = self.is_done("lora") and not (self.path / "stage3").exists()
-            return ["lora" if only_baseline else "stage3"]
+            only_baseline = not (self.path / "stage3").exists() and self.is_done("lora")
+            return [] if only_baseline else ["stage3"]
         return [stage_name for stage_name in DEPENDS[name] if stage_name in self.possible_stages]
 
     def is_done(self, name: str) -> bool:

@@ -52,7 +52,10 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     from trainers.language.text.tokens import Tokens, hidden_fields
 
     settings = run.config.settings
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cluster = run.config.cluster
+    on_gpu = cluster.device == "cuda" or (cluster.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if on_gpu else "cpu")
+    torch.set_num_threads(cluster.threads)
     model = load_graph_model(run.path / "stage1", run.store, device)
     tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)
     memory_bytes = settings.graph.inference_bytes

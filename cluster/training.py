@@ -19,9 +19,8 @@ from cluster.config import ClusterConfig
 from cluster.errors import StageFailedError
 from trainers.config import GraphConfig
 from trainers.progress import PROGRESS, read_progress
-from trainers.settings import StageJob
+from trainers.settings import SINGLE_WORKER_STAGES, StageJob
 
-SINGLE_WORKER_STAGES = ("embeddings", "base")
 POLL_S, LOG_PERIOD_S = 0.3, 5.0
 
 

@@ -31,7 +31,7 @@ from trainers.graph.exact import cache_digests, open_cache, write_cache
 from trainers.graph.tables import FeatureTables
 from trainers.graph.train import MODEL, SAMPLED, GraphTrainer, load_model, sampled_scores
 from trainers.progress import Progress
-from trainers.settings import StageJob
+from trainers.settings import SINGLE_WORKER_STAGES, StageJob
 from trainers.splits import make_splits
 
 METRICS = "metrics.json"
@@ -51,6 +51,8 @@ def run_stage(job: StageJob, engine: SamplingEngine | None = None) -> None:
     store = graphstore.open(str(job.store))
     if job.stage not in _STAGES:
         raise TrainerError(f"stage: found {job.stage!r}, expected one of {', '.join(_STAGES)}")
+    if job.stage in SINGLE_WORKER_STAGES and distributed.world_size() > 1:
+        raise TrainerError(f"{job.stage}: found {distributed.world_size()} processes, expected one")
     outputs, metrics = _STAGES[job.stage](job, store, engine)
     if distributed.rank() == 0:
         stage.finish(job.folder, job.inputs, outputs, metrics)
@@ -149,13 +151,15 @@ def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
     settings = job.settings
     splits = make_splits(store, settings.graph.val_share)
     found = Scores()
-    if (job.run / "stage1" / MODEL).exists():
+    measured = job.inputs.get("measured", ("embeddings", "stage2", "stage3"))
+    if "embeddings" in measured:
         _, rgcn = open_cache(job.run / "embeddings", cache_digests(job.run / "stage1" / MODEL, store))
         found.add("stage1", np.asarray(rgcn, np.float64))
         if (sampled := sampled_scores(job.run / "stage1")) is not None:
             found.add("stage1_sampled", sampled, parts=("val", "test"))
     device = distributed.device(job.device)
-    language_scores(job.run, store, settings, splits, device, found, _progress(job, "pack"))
+    stages = [name for name in ("stage2", "stage3", "lora") if name in measured]
+    language_scores(job.run, store, settings, stages, device, found, _progress(job, "pack"))
     metrics: dict[str, Any] = {}
     if distributed.rank() == 0:
         metrics = all_metrics(

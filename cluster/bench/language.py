@@ -30,7 +30,7 @@ SHAPES = {
 MODES = ("packed", "longest", "sorted", "padded")
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bfloat16 of a GPU, by a part of its name, as its maker says."""
-GRAPH_DIM = 1024
+GRAPH_DIM, PACKS_PER_STEP = 1024, 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def bench_language(
         packed = found["packed"].get("samples_s", 0.0)
         ratios = {m: packed / found[m]["samples_s"] for m in MODES[1:] if "samples_s" in found[m]}
         with np.load(prompts) as arrays:
-            lengths = arrays["length"]
+            lengths, epoch = arrays["length"], float(arrays["epoch_useful_share"])
         arithmetic = config.max_tokens / float(lengths.mean())
         yield {
             "bench": "language",
@@ -85,6 +85,7 @@ def bench_language(
             "modes": found,
             "packed_against": ratios,
             "token_arithmetic": arithmetic,
+            "epoch_useful_share": epoch,
         }
 
 
@@ -101,8 +102,10 @@ def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | No
     from graphstore.xsvideo.synth import synthetic_records
     from trainers.language.model.backbone import load_tokenizer
     from trainers.language.model.tiny import train_tokenizer
+    from trainers.language.packing import plan
     from trainers.language.text.prompt import PromptBuilder
     from trainers.language.text.template import instruction_texts
+    from trainers.language.text.tokens import Tokens
 
     if data is None:
         data = out.with_name("records.json")
@@ -124,8 +127,14 @@ def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | No
             np.concatenate([p, builder.response(max(0, records[i].level))])
             for p, i in zip(prompts, chosen, strict=True)
         ]
+    # As training runs all records: steps of whole packs, fillers of weight zero included
+    parts = builder.tokenize((r.id, r.text) for r in records)
+    whole = Tokens.of(parts).prompt_lengths(np.arange(len(parts)), builder)
+    steps = plan(whole, budget=config.token_budget, packs_per_step=PACKS_PER_STEP, seed=(config.seed,))
+    fillers = sum(int(whole[s.samples[0]]) * s.packs.count([]) for s in steps)
     np.savez(
         out,
+        epoch_useful_share=np.array(whole.sum() / (whole.sum() + fillers)),
         ids=np.concatenate(prompts),
         length=np.array([len(p) for p in prompts]),
         response=np.array(len(builder.response(0)) if config.stage == "stage2" else 0),
@@ -236,8 +245,8 @@ class _Runner:
         base.set_attn_implementation({"text_config": kind})
         start, pad, end = graph_ids
         self.netgpt = NetGPT(base, GRAPH_DIM, (start, pad, end)).to(self.device)
-        for own in (self.netgpt.projector, self.netgpt.head):
-            own.to(dtype)
+        for parameter in self.netgpt.parameters():  # as DeepSpeed does; buffers stay as they are
+            parameter.data = parameter.data.to(dtype)
         trained = self.netgpt.stage_parameters(config.stage, config.layers)
         self.netgpt.train_only(trained)
         if config.activation_checkpointing:
@@ -343,4 +352,7 @@ def line(result: dict[str, Any]) -> str:
         )
     against = ", ".join(f"{mode} {ratio:.1f}" for mode, ratio in result["packed_against"].items())
     lines.append(f"  packed against: {against} (token arithmetic: {result['token_arithmetic']:.1f})")
+    lines.append(
+        f"  useful over an epoch of all records, fillers counted: {result['epoch_useful_share']:.2%}"
+    )
     return "\n".join(lines)

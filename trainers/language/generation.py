@@ -117,7 +117,8 @@ class Generator:
     def _choose(self, h_rH: torch.Tensor) -> torch.Tensor:
         """The likeliest token that a text may have: [r]."""
         logits_rV = self.model.logits(h_rH)
-        logits_rV[:, self.samples.builder.num_known :] = -torch.inf
+        logits_rV[:, self.samples.builder.num_entries :] = -torch.inf
+        logits_rV[:, self.samples.builder.never_said] = -torch.inf
         return logits_rV.argmax(-1)
 
     def _advance(self, pack: list[int], texts: dict[int, list[int]]) -> None:
@@ -153,5 +154,7 @@ def generated_levels(
     def run(pack: list[int]) -> torch.Tensor:
         return torch.tensor([[parse_level(text)] for text in generator.texts(pack)], device=samples.device)
 
-    packs = list(samples.passes(budget, generator.max_new))
+    # Training has room for a response; a text may be a few tokens longer
+    largest = int(samples.lengths.max(initial=0)) + generator.max_new
+    packs = list(samples.passes(max(budget, largest), generator.max_new))
     return over_all(model, samples, packs, 1, run, progress)[:, 0].astype(np.int64)

@@ -16,7 +16,7 @@ from trainers.graph.train import MODEL
 from trainers.language.model.backbone import check_tokenizer, load_base, load_tokenizer
 from trainers.language.model.lora import LoraLM
 from trainers.language.model.netgpt import NetGPT, PackedLM
-from trainers.language.model.tiny import make_model, save_base, train_tokenizer, warm_up
+from trainers.language.model.tiny import WARMUP_PACKS, make_model, save_base, train_tokenizer, warm_up
 from trainers.language.pixels import PixelFolder
 from trainers.language.samples import GraphStates, Samples
 from trainers.language.text.prompt import ABLATED_FIELDS, PromptBuilder
@@ -38,6 +38,8 @@ from trainers.settings import Settings
 from trainers.splits import make_splits
 
 LORA = "lora"
+SHORTEST_PROMPT = 100
+"""Tokens; no prompt with a record is shorter."""
 
 
 def base_path(run: Path, settings: Settings) -> str:
@@ -59,10 +61,10 @@ def prompt_builder(run: Path, settings: Settings, *, with_graph: bool = True) ->
 def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float | None]:
     """Make the tiny base under `folder`/model: tokenizer, weights, and the warm-up if one is set."""
     progress = Progress(folder)
-    train = make_splits(store, settings.graph.val_share).train.tolist()
+    train = make_splits(store, settings.graph.val_share).train
     tiny = settings.language.tiny
     # The instruction as often as the records, so that its words are tokens too
-    texts = (text for v in train for text in (store.texts[v], *instruction_texts()))
+    texts = (text for v in train.tolist() for text in (store.texts[v], *instruction_texts()))
     tokenizer = train_tokenizer(texts, tiny.vocab)
     model = make_model(tiny, tokenizer, settings.seed)
     loss: float | None = None
@@ -73,11 +75,16 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
         )
         # Sorted: how often each level is, and not whose
         levels = np.sort(np.asarray(store.labels)[train])
-        records = builder.tokenize((store.ids[v], store.texts[v]) for v in train)
+        # No more records than the steps can see
+        most = tiny.warmup_steps * WARMUP_PACKS * language.token_budget // SHORTEST_PROMPT
+        order = np.random.default_rng((settings.seed, 0)).permutation(len(train))[:most]
+        chosen = train[np.sort(order)].tolist()
+        records = builder.tokenize((store.ids[v], store.texts[v]) for v in chosen)
+        hidden = hidden_fields(ABLATED_FIELDS.get(settings.graph.ablation, ()))
         loss = warm_up(
             model,
-            [builder.assemble(r) for r in records],
-            [builder.any_response(store.ids[v], levels) for v in train],
+            [builder.assemble(r, hidden) for r in records],
+            [builder.any_response(store.ids[v], levels) for v in chosen],
             tiny,
             seed=settings.seed,
             budget=language.token_budget,
@@ -123,7 +130,8 @@ def make_netgpt(
     base = load_base(base_path(run, settings), _dtype(device))
     check_tokenizer(base, builder.tokenizer, builder.num_known)
     seed_torch(settings.seed, "netgpt")
-    return NetGPT(base, graph_dim, (builder.start_id, builder.pad_id, builder.end_id)).to(device)
+    graph_ids = (builder.start_id, builder.pad_id, builder.end_id)
+    return NetGPT(base, graph_dim, graph_ids, settings.stage3.start).to(device)
 
 
 def make_lora(run: Path, settings: Settings, builder: PromptBuilder, device: torch.device) -> LoraLM:

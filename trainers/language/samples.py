@@ -146,8 +146,9 @@ class Samples:
         """TrainerError for a sample longer than a pack may be."""
         if len(self) and (longest := int(self.lengths.max()) + extra_tokens) > budget:
             node = int(self.ids[int(self.lengths.argmax())])
+            record = f"record {self.names[node]!r}" if len(self.names) else f"node {node}"
             raise TrainerError(
-                f"node {node}: found {longest} tokens, expected at most language.token_budget ({budget}); "
+                f"{record}: found {longest} tokens, expected at most language.token_budget ({budget}); "
                 "raise it, or give shorter clips"
             )
 

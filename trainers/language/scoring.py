@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from trainers import distributed
+from trainers.language.memory import named_out_of_memory
 from trainers.language.model.netgpt import NetGPT, PackedLM
 from trainers.language.samples import Samples
 from trainers.language.text.template import NUM_LEVELS
@@ -30,7 +31,9 @@ def over_all(
     values = torch.zeros(len(samples), width, dtype=torch.float64, device=samples.device)
     for done, pack in enumerate(packs):
         if pack:
-            values[pack] = run(pack).double()
+            num_tokens = int(samples.lengths[pack].sum())
+            with named_out_of_memory("evaluation", num_tokens, num_tokens):
+                values[pack] = run(pack).double()
         if progress:
             progress(done + 1, len(packs))
     model.train(was_training)

@@ -11,7 +11,7 @@ the step's number of samples (stage 3) or response tokens (the others).
 from __future__ import annotations
 
 import logging
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from trainers.config import LanguageConfig, RateConfig, StageConfig
 from trainers.errors import TrainerError, require_finite
 from trainers.language import snapshots
 from trainers.language.curve import NO_GROUPS, Curve, Groups, group_sums, sums_tensor
+from trainers.language.memory import named_out_of_memory
 from trainers.language.model.netgpt import NetGPT, PackedLM
 from trainers.language.packing import PackedBatch, Step, plan
 from trainers.language.samples import Samples
@@ -114,7 +115,8 @@ class LanguageTrainer:
         self._responses = [len(self._response(int(v))) for v in train.ids]
         self._free = hidden_fields(FREE_FIELDS)
         self._epoch_of_samples, self._samples = -1, train
-        self.engine = self._engine()
+        with self._named_out_of_memory(0):
+            self.engine = self._engine()
         self._check_trained()
 
     def _engine(self) -> Any:
@@ -239,7 +241,7 @@ class LanguageTrainer:
             nodes = self.train.ids[chosen]
             batch = samples.batch(chosen, [self._response(int(v)) for v in nodes])
             levels = torch.from_numpy(self.levels[nodes].astype(np.float32)).to(device)
-            try:
+            with self._named_out_of_memory(sum(batch.lengths)):
                 loss, scores = self.engine(batch, levels)
                 loss = loss * float(bool(pack))
                 loss_sum += loss.detach().double()
@@ -248,15 +250,14 @@ class LanguageTrainer:
                     sums += torch.from_numpy(found).to(device)
                 # DeepSpeed averages over ranks and accumulation steps; a sum over the step is wanted
                 self.engine.backward(loss * (self.world_size * self.accumulation / count))
-            except torch.OutOfMemoryError as error:
-                raise self._too_large(sum(batch.lengths)) from error
             if micro + 1 == len(packs):
                 total = (
                     distributed.sum_across_ranks(torch.cat([loss_sum[None], sums.flatten()])).cpu().numpy()
                 )
                 mean = self._finite(float(total[0]) / count, step, number, "loss")
                 self.curve.add(mean, total[1:].reshape(-1, 3))
-            self.engine.step()
+            with self._named_out_of_memory(sum(batch.lengths)):
+                self.engine.step()
         # Of a gradient that is not finite the weights are spoilt now, but no checkpoint has them
         self._finite(float(self.engine.get_global_grad_norm() or 0.0), step, number, "gradient norm")
         return mean
@@ -270,17 +271,9 @@ class LanguageTrainer:
             )
         return value
 
-    def _too_large(self, num_tokens: int) -> TrainerError:
-        """What to set where a pack did not fit the GPU's memory."""
-        budget, least = self.language.token_budget, self.language.max_tokens
-        smaller = max(least, min(budget, num_tokens) // 2 // 256 * 256)
-        advice = f"set language.token_budget={smaller}" if smaller < budget else ""
-        if not self.language.activation_checkpointing:
-            advice += f"{' or ' if advice else 'set '}language.activation_checkpointing=true"
-        return TrainerError(
-            f"{self.stage}: out of GPU memory with a pack of {num_tokens} tokens "
-            f"(language.token_budget {budget}); {advice or 'lower language.max_tokens and token_budget'}"
-        )
+    def _named_out_of_memory(self, num_tokens: int) -> AbstractContextManager[None]:
+        budget = self.language.token_budget
+        return named_out_of_memory(self.stage, num_tokens, budget, self.language)
 
     def _end_point(self, lr: float, writer: SummaryWriter | None) -> None:
         step = self.state.step

@@ -255,7 +255,9 @@ def greedy_by_hand(model: PackedLM, samples: Samples, i: int, num: int, ends: se
     out: list[int] = []
     while len(out) < num and (not out or out[-1] not in ends):
         batch = samples.batch([i], [np.array(out, np.int64)])
-        logits = model.logits(model.hidden_states(batch)[-1:])[0, : samples.builder.num_known]
+        logits = model.logits(model.hidden_states(batch)[-1:])[0, : len(samples.builder.tokenizer)]
+        for token in ("graph_start", "graph_pad", "graph_end", "image_pad", "video_pad", "vision_pad"):
+            logits[samples.builder.tokenizer.convert_tokens_to_ids(f"<|{token}|>")] = -torch.inf
         out.append(int(logits.argmax()))
     return out
 
@@ -412,6 +414,7 @@ def test_an_export_is_loaded_by_transformers_and_scores_the_same(
     export(tmp_path / "out", netgpt, tokenizer, mean=mean, length=samples.graph.length)
     assert not list((tmp_path / "out").rglob("*.bin")) and not list(tmp_path.glob(".*"))
     again, found_mean, length = load_exported(tmp_path / "out")
+    assert again.start == "mean"
     assert length == samples.graph.length and torch.equal(found_mean, mean)
     np.testing.assert_allclose(score_samples(again, own, 2000), expected, rtol=1e-5, atol=1e-5)
     rows = again.base.get_input_embeddings().weight
@@ -531,3 +534,52 @@ def test_video_pixels_reach_the_model_as_transformers_takes_them(
 
 def score_of(netgpt: NetGPT, samples: Samples) -> torch.Tensor:
     return netgpt.hidden_states(samples.batch([0]))[-1]
+
+
+@torch.no_grad()
+def test_a_rating_that_starts_from_the_graphs_score(
+    families: dict[str, Path], samples: Samples, tmp_path: Path
+) -> None:
+    """The head adds to stage 1's score, wherever the model is used; without that score it says so."""
+    builder, graph = samples.builder, samples.graph
+    assert graph is not None
+    scores = np.linspace(0, 9, len(graph.embeddings))
+    own = replace(samples, graph=replace(graph, scores=scores))
+    ids = builder.start_id, builder.pad_id, builder.end_id
+    netgpt = NetGPT(load_base(str(families["qwen2_vl"]), torch.float32), 6, ids, "graph").eval()
+    netgpt.start_head_at(0.0)
+    np.testing.assert_allclose(score_samples(netgpt, own, 2000), scores[own.ids], rtol=1e-6)
+    torch.nn.init.normal_(netgpt.head.weight)
+    found = score_samples(netgpt, own, 2000)
+    netgpt.start = "mean"
+    np.testing.assert_allclose(found - scores[own.ids], score_samples(netgpt, own, 2000), atol=1e-5)
+    netgpt.start = "graph"
+    with pytest.raises(TrainerError, match="no scores of stage 1"):
+        netgpt.scores(samples.batch([0]))
+    export(tmp_path / "out", netgpt, builder.tokenizer, mean=torch.from_numpy(graph.mean), length=1.0)
+    again, _, _ = load_exported(tmp_path / "out")
+    np.testing.assert_allclose(score_samples(again, own, 2000), found, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bfloat16_as_deepspeed_casts_it(families: dict[str, Path], samples: Samples) -> None:
+    ids = samples.builder.start_id, samples.builder.pad_id, samples.builder.end_id
+    netgpt = NetGPT(load_base(str(families["qwen2_vl"]), torch.float32), 6, ids).eval()
+    expected = netgpt.scores(samples.batch([0, 1, 2]))
+    for parameter in netgpt.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    found = netgpt.scores(samples.batch([0, 1, 2]))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
+def test_evaluation_has_room_where_training_had(netgpt: NetGPT, samples: Samples) -> None:
+    """The budget is the longest sample with its response: generation may write a little more."""
+    longest = max(len(samples.builder.response(n)) for n in range(10))
+    budget = int(samples.lengths.max()) + longest
+    own = replace(samples, ids=samples.ids[:3])
+    assert len(generated_levels(netgpt, own, budget)) == 3
+    with pytest.raises(
+        TrainerError, match=r"record '\d+': found \d+ tokens, expected at most .*token_budget"
+    ):
+        score_samples(netgpt, samples, int(samples.lengths.max()) - 1)

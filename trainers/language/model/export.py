@@ -7,15 +7,13 @@ FOLDER/netgpt.safetensors     projector, markers and head; the scale of h_v in i
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from graphstore.files import fsync_dir
+from graphstore.files import atomic_dir
 from trainers import checkpoint
 from trainers.errors import TrainerError
 from trainers.language.model.backbone import load_base
@@ -32,11 +30,10 @@ def export(
     *,
     mean: torch.Tensor,
     length: float,
-    start: str = "mean",
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write the folder, whole or not at all. mean [D] and length: of h_v, as training scaled it.
-    start: what the head's score is added to, as the settings of stage 3 say; `graph` is stage 1's score.
+    dtype: of the language model's weights.
 
     The markers also become the rows of their tokens in the embedding matrix, which grows where the tokens
     have no rows. Where that matrix is the output layer too, it is the same matrix there.
@@ -50,9 +47,7 @@ def export(
         rows = base.get_input_embeddings().weight
         for row, marker in zip((netgpt.start_id, netgpt.end_id), netgpt.markers_2H, strict=True):
             rows[row] = marker.to(rows.dtype)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with atomic_dir(out) as temporary:
         base.to(dtype or base.dtype).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         own = {name: t for name, t in netgpt.state_dict().items() if name.startswith(_OWN)}
@@ -60,21 +55,20 @@ def export(
             "graph_ids": [netgpt.start_id, netgpt.pad_id, netgpt.end_id],
             "graph_dim": int(mean.shape[0]),
             "length": length,
-            "start": start,
+            "start": netgpt.start,
         }
         checkpoint.save(temporary / PART, {**own, "mean": mean}, meta)
-        temporary.rename(out)
-        fsync_dir(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_exported(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[NetGPT, torch.Tensor, float]:
-    """The exported NetGPT in evaluation mode, and the mean [D] and length of h_v."""
+    """The exported NetGPT in evaluation mode, and the mean [D] and length of h_v.
+
+    Where its `start` is `graph`, its scores ask for those of stage 1 in a batch.
+    """
     own, meta = checkpoint.load(folder / PART)
     mean = own.pop("mean")
     first, pad, last = meta["graph_ids"]
-    netgpt = NetGPT(load_base(str(folder), dtype), meta["graph_dim"], (first, pad, last))
+    netgpt = NetGPT(load_base(str(folder), dtype), meta["graph_dim"], (first, pad, last), meta["start"])
     found = netgpt.load_state_dict(own, strict=False)
     lacking = [name for name in found.missing_keys if name.startswith(_OWN)]
     if lacking or found.unexpected_keys:

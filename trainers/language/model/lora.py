@@ -18,12 +18,13 @@ class LoraLM(PackedLM):
     """A language model without graph token and head, whose adapters alone are trained."""
 
     def __init__(self, base: PreTrainedModel, config: LoraConfig) -> None:
-        layers = {name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, nn.Linear)}
+        super().__init__(base)
+        modules = self.text.layers.named_modules()
+        layers = {name.rsplit(".", 1)[-1] for name, m in modules if isinstance(m, nn.Linear)}
         if missing := sorted(set(config.targets) - layers):
             raise TrainerError(
                 f"lora.targets: found {missing[0]!r}, expected some of {', '.join(sorted(layers))}"
             )
-        super().__init__(base)
         adapters = PeftConfig(
             r=config.rank,
             lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT scales by alpha / r, whole or not

@@ -117,8 +117,16 @@ class NetGPT(PackedLM):
     never asked for an id that it may not have.
     """
 
-    def __init__(self, base: PreTrainedModel, graph_dim: int, graph_ids: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        graph_dim: int,
+        graph_ids: tuple[int, int, int],
+        start: str = "mean",
+    ) -> None:
+        """start: as in the settings of stage 3; with `graph` a score is what is added to stage 1's."""
         super().__init__(base)
+        self.start = start
         self.start_id, self.pad_id, self.end_id = graph_ids
         text = self.text
         hidden = text.config.hidden_size
@@ -153,7 +161,7 @@ class NetGPT(PackedLM):
         is_graph_L = (ids_L == self.start_id) | (ids_L == self.pad_id) | (ids_L == self.end_id)
         x_LH = self.text.embed_tokens(ids_L.masked_fill(is_graph_L, 0))
         dtype = x_LH.dtype
-        graph_nH = self.projector(batch.graph_nD.to(self.markers_2H.dtype))
+        graph_nH = self.projector(batch.graph_nD.to(next(self.projector.parameters()).dtype))
         x_LH = torch.where((ids_L == self.start_id)[:, None], self.markers_2H[0].to(dtype), x_LH)
         x_LH = torch.where((ids_L == self.end_id)[:, None], self.markers_2H[1].to(dtype), x_LH)
         x_LH = x_LH.index_put((torch.nonzero(ids_L == self.pad_id)[:, 0],), graph_nH.to(dtype))
@@ -164,4 +172,8 @@ class NetGPT(PackedLM):
         h_nH = self.hidden_states(batch)[batch.last_prompt_token_n]
         # float32: bfloat16 scores between 4 and 8 come in steps of 0.031
         scores = F.linear(h_nH.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
-        return scores if batch.start_n is None else batch.start_n + scores
+        if self.start == "mean":
+            return scores
+        if batch.start_n is None:
+            raise TrainerError("scores: found no scores of stage 1, expected those that this model adds to")
+        return batch.start_n + scores

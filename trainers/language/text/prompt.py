@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,22 @@ from graphstore.xsvideo.records import (
     URL,
 )
 from trainers.errors import TrainerError
+from trainers.language.text import VERSION
 from trainers.language.text.template import GRAPH, NUM_LEVELS, REQUEST, RESPONSE, ChatTurns
 from trainers.schedule import seed_of
 
 GRAPH_START, GRAPH_PAD, GRAPH_END = "<|graph_start|>", "<|graph_pad|>", "<|graph_end|>"
 GRAPH_TOKENS = (GRAPH_START, GRAPH_PAD, GRAPH_END)
+PLACES = ("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>")
+"""Tokens of a Qwen2-VL that stand where pixels go."""
 FIELDS = TEXT_KEYS
 """A piece's field is its position here."""
 FREE_FIELDS = (URL, SENTIMENT, DESCRIPTION, TITLE, AUTHOR, POST_TIME, SAMPLING_DATE, COMMENTS, HISTORY)
 """Fields with a text, an id or a time: what a small training set can be learnt by heart from."""
 ABLATED_FIELDS = {"IV": (SAMPLING_DATE, *COUNTS.values()), "CV": (COMMENTS,)}
 """Fields that a prompt is without under an ablation; the others leave out what no prompt has."""
-VERSION = 1
-"""Of the way in which records become tokens; part of every token cache's digest."""
+AT_ONCE = 1024
+"""Records whose texts are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,13 @@ class PromptBuilder:
         seed: int,
         with_graph: bool = True,
     ) -> None:
-        self.num_known = len(tokenizer)
-        """Entries of the tokenizer before the graph tokens joined it."""
         tokenizer.add_tokens(list(GRAPH_TOKENS), special_tokens=True)
+        vocabulary = tokenizer.get_vocab()
+        self.num_entries = 1 + max(vocabulary.values())
+        self.num_known = 1 + max(i for token, i in vocabulary.items() if token not in GRAPH_TOKENS)
+        """Ids that a model has to have rows for: all but the graph tokens', which may lie behind them."""
+        self.never_said = [vocabulary[token] for token in (*GRAPH_TOKENS, *PLACES) if token in vocabulary]
+        """Ids that stand for something else than text: no answer has them."""
         self.tokenizer = tokenizer
         self.max_tokens, self.max_comments, self.seed = max_tokens, max_comments, seed
         self.with_graph = with_graph
@@ -158,6 +166,13 @@ class PromptBuilder:
         """Tokens of stored records, given as (id, JSON text). At most `max_comments` comments each, drawn
         by (seed, id) and kept in the record's order; then fewer comments, then the end of the description
         and of the title goes, until it fits `max_tokens`. TrainerError where the rest does not fit."""
+        found: list[RecordTokens] = []
+        source = iter(records)
+        while part := list(islice(source, AT_ONCE)):  # whole texts of few records at a time
+            found += self._tokenize(part)
+        return found
+
+    def _tokenize(self, records: list[tuple[str, str]]) -> list[RecordTokens]:
         drafts = []
         for record_id, text in records:
             record = visible_record(text)
