@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from safetensors.torch import save_file
 
 from graphstore import Store
-from trainers.config import LoraConfig, TinyConfig
+from trainers.config import TinyConfig
 from trainers.errors import TrainerError
-from trainers.language import generation
-from trainers.language.generation import UNPARSED, Generator, generated_levels, parse_level
 from trainers.language.model import attention
-from trainers.language.model.backbone import check_tokenizer, load_base, load_tokenizer
-from trainers.language.model.export import export, load_exported
-from trainers.language.model.lora import LoraLM
-from trainers.language.model.netgpt import NetGPT, PackedLM
-from trainers.language.model.tiny import make_model, save_base, train_tokenizer, warm_up
+from trainers.language.model.netgpt import NetGPT
+from trainers.language.model.tiny import make_model, warm_up
 from trainers.language.packing import collate
 from trainers.language.pixels import PixelFolder
 from trainers.language.samples import GraphStates, Samples
@@ -250,237 +242,6 @@ def test_activation_checkpointing_changes_no_gradient(netgpt: NetGPT, samples: S
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-def greedy_by_hand(model: PackedLM, samples: Samples, i: int, num: int, ends: set[int]) -> list[int]:
-    """One token a pass, chosen among all that a text may have."""
-    out: list[int] = []
-    while len(out) < num and (not out or out[-1] not in ends):
-        batch = samples.batch([i], [np.array(out, np.int64)])
-        logits = model.logits(model.hidden_states(batch)[-1:])[0, : len(samples.builder.tokenizer)]
-        for token in ("graph_start", "graph_pad", "graph_end", "image_pad", "video_pad", "vision_pad"):
-            logits[samples.builder.tokenizer.convert_tokens_to_ids(f"<|{token}|>")] = -torch.inf
-        out.append(int(logits.argmax()))
-    return out
-
-
-class _Taught(PackedLM):
-    """A model that answers with given texts: its logits are one-hot."""
-
-    def __init__(self, base: PreTrainedModel, answers: dict[int, np.ndarray], vocab: int) -> None:
-        super().__init__(base)
-        self.answers, self.vocab = answers, vocab
-
-    def hidden_states(self, batch: Any) -> torch.Tensor:
-        rows = torch.zeros(len(batch.input_ids_L), self.vocab)
-        for n, begin in enumerate(batch.begin_n.tolist()):
-            answer = self.answers[round(float(batch.graph_nD[n, 0]), 4)]
-            for place in range(int(batch.prompt_n[n]) - 1, batch.lengths[n]):
-                step = place - int(batch.prompt_n[n]) + 1
-                rows[begin + place, int(answer[min(step, len(answer) - 1)])] = 1.0
-        return rows
-
-    def logits(self, h_rH: torch.Tensor) -> torch.Tensor:
-        return h_rH.clone()
-
-
-@torch.no_grad()
-def test_generation_is_greedy_decoding(netgpt: NetGPT, samples: Samples) -> None:
-    generator = Generator(netgpt, samples, 2000)
-    chosen = [0, 3, 5, 9, 1]
-    for i, found in zip(chosen, generator.tokens(chosen), strict=True):
-        assert found == greedy_by_hand(netgpt, samples, i, generator.max_new, generator.ends)
-
-
-@torch.no_grad()
-def test_generation_of_taught_untaught_and_wrong_texts(
-    netgpt: NetGPT, samples: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generation, "DRAFTED_PASSES", 99)  # the taught model has no cache to step with
-    builder = samples.builder
-    tokenizer = builder.tokenizer
-    end = builder.response(0)[-1:]
-
-    def spoken(text: str) -> np.ndarray:
-        return np.concatenate([np.array(tokenizer.encode(text), np.int64), end])
-
-    assert samples.graph is not None
-    says = [
-        (builder.response(7), 7),
-        (builder.response(0), 0),
-        (spoken("level 3."), 3),
-        (spoken("The influence level of this short-video is 12"), UNPARSED),
-        (spoken("I do not know"), UNPARSED),
-        (np.array(tokenizer.encode("a"), np.int64), UNPARSED),  # never ends
-        (builder.response(5)[:-1], UNPARSED),  # repeats its level
-    ]
-    ids = np.arange(len(says))
-    own = replace(samples, ids=ids)
-    keys = [round(float(x), 4) for x in samples.graph.rows(ids)[:, 0]]
-    model = _Taught(netgpt.base, dict(zip(keys, (s for s, _ in says), strict=True)), builder.num_known + 8)
-    assert generated_levels(model, own, 3000).tolist() == [level for _, level in says]
-    for text, (tokens, _) in zip(Generator(model, own, 3000).tokens(list(ids)), says, strict=True):
-        assert text == tokens[: len(text)].tolist() or text[: len(tokens)] == tokens.tolist()
-
-
-def test_parsing_guesses_nothing() -> None:
-    said = {"The influence level of this short-video is 4": 4, "9": 9, "level: 0.": 0}
-    wrong = ("", "12", "3 or 4", "4.5", "level four", "-", "it is 10", "1,000")
-    assert {text: parse_level(text) for text in said} == said
-    assert [parse_level(text) for text in wrong] == [UNPARSED] * len(wrong)
-
-
-@pytest.fixture(scope="module")
-def families(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of small random models of several kinds, as `from_pretrained` reads them."""
-    root = tmp_path_factory.mktemp("families")
-    shape = {
-        **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4},
-        **{"num_key_value_heads": 2, "vocab_size": 640, "eos_token_id": tokenizer.eos_token_id},
-        **{"bos_token_id": None, "pad_token_id": None, "max_position_embeddings": 8192},
-    }
-    torch.manual_seed(0)
-    models: dict[str, PreTrainedModel] = {
-        "qwen2_vl": make_model(TinyConfig(hidden=32, layers=6, heads=2, vocab=600), tokenizer, 0),
-        "qwen2": Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True)),
-        "llama": LlamaForCausalLM(LlamaConfig(**{**shape, "vocab_size": len(tokenizer)})),
-    }
-    for name, model in models.items():
-        save_base(root / name, model, tokenizer)
-    return {name: root / name for name in models}
-
-
-@pytest.mark.parametrize("kind", ["qwen2", "llama"])
-def test_models_of_text_alone(kind: str, families: dict[str, Path], samples: Samples) -> None:
-    """Packed and without graph: the same logits as transformers' own forward with its own attention."""
-    base = load_base(str(families[kind]), torch.float32)
-    model = PackedLM(base).eval()
-    own = replace(
-        samples,
-        graph=None,
-        builder=PromptBuilder(
-            load_tokenizer(str(families[kind])), max_tokens=900, max_comments=5, seed=0, with_graph=False
-        ),
-    )
-    with torch.no_grad():
-        batch = own.batch([0, 4, 2])
-        packed = model.hidden_states(batch).split(batch.lengths)
-        base.set_attn_implementation("sdpa")
-        for i, found in zip([0, 4, 2], packed, strict=True):
-            alone = base.model(input_ids=torch.from_numpy(own.prompt(i))[None]).last_hidden_state[0]
-            torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
-    graph_ids = samples.builder.start_id, samples.builder.pad_id, samples.builder.end_id
-    netgpt = NetGPT(load_base(str(families[kind]), torch.float32), 6, graph_ids)
-    names = netgpt.stage_parameters("stage3", 4)
-    assert {n.split(".")[3] for n in names if n.startswith("base.")} == {"1", "2", "3", "4"}
-    assert score_samples(netgpt.eval(), samples, 2000).shape == (12,)
-
-
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2", "llama"])
-def test_lora_trains_adapters_of_the_decoder_alone(
-    kind: str, families: dict[str, Path], samples: Samples
-) -> None:
-    model = LoraLM(load_base(str(families[kind]), torch.float32), LoraConfig(rank=4))
-    trained = model.stage_parameters()
-    model.train_only(trained)
-    layers = 6 if kind == "qwen2_vl" else 5
-    assert len(trained) == layers * 7 * 2 and all(".layers." in n and ".lora_" in n for n in trained)
-    batch = replace(samples, graph=None).batch([0, 1], [samples.builder.response(n) for n in (3, 5)])
-    plain = PackedLM(load_base(str(families[kind]), torch.float32)).eval()
-    with torch.no_grad():  # B starts at zero: the adapters change nothing yet
-        torch.testing.assert_close(
-            model.eval().response_log_probs(batch)[0], plain.response_log_probs(batch)[0]
-        )
-    model.response_log_probs(batch)[0].sum().backward()
-    assert all((p.grad is not None) == (n in trained) for n, p in model.named_parameters())
-    with pytest.raises(TrainerError, match=r"lora\.targets: found 'wq'.*q_proj"):
-        LoraLM(load_base(str(families[kind]), torch.float32), LoraConfig(targets=["wq"]))
-
-
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2", "llama"])
-def test_an_export_is_loaded_by_transformers_and_scores_the_same(
-    kind: str, families: dict[str, Path], samples: Samples, tmp_path: Path
-) -> None:
-    tokenizer = load_tokenizer(str(families[kind]))
-    builder = PromptBuilder(tokenizer, max_tokens=900, max_comments=5, seed=0)
-    own = replace(samples, builder=builder)
-    netgpt = NetGPT(
-        load_base(str(families[kind]), torch.float32), 6, (builder.start_id, builder.pad_id, builder.end_id)
-    ).eval()
-    assert samples.graph is not None
-    with torch.no_grad():
-        for p in netgpt.stage_parameters("stage3", 4).values():
-            p.add_(torch.randn_like(p) * 0.05)
-    expected = score_samples(netgpt, own, 2000)
-    mean = torch.from_numpy(samples.graph.mean)
-    export(tmp_path / "out", netgpt, tokenizer, mean=mean, length=samples.graph.length)
-    assert not list((tmp_path / "out").rglob("*.bin")) and not list(tmp_path.glob(".*"))
-    again, found_mean, length = load_exported(tmp_path / "out")
-    assert again.start == "mean"
-    assert length == samples.graph.length and torch.equal(found_mean, mean)
-    np.testing.assert_allclose(score_samples(again, own, 2000), expected, rtol=1e-5, atol=1e-5)
-    rows = again.base.get_input_embeddings().weight
-    assert torch.equal(rows[builder.start_id], netgpt.markers_2H[0])
-    assert load_tokenizer(str(tmp_path / "out")).convert_tokens_to_ids("<|graph_pad|>") == builder.pad_id
-    with pytest.raises(TrainerError, match="already there"):
-        export(tmp_path / "out", netgpt, tokenizer, mean=mean, length=1.0)
-
-
-def test_models_that_are_not_whole_are_refused(families: dict[str, Path], tmp_path: Path) -> None:
-    def copy(kind: str, name: str) -> Path:
-        return Path(shutil.copytree(families[kind], tmp_path / name))
-
-    for name in ("config.json", "model.safetensors"):
-        folder = copy("qwen2", f"without-{name}")
-        (folder / name).unlink()
-        with pytest.raises(TrainerError, match=r"language\.model: found .*without-"):
-            load_base(str(folder), torch.float32)
-    folder = copy("llama", "no-tokenizer")
-    for path in folder.glob("tokenizer*"):
-        path.unlink()
-    with pytest.raises(TrainerError, match=r"language\.model: found .*tokenizer"):
-        load_tokenizer(str(folder))
-    folder = copy("llama", "torn")
-    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(TrainerError, match=r"language\.model"):
-        load_base(str(folder), torch.float32)
-    folder = copy("llama", "lacking")
-    tensors = load_file(folder / "model.safetensors")
-    tensors.pop("model.layers.3.mlp.up_proj.weight")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        TrainerError, match=r"no weights for 1 tensors such as model\.layers\.3\.mlp\.up_proj"
-    ):
-        load_base(str(folder), torch.float32)
-    folder = copy("llama", "pickled")
-    torch.save(tensors, folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(TrainerError, match=r"language\.model"):
-        load_base(str(folder), torch.float32)
-    folder = copy("llama", "other-kind")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
-    with pytest.raises(TrainerError, match=r"type gpt2.*qwen2_vl, qwen2, llama"):
-        load_base(str(folder), torch.float32)
-    with pytest.raises(TrainerError, match=r"language\.model: found '/nowhere'"):
-        load_tokenizer("/nowhere")
-
-
-def test_a_tokenizer_of_another_model_is_refused(
-    store: Store, families: dict[str, Path], tokenizer: Any
-) -> None:
-    large = train_tokenizer(list(store.texts), 900)
-    base = load_base(str(families["qwen2"]), torch.float32)
-    with pytest.raises(TrainerError, match=r"tokenizer of 900 entries, expected at most the model's 640"):
-        check_tokenizer(base, large, len(large))
-    check_tokenizer(base, tokenizer, 600)
-    vision = load_base(str(families["qwen2_vl"]), torch.float32)
-    vision.config.video_token_id += 1
-    with pytest.raises(TrainerError, match=r"found <\|video_pad\|> as token 7, expected 8"):
-        check_tokenizer(vision, tokenizer, 600)
-    base.config.eos_token_id = 333
-    with pytest.raises(TrainerError, match="no special token of id 333"):
-        check_tokenizer(base, tokenizer, 600)
-
-
 @torch.no_grad()
 def test_video_pixels_reach_the_model_as_transformers_takes_them(
     netgpt: NetGPT, samples: Samples, store: Store, tmp_path: Path
@@ -534,52 +295,3 @@ def test_video_pixels_reach_the_model_as_transformers_takes_them(
 
 def score_of(netgpt: NetGPT, samples: Samples) -> torch.Tensor:
     return netgpt.hidden_states(samples.batch([0]))[-1]
-
-
-@torch.no_grad()
-def test_a_rating_that_starts_from_the_graphs_score(
-    families: dict[str, Path], samples: Samples, tmp_path: Path
-) -> None:
-    """The head adds to stage 1's score, wherever the model is used; without that score it says so."""
-    builder, graph = samples.builder, samples.graph
-    assert graph is not None
-    scores = np.linspace(0, 9, len(graph.embeddings))
-    own = replace(samples, graph=replace(graph, scores=scores))
-    ids = builder.start_id, builder.pad_id, builder.end_id
-    netgpt = NetGPT(load_base(str(families["qwen2_vl"]), torch.float32), 6, ids, "graph").eval()
-    netgpt.start_head_at(0.0)
-    np.testing.assert_allclose(score_samples(netgpt, own, 2000), scores[own.ids], rtol=1e-6)
-    torch.nn.init.normal_(netgpt.head.weight)
-    found = score_samples(netgpt, own, 2000)
-    netgpt.start = "mean"
-    np.testing.assert_allclose(found - scores[own.ids], score_samples(netgpt, own, 2000), atol=1e-5)
-    netgpt.start = "graph"
-    with pytest.raises(TrainerError, match="no scores of stage 1"):
-        netgpt.scores(samples.batch([0]))
-    export(tmp_path / "out", netgpt, builder.tokenizer, mean=torch.from_numpy(graph.mean), length=1.0)
-    again, _, _ = load_exported(tmp_path / "out")
-    np.testing.assert_allclose(score_samples(again, own, 2000), found, rtol=1e-5, atol=1e-5)
-
-
-@torch.no_grad()
-def test_bfloat16_as_deepspeed_casts_it(families: dict[str, Path], samples: Samples) -> None:
-    ids = samples.builder.start_id, samples.builder.pad_id, samples.builder.end_id
-    netgpt = NetGPT(load_base(str(families["qwen2_vl"]), torch.float32), 6, ids).eval()
-    expected = netgpt.scores(samples.batch([0, 1, 2]))
-    for parameter in netgpt.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    found = netgpt.scores(samples.batch([0, 1, 2]))
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
-
-
-def test_evaluation_has_room_where_training_had(netgpt: NetGPT, samples: Samples) -> None:
-    """The budget is the longest sample with its response: generation may write a little more."""
-    longest = max(len(samples.builder.response(n)) for n in range(10))
-    budget = int(samples.lengths.max()) + longest
-    own = replace(samples, ids=samples.ids[:3])
-    assert len(generated_levels(netgpt, own, budget)) == 3
-    with pytest.raises(
-        TrainerError, match=r"record '\d+': found \d+ tokens, expected at most .*token_budget"
-    ):
-        score_samples(netgpt, samples, int(samples.lengths.max()) - 1)
