@@ -21,6 +21,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     interfaces.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     local = "RAY_ADDRESS" not in os.environ
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -10,8 +10,9 @@ import numpy as np
 import graphstore
 from cluster.config import ClusterConfig
 from cluster.errors import StageFailedError
-from cluster.training import bad_input_of, shown_progress
+from cluster.training import shown_progress
 from trainers import stage
+from trainers.errors import TrainerError
 from trainers.language.load import prompt_builder
 from trainers.language.text.tokens import (
     ARRAYS,
@@ -38,15 +39,18 @@ class _Tokenizer:
         self.builder = prompt_builder(found.run, found.settings)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        found = [
-            tokenize_block(self.store, self.builder, first, last)
-            for first, last in zip(batch["first"].tolist(), batch["last"].tolist(), strict=True)
-        ]
+        ranges = zip(batch["first"].tolist(), batch["last"].tolist(), strict=True)
+        error = ""
+        try:
+            found = [tokenize_block(self.store, self.builder, first, last) for first, last in ranges]
+        except TrainerError as refused:  # as a value: Ray Data makes text of what is raised
+            found, error = [Block(Tokens.of([]), 0, 0) for _ in batch["first"]], str(refused)
         columns: dict[str, list[Any]] = {
             name: [getattr(block.tokens, name).tobytes() for block in found] for name in ARRAYS
         }
         return {
             "first": batch["first"].tolist(),
+            "error": [error] * len(found),
             **columns,
             **{name: [getattr(block, name) for block in found] for name in _COUNTS},
         }
@@ -63,30 +67,30 @@ def tokenize_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
     builder = prompt_builder(job.run, job.settings)  # refuses a bad tokenizer before any actor starts
     blocks = blocks_of(store)
     ranges = [{"first": first, "last": last} for first, last in blocks]
-    actors = max(1, min(len(blocks), cluster.workers))
+    pool = ray.data.ActorPoolStrategy(size=max(1, min(len(blocks), cluster.workers)))
     rows = (
         ray.data.from_items(ranges, override_num_blocks=len(blocks))
-        .map_batches(_Tokenizer, fn_constructor_args=(job.to_dict(),), batch_size=1, concurrency=actors)
+        .map_batches(_Tokenizer, fn_constructor_args=(job.to_dict(),), batch_size=1, compute=pool)
         .iter_rows()
     )
     progress = Progress(job.folder)
 
     def made() -> Iterator[Block]:
         for done, row in enumerate(rows):
+            if row["error"]:
+                raise TrainerError(row["error"])
             arrays = {name: np.frombuffer(row[name], dtype) for name, dtype in ARRAYS.items()}
             tokens = Tokens.from_arrays(arrays, int(row["first"]))
+            if (tokens.first, tokens.first + len(tokens)) != blocks[done]:
+                raise StageFailedError(f"{job.stage}: found block {tokens.first}, expected {blocks[done]}")
             yield Block(tokens, *(int(row[name]) for name in _COUNTS))
             progress.update(done + 1, len(blocks), "block")
 
     try:
         with shown_progress(job.folder, title):
             counts = write_tokens(job.folder, made(), cache_attributes(store, builder))
-    except Exception as error:
-        if found := bad_input_of(error):
-            raise found from error
-        if isinstance(error, ray.exceptions.RayError):
-            raise StageFailedError(f"{job.stage}: {error}") from error
-        raise
+    except ray.exceptions.RayError as error:
+        raise StageFailedError(f"{job.stage}: {error}") from error
     if counts["records"] != store.num_nodes["video"]:
         raise StageFailedError(
             f"{job.stage}: found tokens of {counts['records']} records, expected {store.num_nodes['video']}"

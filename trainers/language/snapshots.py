@@ -15,12 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
 from torch import nn
 
 from graphstore.files import file_digest, fsync_dir, read_json, write_json
@@ -34,8 +28,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def trained_values(trained: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    """The float32 values that the optimiser holds, whole, on the CPU; every rank calls this."""
-    return {name: safe_get_full_fp32_param(p).cpu() for name, p in trained.items()}
+    """The float32 values that the optimiser holds, whole, on rank 0's CPU; every rank calls this."""
+    from deepspeed.utils import safe_get_full_fp32_param  # imports slowly and logs: only where it is used
+
+    found = {}
+    for name, p in trained.items():
+        value = safe_get_full_fp32_param(p)
+        if distributed.rank() == 0:  # the others have a part of it to give, and no use for the whole
+            found[name] = value.cpu()
+    return found
 
 
 def save(
@@ -50,6 +51,8 @@ def save(
     trained: parameters of an engine that has made at least one step, by name. `tensors` and `meta` are
     rank 0's.
     """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
     rank, world_size = distributed.rank(), distributed.world_size()
     temporary = folder / distributed.broadcast_object(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir(parents=True, exist_ok=True)
@@ -101,6 +104,8 @@ def load(
 
     trained: the engine's trained parameters, by name; TrainerError unless the checkpoint has exactly these.
     """
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
     if distributed.rank() == 0:
         for left in folder.glob(".*.tmp"):  # of a writer that was killed
             shutil.rmtree(left, ignore_errors=True)
