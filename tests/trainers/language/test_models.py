@@ -42,7 +42,7 @@ def families(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     models: dict[str, PreTrainedModel] = {
         "qwen2_vl": make_model(TinyConfig(hidden=32, layers=6, heads=2, vocab=600), tokenizer, 0),
         "qwen2": Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True)),
-        "llama": LlamaForCausalLM(LlamaConfig(**{**shape, "vocab_size": len(tokenizer)})),
+        "llama": LlamaForCausalLM(LlamaConfig(**{**shape, "vocab_size": 600})),
     }
     for name, model in models.items():
         save_base(root / name, model, tokenizer)
@@ -84,7 +84,11 @@ def test_lora_trains_adapters_of_the_decoder_alone(
     model.train_only(trained)
     layers = 6 if kind == "qwen2_vl" else 5
     assert len(trained) == layers * 7 * 2 and all(".layers." in n and ".lora_" in n for n in trained)
-    batch = replace(samples, graph=None).batch([0, 1], [samples.builder.response(n) for n in (3, 5)])
+    builder = PromptBuilder(
+        load_tokenizer(str(families[kind])), max_tokens=900, max_comments=5, seed=0, with_graph=False
+    )
+    own = replace(samples, graph=None, builder=builder)
+    batch = own.batch([0, 1], [builder.response(n) for n in (3, 5)])
     plain = PackedLM(load_base(str(families[kind]), torch.float32)).eval()
     with torch.no_grad():  # B starts at zero: the adapters change nothing yet
         torch.testing.assert_close(
