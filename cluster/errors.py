@@ -7,5 +7,11 @@ class ClusterError(ValueError):
     """Base of what `cluster` raises on purpose: wrong usage, one line. Picklable: it holds its text alone."""
 
 
+def is_bad_input(error: BaseException) -> bool:
+    """Whether it is one of the project's own errors: one line that says what was found and expected."""
+    package = type(error).__module__.split(".")[0]
+    return isinstance(error, ValueError) and package in ("graphstore", "sampler", "trainers", "cluster")
+
+
 class StageFailedError(RuntimeError):
     """A stage's workers failed more often than allowed; the text names the stage and the cause."""

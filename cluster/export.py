@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cluster.errors import ClusterError
-from cluster.pipeline import Run
+from cluster.pipeline.run import Run
 
 
 def export(run: Run, out: Path) -> None:

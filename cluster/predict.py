@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from cluster.pipeline import Run
+from cluster.pipeline.run import Run
 from cluster.progress import bar
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records

@@ -47,6 +47,22 @@ def sum_across_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def max_across_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Element-wise maximum over ranks, on every rank. In place."""
+    if _on():
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident set of this process so far; 0 where the system does not say."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Sum all gradients over ranks, in one flat buffer.
 

@@ -7,13 +7,15 @@ machines: the worker (rank 0) replaces a JSON file a few times a second, the fro
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 PROGRESS = "progress.json"
-_PERIOD_S = 0.25
+_PERIOD_S, _LOG_PERIOD_S = 0.25, 10.0
+_log = logging.getLogger(__name__)
 
 
 class Progress:
@@ -21,12 +23,15 @@ class Progress:
 
     def __init__(self, folder: Path | None) -> None:
         self._path = folder / PROGRESS if folder else None
-        self._last = 0.0
+        self._last = self._logged = 0.0
+        self._first: tuple[int, float] | None = None  # done, when: of this process
         self._note = ""
 
     def note(self, text: str) -> None:
         """A line for the person who waits, to be shown once; it stays until the next."""
         self._note = text
+        if self._path is not None:
+            _log.info(text)
 
     def update(self, done: int, total: int, unit: str, **values: float) -> None:
         """Say that `done` of `total` units are done; written at most four times a second."""
@@ -34,12 +39,24 @@ class Progress:
         if self._path is None or (now - self._last < _PERIOD_S and done < total):
             return
         self._last = now
+        if self._first is None or done < self._first[0]:
+            self._first = (done, now)
         # No fsync: it is for the eye, and a torn file after a crash is only not shown
         temporary = self._path.with_name(f".{PROGRESS}.{os.getpid()}.tmp")
         shown = {key: round(value, 4) for key, value in values.items()}
         found = {"done": done, "total": total, "unit": unit, "values": shown, "note": self._note}
-        temporary.write_text(json.dumps(found))
+        temporary.write_text(json.dumps({**found, "rate": self._rate(done, now)}))
         temporary.replace(self._path)
+        if now - self._logged >= _LOG_PERIOD_S or done >= total:
+            self._logged = now
+            said = "".join(f", {key} {value}" for key, value in shown.items())
+            _log.info("%s %d of %d%s", unit, done, total, said)
+
+    def _rate(self, done: int, now: float) -> float:
+        """Units a second since this process began; 0 where it has done none."""
+        assert self._first is not None
+        first, since = self._first
+        return (done - first) / (now - since) if now > since else 0.0
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:

@@ -21,9 +21,8 @@ from trainers.config import (
 from trainers.errors import require
 
 JOB = "job.json"
-STAGES = ("stage1", "embeddings", "base", "tokens", "stage2", "stage3", "lora", "evaluation")
-"""Folders of a run, in the order in which they are made."""
 SINGLE_WORKER_STAGES = ("embeddings", "base", "tokens")
+"""Those that one process makes; several are refused."""
 RESUMABLE = ("stage1", "stage2", "stage3", "lora")
 """Those with checkpoints; the others are short, and start anew."""
 

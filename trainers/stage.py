@@ -13,7 +13,7 @@ from typing import Any
 
 from graphstore.files import file_digest, read_json, value_digest, write_json
 
-MANIFEST, INPUTS = "manifest.json", "inputs.json"
+MANIFEST, INPUTS, REFUSED = "manifest.json", "inputs.json", "refused.json"
 VERSION = 1
 Json = dict[str, Any]
 
@@ -65,8 +65,25 @@ def prepare(folder: Path, inputs: Json, *, resumes: bool) -> bool:
     return same
 
 
-def finish(folder: Path, inputs: Json, outputs: list[str], metrics: Json) -> None:
-    """Write the manifest: from here on the stage is done. `outputs` are files or folders in it."""
+def refuse(folder: Path, attempt: str, error: ValueError) -> None:
+    """Leave word that this attempt met bad input: workers that are started again need not meet it again."""
+    write_json(folder / REFUSED, {"attempt": attempt, "error": str(error)})
+
+
+def refused(folder: Path, attempt: str) -> str:
+    """What an attempt was refused for; empty where it was not."""
+    try:
+        found = read_json(folder / REFUSED)
+    except (OSError, ValueError):
+        return ""
+    return str(found["error"]) if found["attempt"] == attempt else ""
+
+
+def finish(folder: Path, inputs: Json, outputs: list[str], metrics: Json, cost: Json | None = None) -> None:
+    """Write the manifest: from here on the stage is done. `outputs` are files or folders in it.
+
+    cost: what making it took, such as peak_bytes; no part of what the stage made.
+    """
     files = [
         p
         for name in outputs
@@ -79,6 +96,7 @@ def finish(folder: Path, inputs: Json, outputs: list[str], metrics: Json) -> Non
             "inputs": inputs,
             "outputs": {p.relative_to(folder).as_posix(): file_digest(p) for p in files},
             "metrics": metrics,
+            "cost": cost or {},
         },
     )
 

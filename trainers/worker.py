@@ -30,6 +30,7 @@ from trainers.graph.encoders import TITLES
 from trainers.graph.exact import cache_digests, open_cache, write_cache
 from trainers.graph.tables import FeatureTables
 from trainers.graph.train import MODEL, SAMPLED, GraphTrainer, load_model, sampled_scores
+from trainers.logs import stage_log
 from trainers.progress import Progress
 from trainers.settings import SINGLE_WORKER_STAGES, StageJob
 from trainers.splits import make_splits
@@ -43,6 +44,13 @@ Made = tuple[list[str], dict[str, Any]]
 
 def run_stage(job: StageJob, engine: SamplingEngine | None = None) -> None:
     """Run a prepared stage to its manifest. `engine` samples for stage 1; without one this process does."""
+    with stage_log(job.run, job.stage, distributed.rank()) as log:
+        log.info("%s: %d ranks, %s, from %s", job.stage, distributed.world_size(), job.device, job.store)
+        _run_stage(job, engine)
+        log.info("%s: done", job.stage)
+
+
+def _run_stage(job: StageJob, engine: SamplingEngine | None) -> None:
     torch.set_num_threads(job.num_threads)
     # Same bits in every run: forbid the few operations that have no deterministic form
     torch.use_deterministic_algorithms(True, warn_only=job.device == "cuda")
@@ -54,9 +62,19 @@ def run_stage(job: StageJob, engine: SamplingEngine | None = None) -> None:
     if job.stage in SINGLE_WORKER_STAGES and distributed.world_size() > 1:
         raise TrainerError(f"{job.stage}: found {distributed.world_size()} processes, expected one")
     outputs, metrics = _STAGES[job.stage](job, store, engine)
+    cost = _cost(job)
     if distributed.rank() == 0:
-        stage.finish(job.folder, job.inputs, outputs, metrics)
+        stage.finish(job.folder, job.inputs, outputs, metrics, cost)
     distributed.barrier()
+
+
+def _cost(job: StageJob) -> dict[str, int]:
+    """Memory of the rank that took most, bytes: resident, and on its device."""
+    device = torch.cuda.max_memory_allocated() if job.device == "cuda" else 0
+    found = [distributed.peak_resident_bytes(), device]
+    peak = torch.tensor(found, dtype=torch.int64, device=distributed.device(job.device))
+    resident, allocated = distributed.max_across_ranks(peak).tolist()
+    return {"peak_bytes": resident, **({"device_peak_bytes": allocated} if job.device == "cuda" else {})}
 
 
 def _progress(job: StageJob, unit: str) -> Callable[[int, int], None]:

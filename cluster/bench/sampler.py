@@ -22,7 +22,7 @@ import numpy as np
 
 import graphstore
 from cluster.bench.measure import machine, measure
-from cluster.local import ray_session
+from cluster.workers.session import ray_session
 from graphstore import EdgeType, Graph, Relation, Store
 from graphstore.relations import from_indptr
 from graphstore.schema import NodeType, RelationType, Schema, edge_name
@@ -205,7 +205,9 @@ def _case(
     del others  # and with it the peers' arrays
     if store is not None and config.with_ray:
         with ray_session(num_cpus=cores):
-            from cluster.sampling import RaySamplingEngine  # imports Ray, which must be configured first
+            from cluster.workers.sampling import (
+                RaySamplingEngine,
+            )  # imports Ray, which must be configured first
 
             remote = _Contest()
             for num in RAY_WORKERS:

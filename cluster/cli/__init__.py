@@ -13,6 +13,7 @@ import traceback
 import typer
 
 from cluster.cli import bench, run, stores
+from cluster.errors import is_bad_input
 from cluster.progress import say
 
 app = typer.Typer(
@@ -28,17 +29,11 @@ run.register(app)
 app.add_typer(bench.app, name="bench")
 
 
-def _is_bad_input(error: BaseException) -> bool:
-    """Our own errors, each the one line that the person needs."""
-    package = type(error).__module__.split(".")[0]
-    return isinstance(error, ValueError) and package in ("graphstore", "sampler", "trainers", "cluster")
-
-
 def main() -> None:
     try:
         app()  # leaves with 0, or with 2 after a message about wrong usage
     except Exception as error:
-        if _is_bad_input(error):
+        if is_bad_input(error):
             say(f"netgpt: {' '.join(str(error).splitlines())}")
             sys.exit(2)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -32,14 +32,15 @@ def _command(stages: list[str] | None) -> Callable[..., None]:
         overrides: Overrides = None,
     ) -> None:
         from cluster.config import load_config
-        from cluster.pipeline import Run, locked
+        from cluster.pipeline import Run, execute, locked, require_room
         from trainers.evaluate import metrics_table
 
         settings = load_config(config, overrides)
         path = out or Path("runs") / Path(config).stem
+        require_room(settings.cluster)
         with locked(path):
             run = Run.start(path, settings, data, store)
-            run.execute(run.stages if stages is None else stages)
+            execute(run, run.stages if stages is None else stages)
         if stages is None:
             print(metrics_table(run.metrics()))
             say(f"run: {run.path}   predictions: {run.path / 'predictions.parquet'}")
@@ -69,13 +70,23 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Metrics of a run by stage and split, beside the baselines."""
-    from cluster.pipeline import Run, locked
+    from cluster.pipeline import Run, execute, locked
     from trainers.evaluate import metrics_table
 
     found = Run.open_(run_path)
     with locked(run_path):
-        found.execute(["evaluation"])
+        execute(found, ["evaluation"])
     print(json.dumps(found.metrics()) if as_json else metrics_table(found.metrics()))
+
+
+def status(
+    run_path: RunPath,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """What each stage of a run is doing: progress, time to go, attempts."""
+    from cluster.pipeline.status import status_json, status_text
+
+    print(json.dumps(status_json(run_path)) if as_json else status_text(run_path))
 
 
 def predict(
@@ -84,7 +95,7 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", help="JSON lines (default standard output).")] = None,
 ) -> None:
     """Rate new videos with a finished run."""
-    from cluster.pipeline import Run
+    from cluster.pipeline.run import Run
     from cluster.predict import predict as ratings
     from graphstore.files import atomic_file
 
@@ -103,7 +114,7 @@ def export(
 ) -> None:
     """Write a run's NetGPT as a folder that transformers loads, and its own small part beside it."""
     from cluster.export import export as write
-    from cluster.pipeline import Run
+    from cluster.pipeline.run import Run
 
     write(Run.open_(run_path), out)
     say(f"{out}: written")
@@ -113,5 +124,6 @@ def register(app: typer.Typer) -> None:
     for name, (stages, text) in PIPELINE.items():
         app.command(name, help=text)(_command(stages))
     app.command()(evaluate)
+    app.command()(status)
     app.command()(predict)
     app.command()(export)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import graphstore
-from cluster.local import ray_session
+from cluster.workers.session import ray_session
 from graphstore import Store
 from sampler import MiniBatch, NeighborLoader, NeighborSampler, Request, SamplerError, SamplingOptions
 
@@ -29,7 +29,7 @@ def ray_up() -> Iterator[None]:
 
 
 def engine(store: Store, num_workers: int = 2, prefetch: int = 4, **options: Any) -> Any:
-    from cluster.sampling import RaySamplingEngine  # imports Ray, which must be configured first
+    from cluster.workers.sampling import RaySamplingEngine  # imports Ray, which must be configured first
 
     options = {"fanout": 4, "seed": 1} | options
     return RaySamplingEngine(store, SamplingOptions(**options), num_workers=num_workers, prefetch=prefetch)
@@ -105,7 +105,7 @@ def test_options_reach_the_workers(store: Store, options: dict[str, Any]) -> Non
 
 def test_batches_keep_their_memory_and_give_it_back(store: Store) -> None:
     """What a batch holds is never written again; memory of batches that are gone is used again."""
-    from cluster.slots import Slot
+    from cluster.workers.slots import Slot
 
     asked = requests(store, 40)
     right = expected(store, asked)
@@ -301,7 +301,7 @@ def test_a_worker_does_not_go_on_with_another_store(store: Store, csr_store: Sto
 def test_memory_that_cannot_be_shared_is_done_without(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cluster.slots import SlotName, SlotPool, SlotWriter, Unwritten, Written
+    from cluster.workers.slots import SlotName, SlotPool, SlotWriter, Unwritten, Written
 
     sampler, asked = NeighborSampler(store, fanout=4, seed=1), requests(store, 1)[0]
     writer, right = SlotWriter(), expected(store, [requests(store, 1)[0]])[0]

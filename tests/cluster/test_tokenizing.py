@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster.config import ClusterConfig
-from cluster.local import ray_session
-from cluster.tokenizing import tokenize_on_ray
+from cluster.workers.session import ray_session
+from cluster.workers.tokenizing import tokenize_on_ray
 from graphstore import Store
 from graphstore.files import read_json
 from trainers import stage

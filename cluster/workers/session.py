@@ -10,6 +10,15 @@ from typing import Any
 
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_LOG_LEVEL": "ERROR", "RAY_TRAIN_V2_ENABLED": "1"}
+NO_METRICS = {
+    # Ray serves metrics on all interfaces and asks for no token: off, but where someone asks for them.
+    # Two of the three servers have no switch; a port that cannot be opened is theirs
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
+}
+WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 @contextmanager
@@ -20,19 +29,18 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     share cores. Its ports ask for a token made for this session alone, since some listen on all
     interfaces.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     local = "RAY_ADDRESS" not in os.environ
+    for name, value in {**QUIET, **(NO_METRICS if local else {})}.items():
+        os.environ.setdefault(name, value)
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray  # after the environment is set; and commands that need no Ray start fast
 
-    environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "ERROR",
-        "runtime_env": {"env_vars": environment},
+        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
     }
     if local:
         # "local": never another Ray that runs on this machine

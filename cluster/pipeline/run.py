@@ -1,13 +1,13 @@
-"""A run: its folder, its store, and its stages in order, each skipped where it is done and matches."""
+"""A run: its folder, its store, and what its stages are made from."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,8 @@ from typing import Any
 import graphstore
 from cluster.config import RunConfig, load_config
 from cluster.errors import ClusterError
-from cluster.local import ray_session
-from cluster.progress import say
+from cluster.stages import MEASURED, STAGES, num_workers
 from cluster.stores import build_store
-from cluster.training import choose_device, num_workers, run_on_ray
 from graphstore import Store
 from graphstore.files import atomic_file, file_digest, read_json, value_digest, write_json
 from sampler import GENERATOR
@@ -26,42 +24,21 @@ from trainers import stage
 from trainers.config import StageConfig
 from trainers.evaluate import PREDICTIONS
 from trainers.language.text import VERSION
-from trainers.settings import STAGES, StageJob
 
-TITLES = {
-    "stage1": "stage 1: pretraining",
-    "embeddings": "exact embeddings",
-    "base": "tiny base model",
-    "tokens": "token cache",
-    "stage2": "stage 2: alignment",
-    "stage3": "stage 3: rating",
-    "lora": "LoRA baseline",
-    "evaluation": "evaluation",
-}
+CONFIG, LOCK = "config.yaml", ".lock"
 RESOURCES = ("tables_gb", "inference_gb", "checkpoint_steps")
 """Settings of stage 1 that change no weights but for rounding: after them it goes on where it was."""
 PROMPT_ABLATIONS = ("IV", "CV")
 """Those that leave fields out of the prompts."""
-MEASURED = ("embeddings", "stage2", "stage3", "lora")
-"""Stages that the evaluation measures, where they are done."""
 LANGUAGE_RESOURCES = ("activation_checkpointing",)
 """Those of the language stages."""
-COMMANDS = {
-    **{"stage1": "pretrain", "embeddings": "embed", "base": "tokenize", "tokens": "tokenize"},
-    **{"stage2": "align", "stage3": "rate", "lora": "lora"},
-}
-DEPENDS = {
-    **{"stage1": [], "embeddings": ["stage1"], "base": [], "tokens": ["base"]},
-    **{"stage2": ["embeddings", "tokens"], "stage3": ["stage2"], "lora": ["tokens"]},
-}
-"""What each stage reads; the evaluation reads whatever is there."""
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold the run's folder: two processes must not work on one run."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
+    with (run / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -78,6 +55,8 @@ class Run:
     path: Path
     config: RunConfig
     store: Store
+    _done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Inputs of the stages that were found done."""
 
     @staticmethod
     def start(path: Path, config: RunConfig, data: Path | None, store: Path | None) -> Run:
@@ -119,7 +98,7 @@ class Run:
             raise ClusterError(f"{where}: found a store of edge lists, expected one of released records")
         if known is not None and known["digest"] != opened.digest:
             raise ClusterError(f"{path}: its store {where} has changed; choose another --out")
-        with atomic_file(path / "config.yaml") as temporary:
+        with atomic_file(path / CONFIG) as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
         inside = where == path / "store"
         write_json(note, {"path": "store" if inside else str(where), "digest": opened.digest, **wanted})
@@ -128,13 +107,13 @@ class Run:
     @staticmethod
     def open_(path: Path) -> Run:
         """A run that was started before, as it is."""
-        if not (path / "config.yaml").exists() or not (path / "store.json").exists():
+        if not (path / CONFIG).exists() or not (path / "store.json").exists():
             raise ClusterError(f"{path}: found no run, expected a folder made by netgpt run")
         known = read_json(path / "store.json")
         store = graphstore.open(str(_store_path(path, known)))
         if store.digest != known["digest"]:
             raise ClusterError(f"{path}: its store {store.path} has changed since the run")
-        return Run(path, load_config(str(path / "config.yaml")), store)
+        return Run(path, load_config(str(path / CONFIG)), store)
 
     def inputs(self, name: str) -> dict[str, Any]:
         """What a stage is made from: digests of stores, stages and settings that change its result."""
@@ -207,67 +186,36 @@ class Run:
     def possible_stages(self) -> list[str]:
         return [name for name in STAGES if name != "base" or self.config.language.model == "tiny"]
 
-    def _needed(self, name: str) -> list[str]:
+    def needed(self, name: str) -> list[str]:
         """Stages that must be done before one."""
-        if name == "evaluation":
-            only_baseline = not (self.path / "stage3").exists() and self.is_done("lora")
-            return [] if only_baseline else ["stage3"]
-        return [stage_name for stage_name in DEPENDS[name] if stage_name in self.possible_stages]
+        if name == "evaluation" and not (self.path / "stage3").exists() and self.is_done("lora"):
+            return []
+        return [stage_name for stage_name in STAGES[name].reads if stage_name in self.possible_stages]
 
     def is_done(self, name: str) -> bool:
-        return stage.is_done(self.path / name, self.inputs(name))
+        """Whether a stage is done and matches. Its files are read for that once a run, then remembered."""
+        inputs = self.inputs(name)
+        if self._done.get(name) != inputs and stage.is_done(self.path / name, inputs):
+            self._done[name] = inputs
+        return self._done.get(name) == inputs
+
+    def forget(self, name: str) -> None:
+        """Look at a stage's files again: it is made anew."""
+        self._done.pop(name, None)
+
+    def require_done(self, names: Iterable[str]) -> None:
+        """ClusterError unless these stages are done and match."""
+        for name in names:
+            if not self.is_done(name):
+                raise ClusterError(
+                    f"{self.path}: {STAGES[name].title} is not done; run first: netgpt {STAGES[name].command}"
+                )
 
     def require_trained(self) -> None:
         """ClusterError unless every stage up to stage 3 is done and matches."""
-        for name in self.stages:
-            if name != "evaluation" and not self.is_done(name):
-                raise ClusterError(
-                    f"{self.path}: {TITLES[name]} is not done; run first: netgpt {COMMANDS[name]}"
-                )
+        self.require_done(name for name in self.stages if name != "evaluation")
 
-    def execute(self, wanted: list[str]) -> None:
-        """Run the wanted stages in order; what is done is skipped. Ray is started only for work."""
-        with ExitStack() as stack:
-            started = False
-            for name in [name for name in self.possible_stages if name in wanted]:
-                for needed in self._needed(name):
-                    if not self.is_done(needed):
-                        raise ClusterError(
-                            f"{self.path}: {TITLES[needed]} is not done; run first: netgpt {COMMANDS[needed]}"
-                        )
-                if self.is_done(name):
-                    say(f"{TITLES[name]}: done before")
-                    continue
-                if not started:
-                    cluster = self.config.cluster
-                    stack.enter_context(ray_session(cluster.workers * cluster.threads + 1))
-                    started = True
-                self._run_stage(name)
-        # Also where nothing was left to do: a run may have been killed right here
-        self._publish()
-
-    def _run_stage(self, name: str) -> None:
-        """Run one stage on the connected Ray."""
-        cluster = self.config.cluster
-        job = StageJob(
-            stage=name,
-            run=self.path.resolve(),
-            store=self.store.path.resolve(),
-            settings=self.config.settings,
-            inputs=self.inputs(name),
-            device=choose_device(cluster, num_workers(name, cluster, self.config.graph)),
-            num_threads=cluster.threads,
-        )
-        if job.prepare():
-            say(f"{TITLES[name]}: continues")
-        if name == "tokens":
-            from cluster.tokenizing import tokenize_on_ray  # imports transformers: only for work
-
-            tokenize_on_ray(job, cluster, TITLES[name])
-        else:
-            run_on_ray(job, cluster, TITLES[name])
-
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """Metrics of all stages, and the predictions, in the run's own folder."""
         self._write_metrics()
         if self.is_done("evaluation"):

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import graphstore
 from cluster.errors import ClusterError
-from cluster.slots import Slot, SlotName, SlotPool, SlotWriter, Unwritten, Written
+from cluster.workers.slots import Slot, SlotName, SlotPool, SlotWriter, Unwritten, Written
 from graphstore import Store
 from sampler import MiniBatch, NeighborSampler, Request, SamplingOptions
 from sampler.loader import in_order

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 import graphstore
-from cluster.config import ClusterConfig
 from cluster.errors import StageFailedError
-from cluster.training import shown_progress
+from cluster.stages import Resources
+from cluster.workers.node_store import NodeStore
 from trainers import stage
 from trainers.errors import TrainerError
 from trainers.language.load import prompt_builder
@@ -23,6 +23,7 @@ from trainers.language.text.tokens import (
     tokenize_block,
     write_tokens,
 )
+from trainers.logs import stage_log
 from trainers.progress import Progress
 from trainers.settings import StageJob
 
@@ -33,9 +34,9 @@ class _Tokenizer:
     """An actor: ranges of nodes in, the arrays of their tokens out, as bytes (Arrow has no ragged rows
     that stay one run of memory)."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], store: dict[str, Any]) -> None:
         found = StageJob.from_dict(job)
-        self.store = graphstore.open(str(found.store))
+        self.store = graphstore.open(str(NodeStore(**store).local()))
         self.builder = prompt_builder(found.run, found.settings)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -56,7 +57,7 @@ class _Tokenizer:
         }
 
 
-def tokenize_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
+def tokenize_on_ray(job: StageJob, resources: Resources, node_store: NodeStore) -> None:
     """Make the token cache of a prepared stage on the connected Ray, to its manifest."""
     import ray
 
@@ -67,10 +68,11 @@ def tokenize_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
     builder = prompt_builder(job.run, job.settings)  # refuses a bad tokenizer before any actor starts
     blocks = blocks_of(store)
     ranges = [{"first": first, "last": last} for first, last in blocks]
-    pool = ray.data.ActorPoolStrategy(size=max(1, min(len(blocks), cluster.workers)))
+    pool = ray.data.ActorPoolStrategy(size=max(1, min(len(blocks), resources.workers)))
+    arguments = (job.to_dict(), node_store.to_dict())
     rows = (
         ray.data.from_items(ranges, override_num_blocks=len(blocks))
-        .map_batches(_Tokenizer, fn_constructor_args=(job.to_dict(),), batch_size=1, compute=pool)
+        .map_batches(_Tokenizer, fn_constructor_args=arguments, batch_size=1, compute=pool)
         .iter_rows()
     )
     progress = Progress(job.folder)
@@ -87,7 +89,7 @@ def tokenize_on_ray(job: StageJob, cluster: ClusterConfig, title: str) -> None:
             progress.update(done + 1, len(blocks), "block")
 
     try:
-        with shown_progress(job.folder, title):
+        with stage_log(job.run, job.stage, 0):
             counts = write_tokens(job.folder, made(), cache_attributes(store, builder))
     except ray.exceptions.RayError as error:
         raise StageFailedError(f"{job.stage}: {error}") from error

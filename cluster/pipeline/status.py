@@ -1,0 +1,135 @@
+"""What a run's stages are doing, read from its folder: for anyone who sees it, beside the driver or not."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.config import load_config
+from cluster.errors import ClusterError
+from cluster.pipeline.attempts import FAILED, Attempt, read_attempts
+from cluster.pipeline.run import CONFIG, LOCK
+from cluster.stages import STAGES
+from trainers import stage
+from trainers.logs import log_path
+from trainers.progress import read_progress
+
+DONE, RUNNING, WAITING, STOPPED = "done", "running", "waiting", "stopped"
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    stage: str
+    title: str
+    state: str
+    """done, running, waiting, failed, or stopped: its driver ended; the same command goes on."""
+    seconds: float
+    """Of all attempts so far."""
+    attempts: int
+    restarts: int
+    done: int | None = None
+    """Units that are done, of `total`, in the unit named."""
+    total: int | None = None
+    unit: str = ""
+    rate: float = 0.0
+    """Units a second."""
+    values: dict[str, float] | None = None
+    log: str = ""
+    """The stage's log file, where there is one."""
+
+    @property
+    def remaining_s(self) -> float | None:
+        if self.state != RUNNING or not self.rate or self.done is None or self.total is None:
+            return None
+        return (self.total - self.done) / self.rate
+
+
+def is_worked_on(run: Path) -> bool:
+    """Whether a process holds the run."""
+    try:
+        with (run / LOCK).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def run_status(run: Path) -> list[StageStatus]:
+    """Each stage that the run has or will have, in order. ClusterError where there is no run."""
+    if not (run / CONFIG).exists():
+        raise ClusterError(f"{run}: found no run, expected a folder made by netgpt run")
+    tiny = load_config(str(run / CONFIG)).language.model == "tiny"
+    attempts, held = read_attempts(run), is_worked_on(run)
+    found = []
+    for name in STAGES:
+        own = [attempt for attempt in attempts if attempt.stage == name]
+        if (name == "base" and not tiny) or (name == "lora" and not own):
+            continue
+        found.append(_of_stage(run, name, own, held))
+    return found
+
+
+def _of_stage(run: Path, name: str, attempts: list[Attempt], held: bool) -> StageStatus:
+    folder, last, now = run / name, attempts[-1] if attempts else None, time.time()
+    open_ = last is not None and last.outcome is None
+    if open_ and held:
+        state = RUNNING
+    elif stage.read_manifest(folder) is not None:
+        state = DONE
+    elif last is None:
+        state = WAITING
+    else:
+        state = FAILED if last.outcome == FAILED else STOPPED
+    seconds = sum(a.seconds or 0.0 for a in attempts)
+    progress: dict[str, Any] = {}
+    if state == RUNNING:
+        assert last is not None
+        seconds += now - last.started
+        known = read_progress(folder) or {}
+        progress = {key: known[key] for key in ("done", "total", "unit", "rate", "values") if key in known}
+    log = log_path(run, name)
+    return StageStatus(
+        name,
+        STAGES[name].title,
+        state,
+        seconds,
+        len(attempts),
+        sum(a.restarts for a in attempts),
+        log=str(log) if log.exists() else "",
+        **progress,
+    )
+
+
+def status_json(run: Path) -> dict[str, Any]:
+    stages = [{**asdict(one), "remaining_s": one.remaining_s} for one in run_status(run)]
+    return {"run": str(run), "worked_on": is_worked_on(run), "stages": stages}
+
+
+def status_text(run: Path) -> str:
+    """A line a stage, and what to do where nobody works on a run that is not whole."""
+    lines = []
+    stages = run_status(run)
+    for one in stages:
+        line = f"{one.title:<22}{one.state:<9}{_duration(one.seconds) if one.attempts else '':>8}"
+        if one.state == RUNNING and one.total:
+            line += f"  {one.done} of {one.total} {one.unit}"
+            line += f", {one.rate:.3g}/s" if one.rate else ""
+            line += f", {_duration(one.remaining_s)} to go" if one.remaining_s is not None else ""
+            line += "".join(f", {key} {value:g}" for key, value in (one.values or {}).items())
+        if one.attempts > 1 or one.restarts:
+            line += f"  ({one.attempts} attempts, {one.restarts} restarts)"
+        lines.append(line + (f"  see {one.log}" if one.state == FAILED and one.log else ""))
+    if not is_worked_on(run) and any(one.state != DONE for one in stages):
+        lines.append("nobody works on this run; the command that started it goes on where it stopped")
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -1,0 +1,50 @@
+"""Who works on a stage's folder: a lock for each rank, that ends with its process.
+
+A driver that was killed leaves workers behind for some seconds. The next one waits for them before it
+touches the folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.errors import ClusterError
+
+_FOLDER = ".workers"
+WAIT_S, _POLL_S = 120.0, 0.2
+
+
+@contextmanager
+def rank_lock(run: Path, stage: str, rank: int) -> Iterator[None]:
+    """Hold a rank's part of a stage. ClusterError where another process keeps it."""
+    path = run / _FOLDER / f"{stage}-{rank}"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        _wait(file.fileno(), path, stage)
+        yield
+
+
+def wait_for_workers(run: Path, stage: str) -> None:
+    """Return when no process works on the stage any more. ClusterError where that takes too long."""
+    for path in sorted((run / _FOLDER).glob(f"{stage}-*")):
+        with path.open("w") as file:
+            _wait(file.fileno(), path, stage)
+
+
+def _wait(fd: int, path: Path, stage: str) -> None:
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise ClusterError(
+                    f"{path}: a worker of an earlier attempt still works on {stage} after {WAIT_S:.0f} s; "
+                    "end it"
+                ) from None
+        time.sleep(_POLL_S)

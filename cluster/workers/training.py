@@ -1,0 +1,162 @@
+"""Places a stage's workers with Ray Train; what a worker does there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.config import ClusterConfig
+from cluster.errors import ClusterError, StageFailedError, is_bad_input
+from cluster.stages import Resources
+from cluster.workers.locks import rank_lock
+from cluster.workers.node_store import NodeStore
+from graphstore.files import read_json, write_json
+from trainers import stage
+from trainers.errors import TrainerError
+from trainers.settings import StageJob
+
+STARTS = "starts.json"
+_LACK_S = 60.0
+"""Seconds after which Ray Train asks again for resources that a cluster lacks."""
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What Ray Train runs on every worker: the stage, with sampling actors for stage 1."""
+    from trainers import distributed
+    from trainers.worker import run_stage, use_process_group
+
+    job, cluster = StageJob.from_dict(config["job"]), ClusterConfig(**config["cluster"])
+    attempt = str(config["attempt"])
+    if not job.folder.is_dir():
+        raise TrainerError(
+            f"{job.folder}: not seen on this node; a run's folder is on a disk that all nodes share"
+        )
+    if refused := stage.refused(job.folder, attempt):
+        raise TrainerError(refused)
+    use_process_group(job.device)  # Ray Train has made it; this names DeepSpeed's accelerator
+    rank = distributed.rank()
+    with rank_lock(job.run, job.stage, rank), _refusals(job, attempt):
+        if rank == 0:
+            write_json(
+                job.folder / STARTS, {"attempt": attempt, "starts": num_starts(job.folder, attempt) + 1}
+            )
+        job = replace(job, store=NodeStore(**config["store"]).local())
+        run_stage(job, _engine(job, cluster))
+
+
+def _engine(job: StageJob, cluster: ClusterConfig) -> Any:
+    """Sampling actors beside this worker, or None where the worker samples itself or does not sample."""
+    graph = job.settings.graph
+    if job.stage != "stage1" or not cluster.sampling_workers or graph.neighbors != "sampled":
+        return None
+    import graphstore
+    from cluster.workers.sampling import RaySamplingEngine
+    from trainers.graph.train import sampling_options
+
+    store = graphstore.open(str(job.store))
+    return RaySamplingEngine(
+        store,
+        sampling_options(store, graph, job.settings.sampler, job.settings.seed),
+        num_workers=cluster.sampling_workers,
+        prefetch=cluster.prefetch,
+    )
+
+
+@contextmanager
+def _refusals(job: StageJob, attempt: str) -> Iterator[None]:
+    """Ray starts workers again after any error: of bad input they must hear at once."""
+    try:
+        yield
+    except ValueError as error:
+        if is_bad_input(error):
+            stage.refuse(job.folder, attempt, error)
+        raise
+
+
+def num_starts(folder: Path, attempt: str) -> int:
+    """Times that an attempt's workers were started so far."""
+    try:
+        found = read_json(folder / STARTS)
+    except (OSError, ValueError):
+        return 0
+    return int(found["starts"]) if found["attempt"] == attempt else 0
+
+
+def run_on_ray(
+    job: StageJob, cluster: ClusterConfig, resources: Resources, store: NodeStore, attempt: str
+) -> None:
+    """Run one prepared stage on the connected Ray. Raises StageFailedError, or a worker's bad-input error."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from trainers.worker import COLLECTIVE_HOURS
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    failures: dict[str, Any] = {
+        "max_failures": cluster.max_failures,
+        "controller_failure_limit": max(1, round(cluster.wait_minutes * 60 / _LACK_S)),
+    }
+    scratch = job.run.resolve() / ".ray"
+    name = f"{job.stage}-{uuid.uuid4().hex[:8]}"
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "job": job.to_dict(),
+            "cluster": asdict(cluster),
+            "store": store.to_dict(),
+            "attempt": attempt,
+        },
+        torch_config=TorchConfig(timeout_s=3600 * COLLECTIVE_HOURS),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=resources.per_worker(),
+        ),
+        # Ray only restarts the workers: they resume from the stage's own checkpoints, so a restart of
+        # the workers and a restart of the whole run take the same path
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(scratch),
+            failure_config=FailureConfig(**failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _cause(error, job.stage) from error
+    finally:
+        shutil.rmtree(scratch / name, ignore_errors=True)
+
+
+def _bad_input_of(error: BaseException) -> ValueError | None:
+    """The project's own bad-input error among an error's causes, on whatever worker it was raised."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ValueError) and is_bad_input(found):
+            return found
+        found = getattr(found, "cause", None) or found.__cause__
+    return None
+
+
+def _cause(error: BaseException, stage_name: str) -> Exception:
+    """The bad-input error of a worker, if that is what it was; else StageFailedError with ranks and cause."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        if found := _bad_input_of(failure):
+            return found
+    if not failures:
+        lack = getattr(error, "controller_failure", None)
+        if "StartupTimeout" in type(lack).__name__:
+            return ClusterError(
+                f"{stage_name}: its workers found no room on the cluster; see ./launch.sh status, "
+                "lower cluster.workers, or wait longer with cluster.wait_minutes"
+            )
+    ranks = ", ".join(str(rank) for rank in failures) or "unknown"
+    first = next(iter(failures.values()), error)
+    return StageFailedError(f"{stage_name}: workers failed (ranks {ranks}): {first}")
