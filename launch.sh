@@ -11,6 +11,10 @@ usage: ./launch.sh COMMAND
   setup                          make .venv and install netgpt into it
   demo [--data FILE] [KEY=VALUE] the whole pipeline, on synthetic or on released records; run again,
                                  it goes on where it stopped (runs/demo, or runs/NAME of the file)
+  up [OPTIONS]                   start a Ray cluster on this machine, on --hosts FILE, or in a Slurm step
+  submit -- netgpt ARGS          run a command there: ships this tree, follows the log, exits as it exits
+  status [RUN]                   nodes and jobs of the cluster; with RUN, the stages of a run
+  down                           end the cluster
   test [PYTEST ARGS]             all checks: format, lint, types, tests
   netgpt ARGS                    any netgpt command inside .venv
 TEXT
@@ -99,10 +103,27 @@ checks() {
   exec .venv/bin/python -m pytest "$@"
 }
 
+cluster() { # up, submit, status, down: the state lies in .cluster of this tree
+  setup
+  exec .venv/bin/netgpt cluster "$@"
+}
+
 command=${1:-}
 [ $# -gt 0 ] && shift
 case "$command" in
   setup) setup ;;
+  up | down) cluster "$command" "$@" ;;
+  submit)
+    [ "${1:-}" = -- ] || [ "${1#--}" != "${1:-}" ] || set -- -- "$@"
+    cluster submit --called-from "$called_from" "$@"
+    ;;
+  status)
+    [ $# -eq 0 ] && cluster status
+    setup
+    program=$PWD/.venv/bin/netgpt
+    cd "$called_from"
+    exec "$program" status "$@"
+    ;;
   demo) demo "$@" ;;
   test) checks "$@" ;;
   netgpt)

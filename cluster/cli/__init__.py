@@ -12,8 +12,9 @@ import traceback
 
 import typer
 
-from cluster.cli import bench, run, stores
+from cluster.cli import bench, cluster, run, stores
 from cluster.errors import is_bad_input
+from cluster.jobs.submit import enter_callers_folder
 from cluster.progress import say
 
 app = typer.Typer(
@@ -26,11 +27,13 @@ app = typer.Typer(
 )
 stores.register(app)
 run.register(app)
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
     try:
+        enter_callers_folder()
         app()  # leaves with 0, or with 2 after a message about wrong usage
     except Exception as error:
         if is_bad_input(error):

@@ -1,0 +1,183 @@
+"""Jobs on a cluster: ship the working tree, follow the log, end as the job ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ClusterError
+from cluster.jobs.nodes import is_up
+from cluster.jobs.state import STATE, ClusterState, StateFolder
+
+CALLED_FROM = "NETGPT_CALLED_FROM"
+"""Folder that relative paths of a job's command mean: the job itself runs in a copy of the tree."""
+EXCLUDES = [f"/{STATE}", "/.git", "/.venv", "/runs", "/stores", "*.pyc"]
+MOST_BYTES = 100 * 2**20
+"""What Ray takes as a job's working folder."""
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def enter_callers_folder() -> None:
+    """In a job, make relative paths mean what they meant to the caller. Nothing elsewhere."""
+    if folder := os.environ.pop(CALLED_FROM, ""):
+        os.chdir(folder)
+    elif "/working_dir_files/" in os.getcwd():
+        relative = [a for a in _paths(sys.argv[1:]) if not Path(a).is_absolute()]
+        if relative:
+            raise ClusterError(
+                f"found the relative path {relative[0]}, expected one from the root /: a job runs in a copy "
+                f"of the tree (./launch.sh submit sets {CALLED_FROM} in its environment for it)"
+            )
+
+
+def _paths(arguments: list[str]) -> list[str]:
+    """Values of the options that name files, and the place of a run that has none."""
+    named = ("--data", "--store", "--out")
+    found = [value for name, value in pairwise(arguments) if name in named]
+    found += [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f"{name}=" for name in named))]
+    writes = arguments[:1] in (["run"], ["pretrain"], ["embed"], ["tokenize"], ["align"], ["rate"], ["lora"])
+    given = any(a == "--out" or a.startswith("--out=") for a in arguments)
+    return [*found, *([] if given or not writes else ["runs (no --out was given)"])]
+
+
+@dataclass(frozen=True)
+class Ended:
+    job: str
+    status: str
+    code: int
+    """Exit status of the command; 1 where it has none."""
+
+
+def connect(folder: StateFolder) -> tuple[ClusterState, Any]:
+    """The cluster that is up, and Ray's client for its jobs. ClusterError where none is up."""
+    state = folder.read()
+    if state is None or not is_up(folder):
+        raise ClusterError("no cluster is up; start one: ./launch.sh up")
+    folder.check_token()
+    os.environ.update(folder.environment())
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    from ray.job_submission import JobSubmissionClient
+
+    return state, JobSubmissionClient(state.dashboard)
+
+
+def submit(folder: StateFolder, tree: Path, called_from: Path, command: list[str], *, follow: bool) -> Ended:
+    """Run a command as a job and follow it to its end. The same command, while it runs, is followed and not
+    started twice."""
+    if not command:
+        raise ClusterError("found no command, expected one such as: ./launch.sh submit -- netgpt run …")
+    state, client = connect(folder)
+    entrypoint = shlex.join(command)
+    job = _running(client, entrypoint, called_from)
+    if job is None:
+        _check_size(tree)
+        job = client.submit_job(
+            entrypoint=entrypoint,
+            runtime_env={
+                "working_dir": str(tree),  # Ray leaves out what .gitignore names
+                "excludes": EXCLUDES,
+                # Nothing of the caller's environment: it may hold secrets
+                "env_vars": {CALLED_FROM: str(called_from)},
+            },
+            metadata={"called_from": str(called_from)},
+        )
+        print(f"job {job}: {entrypoint}   ({state.dashboard})", file=sys.stderr)
+    else:
+        print(f"job {job} runs this command already: following it", file=sys.stderr)
+    return _followed(client, job) if follow else Ended(job, "PENDING", 0)
+
+
+def _running(client: Any, entrypoint: str, called_from: Path) -> str | None:
+    for found in client.list_jobs():
+        same = found.entrypoint == entrypoint and (found.metadata or {}).get("called_from") == str(
+            called_from
+        )
+        if same and str(found.status) not in _ENDED:
+            return str(found.submission_id)
+    return None
+
+
+def _check_size(tree: Path) -> None:
+    """ClusterError with the largest files where Ray would refuse the tree for its size."""
+    import subprocess
+
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=tree, capture_output=True, check=False
+    )
+    if listed.returncode:
+        return  # no git here: Ray itself says how large the tree is
+    names = [tree / name.decode() for name in listed.stdout.split(b"\0") if name]
+    sizes = sorted(((p.stat().st_size, p) for p in names if p.is_file()), reverse=True)
+    total = sum(size for size, _ in sizes)
+    if total > MOST_BYTES:
+        largest = ", ".join(f"{p.relative_to(tree)} ({size / 2**20:.0f} MiB)" for size, p in sizes[:3])
+        raise ClusterError(
+            f"{tree}: found {total / 2**20:.0f} MiB to ship, expected at most {MOST_BYTES >> 20}; "
+            f"let .gitignore name what no job needs; largest: {largest}"
+        )
+
+
+def _followed(client: Any, job: str) -> Ended:
+    """Write the job's log to standard output until it ends. Interrupted, the job goes on."""
+    try:
+        while True:
+            try:
+                asyncio.run(_tail(client, job))
+            except (RuntimeError, OSError):  # the connection broke: the job goes on
+                time.sleep(1.0)
+            info = client.get_job_info(job)
+            if str(info.status) in _ENDED:
+                break
+    except KeyboardInterrupt:
+        print(
+            f"job {job} goes on; ./launch.sh submit with the same command follows it again", file=sys.stderr
+        )
+        return Ended(job, str(client.get_job_info(job).status), 130)
+    status = str(info.status)
+    code = info.driver_exit_code
+    if status != "SUCCEEDED":
+        print(
+            f"job {job}: {status.lower()}: {(info.message or '').strip().splitlines()[:1]}", file=sys.stderr
+        )
+    return Ended(job, status, 0 if status == "SUCCEEDED" else code or 1)
+
+
+async def _tail(client: Any, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def status_text(folder: StateFolder) -> str:
+    """Nodes and jobs of the cluster that is up."""
+    state = folder.read()
+    if state is None:
+        return "no cluster is up"
+    if not is_up(folder):
+        return f"the cluster at {state.dashboard} does not answer; ./launch.sh up starts it again"
+    _, client = connect(folder)
+    from ray.util.state import list_nodes
+
+    lines = [f"dashboard {state.dashboard}   (the token is in {folder.token})"]
+    for node in list_nodes(address=state.dashboard):
+        has = node.resources_total or {}
+        gpus = f", {has['GPU']:g} GPUs" if has.get("GPU") else ""
+        memory = f", {has.get('memory', 0) / 1e9:.0f} GB" if has.get("memory") else ""
+        head = " (head)" if node.is_head_node else ""
+        lines.append(
+            f"node {node.node_ip}{head}: {str(node.state).lower()}, {has.get('CPU', 0):g} CPUs{gpus}{memory}"
+        )
+    for job in sorted(client.list_jobs(), key=lambda found: found.start_time or 0):
+        if job.submission_id:
+            seconds = ((job.end_time or time.time() * 1000) - (job.start_time or 0)) / 1000
+            lines.append(
+                f"job {job.submission_id}: {str(job.status).lower()}, {seconds:.0f} s: {job.entrypoint}"
+            )
+    return "\n".join(lines)
