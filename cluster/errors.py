@@ -13,5 +13,13 @@ def is_bad_input(error: BaseException) -> bool:
     return isinstance(error, ValueError) and package in ("graphstore", "sampler", "trainers", "cluster")
 
 
-class StageFailedError(RuntimeError):
+class FailedError(RuntimeError):
+    """Base of what went wrong without being anyone's bad input; one line that needs no trace."""
+
+
+class NodeFailedError(FailedError):
+    """A node's Ray did not start or could not be reached."""
+
+
+class StageFailedError(FailedError):
     """A stage's workers failed more often than allowed; the text names the stage and the cause."""

@@ -13,7 +13,7 @@ import traceback
 import typer
 
 from cluster.cli import bench, cluster, run, stores
-from cluster.errors import is_bad_input
+from cluster.errors import FailedError, is_bad_input
 from cluster.jobs.submit import enter_callers_folder
 from cluster.progress import say
 
@@ -42,6 +42,9 @@ def main() -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f" for {error.filename}" if error.filename else ""
             say(f"netgpt: no room on the disk{where} ({error.strerror}); make room and run the command again")
+            sys.exit(1)
+        if isinstance(error, FailedError):
+            say(f"netgpt: {' '.join(str(error).splitlines())}")
             sys.exit(1)
         traceback.print_exc()
         say(f"netgpt: failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")

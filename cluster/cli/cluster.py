@@ -36,7 +36,7 @@ def up(
     join: Annotated[bool, typer.Option("--join", help="Take part in the cluster of this tree.")] = False,
     block: Annotated[bool, typer.Option("--block", help="Return when the cluster is down.")] = False,
 ) -> None:
-    """Start or join a cluster: of this machine, of a hosts file, or of a Slurm step. Idempotent."""
+    """Start or join a cluster: of this machine, a hosts file, or a Slurm step. Idempotent."""
     from cluster.jobs.nodes import NodeOptions
     from cluster.jobs.state import StateFolder
     from cluster.jobs.up import block_until_down, hosts_of, slurm_host
@@ -49,9 +49,7 @@ def up(
         rank, found = slurm
         own, join, block = host or found, rank > 0, True
     if metrics_port is not None:
-        say(
-            "Ray's metrics endpoint asks for no token and listens on all interfaces: keep a firewall before it"
-        )
+        say("Ray's metrics endpoint asks for no token, on all interfaces: keep a firewall before it")
     options = NodeOptions(own, port, dashboard_host, dashboard_port, cpus, gpus, metrics_port)
     if join:
         join_cluster(folder, options, say)
@@ -67,9 +65,7 @@ def submit(
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND …")] = None,
     state: State = DEFAULT_STATE,
     tree: Annotated[Path, typer.Option("--tree", help="Working tree to ship.")] = Path("."),
-    called_from: Annotated[
-        Path | None, typer.Option("--called-from", help="What relative paths mean.")
-    ] = None,
+    called_from: Annotated[Path | None, typer.Option("--called-from", help="Where paths start.")] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Follow the log to the end.")] = True,
 ) -> None:
     """Ship the working tree, run a command there, follow its log, and exit as it exits."""

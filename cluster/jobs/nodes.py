@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from cluster.errors import ClusterError, StageFailedError
+from cluster.errors import ClusterError, NodeFailedError
 from cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
 from cluster.workers.session import NO_METRICS, QUIET
 from graphstore.files import write_json
@@ -78,7 +78,11 @@ def start_node(folder: StateFolder, cluster: str, options: NodeOptions, join: st
     if join:
         arguments += [f"--address={join}"]
     else:
-        arguments += ["--head", f"--port={options.port}", "--ray-client-server-port=0"]
+        arguments += [
+            "--head",
+            f"--port={options.port}",
+            f"--ray-client-server-port={_free_port(options.host)}",
+        ]
         arguments += [
             f"--dashboard-host={options.dashboard_host}",
             f"--dashboard-port={options.dashboard_port}",
@@ -109,7 +113,7 @@ def start_node(folder: StateFolder, cluster: str, options: NodeOptions, join: st
             end_node(folder, cluster, options.host)
             last = log.read_text(errors="replace").strip().splitlines()[-3:]
             why = "ended" if ended else f"did not answer in {START_S:.0f} s"
-            raise StageFailedError(f"Ray on {options.host} {why}; {log}: {' | '.join(last)}")
+            raise NodeFailedError(f"Ray on {options.host} {why}; {log}: {' | '.join(last)}")
         time.sleep(_POLL_S)
 
 
@@ -136,6 +140,13 @@ def _is_open(host: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def _free_port(host: str) -> int:
+    """Ray starts a server that nobody here uses, and refuses to leave it out: anywhere but its default."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def _answers(folder: StateFolder, dashboard: str) -> bool:

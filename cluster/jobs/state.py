@@ -76,8 +76,8 @@ class StateFolder:
         mode = stat.S_IMODE(found.st_mode)
         if mode & 0o077 or found.st_uid != os.getuid():
             raise ClusterError(
-                f"{self.token}: found mode {mode:04o} of user {found.st_uid}, expected 0600 of {os.getuid()}; "
-                "chmod 600 it, or remove it for a new one"
+                f"{self.token}: mode {mode:04o} of user {found.st_uid}, expected 0600 of {os.getuid()}; "
+                "chmod 600 it, or remove it"
             )
 
     def environment(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.errors import ClusterError, StageFailedError
+from cluster.errors import ClusterError, NodeFailedError
 from cluster.jobs.nodes import START_S, NodeOptions, check_exposure, end_node, is_up, start_node
 from cluster.jobs.state import ClusterState, StateFolder, marked_processes, read_hosts
 
@@ -22,7 +22,7 @@ _POLL_S = 1.0
 
 def up(folder: StateFolder, options: NodeOptions, hosts: list[str], ssh: str, say: Say) -> ClusterState:
     """Start a cluster, or find it up. `hosts`: every node, this one first; those that do not take part
-    yet join. Raises ClusterError for what would expose it, StageFailedError where Ray does not start."""
+    yet join. Raises ClusterError for what would expose it, NodeFailedError where Ray does not start."""
     check_exposure(options)
     folder.make_token()
     state = folder.read()
@@ -67,9 +67,7 @@ def _over_ssh(ssh: str, host: str, command: list[str]) -> None:
     done = subprocess.run([*shlex.split(ssh), host, line], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise StageFailedError(
-            f"{host}: {shlex.join(command)} ended with {done.returncode}: {' '.join(last)}"
-        )
+        raise NodeFailedError(f"{host}: {shlex.join(command)} ended with {done.returncode}: {' '.join(last)}")
 
 
 def join(folder: StateFolder, options: NodeOptions, say: Say) -> None:
@@ -99,7 +97,7 @@ def down(folder: StateFolder, say: Say) -> None:
         if state.ssh:
             try:
                 _over_ssh(state.ssh, host, ["./launch.sh", "down", "--here", "--host", host])
-            except StageFailedError as error:
+            except NodeFailedError as error:
                 say(str(error))
     num = end_node(folder, state.id)
     folder.forget()
