@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -65,6 +66,7 @@ def connect(folder: StateFolder) -> tuple[ClusterState, Any]:
     os.environ.pop("RAY_AUTH_TOKEN", None)
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     return state, JobSubmissionClient(state.dashboard)
 
 
@@ -126,10 +128,11 @@ def _check_size(tree: Path) -> None:
 
 def _followed(client: Any, job: str) -> Ended:
     """Write the job's log to standard output until it ends. Interrupted, the job goes on."""
+    shown = 0
     try:
         while True:
             try:
-                asyncio.run(_tail(client, job))
+                shown = asyncio.run(_tail(client, job, shown))
             except (RuntimeError, OSError):  # the connection broke: the job goes on
                 time.sleep(1.0)
             info = client.get_job_info(job)
@@ -143,16 +146,19 @@ def _followed(client: Any, job: str) -> Ended:
     status = str(info.status)
     code = info.driver_exit_code
     if status != "SUCCEEDED":
-        print(
-            f"job {job}: {status.lower()}: {(info.message or '').strip().splitlines()[:1]}", file=sys.stderr
-        )
+        why = (info.message or "").split(",")[0].strip()
+        print(f"job {job}: {status.lower()}: {why}", file=sys.stderr)
     return Ended(job, status, 0 if status == "SUCCEEDED" else code or 1)
 
 
-async def _tail(client: Any, job: str) -> None:
+async def _tail(client: Any, job: str, shown: int) -> int:
+    """Write the log behind the first `shown` characters, which Ray sends again; how many are shown now."""
+    seen = 0
     async for text in client.tail_job_logs(job):
-        sys.stdout.write(text)
+        sys.stdout.write(text[max(0, shown - seen) :])
         sys.stdout.flush()
+        seen += len(text)
+    return max(seen, shown)
 
 
 def status_text(folder: StateFolder) -> str:

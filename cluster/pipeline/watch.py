@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cluster.progress import say
 from trainers.progress import PROGRESS, read_progress
 
-POLL_S, LOG_PERIOD_S = 0.3, 5.0
+POLL_S, LOG_PERIOD_S = 0.3, 10.0
 
 
 class _Gauges:
@@ -45,22 +47,26 @@ class _Gauges:
 
 @contextmanager
 def shown_progress(folder: Path, title: str) -> Iterator[None]:
-    """Draw the stage's progress file as a bar on standard error until the block ends. Needs a Ray session."""
+    """Show the stage's progress file on standard error until the block ends: on a terminal as a bar, in a log
+    as a line now and then. Needs a Ray session."""
     stop = threading.Event()
     gauges = _Gauges(folder.parent.name, folder.name)
+    moving = sys.stderr.isatty()
+    period_s = POLL_S if moving else LOG_PERIOD_S
 
     def draw() -> None:
-        # A log file gets a line now and then, a terminal a bar that moves
-        period_s = POLL_S if sys.stderr.isatty() else LOG_PERIOD_S
-        said = ""
-        with tqdm(desc=title, total=None, dynamic_ncols=True, mininterval=period_s) as bar:
-            ended = False
-            while not ended:
-                ended = stop.wait(period_s)
-                progress = read_progress(folder)
-                if progress is not None:
-                    gauges.set(progress)
-                said = _draw(bar, progress, said)
+        shown = _Bar(title) if moving else _Lines(title)
+        said, ended = "", False
+        while not ended:
+            ended = stop.wait(period_s)
+            progress = read_progress(folder)
+            if progress is not None:
+                gauges.set(progress)
+                if progress["note"] != said:
+                    said = str(progress["note"])
+                    say(said)
+            shown.update(progress)
+        shown.close()
 
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
@@ -72,17 +78,39 @@ def shown_progress(folder: Path, title: str) -> Iterator[None]:
         (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def _draw(bar: Any, progress: dict[str, Any] | None, said: str) -> str:
-    """Show the progress, and its note where that is not what was `said` last; the note."""
-    if progress is None:
-        bar.refresh()
-        return said
-    note = str(progress["note"])
-    if note and note != said:
-        bar.write(note, file=sys.stderr)
-    bar.unit = progress["unit"]
-    bar.total, bar.n = progress["total"], progress["done"]
-    if progress["values"]:
-        bar.set_postfix(progress["values"], refresh=False)
-    bar.refresh()
-    return note or said
+class _Bar:
+    """A bar that moves; those of stages side by side are below each other."""
+
+    def __init__(self, title: str) -> None:
+        self._bar = tqdm(desc=title, total=None, dynamic_ncols=True, mininterval=POLL_S)
+
+    def update(self, progress: dict[str, Any] | None) -> None:
+        if progress is not None:
+            self._bar.unit = progress["unit"]
+            self._bar.total, self._bar.n = progress["total"], progress["done"]
+            if progress["values"]:
+                self._bar.set_postfix(progress["values"], refresh=False)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Lines:
+    """A line at the start, where something is new, and at the end with the time it took."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._start = title, time.monotonic()
+        self._last: tuple[int, int] | None = None
+        say(f"{title} …")
+
+    def update(self, progress: dict[str, Any] | None) -> None:
+        if progress is None or self._last == (progress["done"], progress["total"]):
+            return
+        self._last = (progress["done"], progress["total"])
+        rate = f", {progress['rate']:.3g}/s" if progress.get("rate") else ""
+        values = "".join(f", {key} {value:g}" for key, value in progress["values"].items())
+        say(f"{self._title}: {progress['done']} of {progress['total']} {progress['unit']}s{rate}{values}")
+
+    def close(self) -> None:
+        say(f"{self._title}: ended after {time.monotonic() - self._start:.0f} s")
