@@ -53,6 +53,18 @@ def build(
 
 
 @app.command()
+def faults(
+    only: Annotated[list[str] | None, typer.Option("--only", help="A fault; again for more.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Whole runs with injected faults, compared with one without: results and time lost."""
+    from cluster.bench.faults import bench_faults, line
+
+    _show(bench_faults(only or [], scratch), line, as_json)
+
+
+@app.command()
 def embed(
     store: Annotated[list[Path] | None, typer.Option(help="A store to embed; again for more.")] = None,
     scale: Annotated[

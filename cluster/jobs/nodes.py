@@ -18,7 +18,7 @@ from cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
 from cluster.workers.session import NO_METRICS, QUIET
 from graphstore.files import write_json
 
-START_S, END_S, _POLL_S = 90.0, 30.0, 0.3
+START_S, END_S, _POLL_S = 90.0, 10.0, 0.3
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,10 @@ def tokenize_on_ray(job: StageJob, resources: Resources, node_store: NodeStore) 
             progress.update(done + 1, len(blocks), "block")
 
     try:
-        with stage_log(job.run, job.stage, 0):
+        with stage_log(job.run, job.stage, 0) as log:
+            log.info(
+                "%s: %d blocks by %d actors, from %s", job.stage, len(blocks), resources.workers, job.store
+            )
             counts = write_tokens(job.folder, made(), cache_attributes(store, builder))
     except ray.exceptions.RayError as error:
         raise StageFailedError(f"{job.stage}: {error}") from error
