@@ -199,6 +199,8 @@ class StageConfig:
 
     epochs: int = 1
     """Passes over the train states; 0 skips training and keeps the initial weights."""
+    max_steps: int = 0
+    """Optimiser steps at most, over all epochs; 0: no limit."""
     lr: float = 1e-4
     """Peak learning rate; warm-up over the first 5% of steps, then cosine to zero."""
     weight_decay: float = 0.0
@@ -219,6 +221,7 @@ class StageConfig:
         require(0 <= self.text_dropout < 1, "text_dropout", self.text_dropout, "a share from 0, below 1")
         require(self.log_steps >= 1, "log_steps", self.log_steps, "at least 1")
         require(self.epochs >= 0, "epochs", self.epochs, "at least 0")
+        require(self.max_steps >= 0, "max_steps", self.max_steps, "at least 0")
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(self.clip > 0, "clip", self.clip, "above 0")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")

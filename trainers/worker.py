@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -51,6 +52,7 @@ def run_stage(job: StageJob, engine: SamplingEngine | None = None) -> None:
 
 
 def _run_stage(job: StageJob, engine: SamplingEngine | None) -> None:
+    start = time.perf_counter()
     torch.set_num_threads(job.num_threads)
     # Same bits in every run: forbid the few operations that have no deterministic form
     torch.use_deterministic_algorithms(True, warn_only=job.device == "cuda")
@@ -62,19 +64,21 @@ def _run_stage(job: StageJob, engine: SamplingEngine | None) -> None:
     if job.stage in SINGLE_WORKER_STAGES and distributed.world_size() > 1:
         raise TrainerError(f"{job.stage}: found {distributed.world_size()} processes, expected one")
     outputs, metrics = _STAGES[job.stage](job, store, engine)
-    cost = _cost(job)
+    cost = _cost(job, time.perf_counter() - start)
     if distributed.rank() == 0:
         stage.finish(job.folder, job.inputs, outputs, metrics, cost)
     distributed.barrier()
 
 
-def _cost(job: StageJob) -> dict[str, int]:
-    """Memory of the rank that took most, bytes: resident, and on its device."""
+def _cost(job: StageJob, seconds: float) -> dict[str, Any]:
+    """What a stage took: seconds of this process, start-up not counted; bytes of the rank that took most,
+    resident (pages of mapped files too) and on its device."""
     device = torch.cuda.max_memory_allocated() if job.device == "cuda" else 0
-    found = [distributed.peak_resident_bytes(), device]
-    peak = torch.tensor(found, dtype=torch.int64, device=distributed.device(job.device))
+    mine = [distributed.peak_resident_bytes(), device]
+    peak = torch.tensor(mine, dtype=torch.int64, device=distributed.device(job.device))
     resident, allocated = distributed.max_across_ranks(peak).tolist()
-    return {"peak_bytes": resident, **({"device_peak_bytes": allocated} if job.device == "cuda" else {})}
+    found = {"seconds": seconds, "peak_bytes": resident}
+    return {**found, **({"device_peak_bytes": allocated} if job.device == "cuda" else {})}
 
 
 def _progress(job: StageJob, unit: str) -> Callable[[int, int], None]:

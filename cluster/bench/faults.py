@@ -101,9 +101,9 @@ class Scene:
         found, mark = [], f"NETGPT_FAULTS={self.mark}".encode()
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and (entry / "comm").read_text().strip().startswith(name):
-                    if mark in (entry / "environ").read_bytes():
-                        found.append(int(entry.name))
+                named = entry.name.isdigit() and (entry / "comm").read_text().startswith(name)
+                if named and mark in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
             except OSError:
                 continue
         return sorted(found)

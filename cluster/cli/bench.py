@@ -53,6 +53,47 @@ def build(
 
 
 @app.command()
+def scaling(
+    data: Annotated[Path | None, typer.Option("--data", help="Records; default: synthetic ones.")] = None,
+    scale: Annotated[float, typer.Option(help="Scale of the synthetic records.")] = 1.0,
+    share: Annotated[list[float] | None, typer.Option(help="Part of the data; again for more.")] = None,
+    workers: Annotated[list[int] | None, typer.Option(help="Training workers; again for more.")] = None,
+    hidden: Annotated[int, typer.Option(help="Width of node embeddings.")] = 64,
+    fanout: Annotated[int, typer.Option(help="Heads sampled a relation and hop.")] = 20,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of stage 2.")] = 20,
+    out: Annotated[Path, typer.Option("--out", help="Folder for scaling.json and scaling.png.")] = Path("."),
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Time, memory and throughput against the size of the graph and the number of workers, with a picture.
+
+    Without --share: 1, 3, 10, 30 and 100% of the data, nested, by topic and by time.
+    """
+    from cluster.bench.scaling import ScalingBench, bench_scaling, line, summary
+    from cluster.bench.scaling_plot import plot
+    from graphstore.files import write_json
+
+    default = ScalingBench()
+    config = ScalingBench(
+        scale=scale,
+        shares=tuple(share or default.shares),
+        workers=tuple(workers or default.workers),
+        hidden=hidden,
+        fanout=fanout,
+        steps=steps,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for result in bench_scaling(config, data, scratch):
+        results.append(result)
+        _show([result], line, as_json)
+        fits = summary(config, results)
+        write_json(out / "scaling.json", {**fits, "results": results})  # as far as it came
+    plot(results, out / "scaling.png")
+    _show([fits], line, as_json)
+
+
+@app.command()
 def faults(
     only: Annotated[list[str] | None, typer.Option("--only", help="A fault; again for more.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
 from cluster.workers.session import NO_METRICS, QUIET
 from graphstore.files import write_json
 
+_SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 START_S, END_S, _POLL_S = 90.0, 10.0, 0.3
 
 
@@ -61,7 +63,8 @@ def node_environment(folder: StateFolder, mark: str, metrics: bool) -> dict[str,
     """Of a node's processes, and so of the jobs that run there: `netgpt` is on the PATH."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     own = {**QUIET, **folder.environment(), **({} if metrics else NO_METRICS), "PATH": path, MARK: mark}
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
+    # Jobs inherit it: what looks like a secret of the person who starts the cluster is not theirs
+    kept = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not _SECRET.search(k)}
     return {**kept, **own}
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def _join_over_ssh(
         return state
     extra = [] if options.cpus is None else ["--cpus", str(options.cpus)]
     extra += [] if options.gpus is None else ["--gpus", str(options.gpus)]
-    _over_ssh(ssh, host, ["./launch.sh", "up", "--join", "--host", host, *extra])
+    _over_ssh(ssh, host, ["up", "--join", "--state", str(folder.path), "--host", host, *extra])
     joined = replace(state, hosts=[*(h for h in state.hosts if h != host), host])
     folder.write(joined)
     say(f"{host}: joined")
@@ -62,12 +63,15 @@ def _join_over_ssh(
 
 
 def _over_ssh(ssh: str, host: str, command: list[str]) -> None:
-    """Run a command in this working tree on another host, which sees it under the same path."""
-    line = f"cd {shlex.quote(os.getcwd())} && {shlex.join(command)}"
+    """Run `netgpt cluster …` on another host, which sees this tree and Python under the same path."""
+    own = [sys.executable, "-c", "from cluster.cli import main; main()", "cluster"]
+    line = f"cd {shlex.quote(os.getcwd())} && {shlex.join([*own, *command])}"
     done = subprocess.run([*shlex.split(ssh), host, line], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise NodeFailedError(f"{host}: {shlex.join(command)} ended with {done.returncode}: {' '.join(last)}")
+        raise NodeFailedError(
+            f"{host}: netgpt cluster {shlex.join(command)} ended with {done.returncode}: {' '.join(last)}"
+        )
 
 
 def join(folder: StateFolder, options: NodeOptions, say: Say) -> None:
@@ -96,7 +100,7 @@ def down(folder: StateFolder, say: Say) -> None:
     for host in state.hosts[1:]:
         if state.ssh:
             try:
-                _over_ssh(state.ssh, host, ["./launch.sh", "down", "--here", "--host", host])
+                _over_ssh(state.ssh, host, ["down", "--here", "--state", str(folder.path), "--host", host])
             except NodeFailedError as error:
                 say(str(error))
     num = end_node(folder, state.id)

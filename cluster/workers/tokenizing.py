@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,7 @@ def tokenize_on_ray(job: StageJob, resources: Resources, node_store: NodeStore) 
     """Make the token cache of a prepared stage on the connected Ray, to its manifest."""
     import ray
 
+    start = time.perf_counter()
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True  # the cache is written front to back
     context.enable_progress_bars = False
@@ -100,4 +102,5 @@ def tokenize_on_ray(job: StageJob, resources: Resources, node_store: NodeStore) 
         raise StageFailedError(
             f"{job.stage}: found tokens of {counts['records']} records, expected {store.num_nodes['video']}"
         )
-    stage.finish(job.folder, job.inputs, ["zarr.json", *ARRAYS], dict(counts))
+    cost = {"seconds": time.perf_counter() - start, "peak_bytes": None}
+    stage.finish(job.folder, job.inputs, ["zarr.json", *ARRAYS], dict(counts), cost)

@@ -185,9 +185,19 @@ class LanguageTrainer:
             seed=(self.seed, seed_of(self.stage), epoch),
         )
 
+    def _plans(self) -> list[list[Step]]:
+        """The steps of each epoch; the last one ends early where the steps are limited."""
+        plans: list[list[Step]] = []
+        for epoch in range(self.config.epochs):
+            plans.append(self._plan(epoch))
+            left = self.config.max_steps - sum(len(steps) for steps in plans[:-1])
+            if self.config.max_steps and len(plans[-1]) >= left:
+                return [*plans[:-1], plans[-1][:left]]
+        return plans
+
     def run(self) -> dict[str, Any]:
         """Train to the end of the last epoch, from the last checkpoint if there is one."""
-        plans = [self._plan(epoch) for epoch in range(self.config.epochs)]
+        plans = self._plans()
         steps = [(epoch, step) for epoch, steps in enumerate(plans) for step in steps]
         ends = np.cumsum([len(steps) for steps in plans])
         self._resume()

@@ -1,0 +1,248 @@
+"""How a run's work grows with the graph and with the workers.
+
+Nested parts of one data set, by topic and by time. At each size: records to a store, an epoch of sampling
+alone, and by the pipeline itself, with each number of workers, an epoch of stage 1, exact inference,
+tokenisation and a fixed number of steps of stage 2. Seconds are those of the stage in its workers, the
+start of processes not counted; bytes are resident, pages of mapped files too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import graphstore
+from cluster.bench.measure import machine, measure
+from cluster.bench.subsample import BY, choose, train_until, write_parts
+from cluster.errors import ClusterError, FailedError
+from trainers import stage
+
+STAGES = {"stage1": "pretrain", "embeddings": "embed", "tokens": "tokenize", "stage2": "align"}
+VAL_STATES = 64
+_SYNTH = """
+import json, sys
+from graphstore.xsvideo.synth import synthetic_records
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+    separator = "{"
+    for name, record in synthetic_records(float(sys.argv[2]), int(sys.argv[3])):
+        file.write(f"{separator}{json.dumps(name)}: {json.dumps(record, ensure_ascii=False)}")
+        separator = ",\\n"
+    file.write("}")
+"""
+_BUILD = """
+import sys, graphstore
+config = graphstore.BuildConfig(encoder="hash:64", time_dim=16, video_dim=16, train_until=sys.argv[3])
+graphstore.build(sys.argv[1], sys.argv[2], config)
+"""
+_SAMPLE = """
+import json, sys, time, graphstore, sampler
+store = graphstore.open(sys.argv[1])
+loader = sampler.NeighborLoader(store, store.split("train"), batch_size=512, fanout=int(sys.argv[2]), seed=0)
+start, edges, seeds = time.perf_counter(), 0, 0
+for batch in loader:
+    edges += sum(len(heads) for heads in batch.heads.values())
+    seeds += 512
+print(json.dumps({"seconds": time.perf_counter() - start, "edges": edges}), file=open(sys.argv[3], "w"))
+"""
+
+
+@dataclass(frozen=True)
+class ScalingBench:
+    scale: float = 1.0
+    """Of the synthetic records, where none are given."""
+    shares: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    workers: tuple[int, ...] = (1, 2)
+    hidden: int = 64
+    fanout: int = 20
+    batch_size: int = 512
+    steps: int = 20
+    """Optimiser steps of stage 2."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = list(self.shares)
+        if not shares or shares != sorted(set(shares)) or shares[0] <= 0 or shares[-1] > 1:
+            raise ClusterError(f"--share: found {shares}, expected rising shares above 0, at most 1")
+        if not self.workers or min(self.workers) < 1:
+            raise ClusterError(f"--workers: found {list(self.workers)}, expected numbers from 1")
+        if self.steps < 1:
+            raise ClusterError(f"--steps: found {self.steps}, expected at least 1")
+
+    @property
+    def settings(self) -> list[str]:
+        """Overrides of `sample` that every size has."""
+        return [
+            *("graph.epochs=1", "graph.select=last", f"graph.hidden={self.hidden}"),
+            *(f"sampler.fanout={self.fanout}", f"graph.batch_size={self.batch_size}"),
+            *("stage2.epochs=1", f"stage2.max_steps={self.steps}", f"seed={self.seed}"),
+        ]
+
+
+def bench_scaling(config: ScalingBench, data: Path | None, scratch: Path | None) -> Iterator[dict[str, Any]]:
+    """A result for each part, as it comes. The last share is measured once where it is everything."""
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="scaling-") as folder:
+        root = Path(folder)
+        if data is None:
+            data = root / "records.json"
+            if not measure(_SYNTH, data, config.scale, config.seed).ok:
+                raise FailedError("the synthetic records could not be made")
+        whole = root / "whole"
+        _build(data, whole, graphstore.BuildConfig().train_until)
+        store = graphstore.open(str(whole))
+        parts: dict[Path, np.ndarray] = {}
+        jobs: list[tuple[str, float, Path, str]] = []
+        for by in BY:
+            for share, chosen in zip(
+                config.shares, choose(store, by, list(config.shares), config.seed), strict=True
+            ):
+                if chosen.all():
+                    path = data
+                else:
+                    path = root / f"{by}-{share:g}.json"
+                    parts[path] = chosen
+                until = train_until(store, chosen) if by == "time" and path != data else None
+                if not any(job[2] == path for job in jobs):
+                    name = by if path != data else "all"
+                    jobs.append((name, share, path, until or graphstore.BuildConfig().train_until))
+        write_parts(data, store, parts)
+        shutil.rmtree(whole)
+        base: Path | None = None
+        for by, share, path, until in sorted(jobs, key=lambda job: (job[1], job[0])):
+            found, made = _measured(config, root / f"{by}-{share:g}", path, until, base)
+            base = base or made
+            yield {"bench": "scaling", "by": by, "share": share, **found}
+            if path != data:
+                path.unlink()
+
+
+def _build(records: Path, out: Path, until: str) -> dict[str, Any]:
+    found = measure(_BUILD, records, out, until)
+    if not found.ok:
+        raise FailedError(f"{records}: no store could be built")
+    return {"seconds": found.wall_s, "peak_bytes": found.peak_bytes}
+
+
+def _measured(
+    config: ScalingBench, folder: Path, records: Path, until: str, base: Path | None
+) -> tuple[dict[str, Any], Path]:
+    """All figures of one part; and the tiny base model, which the smallest part makes for all."""
+    folder.mkdir()
+    place = folder / "store"
+    stages: dict[str, Any] = {"build": _build(records, place, until)}
+    store = graphstore.open(str(place))
+    out = folder / "sample.json"
+    sampled = measure(_SAMPLE, place, config.fanout, out)
+    if not sampled.ok:
+        raise FailedError(f"{place}: an epoch could not be sampled")
+    stages["sample"] = {**json.loads(out.read_text()), "peak_bytes": sampled.peak_bytes}
+    num_train = len(store.split("train"))
+    settings = [*config.settings, f"graph.val_share={min(0.5, VAL_STATES / num_train):.6g}"]
+    by_workers = {}
+    for workers in config.workers:
+        run = folder / f"run-{workers}"
+        model = [] if base is None else [f"language.model={base}"]
+        by_workers[str(workers)] = _run(run, place, [*settings, *model, f"cluster.workers={workers}"])
+        if base is None:
+            base = folder.parent / "base-model"
+            shutil.copytree(run / "base" / "model", base)
+        shutil.rmtree(run)
+    size = sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
+    found = {
+        "states": store.num_nodes["video"],
+        "train_states": num_train,
+        "nodes": sum(store.num_nodes.values()),
+        "edges": sum(store.num_edges.values()),
+        "store_bytes": size,
+        "stages": stages,
+        "workers": by_workers,
+    }
+    del store
+    shutil.rmtree(folder)
+    assert base is not None
+    return found, base
+
+
+def _run(run: Path, store: Path, settings: list[str]) -> dict[str, Any]:
+    """The pipeline's stages, each with its seconds and bytes, and with what starting it took besides."""
+    found: dict[str, Any] = {}
+    for name, command in STAGES.items():
+        arguments = [command, "--config", "sample", "--store", str(store), "--out", str(run), *settings]
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", "from cluster.cli import main; main()", *arguments],
+            stdout=sys.stderr,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        manifest = stage.read_manifest(run / name)
+        if done.returncode or manifest is None:
+            raise FailedError(f"{run}: netgpt {command} ended with {done.returncode}")
+        found[name] = {**manifest["cost"], "wall_s": time.perf_counter() - start}
+        if name == "stage2":
+            found[name]["steps"] = manifest["metrics"]["steps"]
+    return found
+
+
+def exponent(sizes: list[float], values: list[float]) -> float | None:
+    """b of the least-squares fit values = a · sizes^b, in logarithms; None for fewer than two points."""
+    points = [(s, v) for s, v in zip(sizes, values, strict=True) if s > 0 and v and v > 0]
+    if len({s for s, _ in points}) < 2:
+        return None
+    x, y = np.log([s for s, _ in points]), np.log([v for _, v in points])
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def summary(config: ScalingBench, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Exponents of seconds and bytes against nodes, for each way to subsample, stage and number of workers."""
+    fits: dict[str, Any] = {}
+    for by in BY:
+        rows = sorted((r for r in results if r["by"] in (by, "all")), key=lambda r: r["nodes"])
+        nodes = [float(r["nodes"]) for r in rows]
+        fits[by] = {
+            key: {
+                what: exponent(nodes, [at(r, key, what) for r in rows]) for what in ("seconds", "peak_bytes")
+            }
+            for key in keys(results)
+        }
+    return {"bench": "scaling", **asdict(config), "machine": machine(), "exponents": fits}
+
+
+def keys(results: list[dict[str, Any]]) -> list[str]:
+    """What was measured at each size, such as build or stage1/2 (workers)."""
+    first = results[0]
+    return [*first["stages"], *(f"{name}/{n}" for name in STAGES for n in first["workers"])]
+
+
+def at(result: dict[str, Any], key: str, what: str) -> float:
+    name, _, workers = key.partition("/")
+    found = result["workers"][workers][name] if workers else result["stages"][name]
+    value = found.get(what)
+    return math.nan if value is None else float(value)
+
+
+def line(found: dict[str, Any]) -> str:
+    if "exponents" in found:
+        rows = [
+            f"{by:<6}{key:<14}"
+            + "".join(f"{what} ^{value:.2f}  " for what, value in fit.items() if value is not None)
+            for by, fits in found["exponents"].items()
+            for key, fit in fits.items()
+        ]
+        return "exponents against nodes:\n" + "\n".join(rows)
+    times = {**{name: one["seconds"] for name, one in found["stages"].items()}}
+    for workers, stages in found["workers"].items():
+        times |= {f"{name}/{workers}": one["seconds"] for name, one in stages.items()}
+    shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items())
+    return f"{found['by']} {found['share']:g}: {found['nodes']:,} nodes, {found['edges']:,} edges: {shown}"

@@ -1,0 +1,78 @@
+"""Nested parts of released records, by topic or by time: for measuring how work grows with the graph."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ijson
+import numpy as np
+
+from graphstore import Store
+from graphstore.xsvideo.records import CHINA
+
+BY = ("topic", "time")
+TRAIN_SHARE = 0.8
+
+
+def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.ndarray]:
+    """For each share (ascending, in (0, 1]), which states are in: bool [N]. Each holds the one before.
+
+    topic: whole topics in an order drawn by the seed, as many as fit (videos without a topic are one each);
+    at least one. time: the earliest videos by post date. All states of a video stay together.
+    """
+    url, _ = store.key("url")
+    video = np.asarray(url).astype(np.int64)
+    first = np.unique(video, return_index=True)[1]  # a state of each video, in the order of codes
+    states = np.bincount(video)
+    if by == "time":
+        order = np.argsort(np.asarray(store.post_time)[first], kind="stable")
+        before = np.cumsum(states[order]) - states[order]
+        ranks = np.empty(len(first), np.int64)
+        ranks[order] = before
+        return [(ranks < share * len(video))[video] for share in shares]
+    code = np.asarray(store.key("topic")[0]).astype(np.int64)[first]
+    own = code.max(initial=-1) + 1 + np.arange(len(code))
+    group = np.unique(np.where(code >= 0, code, own), return_inverse=True)[1]
+    sizes = np.bincount(group, weights=states).astype(np.int64)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    chosen, found = np.zeros(len(sizes), bool), []
+    for share in shares:
+        left = share * len(video) - sizes[chosen].sum()
+        for one in order.tolist():
+            if not chosen[one] and sizes[one] <= left:
+                chosen[one], left = True, left - sizes[one]
+        if not chosen.any():
+            chosen[order[np.argmin(sizes[order])]] = True
+        found.append(chosen[group][video])
+    return found
+
+
+def train_until(store: Store, states: np.ndarray) -> str:
+    """A date that puts most of some states into the train period: YYYY-MM-DD, in China."""
+    post = np.sort(np.asarray(store.post_time)[states])
+    return datetime.fromtimestamp(int(post[int(len(post) * TRAIN_SHARE)]), CHINA).strftime("%Y-%m-%d")
+
+
+def write_parts(records: Path, store: Store, parts: dict[Path, np.ndarray]) -> None:
+    """Write each part's records to its file, in one pass. The store is of these records, in their order."""
+    with ExitStack() as stack:
+        files: dict[Path, Any] = {
+            path: stack.enter_context(path.open("w", encoding="utf-8")) for path in parts
+        }
+        separators = dict.fromkeys(parts, "{")
+        with records.open("rb") as source:
+            for v, (name, raw) in enumerate(ijson.kvitems(source, "", use_float=True)):
+                if store.ids[v] != name:
+                    raise ValueError(f"{records}: found {name!r} at place {v}, expected {store.ids[v]!r}")
+                text = ""
+                for path, chosen in parts.items():
+                    if chosen[v]:
+                        text = text or f"{json.dumps(name)}: {json.dumps(raw, ensure_ascii=False)}"
+                        files[path].write(f"{separators[path]}{text}")
+                        separators[path] = ",\n"
+        for path, file in files.items():
+            file.write("{}" if separators[path] == "{" else "}")
