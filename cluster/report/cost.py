@@ -1,0 +1,169 @@
+"""What a run has cost: time and workers of every attempt at a stage, and bytes on the disk.
+
+Attempts are lines of RUN/attempts.jsonl: a start, and an end unless the driver was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cluster.report.facts import CostFacts, CostRow
+
+ATTEMPTS = "attempts.jsonl"
+OUTCOMES = {"failed": "failed", "interrupted": "interrupted"}
+"""Of attempts that are worth a word."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a stage. Times are seconds since 1970; `end_s` is None where no end was written."""
+
+    stage: str
+    start_s: float
+    workers: int
+    device: str
+    threads: int
+    end_s: float | None = None
+    outcome: str = ""
+    restarts: int = 0
+    peak_bytes: int | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        # A clock that was set back in between must not make time negative
+        return None if self.end_s is None else max(0.0, self.end_s - self.start_s)
+
+
+def read_attempts(run: Path) -> list[Attempt]:
+    """The attempts of a run in the order of their starts; [] where nothing was recorded.
+
+    Lines that are torn or of another form are left out: a report must not depend on them.
+    """
+    try:
+        lines = (run / ATTEMPTS).read_bytes().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    events = [event for event in map(_event, lines) if event is not None]
+    ends = {event["attempt"]: event for event in events if event["event"] == "end"}
+    found = [_attempt(event, ends.get(event["attempt"])) for event in events if event["event"] == "start"]
+    return sorted(found, key=lambda attempt: attempt.start_s)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """A line as a start or an end with a stage, a name and a time, or None."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or event.get("event") not in ("start", "end"):
+        return None
+    named = isinstance(event.get("stage"), str) and isinstance(event.get("attempt"), str)
+    return event if named and _number(event.get("time")) is not None else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number from 0 that a double holds, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e15:
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _whole(value: object, default: int) -> int:
+    number = _number(value)
+    return default if number is None else int(number)
+
+
+def _attempt(start: dict[str, Any], end: dict[str, Any] | None) -> Attempt:
+    known = end or {}
+    peak = _number(known.get("peak_bytes"))
+    return Attempt(
+        stage=start["stage"],
+        start_s=float(start["time"]),
+        workers=max(1, _whole(start.get("workers"), 1)),
+        device="cuda" if start.get("device") == "cuda" else "cpu",
+        threads=max(1, _whole(start.get("threads"), 1)),
+        end_s=None if end is None else float(end["time"]),
+        outcome=str(known.get("outcome", "")),
+        restarts=_whole(known.get("restarts"), 0),
+        peak_bytes=None if peak is None else int(peak),
+    )
+
+
+def folder_bytes(folder: Path) -> int | None:
+    """Length of all files below a folder, None where there is none. Files may go while it counts."""
+    if not folder.is_dir():
+        return None
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size
+            except OSError:  # a temporary file of a run that is under way
+                continue
+    return total
+
+
+def cost_facts(
+    attempts: Sequence[Attempt], stages: Sequence[tuple[str, str, int | None]], store_bytes: int
+) -> CostFacts:
+    """Cost by stage and in total. stages: name, title and bytes on the disk of each."""
+    rows = [
+        _row(title, [attempt for attempt in attempts if attempt.stage == name], disk)
+        for name, title, disk in stages
+    ]
+    sizes = [size for *_, size in stages if size is not None]
+    known = {name for name, *_ in stages}
+    total = _row("total", [a for a in attempts if a.stage in known], sum(sizes) + store_bytes)
+    total = replace(total, workers="")  # of several stages: no one number
+    notes = []
+    if not attempts:
+        notes.append("Time and workers are not recorded: this run has no attempts.jsonl.")
+    if attempts:
+        ends = [a.end_s for a in attempts if a.end_s is not None]
+        span = f"First start {_date(attempts[0].start_s)}"
+        notes.append(f"{span}, last end {_date(max(ends))}." if ends else f"{span}; no attempt has ended.")
+    if any(a.end_s is None for a in attempts):
+        notes.append(
+            "An attempt without an end is one whose driver was killed, or that is under way: its time is not "
+            "known, and sums leave it out."
+        )
+    store = CostRow("graph store", disk_bytes=store_bytes)
+    return CostFacts((store, *rows), total, tuple(notes))
+
+
+def _row(title: str, attempts: list[Attempt], disk_bytes: int | None) -> CostRow:
+    if not attempts:
+        return CostRow(title, disk_bytes=disk_bytes)
+    ended = [(a, a.seconds) for a in attempts if a.seconds is not None]
+    peaks = [a.peak_bytes for a in attempts if a.peak_bytes is not None]
+    on_cpu = [a.workers * a.threads * s for a, s in ended if a.device == "cpu"]
+    on_gpu = [a.workers * s for a, s in ended if a.device == "cuda"]
+    words = [f"{sum(a.outcome == key for a in attempts)} {word}" for key, word in OUTCOMES.items()]
+    words.append(f"{len(attempts) - len(ended)} without an end")
+    return CostRow(
+        title,
+        attempts=len(attempts),
+        seconds=sum(s for _, s in ended) if ended else None,
+        workers=", ".join(str(n) for n in sorted({a.workers for a in attempts})),
+        worker_seconds=sum(a.workers * s for a, s in ended) if ended else None,
+        cpu_hours=sum(on_cpu) / 3600 if on_cpu else None,
+        gpu_hours=sum(on_gpu) / 3600 if on_gpu else None,
+        restarts=sum(a.restarts for a in attempts),
+        peak_bytes=max(peaks, default=None),
+        disk_bytes=disk_bytes,
+        remark=", ".join(word for word in words if not word.startswith("0 ")),
+    )
+
+
+def _date(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return "at an unknown time"
