@@ -121,7 +121,7 @@ def cost_facts(
     sizes = [size for *_, size in stages if size is not None]
     known = {name for name, *_ in stages}
     total = _row("total", [a for a in attempts if a.stage in known], sum(sizes) + store_bytes)
-    total = replace(total, workers="")  # of several stages: no one number
+    total = replace(total, workers="", remark="")  # the stages say it, each for itself
     notes = []
     if not attempts:
         notes.append("Time and workers are not recorded: this run has no attempts.jsonl.")

@@ -36,7 +36,7 @@ UNFAIR = ("constant (best on test)",)
 """Baselines that have seen the test levels: shown, but no measure of what is to be beaten."""
 MAIN = ("stage3", "lora", "stage1")
 """What the headline is about: the first of these that was measured."""
-MATRICES = ("stage3", "stage1")
+MATRICES = ("stage3", "stage1", "lora")
 COMPARED = ("stage3", "stage1", "stage2", "lora")
 """Whose error by period is drawn; their styles are their places here."""
 
@@ -115,8 +115,8 @@ def _sentences(
     if main.test.acc is not None and main.test.mae is not None:
         said.append(
             f"{main.title} was trained on videos posted up to {last_train_day}, and measured on "
-            f"{main.test.num:,} states of later ones. It gives {100 * main.test.acc:.1f}% of them their exact "
-            f"level, and is {main.test.mae:.2f} levels off on average."
+            f"{main.test.num:,} states of later ones. It gives {100 * main.test.acc:.1f}% of them their "
+            f"exact level, and is {main.test.mae:.2f} levels off on average."
         )
     encoder = by_key.get("stage1")
     if encoder and encoder is not main and main.test.num and encoder.test.num:
@@ -124,7 +124,8 @@ def _sentences(
     if main.age_zero and main.age_zero.num and main.rest and main.rest.mae is not None:
         said.append(
             f"{main.age_zero.num:,} of the test states were sampled on the day of the post, with all "
-            f"counters at zero: there the MAE is {figure(main.age_zero.mae)}, and {figure(main.rest.mae)} on the rest."
+            f"counters at zero: there the MAE is {figure(main.age_zero.mae)}, and "
+            f"{figure(main.rest.mae)} on the rest."
         )
     said += [
         f"{r.title}: {r.test.unparsed:,} of {r.test.num:,} texts name no level. They count as wrong in ACC, "
@@ -158,7 +159,8 @@ def _confusions(predictions: Path, titles: dict[str, str]) -> tuple[Confusion, .
     for key in keys:
         rated = table[f"{key}_level"].to_numpy()[is_test].astype(np.int64)
         counts = np.zeros((MAX_LEVEL + 1, MAX_LEVEL + 1), np.int64)
-        np.add.at(counts, (truth, rated), 1)
+        known = rated >= 0  # a text that names no level has no column
+        np.add.at(counts, (truth[known], rated[known]), 1)
         made.append(Confusion(titles[key], tuple(tuple(row) for row in counts.tolist())))
     return tuple(made)
 
