@@ -28,7 +28,8 @@ def gather(run: Run) -> Report:
     done = {name for name in names if run.is_done(name)}
     manifests = {name: found for name in names if name in done and (found := _manifest(run, name))}
     stages = tuple(_stage(run.path, name, name in done) for name in names)
-    missing = {s.name: _missing(s) for s in stages}
+    undone = [s for s in stages if s.state != "done"]
+    missing = {s.name: _missing(s, first=s is undone[0]) for s in undone}
     graph, platforms = graph_facts(run.store, run.config.graph.val_share)
     results = None
     if "evaluation" in manifests:
@@ -37,14 +38,13 @@ def gather(run: Run) -> Report:
             run.path / "evaluation" / PREDICTIONS,
             run.store.attributes["train_until"],
         )
-    undone = next((missing[name] for name in TRAINING if missing.get(name)), None)
     return Report(
         name=run.path.resolve().name,
         stages=stages,
         results=results,
-        results_missing=missing["evaluation"],
-        periods=period_charts(results, missing["evaluation"]),
-        losses=loss_charts(manifests, TITLES, undone),
+        results_missing=missing.get("evaluation"),
+        periods=period_charts(results, missing.get("evaluation")),
+        losses=loss_charts(manifests, TITLES, next((missing[n] for n in TRAINING if n in missing), None)),
         convergence=convergence_charts(manifests, platforms, missing),
         trained=trained_stages(manifests, TITLES),
         graph=graph,
@@ -90,16 +90,18 @@ def _progress(folder: Path) -> str:
     return f"{found['done']:,} of {found['total']:,} {found.get('unit', 'step')}s"
 
 
-def _missing(found: StageFacts) -> Missing | None:
-    """What to say where a stage's part of the page is empty; None where the stage is done."""
-    if found.state == "done":
-        return None
+def _missing(found: StageFacts, *, first: bool) -> Missing:
+    """What to say where the part of a stage that is not done is empty.
+
+    first: whether all stages before it are done. If not, its own command would refuse to start.
+    """
     detail = f" ({found.detail})" if found.detail else ""
-    command = (
-        "netgpt evaluate RUN"
-        if found.name == "evaluation"
-        else f"netgpt {COMMANDS[found.name]} --config RUN/config.yaml --out RUN"
-    )
+    if not first:
+        command = "netgpt run --config RUN/config.yaml --out RUN"
+    elif found.name == "evaluation":
+        command = "netgpt evaluate RUN"
+    else:
+        command = f"netgpt {COMMANDS[found.name]} --config RUN/config.yaml --out RUN"
     return Missing(f"{found.title[:1].upper()}{found.title[1:]} is {found.state}{detail}.", command)
 
 

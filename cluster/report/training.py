@@ -56,7 +56,7 @@ def _series(name: str, style: int, points: Sequence[Json], unit: str, value: Any
 
 
 def convergence_charts(
-    manifests: Manifests, platforms: Sequence[str], missing: Mapping[str, Missing | None]
+    manifests: Manifests, platforms: Sequence[str], missing: Mapping[str, Missing]
 ) -> tuple[ChartGroup, ...]:
     """ACC and MSE by platform: of stage 1 on the validation split, of stage 3 on the train states.
 
