@@ -205,7 +205,7 @@ def exponent(sizes: list[float], values: list[float]) -> float | None:
 
 
 def summary(config: ScalingBench, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Exponents of seconds and bytes against nodes, for each way to subsample, stage and number of workers."""
+    """Exponents of seconds and bytes against nodes, by the way to subsample, stage and number of workers."""
     fits: dict[str, Any] = {}
     for by in BY:
         rows = sorted((r for r in results if r["by"] in (by, "all")), key=lambda r: r["nodes"])

@@ -33,6 +33,7 @@ def _command(stages: list[str] | None) -> Callable[..., None]:
     ) -> None:
         from cluster.config import load_config
         from cluster.pipeline import Run, execute, locked, require_room
+        from cluster.report import write_report
         from trainers.evaluate import metrics_table
 
         settings = load_config(config, overrides)
@@ -41,9 +42,10 @@ def _command(stages: list[str] | None) -> Callable[..., None]:
         with locked(path):
             run = Run.start(path, settings, data, store)
             execute(run, run.stages if stages is None else stages)
+            page = write_report(run)
         if stages is None:
             print(metrics_table(run.metrics()))
-            say(f"run: {run.path}   predictions: {run.path / 'predictions.parquet'}")
+            say(f"run: {run.path}   predictions: {run.path / 'predictions.parquet'}   report: {page}")
 
     return command
 

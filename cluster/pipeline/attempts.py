@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import uuid
@@ -20,14 +21,14 @@ class Attempt:
 
     stage: str
     id: str
-    started: float
+    start_s: float
     workers: int
     device: str
     threads: int
     """CPU threads of each worker."""
-    ended: float | None = None
-    outcome: str | None = None
-    """done, failed, interrupted; None where it runs, or its driver was killed."""
+    end_s: float | None = None
+    outcome: str = ""
+    """done, failed, interrupted; empty where it runs, or its driver was killed."""
     restarts: int = 0
     """Times that Ray started its workers again."""
     peak_bytes: int | None = None
@@ -35,7 +36,8 @@ class Attempt:
 
     @property
     def seconds(self) -> float | None:
-        return None if self.ended is None else self.ended - self.started
+        # A clock that was set back in between must not make time negative
+        return None if self.end_s is None else max(0.0, self.end_s - self.start_s)
 
 
 def start_attempt(run: Path, stage: str, *, workers: int, device: str, threads: int) -> str:
@@ -69,24 +71,56 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def read_attempts(run: Path) -> list[Attempt]:
-    """All attempts of a run, oldest first; lines that a crash tore are passed over."""
-    found: dict[str, Attempt] = {}
+    """The attempts of a run in the order of their starts; [] where nothing was recorded.
+
+    Lines that are torn or of another form are left out: a report must not depend on them.
+    """
     try:
-        lines = (run / ATTEMPTS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+        lines = (run / ATTEMPTS).read_bytes().decode("utf-8", "replace").splitlines()
+    except OSError:
         return []
-    for text in lines:
-        try:
-            line = json.loads(text)
-            if line["event"] == "start":
-                found[line["attempt"]] = Attempt(
-                    *(line[name] for name in ("stage", "attempt", "time", "workers", "device", "threads"))
-                )
-            else:
-                before = found[line["attempt"]]
-                end = (line["time"], line["outcome"], line["restarts"], line["peak_bytes"])
-                start = (before.workers, before.device, before.threads)
-                found[before.id] = Attempt(before.stage, before.id, before.started, *start, *end)
-        except (ValueError, KeyError, TypeError):
-            continue
-    return list(found.values())
+    events = [event for event in map(_event, lines) if event is not None]
+    ends = {event["attempt"]: event for event in events if event["event"] == "end"}
+    found = [_attempt(event, ends.get(event["attempt"])) for event in events if event["event"] == "start"]
+    return sorted(found, key=lambda attempt: attempt.start_s)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """A line as a start or an end with a stage, a name and a time, or None."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or event.get("event") not in ("start", "end"):
+        return None
+    named = isinstance(event.get("stage"), str) and isinstance(event.get("attempt"), str)
+    return event if named and _number(event.get("time")) is not None else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number from 0 that a double holds, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e15:
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _whole(value: object, default: int) -> int:
+    number = _number(value)
+    return default if number is None else int(number)
+
+
+def _attempt(start: dict[str, Any], end: dict[str, Any] | None) -> Attempt:
+    known = end or {}
+    peak = _number(known.get("peak_bytes"))
+    return Attempt(
+        stage=start["stage"],
+        id=start["attempt"],
+        start_s=float(start["time"]),
+        workers=max(1, _whole(start.get("workers"), 1)),
+        device="cuda" if start.get("device") == "cuda" else "cpu",
+        threads=max(1, _whole(start.get("threads"), 1)),
+        end_s=None if end is None else float(end["time"]),
+        outcome=str(known.get("outcome", "")),
+        restarts=_whole(known.get("restarts"), 0),
+        peak_bytes=None if peak is None else int(peak),
+    )

@@ -76,7 +76,7 @@ def run_status(run: Path) -> list[StageStatus]:
 
 def _of_stage(run: Path, name: str, attempts: list[Attempt], held: bool) -> StageStatus:
     folder, last, now = run / name, attempts[-1] if attempts else None, time.time()
-    open_ = last is not None and last.outcome is None
+    open_ = last is not None and last.end_s is None
     if open_ and held:
         state = RUNNING
     elif stage.read_manifest(folder) is not None:
@@ -89,7 +89,7 @@ def _of_stage(run: Path, name: str, attempts: list[Attempt], held: bool) -> Stag
     progress: dict[str, Any] = {}
     if state == RUNNING:
         assert last is not None
-        seconds += now - last.started
+        seconds += now - last.start_s
         known = read_progress(folder) or {}
         progress = {key: known[key] for key in ("done", "total", "unit", "rate", "values") if key in known}
     log = log_path(run, name)

@@ -1,0 +1,32 @@
+"""A run's report: one HTML page that needs nothing but itself.
+
+`gather` and its neighbours read a run into frozen values, `charts` draws, `page` writes. A run that is not
+finished gets a page of what is there. The same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.pipeline.run import Run
+
+REPORT = "report.html"
+
+
+def write_report(run: Run, out: Path | None = None) -> Path:
+    """Write the page of a run, whole or not at all; returns where (default: report.html in the run).
+
+    Takes no lock: a run that is under way may be looked at, and its own driver may call this.
+    """
+    # Only here: matplotlib and jinja take a second, and whoever imports this module may never render
+    from cluster.report.gather import gather
+    from cluster.report.page import render
+    from graphstore.files import atomic_file
+
+    path = out or run.path / REPORT
+    text = render(gather(run))
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
