@@ -20,8 +20,8 @@ from test_run import netgpt
 
 import graphstore
 from cluster.config import load_config
-from cluster.pipeline import Run
 from cluster.pipeline.attempts import read_attempts
+from cluster.pipeline.run import Run
 from cluster.report import write_report
 from cluster.report.cost import cost_facts
 from graphstore.files import write_json
@@ -279,7 +279,7 @@ def test_an_unfinished_run_says_what_is_missing(evil_store: Path, tmp_path: Path
 def test_results_of_other_inputs_are_not_shown(evil_store: Path, tmp_path: Path) -> None:
     run = make_run(evil_store, tmp_path / "run")
     (run.path / "stage3" / "made").write_text("something else")
-    text = write_report(run).read_text(encoding="utf-8")
+    text = write_report(Run.open_(run.path)).read_text(encoding="utf-8")
     assert "Stage 3: rating is out of date" in text and "Evaluation is out of date" in text
     assert 'class="headline"' not in text and 'class="matrix"' not in text
 
