@@ -1,6 +1,6 @@
 """A run's stages in the order that their inputs allow, on whatever Ray is there."""
 
-from cluster.pipeline.execute import execute
+from cluster.pipeline.driver import execute
 from cluster.pipeline.room import require_room
 from cluster.pipeline.run import Run, locked
 
