@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +25,7 @@ from cluster.bench.subsample import BY, choose, train_until, write_parts
 from cluster.errors import ClusterError, FailedError
 from trainers import stage
 
-STAGES = {"stage1": "pretrain", "embeddings": "embed", "tokens": "tokenize", "stage2": "align"}
+STAGES = ("stage1", "embeddings", "tokens", "stage2")
 VAL_STATES = 64
 _SYNTH = """
 import json, sys
@@ -55,6 +51,23 @@ for batch in loader:
     edges += sum(len(heads) for heads in batch.heads.values())
     seeds += 512
 print(json.dumps({"seconds": time.perf_counter() - start, "edges": edges}), file=open(sys.argv[3], "w"))
+"""
+_RUN = """
+import json, math, pathlib, sys
+from cluster.config import load_config
+from cluster.pipeline import Run, locked
+from cluster.pipeline.driver import Driver
+from cluster.pipeline.room import Room
+from cluster.workers.session import ray_session
+path, store, settings = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])
+config = load_config("sample", settings)
+workers = config.cluster.workers
+with locked(path), ray_session(workers):
+    run = Run.start(path, config, None, store)
+    stages = ("stage1", "embeddings", "base", "tokens", "stage2")
+    wanted = [name for name in run.possible_stages if name in stages]
+    # Room for the workers of one stage: stages beside each other would share the cores
+    Driver(run, Room(1, workers, 0, math.inf)).run_all(wanted)
 """
 
 
@@ -175,21 +188,14 @@ def _measured(
 
 
 def _run(run: Path, store: Path, settings: list[str]) -> dict[str, Any]:
-    """The pipeline's stages, each with its seconds and bytes, and with what starting it took besides."""
+    """The pipeline's stages, each with its seconds and bytes."""
+    if not measure(_RUN, run, store, json.dumps(settings)).ok:
+        raise FailedError(f"{run}: the stages failed; see its logs")
     found: dict[str, Any] = {}
-    for name, command in STAGES.items():
-        arguments = [command, "--config", "sample", "--store", str(store), "--out", str(run), *settings]
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", "from cluster.cli import main; main()", *arguments],
-            stdout=sys.stderr,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
+    for name in STAGES:
         manifest = stage.read_manifest(run / name)
-        if done.returncode or manifest is None:
-            raise FailedError(f"{run}: netgpt {command} ended with {done.returncode}")
-        found[name] = {**manifest["cost"], "wall_s": time.perf_counter() - start}
+        assert manifest is not None
+        found[name] = dict(manifest["cost"])
         if name == "stage2":
             found[name]["steps"] = manifest["metrics"]["steps"]
     return found

@@ -40,7 +40,7 @@ def execute(run: Run, wanted: list[str]) -> None:
         if pending:
             cluster = run.config.cluster
             stack.enter_context(ray_session(local_cpus(cluster)))
-            _Driver(run, Room.of_ray(cluster)).run_all(pending)
+            Driver(run, Room.of_ray(cluster)).run_all(pending)
     # Also where nothing was left to do: a run may have been killed right here
     run.publish()
 
@@ -50,7 +50,9 @@ def pending_before(run: Run, name: str, pending: list[str]) -> bool:
     return any(needed in pending for needed in run.needed(name))
 
 
-class _Driver:
+class Driver:
+    """Places stages on the connected Ray."""
+
     def __init__(self, run: Run, room: Room) -> None:
         self.run, self.room = run, room
         cluster = run.config.cluster

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import config_names, load_config
+from cluster.config import config_keys, config_names, load_config
 from cluster.errors import ClusterError
 
 
@@ -35,7 +35,11 @@ def test_overrides_change_one_value() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("graph.epoch=3", "epoch"),
+        ("graph.epoch=3", r"unknown key graph\.epoch; did you mean graph\.epochs\?"),
+        ("grahp.epochs=3", r"did you mean graph\?"),
+        ("fanout=3", r"did you mean sampler\.fanout\?"),
+        ("cluster.epochs=3", r"did you mean graph\.epochs\?"),
+        ("language.tiny.layer=7", r"did you mean language\.tiny\.layers\?"),
         ("graph.epochs=many", r"graph\.epochs.*many"),
         ("graph.epochs=0", r"graph\.epochs: found 0, expected at least 1"),
         ("graph.epochs", "expected KEY=VALUE"),
@@ -60,12 +64,39 @@ def test_overrides_change_one_value() -> None:
         ("lora.targets=[]", r"lora\.targets"),
         ("evaluation.period_days=[7,3]", "rising numbers of days"),
         ("build.train_until=soon", "YYYY-MM-DD"),
+        ("stage2.max_steps=-1", "max_steps: found -1, expected at least 0"),
+        ("cluster.memory_gb=-1", "at least 0"),
+        ("cluster.wait_minutes=.inf", "cluster.wait_minutes"),
+        ("cluster.store_cache=here", "a folder from the root"),
     ],
 )
 def test_a_wrong_override_is_one_line(override: str, words: str) -> None:
     with pytest.raises(ClusterError, match=words) as caught:
         load_config("demo", [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["graph.precision=bfloat16", "cluster.device=cpu"], "auto or float32 with cluster.device=cpu"),
+        (["graph.ablation=V", "language.pixels=clips"], r"none with graph\.ablation=V"),
+        (["cluster.workers=3", "language.packs_per_step=4"], r"multiple of cluster\.workers \(3\)"),
+        (["graph.batch_size=1", "cluster.workers=2"], r"at least cluster\.workers \(2\)"),
+        (["language.token_budget=900"], r"at least max_tokens"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ClusterError, match=words):
+        load_config("demo", overrides)
+
+
+def test_every_key_is_known_by_its_name() -> None:
+    keys = config_keys()
+    assert {"seed", "graph.epochs", "language.tiny.layers", "cluster.store_cache", "build.layout"} <= set(
+        keys
+    )
+    assert len(keys) == len(set(keys))
 
 
 def test_attention_heads_divide_the_width() -> None:

@@ -1,0 +1,118 @@
+"""The examples for Kubernetes, Docker and Slurm say what this version understands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.config import RunConfig, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def rayjob() -> dict[str, Any]:
+    found = yaml.safe_load((DEPLOY / "rayjob.yaml").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def run_config(command: str) -> RunConfig:
+    """The configuration of a `netgpt run` line, whose options must be ones that there are."""
+    words = shlex.split(command)
+    assert words[:2] == ["netgpt", "run"]
+    options = CliRunner().invoke(app, ["run", "--help"]).output
+    config, overrides = "demo", []
+    rest = iter(words[2:])
+    for word in rest:
+        if word.startswith("--"):
+            assert word in options
+            value = next(rest)
+            assert value.startswith("/") or word == "--config"  # a job runs in a folder of its own
+            config = value if word == "--config" else config
+        else:
+            overrides.append(word)
+    return load_config(config, overrides)
+
+
+def quantity(text: str) -> float:
+    number, unit = re.fullmatch(r"([0-9.]+)(Gi|Mi|)", str(text)).groups()  # type: ignore[union-attr]
+    return float(number) * {"Gi": 2**30, "Mi": 2**20, "": 1}[unit]
+
+
+def test_the_rayjob_runs_the_reference_configuration_with_room_for_it() -> None:
+    job = rayjob()
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    spec = job["spec"]
+    cluster = run_config(spec["entrypoint"]).cluster
+    groups = spec["rayClusterSpec"]["workerGroupSpecs"]
+    gpus = cpus = 0.0
+    for group in groups:
+        for container in group["template"]["spec"]["containers"]:
+            limits = container["resources"]["limits"]
+            assert limits == container["resources"]["requests"]
+            gpus += group["replicas"] * float(limits["nvidia.com/gpu"])
+            cpus += group["replicas"] * float(limits["cpu"])
+            assert quantity(limits["memory"]) > 100e9
+    assert gpus == cluster.workers == 8 and cpus >= cluster.workers * cluster.threads
+    assert spec["shutdownAfterJobFinishes"] is True and 0 < spec["backoffLimit"] <= 5
+
+
+def test_the_rayjob_has_a_token_and_mounts_what_it_names() -> None:
+    spec = rayjob()["spec"]
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    images = set()
+    for pod in pods:
+        assert all(isinstance(value, str) for value in pod["rayStartParams"].values())
+        template = pod["template"]["spec"]
+        volumes = {volume["name"] for volume in template["volumes"]}
+        for container in template["containers"]:
+            images.add(container["image"])
+            mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+            assert set(mounts) <= volumes and mounts["volume"] == "/volume"
+            assert "hostPath" not in str(template) and "privileged" not in str(template)
+    assert len(images) == 1
+    cache = run_config(spec["entrypoint"]).cluster.store_cache
+    (worker,) = (pod["template"]["spec"] for pod in cluster["workerGroupSpecs"])
+    assert any(cache.startswith(m["mountPath"]) for m in worker["containers"][0]["volumeMounts"])
+    pinned = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned is not None and cluster["rayVersion"] == pinned[1]
+
+
+def test_the_dockerfile_copies_what_there_is_and_installs_from_the_constraints() -> None:
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    sources = [word for line in lines if line[0] == "COPY" for word in line[1:-1]]
+    assert sources and all((ROOT / source).exists() for source in sources)
+    packages = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert packages <= set(sources)
+    python = next(line[1] for line in lines if line[0] == "FROM")
+    version = re.fullmatch(r"python:3\.(\d+)(-slim)?", python)
+    assert version is not None and int(version[1]) >= 11
+    installs = [line for line in text.splitlines() if "pip install" in line]
+    assert installs and all("-c constraints.txt" in part for part in text.split("pip install")[1:])
+    assert "RAY_AUTH_MODE=token" in text and lines[-2] == ["USER", "netgpt"]
+
+
+def test_the_slurm_script_is_shell_and_calls_what_there_is() -> None:
+    path = DEPLOY / "slurm.sbatch"
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    text = path.read_text()
+    usage = subprocess.run(
+        [str(ROOT / "launch.sh"), "help"], capture_output=True, text=True, check=True
+    ).stdout
+    for command in set(re.findall(r"\./launch\.sh (\w+)", text)):
+        assert re.search(rf"^  {command}\b", usage, re.MULTILINE) or command == "setup", command
+    (line,) = re.findall(r"submit -- (.*)", text)
+    config = run_config(line.replace('"$@"', ""))
+    nodes, gpus = (int(re.search(rf"--{n}=(\d+)", text)[1]) for n in ("nodes", "gpus-per-node"))  # type: ignore[index]
+    assert nodes * gpus == config.cluster.workers
