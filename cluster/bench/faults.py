@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,6 +109,17 @@ class Scene:
                 continue
         return sorted(found)
 
+    def kill_rank(self, stage: str) -> None:
+        """SIGKILL the last rank that the stage's log names."""
+        pids = [
+            int(pid) for pid in re.findall(r"INFO rank \d+ \([^,]*, (\d+)\)", self.log(stage).read_text())
+        ]
+        os.kill(pids[-1], signal.SIGKILL)
+        self.killed += 1
+
+    def log(self, stage: str) -> Path:
+        return log_path(self.run, stage)
+
     def kill(self, name: str) -> None:
         """SIGKILL the last process of a name, as soon as there is one."""
         until = time.monotonic() + 60
@@ -139,7 +151,7 @@ class Fault:
 def _kill_rank(stage: str, done: int) -> Callable[[Scene], None]:
     def inject(scene: Scene) -> None:
         scene.wait_for(stage, done)
-        scene.kill(TRAINING)
+        scene.kill_rank(stage)
 
     return inject
 
@@ -158,6 +170,15 @@ def _kill_sampling(scene: Scene) -> None:
 def _kill_tokenising(scene: Scene) -> None:
     scene.wait_for("tokens")
     scene.kill(TOKENISING)
+
+
+def _kill_starting(scene: Scene) -> None:
+    """Before the stage's log has a line of it: the workers import and find each other."""
+    until = time.monotonic() + LIMIT_S
+    while not (scene.run / "stage2" / "job.json").exists() and time.monotonic() < until:
+        time.sleep(_POLL_S)
+    time.sleep(1.0)
+    scene.kill(TRAINING)
 
 
 def _kill_driver(scene: Scene) -> None:
@@ -203,6 +224,7 @@ FAULTS = [
     Fault("embeddings", "the worker of exact inference, SIGKILL", _kill_rank("embeddings", 0)),
     Fault("base", "the worker that makes the tiny base, SIGKILL", _kill_rank("base", 0)),
     Fault("tokens", "a tokenising actor, SIGKILL", _kill_tokenising),
+    Fault("starting", "a training worker of stage 2 while it starts, SIGKILL", _kill_starting),
     Fault("stage2", "one of two training ranks in stage 2, SIGKILL", _kill_rank("stage2", 4)),
     Fault("stage3", "one of two training ranks in stage 3, SIGKILL", _kill_rank("stage3", 4)),
     Fault("evaluation", "one of two ranks in the evaluation, SIGKILL", _kill_rank("evaluation", 0)),

@@ -117,6 +117,9 @@ class Driver:
             _check_leaves(job.folder, name)
             outcome = DONE
         except Exception:
+            if run.is_done(name):  # its manifest is there: what failed came after the work
+                outcome = DONE
+                return
             if self._failed.is_set():  # ended with another stage, whose error is shown
                 outcome = INTERRUPTED
                 return

@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.config import ClusterConfig
 from cluster.errors import ClusterError, StageFailedError, is_bad_input
+from cluster.progress import say
 from cluster.stages import Resources
 from cluster.workers.locks import rank_lock
 from cluster.workers.node_store import NodeStore
@@ -92,12 +93,28 @@ def run_on_ray(
     job: StageJob, cluster: ClusterConfig, resources: Resources, store: NodeStore, attempt: str
 ) -> None:
     """Run one prepared stage on the connected Ray. Raises StageFailedError, or a worker's bad-input error."""
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    # Ray Train starts workers again that failed while they worked, but not those that died while they
+    # were started: these are tried again here, as often
+    for left in reversed(range(cluster.max_failures + 1)):
+        try:
+            _fit(job, cluster, resources, store, attempt)
+            return
+        except Exception as error:
+            cause = _cause(error, job.stage)
+            if not left or is_bad_input(cause) or getattr(error, "worker_failures", None):
+                raise cause from error
+            started = max(num_starts(job.folder, attempt), cluster.max_failures + 1 - left)
+            write_json(job.folder / STARTS, {"attempt": attempt, "starts": started})
+            say(f"{job.stage}: its workers died while they were started; {left} more tries")
+
+
+def _fit(job: StageJob, cluster: ClusterConfig, resources: Resources, store: NodeStore, attempt: str) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from trainers.worker import COLLECTIVE_HOURS
 
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
     failures: dict[str, Any] = {
         "max_failures": cluster.max_failures,
         "controller_failure_limit": max(1, round(cluster.wait_minutes * 60 / _LACK_S)),
@@ -128,8 +145,6 @@ def run_on_ray(
     )
     try:
         trainer.fit()
-    except Exception as error:
-        raise _cause(error, job.stage) from error
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)
 
