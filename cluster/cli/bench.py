@@ -94,6 +94,21 @@ def scaling(
 
 
 @app.command()
+def pipeline(
+    data: Annotated[Path, typer.Option("--data", help="Released records (JSON).")],
+    config: Annotated[str, typer.Option("--config", help="demo, sample, or a YAML file.")] = "sample",
+    workers: Annotated[list[int] | None, typer.Option(help="Training workers; again for more.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the runs; default: the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """`netgpt run` beside the same stages called directly in one process: what the pipeline adds."""
+    from cluster.bench.pipeline import bench_pipeline, line
+
+    _show(bench_pipeline(config, data, overrides or [], workers or [1, 2], scratch), line, as_json)
+
+
+@app.command()
 def faults(
     only: Annotated[list[str] | None, typer.Option("--only", help="A fault; again for more.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
