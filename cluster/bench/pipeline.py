@@ -32,8 +32,10 @@ use_process_group("cpu")
 took = {}
 for name in run.stages:
     start = time.perf_counter()
-    job = StageJob(stage=name, run=run.path.resolve(), store=run.store.path.resolve(), settings=config.settings,
-                   inputs=run.inputs(name), device="cpu", num_threads=config.cluster.threads)
+    job = StageJob(
+        stage=name, run=run.path.resolve(), store=run.store.path.resolve(), settings=config.settings,
+        inputs=run.inputs(name), device="cpu", num_threads=config.cluster.threads,
+    )
     job.prepare()
     run_stage(job)
     took[name] = time.perf_counter() - start
@@ -45,13 +47,12 @@ run.publish()
 def bench_pipeline(
     config: str, data: Path, settings: list[str], workers: list[int], scratch: Path | None
 ) -> Iterator[dict[str, Any]]:
-    """The direct run, then the pipeline with each number of workers; wall seconds, and those of each stage."""
+    """The direct run, then the pipeline with each number of workers: seconds in all and of each stage."""
     with tempfile.TemporaryDirectory(dir=scratch, prefix="pipeline-") as folder:
         root = Path(folder)
         one = [*settings, "cluster.workers=1"]
-        direct_s = _timed(
-            [sys.executable, "-c", _DIRECT, str(root / "direct"), str(data), config, json.dumps(one)]
-        )
+        arguments = [str(root / "direct"), str(data), config, json.dumps(one)]
+        direct_s = _timed([sys.executable, "-c", _DIRECT, *arguments])
         yield {
             "bench": "pipeline",
             "what": "direct",
