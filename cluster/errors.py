@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class ClusterError(ValueError):
     """Base of what `cluster` raises on purpose: wrong usage, one line. Picklable: it holds its text alone."""
@@ -11,6 +13,10 @@ def is_bad_input(error: BaseException) -> bool:
     """Whether it is one of the project's own errors: one line that says what was found and expected."""
     package = type(error).__module__.split(".")[0]
     return isinstance(error, ValueError) and package in ("graphstore", "sampler", "trainers", "cluster")
+
+
+def is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FailedError(RuntimeError):

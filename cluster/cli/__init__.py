@@ -6,14 +6,13 @@ Exit status: 0 on success; 2 for wrong usage or bad input, with one line that sa
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 
 import typer
 
 from cluster.cli import bench, cluster, report, run, stores
-from cluster.errors import FailedError, is_bad_input
+from cluster.errors import FailedError, is_bad_input, is_full_disk
 from cluster.jobs.submit import enter_callers_folder
 from cluster.progress import say
 
@@ -40,7 +39,7 @@ def main() -> None:
         if is_bad_input(error):
             say(f"netgpt: {' '.join(str(error).splitlines())}")
             sys.exit(2)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, OSError) and is_full_disk(error):
             where = f" for {error.filename}" if error.filename else ""
             say(f"netgpt: no room on the disk{where} ({error.strerror}); make room and run the command again")
             sys.exit(1)

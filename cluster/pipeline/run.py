@@ -246,7 +246,10 @@ class Run:
 
 def _training(config: StageConfig) -> dict[str, Any]:
     """Settings of a language stage that change its result."""
-    return {k: v for k, v in asdict(config).items() if k not in RESOURCES}
+    found = {k: v for k, v in asdict(config).items() if k not in RESOURCES}
+    if not config.max_steps:  # without a limit as before there were any
+        del found["max_steps"]
+    return found
 
 
 def _store_path(run: Path, known: dict[str, Any]) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import ClusterConfig
-from cluster.errors import ClusterError, StageFailedError, is_bad_input
+from cluster.errors import ClusterError, StageFailedError, is_bad_input, is_full_disk
 from cluster.progress import say
 from cluster.stages import Resources
 from cluster.workers.locks import rank_lock
@@ -102,7 +102,7 @@ def run_on_ray(
             return
         except Exception as error:
             cause = _cause(error, job.stage)
-            if not left or is_bad_input(cause) or getattr(error, "worker_failures", None):
+            if not left or not isinstance(cause, StageFailedError) or getattr(error, "worker_failures", None):
                 raise cause from error
             started = max(num_starts(job.folder, attempt), cluster.max_failures + 1 - left)
             write_json(job.folder / STARTS, {"attempt": attempt, "starts": started})
@@ -149,21 +149,24 @@ def _fit(job: StageJob, cluster: ClusterConfig, resources: Resources, store: Nod
         shutil.rmtree(scratch / name, ignore_errors=True)
 
 
-def _bad_input_of(error: BaseException) -> ValueError | None:
-    """The project's own bad-input error among an error's causes, on whatever worker it was raised."""
+def _known_of(error: BaseException) -> ValueError | OSError | None:
+    """A bad-input error or a full disk among an error's causes, on whatever worker it was raised."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, ValueError) and is_bad_input(found):
             return found
+        if isinstance(found, OSError) and is_full_disk(found):
+            return OSError(found.errno, found.strerror, found.filename)
         found = getattr(found, "cause", None) or found.__cause__
     return None
 
 
 def _cause(error: BaseException, stage_name: str) -> Exception:
-    """The bad-input error of a worker, if that is what it was; else StageFailedError with ranks and cause."""
+    """What to say: the bad input or the full disk of a worker, if it was that; else StageFailedError with
+    ranks and cause."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
-        if found := _bad_input_of(failure):
+        if found := _known_of(failure):
             return found
     if not failures:
         lack = getattr(error, "controller_failure", None)
