@@ -48,8 +48,8 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
     from trainers.language.model.netgpt import NetGPT
     from trainers.language.samples import Samples
     from trainers.language.scoring import score_samples
-    from trainers.language.text.prompt import ABLATED_FIELDS
-    from trainers.language.text.tokens import Tokens, hidden_fields
+    from trainers.language.text.fields import ablated_fields
+    from trainers.language.text.tokens import Tokens
 
     settings = run.config.settings
     cluster = run.config.cluster
@@ -82,7 +82,7 @@ def predict(run: Run, data: Path) -> Iterator[Rating]:
         replace(states, embeddings=h, scores=None if states.scores is None else graph_scores),
         names=graph.ids,
         pixels=pixel_folder(run.path, settings, builder),
-    ).without(hidden_fields(ABLATED_FIELDS.get(settings.graph.ablation, ())))
+    ).without(ablated_fields(settings.graph.ablation))
     scores = clip(score_samples(netgpt, samples, settings.language.token_budget, bar("ratings", "pack")))
     for record, score, level in zip(records, scores, to_level(scores), strict=True):
         yield Rating(record.id, int(level), float(score))

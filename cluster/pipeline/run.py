@@ -24,12 +24,11 @@ from trainers import stage
 from trainers.config import StageConfig
 from trainers.evaluate import PREDICTIONS
 from trainers.language.text import VERSION
+from trainers.language.text.fields import ABLATED_FIELDS
 
 CONFIG, LOCK = "config.yaml", ".lock"
 RESOURCES = ("tables_gb", "inference_gb", "checkpoint_steps")
 """Settings of stage 1 that change no weights but for rounding: after them it goes on where it was."""
-PROMPT_ABLATIONS = ("IV", "CV")
-"""Those that leave fields out of the prompts."""
 LANGUAGE_RESOURCES = ("activation_checkpointing",)
 """Those of the language stages."""
 
@@ -137,7 +136,7 @@ class Run:
         limits = {"max_tokens": language.max_tokens, "max_comments": language.max_comments}
         if name == "base":
             made_of = {"tiny": asdict(language.tiny), "token_budget": language.token_budget, **limits}
-            ablation = config.graph.ablation if config.graph.ablation in PROMPT_ABLATIONS else "none"
+            ablation = config.graph.ablation if config.graph.ablation in ABLATED_FIELDS else "none"
             return {**own, **made_of, "val_share": config.graph.val_share, "ablation": ablation}
         base = digest("base") if language.model == "tiny" else self._base_digest
         if name == "tokens":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import graphstore
+from cluster.pipeline.attempts import read_attempts
 from graphstore import Store
 from graphstore.files import file_digest
 from trainers import stage
@@ -90,7 +92,12 @@ def test_exact_training_of_another_encoder(data: tuple[Path, Path], tmp_path: Pa
 def test_a_run_leaves_what_the_design_names(whole: Path) -> None:
     names = {p.name for p in whole.iterdir()}
     assert {"config.yaml", "store.json", "stage1", "embeddings", "tokens", "stage2", "stage3"} <= names
-    assert {"metrics.jsonl", "predictions.parquet"} <= names
+    assert {"metrics.jsonl", "predictions.parquet", "report.html", "attempts.jsonl", "logs"} <= names
+    done = json.loads(netgpt("status", whole, "--json").stdout)
+    assert {one["state"] for one in done["stages"]} == {"done"} and not done["worked_on"]
+    for one in done["stages"]:
+        assert one["attempts"] == 1 and one["restarts"] == 0 and one["seconds"] > 0
+        assert f"{one['stage']}: " in Path(one["log"]).read_text()
     store = graphstore.open(str(whole / "store"))
     assert graphstore.verify(whole / "store") == []
     table = pq.read_table(whole / "predictions.parquet").to_pydict()
@@ -168,6 +175,33 @@ def test_a_run_killed_in_each_stage_ends_in_the_same_bits(
         assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_killed_rank_is_started_again_and_changes_nothing(
+    whole: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "rank"
+    steps = ("graph.checkpoint_steps=2",)  # no part of what a stage is made from
+    process = subprocess.Popen(
+        command("pretrain", "--config", "demo", "--data", data[0], "--out", run, *SETTINGS, *steps),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    progress, log = run / "stage1" / "progress.json", run / "logs" / "stage1.log"
+    deadline = time.monotonic() + 300
+    while not progress.exists() or json.loads(progress.read_text())["done"] < 4:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks = re.findall(r"INFO rank (\d+) \([^,]*, (\d+)\)", log.read_text())
+    os.kill(int(dict(ranks)["1"]), signal.SIGKILL)
+    _, said = process.communicate(timeout=400)
+    assert process.returncode == 0, said[-3000:]
+    assert "started again 1 times" in said
+    (attempt,) = read_attempts(run)
+    assert (attempt.outcome, attempt.restarts) == ("done", 1)
+    assert file_digest(run / "stage1" / WEIGHTS["stage1"]) == file_digest(
+        whole / "stage1" / WEIGHTS["stage1"]
+    )
+
+
 def test_predictions_of_new_videos(whole: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
     store_digest = graphstore.open(str(whole / "store")).digest
     out = tmp_path / "ratings.jsonl"
@@ -221,6 +255,12 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path) ->
         (["synth"], "--json"),
         (["info", "nowhere"], "no such store"),
         (["frobnicate"], "frobnicate"),
+        (
+            ["run", "--config", "demo", "--data", "DATA", "--out", "s", "cluster.device=cuda"],
+            "there are 0 GPUs",
+        ),
+        (["status", "nowhere"], "found no run"),
+        (["report", "nowhere"], "found no run"),
     ],
 )
 def test_wrong_usage_is_exit_2_and_leaves_nothing(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import ClusterConfig
+from cluster.stages import Resources
+from cluster.workers.node_store import NodeStore
 from cluster.workers.session import ray_session
 from cluster.workers.tokenizing import tokenize_on_ray
 from graphstore import Store
@@ -34,9 +35,10 @@ def test_many_blocks_on_two_actors_are_the_cache_of_one_process(
     def job(changed: Settings) -> StageJob:
         return StageJob(stage="tokens", run=tmp_path, store=store.path, settings=changed, inputs={})
 
-    with ray_session(num_cpus=3):
+    pool, in_place = Resources(2, 1, 0, 0), NodeStore(str(store.path), store.digest)
+    with ray_session(num_cpus=2):
         job(settings).prepare()
-        tokenize_on_ray(job(settings), ClusterConfig(workers=2), "tokens")
+        tokenize_on_ray(job(settings), pool, in_place)
         manifest = stage.read_manifest(tmp_path / "tokens")
         assert manifest is not None and manifest["metrics"] == counts
         assert stage.is_done(tmp_path / "tokens", {})
@@ -49,5 +51,5 @@ def test_many_blocks_on_two_actors_are_the_cache_of_one_process(
         short = Settings(language=LanguageConfig(max_tokens=300, token_budget=300, max_comments=3, tiny=tiny))
         job(short).prepare()
         with pytest.raises(TrainerError, match=r"record '\d+': found \d+ tokens without its comments"):
-            tokenize_on_ray(job(short), ClusterConfig(workers=2), "tokens")
+            tokenize_on_ray(job(short), pool, in_place)
         assert stage.read_manifest(tmp_path / "tokens") is None

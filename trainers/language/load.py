@@ -19,14 +19,14 @@ from trainers.language.model.netgpt import NetGPT, PackedLM
 from trainers.language.model.tiny import WARMUP_PACKS, make_model, save_base, train_tokenizer, warm_up
 from trainers.language.pixels import PixelFolder
 from trainers.language.samples import GraphStates, Samples
-from trainers.language.text.prompt import ABLATED_FIELDS, PromptBuilder
+from trainers.language.text.fields import ablated_fields
+from trainers.language.text.prompt import PromptBuilder
 from trainers.language.text.template import instruction_texts
 from trainers.language.text.tokens import (
     Block,
     Tokens,
     blocks_of,
     cache_attributes,
-    hidden_fields,
     open_tokens,
     tokenize_block,
     write_tokens,
@@ -80,7 +80,7 @@ def make_base(store: Store, settings: Settings, folder: Path) -> dict[str, float
         order = np.random.default_rng((settings.seed, 0)).permutation(len(train))[:most]
         chosen = train[np.sort(order)].tolist()
         records = builder.tokenize((store.ids[v], store.texts[v]) for v in chosen)
-        hidden = hidden_fields(ABLATED_FIELDS.get(settings.graph.ablation, ()))
+        hidden = ablated_fields(settings.graph.ablation)
         loss = warm_up(
             model,
             [builder.assemble(r, hidden) for r in records],
@@ -183,7 +183,7 @@ def make_samples(
         names=store.ids,
         pixels=pixel_folder(run, settings, builder),
     )
-    return samples.without(hidden_fields(ABLATED_FIELDS.get(settings.graph.ablation, ())))
+    return samples.without(ablated_fields(settings.graph.ablation))
 
 
 def pixel_folder(run: Path, settings: Settings, builder: PromptBuilder) -> PixelFolder | None:

@@ -32,8 +32,7 @@ from trainers.language.model.netgpt import NetGPT, PackedLM
 from trainers.language.packing import PackedBatch, Step, plan
 from trainers.language.samples import Samples
 from trainers.language.scoring import expected_level, level_log_probs, score_samples
-from trainers.language.text.prompt import FREE_FIELDS
-from trainers.language.text.tokens import hidden_fields
+from trainers.language.text.fields import FREE_FIELDS, hidden_fields
 from trainers.metrics import rating_metrics
 from trainers.progress import Progress
 from trainers.schedule import learning_rate, seed_of, seed_torch

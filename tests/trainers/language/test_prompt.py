@@ -18,12 +18,12 @@ from graphstore import Store
 from graphstore.xsvideo.records import SAMPLING_DATE
 from trainers.errors import TrainerError
 from trainers.language.model.tiny import train_tokenizer
-from trainers.language.text.prompt import ABLATED_FIELDS, FIELDS, FREE_FIELDS, PromptBuilder, visible_record
+from trainers.language.text.fields import ABLATED_FIELDS, FIELDS, FREE_FIELDS, hidden_fields
+from trainers.language.text.prompt import PromptBuilder, visible_record
 from trainers.language.text.template import CHATML, ChatTurns, instruction_texts
 from trainers.language.text.tokens import (
     Tokens,
     cache_attributes,
-    hidden_fields,
     open_tokens,
     tokenize_block,
     write_tokens,

@@ -20,22 +20,16 @@ from transformers import PreTrainedTokenizerBase
 
 from graphstore.files import value_digest
 from graphstore.xsvideo.records import (
-    AUTHOR,
     COMMENT_TIME,
     COMMENTS,
-    COUNTS,
     DESCRIPTION,
-    HISTORY,
-    POST_TIME,
     SAMPLING_DATE,
-    SENTIMENT,
-    TEXT_KEYS,
     TIME_FORM,
     TITLE,
-    URL,
 )
 from trainers.errors import TrainerError
 from trainers.language.text import VERSION
+from trainers.language.text.fields import FIELDS
 from trainers.language.text.template import GRAPH, NUM_LEVELS, REQUEST, RESPONSE, ChatTurns
 from trainers.schedule import seed_of
 
@@ -43,12 +37,6 @@ GRAPH_START, GRAPH_PAD, GRAPH_END = "<|graph_start|>", "<|graph_pad|>", "<|graph
 GRAPH_TOKENS = (GRAPH_START, GRAPH_PAD, GRAPH_END)
 PLACES = ("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>")
 """Tokens of a Qwen2-VL that stand where pixels go."""
-FIELDS = TEXT_KEYS
-"""A piece's field is its position here."""
-FREE_FIELDS = (URL, SENTIMENT, DESCRIPTION, TITLE, AUTHOR, POST_TIME, SAMPLING_DATE, COMMENTS, HISTORY)
-"""Fields with a text, an id or a time: what a small training set can be learnt by heart from."""
-ABLATED_FIELDS = {"IV": (SAMPLING_DATE, *COUNTS.values()), "CV": (COMMENTS,)}
-"""Fields that a prompt is without under an ablation; the others leave out what no prompt has."""
 AT_ONCE = 1024
 """Records whose texts are in memory at once."""
 

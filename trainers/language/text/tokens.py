@@ -18,7 +18,7 @@ from graphstore import Store
 from graphstore.arrays import ArrayWriter, map_array
 from graphstore.files import read_json
 from trainers.errors import TrainerError
-from trainers.language.text.prompt import FIELDS, PromptBuilder, RecordTokens
+from trainers.language.text.prompt import PromptBuilder, RecordTokens
 
 ARRAYS: dict[str, Any] = {
     "ids": np.int32,
@@ -163,9 +163,3 @@ def open_tokens(folder: Path, attributes: dict[str, str]) -> Tokens:
                 f"{digest[:12]}; run again: netgpt tokenize"
             )
     return Tokens.from_arrays({name: map_array(folder, name) for name in ARRAYS})
-
-
-def hidden_fields(names: Iterable[str]) -> np.ndarray:
-    """[len(FIELDS)] bool: which fields the names name."""
-    wanted = set(names)
-    return np.array([name in wanted for name in FIELDS])
