@@ -20,7 +20,7 @@ from cluster.workers.session import NO_METRICS, QUIET
 from graphstore.files import write_json
 
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-START_S, END_S, _POLL_S = 90.0, 10.0, 0.3
+START_S, END_S, _POLL_S = 90.0, 5.0, 0.3
 
 
 @dataclass(frozen=True)

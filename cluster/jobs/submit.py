@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, NodeFailedError
 from cluster.jobs.nodes import is_up
 from cluster.jobs.state import STATE, ClusterState, StateFolder
 
@@ -22,6 +22,7 @@ CALLED_FROM = "NETGPT_CALLED_FROM"
 EXCLUDES = [f"/{STATE}", "/.git", "/.venv", "/runs", "/stores", "*.pyc"]
 MOST_BYTES = 100 * 2**20
 """What Ray takes as a job's working folder."""
+_TRIES = 3
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -93,7 +94,7 @@ def submit(folder: StateFolder, tree: Path, called_from: Path, command: list[str
         print(f"job {job}: {entrypoint}   ({state.dashboard})", file=sys.stderr)
     else:
         print(f"job {job} runs this command already: following it", file=sys.stderr)
-    return _followed(client, job) if follow else Ended(job, "PENDING", 0)
+    return _followed(folder, client, job) if follow else Ended(job, "PENDING", 0)
 
 
 def _running(client: Any, entrypoint: str, called_from: Path) -> str | None:
@@ -126,29 +127,32 @@ def _check_size(tree: Path) -> None:
         )
 
 
-def _followed(client: Any, job: str) -> Ended:
+def _followed(folder: StateFolder, client: Any, job: str) -> Ended:
     """Write the job's log to standard output until it ends. Interrupted, the job goes on."""
-    shown = 0
+    shown, lost = 0, 0
+    again = "./launch.sh submit with the same command"
     try:
         while True:
             try:
                 shown = asyncio.run(_tail(client, job, shown))
-            except (RuntimeError, OSError):  # the connection broke: the job goes on
+                info, lost = client.get_job_info(job), 0
+                if str(info.status) in _ENDED:
+                    break
+            except (RuntimeError, OSError):  # the connection broke: the job may go on
+                lost += 1
+                if lost >= _TRIES and not is_up(folder):
+                    raise NodeFailedError(
+                        f"job {job}: the cluster went down; when it is up, {again} goes on"
+                    ) from None
                 time.sleep(1.0)
-            info = client.get_job_info(job)
-            if str(info.status) in _ENDED:
-                break
     except KeyboardInterrupt:
-        print(
-            f"job {job} goes on; ./launch.sh submit with the same command follows it again", file=sys.stderr
-        )
-        return Ended(job, str(client.get_job_info(job).status), 130)
+        print(f"job {job} goes on; {again} follows it again", file=sys.stderr)
+        return Ended(job, "RUNNING", 130)
     status = str(info.status)
-    code = info.driver_exit_code
     if status != "SUCCEEDED":
         why = (info.message or "").split(",")[0].strip()
         print(f"job {job}: {status.lower()}: {why}", file=sys.stderr)
-    return Ended(job, status, 0 if status == "SUCCEEDED" else code or 1)
+    return Ended(job, status, 0 if status == "SUCCEEDED" else info.driver_exit_code or 1)
 
 
 async def _tail(client: Any, job: str, shown: int) -> int:

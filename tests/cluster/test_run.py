@@ -31,6 +31,7 @@ SETTINGS = [
     *("language.tiny.warmup_steps=2", "stage2.epochs=1", "stage2.checkpoint_steps=3"),
     *("stage3.epochs=2", "stage3.checkpoint_steps=3"),
 ]
+GPUS = ["cluster.device=cuda", "cluster.workers=512", "graph.batch_size=512", "language.packs_per_step=512"]
 WEIGHTS = {
     "stage1": "model.safetensors",
     "base": "model/model.safetensors",
@@ -255,10 +256,7 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path) ->
         (["synth"], "--json"),
         (["info", "nowhere"], "no such store"),
         (["frobnicate"], "frobnicate"),
-        (
-            ["run", "--config", "demo", "--data", "DATA", "--out", "s", "cluster.device=cuda"],
-            "there are 0 GPUs",
-        ),
+        (["run", "--config", "demo", "--data", "DATA", "--out", "s", *GPUS], "a GPU each; there are"),
         (["status", "nowhere"], "found no run"),
         (["report", "nowhere"], "found no run"),
     ],
