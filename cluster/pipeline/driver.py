@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 
-from cluster.config import RunConfig
+from cluster.config import ClusterConfig
 from cluster.errors import StageFailedError
 from cluster.pipeline.attempts import DONE, FAILED, INTERRUPTED, end_attempt, start_attempt
 from cluster.pipeline.room import Room, local_cpus
@@ -22,6 +22,7 @@ from cluster.stages import STAGES, Resources
 from cluster.workers.locks import wait_for_workers
 from cluster.workers.node_store import NodeStore, place_store
 from cluster.workers.session import ray_session
+from cluster.workers.training import num_starts, run_on_ray
 from trainers import stage
 from trainers.settings import StageJob
 
@@ -33,7 +34,7 @@ def execute(run: Run, wanted: list[str]) -> None:
         pending: list[str] = []
         for name in names:
             run.require_done(needed for needed in run.needed(name) if needed not in pending)
-            if not pending_before(run, name, pending) and run.is_done(name):
+            if not _makes_what_it_reads(run, name, pending) and run.is_done(name):
                 say(f"{STAGES[name].title}: done before")
             else:
                 pending.append(name)
@@ -45,8 +46,8 @@ def execute(run: Run, wanted: list[str]) -> None:
     run.publish()
 
 
-def pending_before(run: Run, name: str, pending: list[str]) -> bool:
-    """Whether a stage reads one that is still to be made: then it is made anew too."""
+def _makes_what_it_reads(run: Run, name: str, pending: list[str]) -> bool:
+    """Whether a stage reads one that is still to be made: only then is known whether it is done."""
     return any(needed in pending for needed in run.needed(name))
 
 
@@ -113,20 +114,15 @@ class Driver:
         outcome = FAILED
         try:
             with shown_progress(job.folder, STAGES[name].title):
-                _place(job, need, config, self.store, attempt)
+                self._place(job, need, attempt)
             _check_leaves(job.folder, name)
             outcome = DONE
         except Exception:
-            if run.is_done(name):  # its manifest is there: what failed came after the work
-                outcome = DONE
-                return
             if self._failed.is_set():  # ended with another stage, whose error is shown
                 outcome = INTERRUPTED
                 return
             raise
         finally:
-            from cluster.workers.training import num_starts
-
             cost = (stage.read_manifest(job.folder) or {}).get("cost", {})
             restarts = max(0, num_starts(job.folder, attempt) - 1)
             if restarts:
@@ -135,16 +131,21 @@ class Driver:
                 run.path, name, attempt, outcome, restarts=restarts, peak_bytes=cost.get("peak_bytes")
             )
 
+    def _place(self, job: StageJob, need: Resources, attempt: str) -> None:
+        try:
+            _place(job, need, self.run.config.cluster, self.store, attempt)
+        except Exception:
+            if not self.run.is_done(job.stage):  # else its work was done, and what failed came after
+                raise
 
-def _place(job: StageJob, need: Resources, config: RunConfig, store: NodeStore, attempt: str) -> None:
+
+def _place(job: StageJob, need: Resources, cluster: ClusterConfig, store: NodeStore, attempt: str) -> None:
     if job.stage == "tokens":
         from cluster.workers.tokenizing import tokenize_on_ray  # imports transformers: only for work
 
         tokenize_on_ray(job, need, store)
     else:
-        from cluster.workers.training import run_on_ray
-
-        run_on_ray(job, config.cluster, need, store, attempt)
+        run_on_ray(job, cluster, need, store, attempt)
 
 
 def _check_leaves(folder: Path, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import graphstore
 from cluster.config import AUTO, OFF
 from cluster.errors import ClusterError
+from cluster.progress import say
 from graphstore import Store, StoreError
 
 
@@ -64,6 +65,7 @@ def place_store(store: Store, run: Path, cache: str, num_nodes: int) -> NodeStor
         return NodeStore(where, store.digest)
     packed = run / f"store-{store.digest[:16]}.packed"
     if not packed.exists():
+        say("packing the store, once, for the cluster's nodes")
         graphstore.pack(store.path, packed)
     if cache == AUTO:
         cache = str(Path(tempfile.gettempdir()) / f"netgpt-stores-{os.getuid()}")

@@ -30,7 +30,9 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     interfaces.
     """
     local = "RAY_ADDRESS" not in os.environ
-    for name, value in {**QUIET, **(NO_METRICS if local else {})}.items():
+    # No second Ray behind our back: a stage that is ended with the session must not start one
+    own = {**QUIET, "RAY_ENABLE_AUTO_CONNECT": "0", **(NO_METRICS if local else {})}
+    for name, value in own.items():
         os.environ.setdefault(name, value)
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "token")

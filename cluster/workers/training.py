@@ -93,6 +93,8 @@ def run_on_ray(
     job: StageJob, cluster: ClusterConfig, resources: Resources, store: NodeStore, attempt: str
 ) -> None:
     """Run one prepared stage on the connected Ray. Raises StageFailedError, or a worker's bad-input error."""
+    import ray
+
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # Ray Train starts workers again that failed while they worked, but not those that died while they
     # were started: these are tried again here, as often
@@ -102,7 +104,9 @@ def run_on_ray(
             return
         except Exception as error:
             cause = _cause(error, job.stage)
-            if not left or not isinstance(cause, StageFailedError) or getattr(error, "worker_failures", None):
+            tried_by_ray = bool(getattr(error, "worker_failures", None))
+            known = not isinstance(cause, StageFailedError)
+            if not left or known or tried_by_ray or not ray.is_initialized():
                 raise cause from error
             started = max(num_starts(job.folder, attempt), cluster.max_failures + 1 - left)
             write_json(job.folder / STARTS, {"attempt": attempt, "starts": started})
