@@ -12,7 +12,7 @@ import traceback
 
 import typer
 
-from cluster.cli import bench, run, stores
+from cluster.cli import bench, plan, run, stores
 from cluster.progress import say
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 stores.register(app)
 run.register(app)
+plan.register(app)
 app.add_typer(bench.app, name="bench")
 
 
