@@ -15,7 +15,8 @@ from typing import Any
 from cluster.bench.measure import machine, measure
 from cluster.bench.plan_runs import run_peaks, stage_job
 from cluster.config import ClusterConfig, RunConfig
-from cluster.plan.planner import Request, make_plan
+from cluster.plan.planner import make_plan
+from cluster.plan.request import Request
 from cluster.plan.shapes import DecoderShape
 from trainers.config import GraphConfig, LanguageConfig, RateConfig, StageConfig
 from trainers.settings import Settings

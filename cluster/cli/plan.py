@@ -30,7 +30,8 @@ def plan(
 
     Nothing is started, downloaded or loaded: models are counted without their weights.
     """
-    from cluster.plan.planner import Request, make_plan, planned_config
+    from cluster.plan.planner import make_plan
+    from cluster.plan.request import Request, planned_config
     from cluster.plan.text import table
 
     request = Request(

@@ -116,7 +116,7 @@ def stage1_duration(
         cores = machines.workers * machines.threads
         scale = (STAGE1_WIDTH / shape.hidden) ** 2 * (STAGE1_EDGES / per_seed) ** 0.5
         rate = STAGE1_SEEDS / 2 * cores * scale
-        basis = f"measured: 395 seeds/s at width 128 on two cores ({MEASURED}), by width² and √edges"
+        basis = f"measured: 395 seeds/s at width 128 on two cores ({MEASURED}); by width² and √edges: assumed"
         return Duration(seeds / rate, basis, False)
     # Products with D × D weights: of all states once, of the tails once a relation; forwards and twice back
     states = sum(batch.nodes[n] for n in shape.feature_dims)

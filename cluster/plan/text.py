@@ -23,7 +23,8 @@ def time(seconds: float) -> str:
 def table(plan: Plan) -> str:
     request, graph = plan.request, plan.graph
     where = (
-        f"{request.gpus} GPUs of {request.gpu_memory_gb:g} GB on {request.nodes} nodes"
+        f"{request.gpus} GPU{'s' * (request.gpus > 1)} of {request.gpu_memory_gb:g} GB on "
+        f"{request.nodes} node{'s' * (request.nodes > 1)}"
         if request.gpus
         else f"{request.workers} CPU workers"
     )

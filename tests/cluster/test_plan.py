@@ -19,8 +19,10 @@ from cluster.cli import app
 from cluster.config import load_config
 from cluster.errors import ClusterError
 from cluster.plan import graphs
+from cluster.plan.budget import fits, largest_budget
 from cluster.plan.memory import LanguageCase, activation_terms, language_memory, saved_per_token
-from cluster.plan.planner import Request, fits, largest_budget, make_plan, planned_config
+from cluster.plan.planner import make_plan
+from cluster.plan.request import Request, planned_config
 from cluster.plan.shapes import decoder_of, language_shape
 from cluster.plan.text import table
 from graphstore import Store
