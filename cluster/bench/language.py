@@ -20,13 +20,9 @@ import numpy as np
 
 from cluster.bench.measure import machine, measure
 from cluster.errors import ClusterError
+from cluster.plan.durations import stage_flops
+from cluster.plan.shapes import SHAPES
 
-SHAPES = {
-    "tiny": {"hidden": 128, "layers": 6, "heads": 4, "kv_heads": 2, "intermediate": 344},
-    "2b": {"hidden": 1536, "layers": 28, "heads": 12, "kv_heads": 2, "intermediate": 8960},
-    "7b": {"hidden": 3584, "layers": 28, "heads": 28, "kv_heads": 4, "intermediate": 18944},
-}
-"""Decoders of Qwen2-VL-2B and 7B, and a small one for CPUs; weights are random."""
 MODES = ("packed", "longest", "sorted", "padded")
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bfloat16 of a GPU, by a part of its name, as its maker says."""
@@ -191,20 +187,10 @@ def run_mode(job: str, prompts: str, out: str) -> None:
 
 
 def needed_flops(config: LanguageBench, lengths: list[int], vocab: int, response: int) -> float:
-    """Floating-point operations that a stage cannot do without, for samples of these lengths.
-
-    A frozen layer of N weights needs 4N a token: its output and the gradient of its input; a trained one 6N.
-    Causal attention adds 2·L²·width a layer forwards and twice that backwards. Logits of the response alone.
-    """
+    """Floating-point operations that a stage cannot do without, for samples of these lengths."""
     shape = SHAPES[config.shape]
-    hidden, head = shape["hidden"], shape["hidden"] // shape["heads"]
-    attention = hidden * hidden * 2 + hidden * head * shape["kv_heads"] * 2
-    weights = attention + 3 * hidden * shape["intermediate"]
     trained = min(config.layers, shape["layers"]) if config.stage == "stage3" else 0
-    tokens, squares = sum(lengths), sum(n * n for n in lengths)
-    linear = tokens * weights * (4 * (shape["layers"] - trained) + 6 * trained)
-    logits = len(lengths) * response * hidden * vocab * 4
-    return float(linear + shape["layers"] * 3 * 2 * squares * hidden + logits)
+    return stage_flops(shape, lengths, trained_layers=trained, vocab=vocab, response=response)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import traceback
 
 import typer
 
-from cluster.cli import bench, cluster, report, run, stores
+from cluster.cli import bench, cluster, plan, report, run, stores
 from cluster.errors import FailedError, is_bad_input, is_full_disk
 from cluster.jobs.submit import enter_callers_folder
 from cluster.progress import say
@@ -27,6 +27,7 @@ app = typer.Typer(
 stores.register(app)
 run.register(app)
 report.register(app)
+plan.register(app)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(bench.app, name="bench")
 

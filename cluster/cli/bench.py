@@ -241,8 +241,9 @@ def language(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Forward and backward of a language stage: packed, beside padding to a length and to the longest."""
-    from cluster.bench.language import SHAPES, LanguageBench, bench_language, line
+    from cluster.bench.language import LanguageBench, bench_language, line
     from cluster.errors import ClusterError
+    from cluster.plan.shapes import SHAPES
 
     for name, found, known in (
         ("--shape", shape, tuple(SHAPES)),
@@ -269,3 +270,19 @@ def language(
         activation_checkpointing=checkpointing,
     )
     _show(bench_language(config, data, tokenizer, scratch), line, as_json)
+
+
+@app.command()
+def plan(
+    case: Annotated[list[str] | None, typer.Option(help="A case by name; again for more.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """The plan's peak memory beside that of small stages that are run for it, on CPUs."""
+    from cluster.bench.plan import CASES, bench_plan, line
+    from cluster.errors import ClusterError
+
+    known = {c.name: c for c in CASES}
+    if unknown := sorted(set(case or []) - set(known)):
+        raise ClusterError(f"--case: found {unknown[0]!r}, expected one of {', '.join(known)}")
+    _show(bench_plan([known[name] for name in case or known], scratch), line, as_json)

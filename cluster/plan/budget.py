@@ -1,0 +1,81 @@
+"""The largest token budget that fits the GPUs, or what would help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cluster.plan.memory import LanguageCase, language_memory
+from cluster.plan.request import Request
+from cluster.plan.shapes import LanguageShape
+
+BUDGET_STEP, BUDGET_MOST = 256, 1 << 20
+"""Token budgets that are tried: multiples, up to a million."""
+LEAST_TOKENS = 512
+"""Shorter samples would be little more than the instruction: not suggested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The largest token budget that fits."""
+
+    tokens: int
+    """0: not even a sample of `language.max_tokens`."""
+    advice: str
+
+
+def language_case(request: Request, shape: LanguageShape, stage: str) -> LanguageCase:
+    config = request.config
+    settings = config.stage3 if stage == "stage3" else config.stage2
+    return LanguageCase(
+        shape=shape,
+        stage=stage,
+        token_budget=config.language.token_budget,
+        world_size=request.workers,
+        accumulation=config.language.packs_per_step // request.workers,
+        activation_checkpointing=config.language.activation_checkpointing,
+        trained_layers=config.stage3.layers,
+        device=request.device,
+        epochs=settings.epochs,
+    )
+
+
+def fits(request: Request, shape: LanguageShape, tokens: int, *, checkpointing: bool | None = None) -> bool:
+    """Whether both language stages fit the GPUs with packs of so many tokens."""
+    cases = [language_case(request, shape, stage) for stage in ("stage2", "stage3")]
+    if checkpointing is not None:
+        cases = [replace(c, activation_checkpointing=checkpointing) for c in cases]
+    return all(language_memory(c, tokens).peak_bytes <= request.usable_bytes for c in cases)
+
+
+def largest_budget(request: Request, shape: LanguageShape, *, checkpointing: bool | None = None) -> int:
+    """The largest multiple of 256 tokens that fits; 0 where none does."""
+    low, high = 0, BUDGET_MOST // BUDGET_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(request, shape, middle * BUDGET_STEP, checkpointing=checkpointing):
+            low = middle
+        else:
+            high = middle - 1
+    return low * BUDGET_STEP
+
+
+def suggested(request: Request, shape: LanguageShape) -> Budget:
+    language = request.config.language
+    found, least = largest_budget(request, shape), language.max_tokens
+    if found >= least:
+        return Budget(tokens=found, advice=f"language.token_budget={found}")
+    ways = []
+    if not language.activation_checkpointing:
+        with_it = largest_budget(request, shape, checkpointing=True)
+        if with_it >= least:
+            ways.append(f"language.activation_checkpointing=true language.token_budget={with_it}")
+    if found >= LEAST_TOKENS:
+        ways.append(f"language.max_tokens={found} language.token_budget={found}")
+    more = language_case(request, shape, "stage3")
+    if (
+        language_memory(replace(more, world_size=8 * request.workers), least).peak_bytes
+        <= request.usable_bytes
+    ):
+        ways.append("more GPUs, which share the optimiser's state")
+    ways.append("GPUs of more memory, or a smaller language.model")
+    return Budget(tokens=0, advice=" or ".join(ways))

@@ -1,0 +1,143 @@
+"""Memory of stage 1 and of exact inference, term by term.
+
+Legend: D hidden width, F feature width, n nodes of a type in a batch, T tails (target nodes whose
+neighbours are sampled), R relations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.plan.graphs import BatchSize, GraphSize
+from cluster.plan.memory import CUDA_BYTES, F32, HEAP_HOLES, Memory, Term, largest
+from trainers.config import GraphConfig
+from trainers.graph.exact.workspace import BLOCK_COPIES, MAX_BLOCK_ROWS, MIN_BLOCK_ROWS
+from trainers.graph.model import ModelShape
+
+PROCESS_BYTES = 515_000_000
+"""Python with torch, Numba's compiled kernels and a sealed store (measured 2026-11-22: stage 1 of width 8
+peaks at 525 MB)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphCase:
+    """What stage 1's memory depends on."""
+
+    size: GraphSize
+    shape: ModelShape
+    parameters: int
+    batch: BatchSize
+    config: GraphConfig
+    world_size: int
+    device: str
+
+
+def table_bytes(case: GraphCase) -> int:
+    """Feature tables on the device: the smallest first, up to `graph.tables_gb` (trainers.graph.tables)."""
+    on_gpu = case.device == "cuda"
+    left, held = case.config.tables_gb * 1e9, 0
+    sizes = {
+        name: case.size.rows[name] * dim * (case.size.item[name] if on_gpu else F32)
+        for name, dim in case.shape.feature_dims.items()
+        if name not in case.shape.hidden_types
+    }
+    for name in sorted(sizes, key=lambda name: (sizes[name], name)):
+        if sizes[name] > left:
+            break
+        left, held = left - sizes[name], held + sizes[name]
+    return held
+
+
+def batch_terms(case: GraphCase) -> tuple[list[Term], list[Term]]:
+    """What a mini-batch keeps at the end of forward; and at its largest in backward, of which all types'
+    gradients by projected feature are the largest part (autograd comes to the projections last)."""
+    shape, batch, width = case.shape, case.batch, case.shape.hidden
+    features = projected = others = 0
+    for name, dim in shape.feature_dims.items():
+        n = batch.nodes[name]
+        rows = min(n, case.size.rows[name])  # a type of few contents is projected by content
+        features += F32 * rows * dim
+        projected += F32 * width * (n + (rows if rows < n else 0))
+        others += 0 if name == case.size.target else F32 * width * n
+    states = F32 * width * batch.nodes[case.size.target]
+    tails = F32 * width * batch.tails
+    # Of each relation the mean that its weight is multiplied with, where heads are as many as tails or more
+    means = sum(tails for e in shape.edge_types if batch.nodes[e[0]] >= batch.tails)
+    # Behind layer 1: relu's output, and dropout's mask (float32) and output, of all states that layer 2 reads
+    copies = 3 if case.config.dropout else 1
+    between = copies * (others + tails)
+    kept = [
+        Term("features of the batch", features),
+        Term("states of the batch", projected + means),
+    ]
+    forward = [*kept, Term("states between layers", between + 2 * tails)]
+    backward = [*kept, Term("gradients by state", others + 2 * states + 2 * tails)]
+    return forward, backward
+
+
+def stage1_memory(case: GraphCase) -> Memory:
+    """Of one rank of stage 1; rank 0's, which keeps the best weights and validates."""
+    cpu = case.device == "cpu"
+    size = F32 * case.parameters
+    base = [
+        Term("process" if cpu else "CUDA context", PROCESS_BYTES if cpu else CUDA_BYTES),
+        Term("weights (float32)", size),
+        Term("Adam's moments", 2 * size),
+        Term("feature tables", table_bytes(case)),
+    ]
+    if cpu:
+        base.append(Term("best weights so far", size))
+    gradients = [Term("gradients", size), Term("flat gradients", size if case.world_size > 1 else 0)]
+    forward, backward = batch_terms(case)
+    moments = {"end of forward": forward, "backward": [*backward, *gradients]}
+    if cpu:
+        # As in the language stages: the heap keeps its holes
+        for terms in moments.values():
+            held = sum(t.num_bytes for t in terms)
+            terms.append(Term("holes in the heap", int(HEAP_HOLES * held) if _in_heap(case) else 0))
+        moments["validation by exact inference"] = inference_terms(case.size, case.shape, case.config)
+    return largest(base, moments)
+
+
+def _in_heap(case: GraphCase) -> bool:
+    """Whether the blocks of a batch are small enough for glibc's heap."""
+    from cluster.plan.memory import HEAP_LIMIT
+
+    return F32 * case.shape.hidden * case.batch.tails < HEAP_LIMIT
+
+
+def inference_terms(size: GraphSize, shape: ModelShape, config: GraphConfig) -> list[Term]:
+    """Arrays and blocks of exact inference on a CPU, as trainers.graph.exact.workspace lends them."""
+    width, budget = shape.hidden, config.inference_bytes
+    states = F32 * width * size.states
+    first = F32 * width * min(size.states, size.rows[size.target])
+    # The layer's input and its sums; the first layer's input is by content. Beyond half of the budget they
+    # are mapped files, whose pages count as resident too, but may be written back
+    arrays = max(first + states, 2 * states)
+    widest = max(width, *shape.feature_dims.values())
+    rows = int(np.clip(budget // (BLOCK_COPIES * F32 * widest), MIN_BLOCK_ROWS, MAX_BLOCK_ROWS))
+    tables = [
+        F32 * width * size.rows[name]
+        for name in shape.node_types
+        if name != size.target and 8 * F32 * width * size.rows[name] <= budget
+    ]
+    orders = 8 * size.states * 3  # of the walks over the relations between target nodes
+    read = sum(size.rows[n] * d * size.item[n] for n, d in shape.feature_dims.items())
+    # Features, projected states and their product of one block are there at once, and what torch sums in
+    blocks = F32 * min(rows, size.states) * (2 * widest + 4 * width)
+    return [
+        Term("states", min(arrays, budget // 2)),
+        Term("states in mapped files", max(0, arrays - budget // 2)),
+        Term("table of a node type's states", max(tables, default=0)),
+        Term("blocks", blocks),
+        Term("orders of walks", orders),
+        Term("store, mapped", read),
+    ]
+
+
+def embedding_memory(size: GraphSize, shape: ModelShape, parameters: int, config: GraphConfig) -> Memory:
+    """Of the one process that makes the embedding cache, its blocks on the CPU."""
+    base = [Term("process", PROCESS_BYTES), Term("weights (float32)", F32 * parameters)]
+    return largest(base, {"layer by layer": inference_terms(size, shape, config)})
