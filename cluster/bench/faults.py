@@ -249,7 +249,7 @@ FAULTS = [
         _truncate,
         True,
         2,
-        "found",
+        "changed on disk",
         _restore,
     ),
 ]

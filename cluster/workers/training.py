@@ -1,4 +1,4 @@
-"""Places a stage's workers with Ray Train; what a worker does there."""
+"""Places a stage's workers, several with Ray Train and one as a task; what a worker does there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LACK_S = 60.0
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker: the stage, with sampling actors for stage 1."""
+    """What runs on every worker: the stage, with sampling actors for stage 1."""
     from trainers import distributed
     from trainers.worker import run_stage, use_process_group
 
@@ -40,7 +40,7 @@ def _worker(config: dict[str, Any]) -> None:
         )
     if refused := stage.refused(job.folder, attempt):
         raise TrainerError(refused)
-    use_process_group(job.device)  # Ray Train has made it; this names DeepSpeed's accelerator
+    use_process_group(job.device)  # which Ray Train has made for several workers
     rank = distributed.rank()
     with rank_lock(job.run, job.stage, rank), _refusals(job, attempt):
         if rank == 0:
@@ -96,15 +96,20 @@ def run_on_ray(
     import ray
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    of_stage = {"job": job.to_dict(), "cluster": asdict(cluster)}
+    config: dict[str, Any] = {**of_stage, "store": store.to_dict(), "attempt": attempt}
     # Ray Train starts workers again that failed while they worked, but not those that died while they
     # were started: these are tried again here, as often
     for left in reversed(range(cluster.max_failures + 1)):
         try:
-            _fit(job, cluster, resources, store, attempt)
+            if resources.workers == 1:
+                _fit_alone(config, cluster, resources)
+            else:
+                _fit(config, job, cluster, resources)
             return
         except Exception as error:
             cause = _cause(error, job.stage)
-            tried_by_ray = bool(getattr(error, "worker_failures", None))
+            tried_by_ray = resources.workers == 1 or bool(getattr(error, "worker_failures", None))
             known = not isinstance(cause, StageFailedError)
             if not left or known or tried_by_ray or not ray.is_initialized():
                 raise cause from error
@@ -113,7 +118,25 @@ def run_on_ray(
             say(f"{job.stage}: its workers died while they were started; {left} more tries")
 
 
-def _fit(job: StageJob, cluster: ClusterConfig, resources: Resources, store: NodeStore, attempt: str) -> None:
+def _fit_alone(config: dict[str, Any], cluster: ClusterConfig, resources: Resources) -> None:
+    """A stage of one worker as one task: Ray Train would start a handful of processes around it."""
+    import ray
+
+    asked = resources.per_worker()
+    options: dict[str, Any] = {
+        "num_cpus": asked["CPU"],
+        "num_gpus": asked["GPU"],
+        "memory": asked.get("memory"),
+        "max_calls": 1,  # a process of its own, that ends with the stage
+        "max_retries": cluster.max_failures,  # where the process or its node died
+        "retry_exceptions": [RuntimeError, OSError],
+    }
+    task = ray.remote(**options)(_worker)
+    ray.get(task.remote(config))
+
+
+def _fit(config: dict[str, Any], job: StageJob, cluster: ClusterConfig, resources: Resources) -> None:
+    """A stage of several workers, by Ray Train."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -127,12 +150,7 @@ def _fit(job: StageJob, cluster: ClusterConfig, resources: Resources, store: Nod
     name = f"{job.stage}-{uuid.uuid4().hex[:8]}"
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={
-            "job": job.to_dict(),
-            "cluster": asdict(cluster),
-            "store": store.to_dict(),
-            "attempt": attempt,
-        },
+        train_loop_config=config,
         torch_config=TorchConfig(timeout_s=3600 * COLLECTIVE_HOURS),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
@@ -169,7 +187,7 @@ def _cause(error: BaseException, stage_name: str) -> Exception:
     """What to say: the bad input or the full disk of a worker, if it was that; else StageFailedError with
     ranks and cause."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    for failure in failures.values():
+    for failure in [*failures.values(), error]:
         if found := _known_of(failure):
             return found
     if not failures:
