@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.plan.graphs import BatchSize, GraphSize
-from cluster.plan.memory import CUDA_BYTES, F32, HEAP_HOLES, Memory, Term, largest
+from cluster.plan.memory import CUDA_BYTES, F32, HEAP_HOLES, HEAP_LIMIT, Memory, Term, largest
 from trainers.config import GraphConfig
 from trainers.graph.exact.workspace import BLOCK_COPIES, MAX_BLOCK_ROWS, MIN_BLOCK_ROWS
 from trainers.graph.model import ModelShape
@@ -85,26 +85,30 @@ def stage1_memory(case: GraphCase) -> Memory:
         Term("process" if cpu else "CUDA context", PROCESS_BYTES if cpu else CUDA_BYTES),
         Term("weights (float32)", size),
         Term("Adam's moments", 2 * size),
+        Term("gradients", size),  # of the step before until this step's forward is done
         Term("feature tables", table_bytes(case)),
     ]
     if cpu:
         base.append(Term("best weights so far", size))
-    gradients = [Term("gradients", size), Term("flat gradients", size if case.world_size > 1 else 0)]
+    flat = Term("flat gradients", size if case.world_size > 1 else 0)  # while they are summed over ranks
     forward, backward = batch_terms(case)
-    moments = {"end of forward": forward, "backward": [*backward, *gradients]}
+    moments = {"end of forward": forward, "backward": [*backward, flat]}
     if cpu:
-        # As in the language stages: the heap keeps its holes
+        # As in the language stages the heap keeps its holes, also behind the batch
+        holes = [0]
         for terms in moments.values():
             held = sum(t.num_bytes for t in terms)
-            terms.append(Term("holes in the heap", int(HEAP_HOLES * held) if _in_heap(case) else 0))
+            holes.append(int(HEAP_HOLES * held) if _in_heap(case) else 0)
+            terms.append(Term("holes in the heap", holes[-1]))
+        # trainers.checkpoint.save copies weights, best weights and both moments
+        copies = Term("checkpoint's copies", 4 * size)
+        moments["writing a checkpoint"] = [copies, Term("holes in the heap", max(holes))]
         moments["validation by exact inference"] = inference_terms(case.size, case.shape, case.config)
     return largest(base, moments)
 
 
 def _in_heap(case: GraphCase) -> bool:
     """Whether the blocks of a batch are small enough for glibc's heap."""
-    from cluster.plan.memory import HEAP_LIMIT
-
     return F32 * case.shape.hidden * case.batch.tails < HEAP_LIMIT
 
 
