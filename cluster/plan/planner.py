@@ -225,7 +225,7 @@ def _ring(num_bytes: int, workers: int, *, twice: bool) -> int:
 
 def _notes(request: Request, budget: Budget | None) -> tuple[str, ...]:
     config = request.config
-    notes = []
+    notes = ["memory of Ray, sampling workers and tokenising actors is assumed, not measured"]
     if request.gpus:
         notes.append(f"cluster.workers is planned as --gpus: {request.gpus}")
         notes.append("nothing about GPUs is measured: CUDA context, allocator slack and rates are assumed")
