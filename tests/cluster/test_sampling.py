@@ -194,7 +194,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_batch_leaves_no_trace(
 
     import ray
 
-    from cluster import sampling
+    from cluster.workers import sampling
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     marker = tmp_path / "died"
@@ -225,7 +225,7 @@ def test_a_request_that_ends_every_worker_ends_in_an_error(
 
     import ray
 
-    from cluster import sampling
+    from cluster.workers import sampling
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -247,7 +247,7 @@ def test_a_worker_that_cannot_start_ends_in_an_error(store: Store, monkeypatch: 
 
     import ray
 
-    from cluster import sampling
+    from cluster.workers import sampling
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
