@@ -89,7 +89,7 @@ class Scene:
         """Return when a stage works, and has `done` units behind it."""
         assert self.process is not None
         until = time.monotonic() + LIMIT_S
-        log = log_path(self.run, stage)
+        log = self.log(stage)
         while time.monotonic() < until and self.process.poll() is None:
             works = log.exists() and f"{stage}: " in log.read_text(errors="replace")
             if works and (not done or (read_progress(self.run / stage) or {"done": 0})["done"] >= done):

@@ -23,6 +23,7 @@ import graphstore
 from cluster.bench.measure import machine, measure
 from cluster.bench.subsample import BY, choose, train_until, write_parts
 from cluster.errors import ClusterError, FailedError
+from graphstore.files import total_bytes
 from trainers import stage
 
 STAGES = ("stage1", "embeddings", "tokens", "stage2")
@@ -171,13 +172,12 @@ def _measured(
             base = folder.parent / "base-model"
             shutil.copytree(run / "base" / "model", base)
         shutil.rmtree(run)
-    size = sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
     found = {
         "states": store.num_nodes["video"],
         "train_states": num_train,
         "nodes": sum(store.num_nodes.values()),
         "edges": sum(store.num_edges.values()),
-        "store_bytes": size,
+        "store_bytes": total_bytes(place),
         "stages": stages,
         "workers": by_workers,
     }

@@ -7,6 +7,7 @@ go on from their checkpoints when the same command is given again.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,7 +35,8 @@ def execute(run: Run, wanted: list[str]) -> None:
         pending: list[str] = []
         for name in names:
             run.require_done(needed for needed in run.needed(name) if needed not in pending)
-            if not _makes_what_it_reads(run, name, pending) and run.is_done(name):
+            # Of a stage that reads one still to be made it is known only later whether it is done
+            if not _reads_one_of(run, name, pending) and run.is_done(name):
                 say(f"{STAGES[name].title}: done before")
             else:
                 pending.append(name)
@@ -46,9 +48,8 @@ def execute(run: Run, wanted: list[str]) -> None:
     run.publish()
 
 
-def _makes_what_it_reads(run: Run, name: str, pending: list[str]) -> bool:
-    """Whether a stage reads one that is still to be made: only then is known whether it is done."""
-    return any(needed in pending for needed in run.needed(name))
+def _reads_one_of(run: Run, name: str, names: Iterable[str]) -> bool:
+    return not set(names).isdisjoint(run.needed(name))
 
 
 class Driver:
@@ -91,8 +92,7 @@ class Driver:
             pool.shutdown(wait=True)
 
     def _ready(self, name: str, waiting: list[str], running: dict[Future[None], str]) -> bool:
-        unfinished = {*waiting, *running.values()}
-        return not any(needed in unfinished for needed in self.run.needed(name))
+        return not _reads_one_of(self.run, name, [*waiting, *running.values()])
 
     def _run_stage(self, name: str, need: Resources) -> None:
         """One attempt at one stage, noted in the run's attempts however it ends."""
