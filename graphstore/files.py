@@ -14,7 +14,7 @@ import stat
 import uuid
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -146,8 +146,13 @@ def inside(root: Path, name: str) -> Path:
 
 
 def total_bytes(root: Path) -> int:
-    """Length of all files below a folder."""
-    return sum(f.stat().st_size for f in root.rglob("*") if f.is_file())
+    """Length of all files below a folder. Files may go while it counts: a run's temporary ones do."""
+    total = 0
+    for place, _, names in os.walk(root):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 class FileWatch:

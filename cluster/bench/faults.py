@@ -66,7 +66,7 @@ class Scene:
     def start(self) -> None:
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-c", "from cluster.cli import main; main()", "run", "--config", "demo"),
+                *(sys.executable, "-m", "cluster", "run", "--config", "demo"),
                 *("--data", str(self.data), "--out", str(self.run), *SETTINGS, *self.extra),
             ],
             stdout=subprocess.DEVNULL,

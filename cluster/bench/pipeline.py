@@ -64,7 +64,7 @@ def bench_pipeline(
             run = root / f"workers-{number}"
             own = [*settings, f"cluster.workers={number}"]
             line = ["run", "--config", config, "--data", str(data), "--out", str(run), *own]
-            wall_s = _timed([sys.executable, "-c", "from cluster.cli import main; main()", *line])
+            wall_s = _timed([sys.executable, "-m", "cluster", *line])
             same = (run / "metrics.jsonl").read_bytes() == (root / "direct" / "metrics.jsonl").read_bytes()
             limit_s = direct_s * (1 + ALLOWED_SHARE) + ALLOWED_S
             yield {

@@ -62,13 +62,17 @@ def connect(folder: StateFolder) -> tuple[ClusterState, Any]:
     state = folder.read()
     if state is None or not is_up(folder):
         raise ClusterError("no cluster is up; start one: ./launch.sh up")
+    return state, _client(folder, state)
+
+
+def _client(folder: StateFolder, state: ClusterState) -> Any:
     folder.check_token()
     os.environ.update(folder.environment())
     os.environ.pop("RAY_AUTH_TOKEN", None)
     from ray.job_submission import JobSubmissionClient
 
     logging.disable(logging.WARNING)  # Ray's client says every step; this process does nothing else
-    return state, JobSubmissionClient(state.dashboard)
+    return JobSubmissionClient(state.dashboard)
 
 
 def submit(folder: StateFolder, tree: Path, called_from: Path, command: list[str], *, follow: bool) -> Ended:
@@ -172,7 +176,7 @@ def status_text(folder: StateFolder) -> str:
         return "no cluster is up"
     if not is_up(folder):
         return f"the cluster at {state.dashboard} does not answer; ./launch.sh up starts it again"
-    _, client = connect(folder)
+    client = _client(folder, state)
     from ray.util.state import list_nodes
 
     lines = [f"dashboard {state.dashboard}   (the token is in {folder.token})"]

@@ -64,7 +64,7 @@ def _join_over_ssh(
 
 def _over_ssh(ssh: str, host: str, command: list[str]) -> None:
     """Run `netgpt cluster …` on another host, which sees this tree and Python under the same path."""
-    own = [sys.executable, "-c", "from cluster.cli import main; main()", "cluster"]
+    own = [sys.executable, "-m", "cluster", "cluster"]
     line = f"cd {shlex.quote(os.getcwd())} && {shlex.join([*own, *command])}"
     done = subprocess.run([*shlex.split(ssh), host, line], capture_output=True, text=True, check=False)
     if done.returncode:

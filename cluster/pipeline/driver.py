@@ -133,13 +133,13 @@ class Driver:
 
     def _place(self, job: StageJob, need: Resources, attempt: str) -> None:
         try:
-            _place(job, need, self.run.config.cluster, self.store, attempt)
+            _work(job, need, self.run.config.cluster, self.store, attempt)
         except Exception:
             if not self.run.is_done(job.stage):  # else its work was done, and what failed came after
                 raise
 
 
-def _place(job: StageJob, need: Resources, cluster: ClusterConfig, store: NodeStore, attempt: str) -> None:
+def _work(job: StageJob, need: Resources, cluster: ClusterConfig, store: NodeStore, attempt: str) -> None:
     if job.stage == "tokens":
         from cluster.workers.tokenizing import tokenize_on_ray  # imports transformers: only for work
 

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from cluster.pipeline.attempts import Attempt
 from cluster.report.facts import CostFacts, CostRow
 
 OUTCOMES = {"failed": "failed", "interrupted": "interrupted"}
 """Of attempts that are worth a word."""
-
-
-def folder_bytes(folder: Path) -> int | None:
-    """Length of all files below a folder, None where there is none. Files may go while it counts."""
-    if not folder.is_dir():
-        return None
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_size
-            except OSError:  # a temporary file of a run that is under way
-                continue
-    return total
 
 
 def cost_facts(

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.config import RunConfig
 from cluster.pipeline.attempts import read_attempts
 from cluster.pipeline.run import Run
-from cluster.report.cost import cost_facts, folder_bytes
+from cluster.report.cost import cost_facts
 from cluster.report.facts import Missing, Report, Setting, SettingsGroup, StageFacts
 from cluster.report.graph import graph_facts
 from cluster.report.results import period_charts, read_results
@@ -82,7 +82,7 @@ def _stage(run: Path, name: str, done: bool) -> StageFacts:
         detail=detail,
         inputs_key=value_digest(manifest["inputs"]) if done and manifest else "",
         outputs_digest=stage.stage_digest(folder) if done else "",
-        disk_bytes=folder_bytes(folder),
+        disk_bytes=total_bytes(folder) if folder.is_dir() else None,
     )
 
 

@@ -87,7 +87,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from cluster.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-m", "cluster", *map(str, arguments)]
 
 
 @dataclass(frozen=True)

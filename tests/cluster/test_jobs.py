@@ -21,8 +21,6 @@ import pytest
 
 from cluster.jobs.state import StateFolder, marked_processes, read_hosts
 
-CODE = "from cluster.cli import main; main()"
-
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -50,7 +48,7 @@ class Cluster:
 
     def command(self, name: str, *args: object) -> list[str]:
         words = ["cluster", name, "--state", self.state, *args]
-        return [sys.executable, "-c", CODE, *map(str, words)]
+        return [sys.executable, "-m", "cluster", *map(str, words)]
 
     def run(self, name: str, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -128,10 +126,10 @@ def test_a_job_gets_the_tree_without_what_gitignore_names_and_no_secrets(
 
 
 def test_relative_paths_of_a_job_mean_the_callers(cluster: Cluster, tree: Path) -> None:
-    done = cluster.submit(tree, "python", "-c", CODE, "status", "no-such-run")
+    done = cluster.submit(tree, "python", "-m", "cluster", "status", "no-such-run")
     assert done.returncode == 2 and "no-such-run: found no run" in done.stdout
     (tree / "records.json").write_text("{}")
-    done = cluster.submit(tree, "python", "-c", CODE, "build", "records.json", "--out", "made")
+    done = cluster.submit(tree, "python", "-m", "cluster", "build", "records.json", "--out", "made")
     # refused for its content, so the file of the caller's folder was read
     assert "records.json" in done.stdout and "no file" not in done.stdout
 

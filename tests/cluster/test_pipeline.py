@@ -257,7 +257,7 @@ def test_stages_run_side_by_side_in_the_order_of_what_they_read(
 ) -> None:
     run = make_run(tmp_path, store)
     recorded = _Recorded(run)
-    monkeypatch.setattr(executing, "_place", recorded.place)
+    monkeypatch.setattr(executing, "_work", recorded.place)
     executing.execute(run, run.stages)
     assert sorted(recorded.order) == sorted(run.stages)
     for name in run.stages:
@@ -278,7 +278,7 @@ def test_the_first_error_ends_the_stages_beside_it(
 
     run = make_run(tmp_path, store)
     recorded = _Recorded(run, fail="base")
-    monkeypatch.setattr(executing, "_place", recorded.place)
+    monkeypatch.setattr(executing, "_work", recorded.place)
     monkeypatch.setattr(ray, "shutdown", recorded.ended.set)
     with pytest.raises(TrainerError, match="base: found nothing"):
         executing.execute(run, run.stages)
@@ -297,6 +297,6 @@ def test_a_stage_that_leaves_less_than_it_declares_is_not_done(
     def place(job: Any, *_: Any) -> None:
         stage.finish(job.folder, job.inputs, [], {})
 
-    monkeypatch.setattr(executing, "_place", place)
+    monkeypatch.setattr(executing, "_work", place)
     with pytest.raises(RuntimeError, match=r"stage1: left no model\.safetensors"):
         executing.execute(run, ["stage1"])

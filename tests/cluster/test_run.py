@@ -41,7 +41,7 @@ WEIGHTS = {
 
 
 def command(*args: object) -> list[str]:
-    return [sys.executable, "-c", "from cluster.cli import main; main()", *(str(a) for a in args)]
+    return [sys.executable, "-m", "cluster", *(str(a) for a in args)]
 
 
 def netgpt(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
