@@ -21,7 +21,7 @@ import numpy as np
 
 import graphstore
 from cluster.bench.measure import machine, measure
-from cluster.bench.subsample import BY, choose, train_until, write_parts
+from cluster.bench.subsample import BY, choose, write_parts
 from cluster.errors import ClusterError, FailedError
 from graphstore.files import total_bytes
 from trainers import stage
@@ -40,7 +40,7 @@ with open(sys.argv[1], "w", encoding="utf-8") as file:
 """
 _BUILD = """
 import sys, graphstore
-config = graphstore.BuildConfig(encoder="hash:64", time_dim=16, video_dim=16, train_until=sys.argv[3])
+config = graphstore.BuildConfig(encoder="hash:64", time_dim=16, video_dim=16)
 graphstore.build(sys.argv[1], sys.argv[2], config)
 """
 _SAMPLE = """
@@ -113,10 +113,10 @@ def bench_scaling(config: ScalingBench, data: Path | None, scratch: Path | None)
             if not measure(_SYNTH, data, config.scale, config.seed).ok:
                 raise FailedError("the synthetic records could not be made")
         whole = root / "whole"
-        _build(data, whole, graphstore.BuildConfig().train_until)
+        _build(data, whole)
         store = graphstore.open(str(whole))
         parts: dict[Path, np.ndarray] = {}
-        jobs: list[tuple[str, float, Path, str]] = []
+        jobs: list[tuple[str, float, Path]] = []
         for by in BY:
             for share, chosen in zip(
                 config.shares, choose(store, by, list(config.shares), config.seed), strict=True
@@ -126,35 +126,34 @@ def bench_scaling(config: ScalingBench, data: Path | None, scratch: Path | None)
                 else:
                     path = root / f"{by}-{share:g}.json"
                     parts[path] = chosen
-                until = train_until(store, chosen) if by == "time" and path != data else None
                 if not any(job[2] == path for job in jobs):
                     name = by if path != data else "all"
-                    jobs.append((name, share, path, until or graphstore.BuildConfig().train_until))
+                    jobs.append((name, share, path))
         write_parts(data, store, parts)
         shutil.rmtree(whole)
         base: Path | None = None
-        for by, share, path, until in sorted(jobs, key=lambda job: (job[1], job[0])):
-            found, made = _measured(config, root / f"{by}-{share:g}", path, until, base)
+        for by, share, path in sorted(jobs, key=lambda job: (job[1], job[0])):
+            found, made = _measured(config, root / f"{by}-{share:g}", path, base)
             base = base or made
             yield {"bench": "scaling", "by": by, "share": share, **found}
             if path != data:
                 path.unlink()
 
 
-def _build(records: Path, out: Path, until: str) -> dict[str, Any]:
-    found = measure(_BUILD, records, out, until)
+def _build(records: Path, out: Path) -> dict[str, Any]:
+    found = measure(_BUILD, records, out)
     if not found.ok:
         raise FailedError(f"{records}: no store could be built")
     return {"seconds": found.wall_s, "peak_bytes": found.peak_bytes}
 
 
 def _measured(
-    config: ScalingBench, folder: Path, records: Path, until: str, base: Path | None
+    config: ScalingBench, folder: Path, records: Path, base: Path | None
 ) -> tuple[dict[str, Any], Path]:
     """All figures of one part; and the tiny base model, which the smallest part makes for all."""
     folder.mkdir()
     place = folder / "store"
-    stages: dict[str, Any] = {"build": _build(records, place, until)}
+    stages: dict[str, Any] = {"build": _build(records, place)}
     store = graphstore.open(str(place))
     out = folder / "sample.json"
     sampled = measure(_SAMPLE, place, config.fanout, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,30 @@ import ijson
 import numpy as np
 
 from graphstore import Store
-from graphstore.xsvideo.records import CHINA
 
 BY = ("topic", "time")
-TRAIN_SHARE = 0.8
 
 
 def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.ndarray]:
     """For each share (ascending, in (0, 1]), which states are in: bool [N]. Each holds the one before.
 
     topic: whole topics in an order drawn by the seed, as many as fit (videos without a topic are one each);
-    at least one. time: the earliest videos by post date. All states of a video stay together.
+    at least one. time: the posts nearest to the date between train and test, the same share of each side, so
+    that every part has both under the store's own date. All states of a video stay together.
     """
     url, _ = store.key("url")
     video = np.asarray(url).astype(np.int64)
     first = np.unique(video, return_index=True)[1]  # a state of each video, in the order of codes
     states = np.bincount(video)
     if by == "time":
-        order = np.argsort(np.asarray(store.post_time)[first], kind="stable")
-        before = np.cumsum(states[order]) - states[order]
-        ranks = np.empty(len(first), np.int64)
-        ranks[order] = before
-        return [(ranks < share * len(video))[video] for share in shares]
+        post, train = np.asarray(store.post_time)[first], np.zeros(len(video), bool)
+        train[store.split("train")] = True
+        nearer = np.empty(len(first))  # share of the video's side that was posted nearer to the date
+        for side, away in ((train[first], -1), (~train[first], 1)):
+            order = np.flatnonzero(side)
+            order = order[np.argsort(away * post[order], kind="stable")]
+            nearer[order] = (np.cumsum(states[order]) - states[order]) / max(1, states[order].sum())
+        return [(nearer < share)[video] for share in shares]
     code = np.asarray(store.key("topic")[0]).astype(np.int64)[first]
     own = code.max(initial=-1) + 1 + np.arange(len(code))
     group = np.unique(np.where(code >= 0, code, own), return_inverse=True)[1]
@@ -49,12 +50,6 @@ def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.nda
             chosen[order[np.argmin(sizes[order])]] = True
         found.append(chosen[group][video])
     return found
-
-
-def train_until(store: Store, states: np.ndarray) -> str:
-    """A date that puts most of some states into the train period: YYYY-MM-DD, in China."""
-    post = np.sort(np.asarray(store.post_time)[states])
-    return datetime.fromtimestamp(int(post[int(len(post) * TRAIN_SHARE)]), CHINA).strftime("%Y-%m-%d")
 
 
 def write_parts(records: Path, store: Store, parts: dict[Path, np.ndarray]) -> None:
