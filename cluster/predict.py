@@ -42,7 +42,14 @@ def predict(run: Run, data: Path, videos: str | None = None) -> Iterator[Rating]
     """
     run.require_trained()
     known = frozenset(run.store.ids)
-    records = list(read_records(data, require_level=False, known_ids=known))
+    records = list(
+        read_records(
+            data,
+            require_level=False,
+            known_ids=known,
+            bad_numbers=run.store.attributes["build"].get("bad_numbers", "refuse"),
+        )
+    )
     text, video = inline_encoders(run.config.features, records, videos)
     graph = ExtendedGraph(run.store, records, file=str(data), text=text, video=video)
 

@@ -19,6 +19,9 @@ def build_store(data: Path, out: Path, config: graphstore.BuildConfig, features:
 
 
 def say_skipped(report: graphstore.ReadReport) -> None:
+    if report.imputed:
+        counts = ", ".join(f"{field}: {num}" for field, num in report.imputed.items())
+        say(f"0 for {sum(report.imputed.values())} numbers that were not there or negative ({counts})")
     if report.num_skipped:
         counts = ", ".join(f"{field}: {num}" for field, num in report.skipped.items())
         say(f"left out {report.num_skipped} of {report.num_read + report.num_skipped} records ({counts})")

@@ -27,6 +27,9 @@ def build(
     features: Annotated[
         Path | None, typer.Option("--features", help="What netgpt features made of these records.")
     ] = None,
+    bad_numbers: Annotated[
+        str, typer.Option("--bad-numbers", help="refuse or zero: counts that are absent or negative.")
+    ] = "refuse",
     train_until: Annotated[
         str, typer.Option("--train-until", help="Last post date of train.")
     ] = "2024-12-20",
@@ -49,6 +52,7 @@ def build(
         time_dim=time_dim,
         video_dim=video_dim,
         train_until=train_until,
+        bad_numbers=bad_numbers,  # type: ignore[arg-type]  # checked by BuildConfig
         on_error=on_error,  # type: ignore[arg-type]
     )
     if source.suffix in (".yaml", ".yml"):

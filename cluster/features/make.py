@@ -13,7 +13,8 @@ from cluster.features.encode import Pool, encode_texts, encode_videos
 from cluster.progress import bar, counting_bar, say
 from cluster.workers.locks import locked
 from cluster.workers.session import local_cpus, ray_session
-from graphstore.xsvideo.records import OnError, Record, read_records
+from graphstore import BuildConfig
+from graphstore.xsvideo.records import Record, read_records
 from trainers.features.config import FeaturesConfig
 
 
@@ -27,7 +28,7 @@ def make_features(config: RunConfig, records: Path, out: Path) -> Path:
     if not (features.text or features.video):
         raise ClusterError("features: found neither --text nor --video, expected an encoder")
     with counting_bar("records", " records") as progress:
-        contents = Contents.of(_counted(records, config.build.on_error, progress))
+        contents = Contents.of(_counted(records, config.build, progress))
     files = video_files(Path(features.videos), contents.videos) if features.video else {}
     with locked(out), ray_session(local_cpus(config.cluster)):
         pool = _pool(features, config.cluster)
@@ -100,7 +101,7 @@ def _pool(features: FeaturesConfig, cluster: ClusterConfig) -> Pool:
     return Pool(features.workers or int(gpus / features.gpus), cluster.threads, features.gpus)
 
 
-def _counted(records: Path, on_error: OnError, progress: Callable[[int], object]) -> Iterator[Record]:
-    for record in read_records(records, on_error=on_error):
+def _counted(records: Path, build: BuildConfig, progress: Callable[[int], object]) -> Iterator[Record]:
+    for record in read_records(records, on_error=build.on_error, bad_numbers=build.bad_numbers):
         progress(1)
         yield record

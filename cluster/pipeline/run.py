@@ -16,7 +16,7 @@ from cluster.errors import ClusterError
 from cluster.features.make import feature_encoders, features_for
 from cluster.stages import MEASURED, STAGES, num_workers
 from cluster.stores import build_store
-from graphstore import Store
+from graphstore import BuildConfig, Store
 from graphstore.files import atomic_file, file_digest, read_json, value_digest, write_json
 from sampler import GENERATOR
 from trainers import stage
@@ -66,8 +66,9 @@ class Run:
                 build_store(data, where, config.build, features_for(config, data, path / "features"))
             # The store itself says what it was made of: also where a run was killed right after its build
             made = graphstore.open(str(where)).attributes
-            # Stores of before there were features have none
-            if {key: made.get(key, {}) for key in wanted} != wanted:
+            # A store of before a setting was there was made with its default
+            found = {**made, "build": {**asdict(BuildConfig()), **made.get("build", {})}}
+            if {key: found.get(key, {}) for key in wanted} != wanted:
                 raise ClusterError(
                     f"{path}: holds a run on other data, build settings or features; choose another --out"
                 )

@@ -59,7 +59,9 @@ def append(
     def source_digest() -> str:
         return value_digest({"parent": old.attributes["source_digest"], "file": file_digest(source)})
 
-    records = read_records(source, on_error=on_error, known_ids=known, report=report)
+    records = read_records(
+        source, on_error=on_error, known_ids=known, bad_numbers=config.bad_numbers, report=report
+    )
     with atomic_dir(out) as root:
         write_store(
             root,

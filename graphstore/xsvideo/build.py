@@ -26,7 +26,7 @@ from graphstore.relations import Layout, Relation, csr_from_pairs, group_relatio
 from graphstore.schema import Schema, edge_name
 from graphstore.store import Store
 from graphstore.xsvideo.nodes import BATCH_RECORDS, NodeWriters, batched, require_encoders
-from graphstore.xsvideo.records import CHINA, OnError, ReadReport, Record, read_records
+from graphstore.xsvideo.records import CHINA, BadNumbers, OnError, ReadReport, Record, read_records
 from graphstore.xsvideo.schema import xs_video
 
 
@@ -43,6 +43,8 @@ class BuildConfig:
     """Width of video features; states without a video have the zero vector."""
     train_until: str = "2024-12-20"
     """Last post date (China) of the train split; later posts are test."""
+    bad_numbers: BadNumbers = "refuse"
+    """Counts and durations that are absent, null or negative: refuse: a bad record; zero: 0, and counted."""
     on_error: OnError = "fail"
     """fail: the first bad record ends the build; skip: bad records are left out and counted."""
 
@@ -51,6 +53,7 @@ class BuildConfig:
             ("layout", self.layout, ("csr", "prefix")),
             ("ties", self.ties, ("include", "strict")),
             ("on_error", self.on_error, ("fail", "skip")),
+            ("bad_numbers", self.bad_numbers, ("refuse", "zero")),
         ):
             if value not in allowed:
                 raise StoreError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")
@@ -151,6 +154,8 @@ def write_store(
             "source_digest": source_digest(),
             "num_without_video": nodes.num_without_video
             + (after.attributes.get("num_without_video", after.num_nodes["video"]) if after else 0),
+            "num_imputed": sum(report.imputed.values())
+            + (after.attributes.get("num_imputed", 0) if after else 0),
             "num_skipped": report.num_skipped + (after.attributes["num_skipped"] if after else 0),
             "parent_digest": after.digest if after else None,
         },
@@ -177,7 +182,7 @@ def build(
     refuse_existing(out)
     report = ReadReport()
 
-    records = read_records(source, on_error=config.on_error, report=report)
+    records = read_records(source, on_error=config.on_error, bad_numbers=config.bad_numbers, report=report)
     with atomic_dir(out) as root:
         digest = partial(file_digest, source)
         write_store(
