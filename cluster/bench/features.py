@@ -92,7 +92,7 @@ def bench_features(
 
 
 def line(found: dict[str, Any]) -> str:
+    rates = f"bare model {found['bare_texts_per_s']:,.0f}/s, pipeline {found['pipeline_texts_per_s']:,.0f}/s"
     return (
-        f"{found['texts']:,} texts: bare model {found['bare_texts_per_s']:,.0f}/s, pipeline "
-        f"{found['pipeline_texts_per_s']:,.0f}/s ({found['ratio']:.0%}), {found['pipeline_wall_s']:.0f} s in all"
+        f"{found['texts']:,} texts: {rates} ({found['ratio']:.0%}), {found['pipeline_wall_s']:.0f} s in all"
     )
