@@ -20,6 +20,7 @@ from yaml import YAMLError
 from cluster.errors import ClusterError
 from graphstore import BuildConfig
 from trainers.errors import require
+from trainers.features.config import FeaturesConfig
 from trainers.settings import Settings
 
 AUTO, OFF = "auto", "off"
@@ -65,6 +66,7 @@ class RunConfig(Settings):
     """The trainers' settings, and those of the store and of the cluster."""
 
     build: BuildConfig = field(default_factory=BuildConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from cluster.features.inline import inline_encoders
 from cluster.pipeline.run import Run
 from cluster.progress import bar
 from graphstore.xsvideo.extend import ExtendedGraph
@@ -32,16 +33,25 @@ class Rating:
         )
 
 
-def predict(run: Run, data: Path) -> Iterator[Rating]:
+def predict(run: Run, data: Path, videos: str | None = None) -> Iterator[Rating]:
     """Rate the records of a file, whose level may be absent, in the file's order.
 
-    Their keys and history resolve against the run's store and the file together. Raises RecordError,
-    also for an id that the store already has.
+    Their keys and history resolve against the run's store and the file together; their texts go through
+    the run's encoder, and so do the files of `videos`, where it has one. Raises RecordError, also for an id
+    that the store already has.
     """
     run.require_trained()
     known = frozenset(run.store.ids)
-    records = list(read_records(data, require_level=False, known_ids=known))
-    graph = ExtendedGraph(run.store, records, file=str(data))
+    records = list(
+        read_records(
+            data,
+            require_level=False,
+            known_ids=known,
+            bad_numbers=run.store.attributes["build"].get("bad_numbers", "refuse"),
+        )
+    )
+    text, video = inline_encoders(run.config.features, records, videos)
+    graph = ExtendedGraph(run.store, records, file=str(data), text=text, video=video)
 
     # Here and not above: bad input is refused before transformers is imported
     from trainers.language.load import graph_states, load_model, pixel_folder, prompt_builder

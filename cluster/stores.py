@@ -12,13 +12,16 @@ from graphstore.relations import Layout
 from graphstore.xsvideo.records import OnError
 
 
-def build_store(data: Path, out: Path, config: graphstore.BuildConfig) -> None:
+def build_store(data: Path, out: Path, config: graphstore.BuildConfig, features: Path | None = None) -> None:
     """Build a store with a progress bar, and say what was skipped."""
     with counting_bar("graph store", " records") as progress:
-        say_skipped(graphstore.build(data, out, config, progress=progress))
+        say_skipped(graphstore.build(data, out, config, features=features, progress=progress))
 
 
 def say_skipped(report: graphstore.ReadReport) -> None:
+    if report.imputed:
+        counts = ", ".join(f"{field}: {num}" for field, num in report.imputed.items())
+        say(f"0 for {sum(report.imputed.values())} numbers that were not there or negative ({counts})")
     if report.num_skipped:
         counts = ", ".join(f"{field}: {num}" for field, num in report.skipped.items())
         say(f"left out {report.num_skipped} of {report.num_read + report.num_skipped} records ({counts})")
@@ -48,9 +51,13 @@ def build_edge_store(description: Path, out: Path, layout: Layout, memory: str) 
         )
 
 
-def append_records(store: Path, data: Path, out: Path | None, on_error: OnError) -> Path:
+def append_records(
+    store: Path, data: Path, out: Path | None, on_error: OnError, features: Path | None = None
+) -> Path:
     """Append with a progress bar; returns where the new version is."""
     with counting_bar("append", " records") as progress:
-        made, report = graphstore.append(store, data, out, on_error=on_error, progress=progress)
+        made, report = graphstore.append(
+            store, data, out, on_error=on_error, features=features, progress=progress
+        )
     say_skipped(report)
     return made

@@ -46,6 +46,34 @@ class TextEncoder(Protocol):
         ...
 
 
+class VideoEncoder(Protocol):
+    """Turns videos into vectors, by their address."""
+
+    name: str  # recorded in the store; equal names mean equal vectors
+    dim: int
+
+    def has(self, url: str) -> bool:
+        """Whether there is a vector; a video without one has zeros."""
+        ...
+
+    def encode(self, urls: list[str]) -> np.ndarray:
+        """[n] addresses of videos that have a vector → [n, dim] float16."""
+        ...
+
+
+class NoVideos:
+    """For records without videos: every state has the zero vector."""
+
+    def __init__(self, dim: int) -> None:
+        self.name, self.dim = f"none-{dim}", dim
+
+    def has(self, url: str) -> bool:
+        return False
+
+    def encode(self, urls: list[str]) -> np.ndarray:
+        return np.zeros((len(urls), self.dim), np.float16)
+
+
 class HashEncoder:
     """Hashed character n-grams (1 to 3): deterministic, offline, for any language.
 

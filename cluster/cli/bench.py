@@ -109,6 +109,21 @@ def pipeline(
 
 
 @app.command()
+def features(
+    text: Annotated[str, typer.Option("--text", help="A transformers encoder.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Records; default: synthetic ones.")] = None,
+    scale: Annotated[float, typer.Option(help="Scale of the synthetic records.")] = 0.02,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Text features by a pool of one encoder, beside the bare model on the same batches."""
+    from cluster.bench.features import bench_features, line
+
+    _show(bench_features(text, overrides or [], data, scale, scratch), line, as_json)
+
+
+@app.command()
 def faults(
     only: Annotated[list[str] | None, typer.Option("--only", help="A fault; again for more.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,

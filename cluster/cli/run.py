@@ -16,9 +16,20 @@ Config = Annotated[str, typer.Option("--config", help="demo, sample, xs-video, o
 Data = Annotated[Path | None, typer.Option("--data", help="Released records (JSON).")]
 StorePath = Annotated[Path | None, typer.Option("--store", help="A sealed store.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default runs/CONFIG).")]
+Text = Annotated[str | None, typer.Option("--text", help="features.text: a transformers encoder.")]
+Video = Annotated[str | None, typer.Option("--video", help="features.video: a Qwen2-VL.")]
+Videos = Annotated[str | None, typer.Option("--videos", help="features.videos: folder of ID.mp4.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as graph.epochs=5.")
 ]
+
+
+def with_encoders(
+    overrides: list[str] | None, text: str | None, video: str | None, videos: str | None
+) -> list[str]:
+    """Overrides with those that --text, --video and --videos stand for."""
+    given = {"features.text": text, "features.video": video, "features.videos": videos}
+    return [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
 
 
 def _command(stages: list[str] | None) -> Callable[..., None]:
@@ -29,6 +40,9 @@ def _command(stages: list[str] | None) -> Callable[..., None]:
         data: Data = None,
         store: StorePath = None,
         out: Out = None,
+        text: Text = None,
+        video: Video = None,
+        videos: Videos = None,
         overrides: Overrides = None,
     ) -> None:
         from cluster.config import load_config
@@ -36,7 +50,7 @@ def _command(stages: list[str] | None) -> Callable[..., None]:
         from cluster.report import write_report
         from trainers.evaluate import metrics_table
 
-        settings = load_config(config, overrides)
+        settings = load_config(config, with_encoders(overrides, text, video, videos))
         path = out or Path("runs") / Path(config).stem
         require_room(settings.cluster)
         with locked(path):
@@ -81,6 +95,24 @@ def evaluate(
     print(json.dumps(found.metrics()) if as_json else metrics_table(found.metrics()))
 
 
+def features(
+    records: Annotated[Path, typer.Argument(help="Released records (JSON).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of features; what it has is kept.")],
+    config: Config = "demo",
+    text: Text = None,
+    video: Video = None,
+    videos: Videos = None,
+    overrides: Overrides = None,
+) -> None:
+    """Vectors of texts and videos by real encoders, each distinct content once; for build --features."""
+    from cluster.config import load_config
+    from cluster.features.make import make_features
+
+    settings = load_config(config, with_encoders(overrides, text, video, videos))
+    make_features(settings, records, out)
+    say(f"{out}: made; a store of it: netgpt build {records} --features {out} --out STORE")
+
+
 def status(
     run_path: RunPath,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
@@ -95,13 +127,16 @@ def predict(
     run_path: RunPath,
     data: Annotated[Path, typer.Option("--data", help="Records of new videos; the level may be absent.")],
     out: Annotated[Path | None, typer.Option("--out", help="JSON lines (default standard output).")] = None,
+    videos: Annotated[
+        str | None, typer.Option("--videos", help="Video files of these records; default: none.")
+    ] = None,
 ) -> None:
     """Rate new videos with a finished run."""
     from cluster.pipeline.run import Run
     from cluster.predict import predict as ratings
     from graphstore.files import atomic_file
 
-    lines = [rating.to_json() + "\n" for rating in ratings(Run.open_(run_path), data)]
+    lines = [rating.to_json() + "\n" for rating in ratings(Run.open_(run_path), data, videos)]
     if out is None:
         sys.stdout.writelines(lines)
     else:
@@ -126,6 +161,7 @@ def register(app: typer.Typer) -> None:
     for name, (stages, text) in PIPELINE.items():
         app.command(name, help=text)(_command(stages))
     app.command()(evaluate)
+    app.command()(features)
     app.command()(status)
     app.command()(predict)
     app.command()(export)

@@ -24,6 +24,12 @@ def build(
     on_error: OnErrorOption = "fail",
     video_dim: Annotated[int, typer.Option("--video-dim", help="Width of video features.")] = 3584,
     time_dim: Annotated[int, typer.Option("--time-dim", help="Width of encoded times.")] = 32,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="What netgpt features made of these records.")
+    ] = None,
+    bad_numbers: Annotated[
+        str, typer.Option("--bad-numbers", help="refuse or zero: counts that are absent or negative.")
+    ] = "refuse",
     train_until: Annotated[
         str, typer.Option("--train-until", help="Last post date of train.")
     ] = "2024-12-20",
@@ -46,10 +52,11 @@ def build(
         time_dim=time_dim,
         video_dim=video_dim,
         train_until=train_until,
+        bad_numbers=bad_numbers,  # type: ignore[arg-type]  # checked by BuildConfig
         on_error=on_error,  # type: ignore[arg-type]
     )
     if source.suffix in (".yaml", ".yml"):
-        if config != BuildConfig(layout=config.layout):
+        if config != BuildConfig(layout=config.layout) or features is not None:
             raise ClusterError(
                 "build: found options of records, expected --out, --layout and --memory for edge lists"
             )
@@ -57,7 +64,7 @@ def build(
     elif memory is not None:
         raise ClusterError(f"--memory: found {memory!r}, expected it with edge lists (EDGES.yaml) alone")
     else:
-        build_store(source, out, config)
+        build_store(source, out, config, features)
     say(f"{out}: built")
 
 
@@ -96,11 +103,14 @@ def append(
         Path | None, typer.Option("--out", help="The new version; default: STORE-2, then STORE-3, …")
     ] = None,
     on_error: OnErrorOption = "fail",
+    features: Annotated[
+        Path | None, typer.Option("--features", help="What netgpt features made of these records.")
+    ] = None,
 ) -> None:
     """New states join a store as a new version of it; files that stay the same are shared by hard links."""
     from cluster.stores import append_records
 
-    made = append_records(store, data, out, on_error)  # type: ignore[arg-type]  # checked by BuildConfig
+    made = append_records(store, data, out, on_error, features)  # type: ignore[arg-type]  # checked by BuildConfig
     say(f"{made}: built on {store}")
 
 

@@ -2,6 +2,7 @@
 
 from cluster.pipeline.driver import execute
 from cluster.pipeline.room import require_room
-from cluster.pipeline.run import Run, locked
+from cluster.pipeline.run import Run
+from cluster.workers.locks import locked
 
 __all__ = ["Run", "execute", "locked", "require_room"]

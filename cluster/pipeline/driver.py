@@ -15,14 +15,14 @@ from pathlib import Path
 from cluster.config import ClusterConfig
 from cluster.errors import StageFailedError
 from cluster.pipeline.attempts import DONE, FAILED, INTERRUPTED, end_attempt, start_attempt
-from cluster.pipeline.room import Room, local_cpus
+from cluster.pipeline.room import Room
 from cluster.pipeline.run import Run
 from cluster.pipeline.watch import shown_progress
 from cluster.progress import say
 from cluster.stages import STAGES, Resources
 from cluster.workers.locks import wait_for_workers
 from cluster.workers.node_store import NodeStore, place_store
-from cluster.workers.session import ray_session
+from cluster.workers.session import local_cpus, ray_session
 from cluster.workers.training import num_starts, run_on_ray
 from trainers import stage
 from trainers.settings import StageJob

@@ -11,14 +11,9 @@ from cluster.config import ClusterConfig, RunConfig
 from cluster.errors import ClusterError
 from cluster.progress import say
 from cluster.stages import Resources, resources
-from cluster.workers.session import ray_session
+from cluster.workers.session import local_cpus, ray_session
 
 _POLL_S = 2.0
-
-
-def local_cpus(cluster: ClusterConfig) -> int:
-    """CPUs that a Ray of this machine alone is told it has: at least those that one stage asks for."""
-    return max(cluster.workers * cluster.threads, os.cpu_count() or 1)
 
 
 def require_room(cluster: ClusterConfig) -> None:

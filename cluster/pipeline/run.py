@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +13,10 @@ from typing import Any
 import graphstore
 from cluster.config import RunConfig, load_config
 from cluster.errors import ClusterError
+from cluster.features.make import feature_encoders, features_for
 from cluster.stages import MEASURED, STAGES, num_workers
 from cluster.stores import build_store
-from graphstore import Store
+from graphstore import BuildConfig, Store
 from graphstore.files import atomic_file, file_digest, read_json, value_digest, write_json
 from sampler import GENERATOR
 from trainers import stage
@@ -26,25 +25,11 @@ from trainers.evaluate import PREDICTIONS
 from trainers.language.text import VERSION
 from trainers.language.text.fields import ABLATED_FIELDS
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG = "config.yaml"
 RESOURCES = ("tables_gb", "inference_gb", "checkpoint_steps")
 """Settings of stage 1 that change no weights but for rounding: after them it goes on where it was."""
 LANGUAGE_RESOURCES = ("activation_checkpointing",)
 """Those of the language stages."""
-
-
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold the run's folder: two processes must not work on one run."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ClusterError(
-                f"{run}: another process works on this run; wait for it or choose another --out"
-            ) from None
-        yield
 
 
 @dataclass
@@ -69,17 +54,23 @@ class Run:
         if data is not None:
             if not data.is_file():
                 raise ClusterError(f"--data: found no file {data}, expected a JSON file of records")
-            wanted = {"source_digest": file_digest(data), "build": asdict(config.build)}
+            wanted = {
+                "source_digest": file_digest(data),
+                "build": asdict(config.build),
+                "features": feature_encoders(config.features),
+            }
             where = path / "store"
             if known is not None and known["path"] != "store":
                 raise ClusterError(f"{path}: holds a run on the store {known['path']}; choose another --out")
             if not where.exists() and known is None:
-                build_store(data, where, config.build)
+                build_store(data, where, config.build, features_for(config, data, path / "features"))
             # The store itself says what it was made of: also where a run was killed right after its build
             made = graphstore.open(str(where)).attributes
-            if {key: made.get(key) for key in wanted} != wanted:
+            # A store of before a setting was there was made with its default
+            found = {**made, "build": {**asdict(BuildConfig()), **made.get("build", {})}}
+            if {key: found.get(key, {}) for key in wanted} != wanted:
                 raise ClusterError(
-                    f"{path}: holds a run on other data or build settings; choose another --out"
+                    f"{path}: holds a run on other data, build settings or features; choose another --out"
                 )
         elif store is not None:
             where, wanted = store.resolve(), {}

@@ -11,8 +11,9 @@ from typing import Any
 from cluster.config import load_config
 from cluster.errors import ClusterError
 from cluster.pipeline.attempts import FAILED, Attempt, read_attempts
-from cluster.pipeline.run import CONFIG, LOCK
+from cluster.pipeline.run import CONFIG
 from cluster.stages import STAGES
+from cluster.workers.locks import LOCK
 from trainers import stage
 from trainers.logs import log_path
 from trainers.progress import read_progress

@@ -18,6 +18,8 @@ from graphstore.files import total_bytes
 from graphstore.xsvideo.schema import SCALARS, xs_video
 from graphstore.xsvideo.synth import world
 from sampler import NeighborSampler
+from trainers.features.text import text_identity
+from trainers.features.video import video_identity
 from trainers.graph.ablation import Ablation
 from trainers.graph.model import GraphModel, ModelShape
 
@@ -69,12 +71,17 @@ class BatchSize:
 
 
 def published(config: RunConfig) -> GraphSize:
-    """The full release, with features as `build` makes them under the configuration."""
+    """The full release, with features as the configuration makes them."""
     schema, build = xs_video(), config.build
     nodes = {n.name: STATES for n in schema.node_types}
     nodes |= {"platform": len(world.PLATFORMS), "topic": world.FULL_TOPICS, "comment": world.FULL_COMMENTS}
     text = int(build.encoder.partition(":")[2] or 256)
-    dims = {"video": build.video_dim, "time": build.time_dim, "ctime": build.time_dim}
+    video = build.video_dim
+    if config.features.text:
+        text = text_identity(config.features)[1]
+    if config.features.video:
+        video = video_identity(config.features)[1]
+    dims = {"video": video, "time": build.time_dim, "ctime": build.time_dim}
     dims |= dict.fromkeys(("platform", "topic", "title", "description"), text)
     dims |= {"comment": text + build.time_dim, **dict.fromkeys(SCALARS, 1)}
     # No videos are released: with them there is a row a video

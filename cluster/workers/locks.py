@@ -1,4 +1,4 @@
-"""Who works on a stage's folder: a lock for each rank, that ends with its process.
+"""Who works on a run's folder, and on a stage's: locks that end with their process.
 
 A driver that was killed leaves workers behind for some seconds. The next one waits for them before it
 touches the folder.
@@ -14,8 +14,22 @@ from pathlib import Path
 
 from cluster.errors import ClusterError
 
-_FOLDER = ".workers"
+LOCK, _FOLDER = ".lock", ".workers"
 WAIT_S, _POLL_S = 120.0, 0.2
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, or one of features: two commands must not work on one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ClusterError(
+                f"{folder}: another process works on this run; wait for it or choose another --out"
+            ) from None
+        yield
 
 
 @contextmanager

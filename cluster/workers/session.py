@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.config import ClusterConfig
+
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_LOG_LEVEL": "ERROR", "RAY_TRAIN_V2_ENABLED": "1"}
@@ -19,6 +21,11 @@ NO_METRICS = {
     "AUTOSCALER_METRIC_PORT": "-1",
 }
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def local_cpus(cluster: ClusterConfig) -> int:
+    """CPUs that a Ray of this machine alone is told it has: at least those that one stage asks for."""
+    return max(cluster.workers * cluster.threads, os.cpu_count() or 1)
 
 
 @contextmanager

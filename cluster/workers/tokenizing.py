@@ -12,6 +12,7 @@ import graphstore
 from cluster.errors import StageFailedError
 from cluster.stages import Resources
 from cluster.workers.node_store import NodeStore
+from cluster.workers.pool import map_on_pool
 from trainers import stage
 from trainers.errors import TrainerError
 from trainers.language.load import prompt_builder
@@ -63,20 +64,13 @@ def tokenize_on_ray(job: StageJob, resources: Resources, node_store: NodeStore) 
     import ray
 
     start = time.perf_counter()
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True  # the cache is written front to back
-    context.enable_progress_bars = False
     store = graphstore.open(str(job.store))
     builder = prompt_builder(job.run, job.settings)  # refuses a bad tokenizer before any actor starts
     blocks = blocks_of(store)
     ranges = [{"first": first, "last": last} for first, last in blocks]
-    pool = ray.data.ActorPoolStrategy(size=max(1, min(len(blocks), resources.workers)))
     arguments = (job.to_dict(), node_store.to_dict())
-    rows = (
-        ray.data.from_items(ranges, override_num_blocks=len(blocks))
-        .map_batches(_Tokenizer, fn_constructor_args=arguments, batch_size=1, compute=pool)
-        .iter_rows()
-    )
+    # In order: the cache is written front to back
+    rows = map_on_pool(ranges, _Tokenizer, arguments, size=resources.workers, ordered=True)
     progress = Progress(job.folder)
 
     def made() -> Iterator[Block]:

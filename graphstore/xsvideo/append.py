@@ -33,13 +33,15 @@ def append(
     out: Path | str | None = None,
     *,
     on_error: OnError = "fail",
+    features: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Path, ReadReport]:
     """Write the store of `store`'s states followed by those of `source`; returns where, and what was read.
 
     `out` is by default the next version beside `store` (store, store-2, …). The old store is read whole
     first and stays as it is. Raises RecordError and SourceError for bad records, also for ids that the
-    store has, FormatError for a store that is damaged or not of records, StoreError where `out` is taken.
+    store has, FormatError for a store that is damaged or not of records, StoreError where `out` is taken
+    and for `features` (a folder of vectors of the new records) of other encoders than the store's.
     """
     old, source = Store(store), Path(source)
     out = Path(out) if out is not None else next_version(old.path)
@@ -57,7 +59,9 @@ def append(
     def source_digest() -> str:
         return value_digest({"parent": old.attributes["source_digest"], "file": file_digest(source)})
 
-    records = read_records(source, on_error=on_error, known_ids=known, report=report)
+    records = read_records(
+        source, on_error=on_error, known_ids=known, bad_numbers=config.bad_numbers, report=report
+    )
     with atomic_dir(out) as root:
         write_store(
             root,
@@ -65,6 +69,7 @@ def append(
             config,
             report=report,
             source_digest=source_digest,
+            features=features,
             after=old,
             progress=progress,
         )

@@ -18,14 +18,15 @@ import numpy as np
 
 from graphstore.arrays import StringWriter
 from graphstore.errors import StoreError
-from graphstore.features import DAY_S, text_encoder
+from graphstore.feature_cache import choose_encoders, folder_encoders
+from graphstore.features import DAY_S
 from graphstore.files import atomic_dir, file_digest, refuse_existing
 from graphstore.integrity.seal import write_attributes, write_seal
 from graphstore.relations import Layout, Relation, csr_from_pairs, group_relation, write_relation
 from graphstore.schema import Schema, edge_name
 from graphstore.store import Store
-from graphstore.xsvideo.nodes import BATCH_RECORDS, NodeWriters, batched
-from graphstore.xsvideo.records import CHINA, OnError, ReadReport, Record, read_records
+from graphstore.xsvideo.nodes import BATCH_RECORDS, NodeWriters, batched, require_encoders
+from graphstore.xsvideo.records import CHINA, BadNumbers, OnError, ReadReport, Record, read_records
 from graphstore.xsvideo.schema import xs_video
 
 
@@ -42,6 +43,8 @@ class BuildConfig:
     """Width of video features; states without a video have the zero vector."""
     train_until: str = "2024-12-20"
     """Last post date (China) of the train split; later posts are test."""
+    bad_numbers: BadNumbers = "refuse"
+    """Counts and durations that are absent, null or negative: refuse: a bad record; zero: 0, and counted."""
     on_error: OnError = "fail"
     """fail: the first bad record ends the build; skip: bad records are left out and counted."""
 
@@ -50,6 +53,7 @@ class BuildConfig:
             ("layout", self.layout, ("csr", "prefix")),
             ("ties", self.ties, ("include", "strict")),
             ("on_error", self.on_error, ("fail", "skip")),
+            ("bad_numbers", self.bad_numbers, ("refuse", "zero")),
         ):
             if value not in allowed:
                 raise StoreError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")
@@ -93,20 +97,24 @@ def write_store(
     *,
     report: ReadReport,
     source_digest: Callable[[], str],
+    features: Path | None = None,
     after: Store | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Write a sealed store of `records`, behind those of `after`, into the folder `root`.
 
+    features: folder of vectors that encoders made; what it lacks is encoded as `config` says.
     `report` of what was left out on the way, and `source_digest`, are read when all records have passed.
     """
-    text = text_encoder(config.encoder)
+    text, video = choose_encoders(config.encoder, config.video_dim, features)
+    if after is not None:
+        require_encoders(after, text.name, video.name)
     schema = xs_video(strict_ties=config.ties == "strict")
     nodes = NodeWriters(
         root,
         text=text,
         time_dim=config.time_dim,
-        video_dim=config.video_dim,
+        video=video,
         train_until_s=config.train_until_s(),
         after=after,
     )
@@ -136,13 +144,18 @@ def write_store(
                 "text": text.name,
                 "time": f"sinusoidal-1d-4096d-{config.time_dim}",
                 "scalar": "log1p",
-                "video": f"none-{config.video_dim}",
+                "video": video.name,
             },
             "time_dim": config.time_dim,
             "ties": config.ties,
             "train_until": config.train_until,
             "build": asdict(config),
+            "features": folder_encoders(features),
             "source_digest": source_digest(),
+            "num_without_video": nodes.num_without_video
+            + (after.attributes.get("num_without_video", after.num_nodes["video"]) if after else 0),
+            "num_imputed": sum(report.imputed.values())
+            + (after.attributes.get("num_imputed", 0) if after else 0),
             "num_skipped": report.num_skipped + (after.attributes["num_skipped"] if after else 0),
             "parent_digest": after.digest if after else None,
         },
@@ -155,11 +168,13 @@ def build(
     out: Path | str,
     config: BuildConfig | None = None,
     *,
+    features: Path | str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ReadReport:
     """Build a store at `out` from a file of released records.
 
-    `progress` is called with the number of records of each batch. Nothing is left at `out` when this
+    `features` is a folder that `netgpt features` made of the records; `progress` is called with the number
+    of records of each batch. Nothing is left at `out` when this
     raises: RecordError and SourceError for bad input, StoreError where `out` is taken.
     """
     config = config or BuildConfig()
@@ -167,8 +182,16 @@ def build(
     refuse_existing(out)
     report = ReadReport()
 
-    records = read_records(source, on_error=config.on_error, report=report)
+    records = read_records(source, on_error=config.on_error, bad_numbers=config.bad_numbers, report=report)
     with atomic_dir(out) as root:
         digest = partial(file_digest, source)
-        write_store(root, records, config, report=report, source_digest=digest, progress=progress)
+        write_store(
+            root,
+            records,
+            config,
+            report=report,
+            source_digest=digest,
+            features=None if features is None else Path(features),
+            progress=progress,
+        )
     return report

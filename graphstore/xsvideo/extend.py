@@ -15,12 +15,20 @@ from typing import overload
 import numpy as np
 
 from graphstore.errors import RecordError
-from graphstore.features import Features, encode_scalar, encode_time, text_encoder
+from graphstore.features import (
+    Features,
+    NoVideos,
+    TextEncoder,
+    VideoEncoder,
+    encode_scalar,
+    encode_time,
+    text_encoder,
+)
 from graphstore.relations import Relation, prefix_rows
 from graphstore.schema import EdgeType, RelationType
 from graphstore.store import RECORD_KEYS as KEYS
 from graphstore.store import Graph, Store
-from graphstore.xsvideo.nodes import RecordColumns, Vocabulary, comment_features
+from graphstore.xsvideo.nodes import RecordColumns, Vocabulary, comment_features, require_encoders
 from graphstore.xsvideo.records import Record
 from graphstore.xsvideo.schema import PER_STATE, SCALARS
 
@@ -50,10 +58,22 @@ class ExtendedGraph(Graph):
     """A store with M new video nodes, numbered N to N + M − 1 in the order of `records`.
 
     Raises RecordError for an id that the store already has. `file` names the records' source in
-    messages.
+    messages. `text` and `video` make the new states' vectors; StoreError where they are not the store's
+    encoders. By default the text encoder that the store names, and no videos.
     """
 
-    def __init__(self, store: Store, records: Sequence[Record], *, file: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        records: Sequence[Record],
+        *,
+        file: str,
+        text: TextEncoder | None = None,
+        video: VideoEncoder | None = None,
+    ) -> None:
+        self._text = text or text_encoder(store.attributes["encoders"]["text"])
+        self._video = video or NoVideos(store.features("video").dim)
+        require_encoders(store, self._text.name, self._video.name if video else None)
         known = set(store.ids)
         for record in records:
             if record.id in known:
@@ -107,14 +127,17 @@ class ExtendedGraph(Graph):
     def _new_rows(self, name: str) -> np.ndarray:
         records, dim = self.columns.records, self.store.features(name).dim
         if name == "video":
-            return np.zeros((self.num_new, dim), np.float16)
+            x = np.zeros((self.num_new, dim), np.float16)
+            known = [i for i, r in enumerate(records) if self._video.has(r.url)]
+            x[known] = self._video.encode([records[i].url for i in known])
+            return x
         if name in SCALARS:
             return encode_scalar(self.columns.scalar(name))
         if name == "time":
             return encode_time(self.columns.int64(lambda r: r.post_time), dim)
         if name == "ctime":
             return encode_time(self.columns.int64(lambda r: r.sampling_time), dim)
-        text = text_encoder(self.store.attributes["encoders"]["text"])
+        text = self._text
         if name == "comment":
             return comment_features(records, text, self.store.attributes["time_dim"])
         if name in ("platform", "topic"):

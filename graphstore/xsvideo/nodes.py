@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from graphstore.arrays import ArrayWriter, StringWriter
-from graphstore.errors import FormatError
-from graphstore.features import TextEncoder, encode_scalar, encode_time
+from graphstore.errors import FormatError, StoreError
+from graphstore.features import TextEncoder, VideoEncoder, encode_scalar, encode_time
 from graphstore.store import RECORD_KEYS as KEYS
 from graphstore.store import VIDEO_COLUMNS, Store
 from graphstore.xsvideo.records import Record
@@ -73,6 +73,20 @@ def comment_features(records: Iterable[Record], text: TextEncoder, time_dim: int
     return np.concatenate([text.encode([c.text for c in comments]), times.astype(np.float16)], axis=1)
 
 
+def require_encoders(store: Store, text: str, video: str | None) -> None:
+    """StoreError where a store's vectors are of other encoders than those of these names.
+
+    video: None where there are no new videos; zeros go with any encoder.
+    """
+    for kind, name in (("text", text), ("video", video)):
+        found = store.attributes["encoders"][kind]
+        if name is not None and found != name:
+            raise StoreError(
+                f"{store.path}: found {kind} features of {found}, expected those of {name}: vectors of two "
+                "encoders do not go together in one array"
+            )
+
+
 class _DistinctRows:
     """Feature rows stored once per distinct content, the row of every node, and the contents' hashes.
 
@@ -119,7 +133,7 @@ class NodeWriters:
         *,
         text: TextEncoder,
         time_dim: int,
-        video_dim: int,
+        video: VideoEncoder,
         train_until_s: int,
         after: Store | None = None,
     ) -> None:
@@ -128,8 +142,8 @@ class NodeWriters:
                 f"{after.path}: found format version {after.seal.version}, expected 2 or later to append; "
                 "build the store again from its records"
             )
-        self.root, self.text, self.after = root, text, after
-        self.time_dim, self.video_dim, self.train_until_s = time_dim, video_dim, train_until_s
+        self.root, self.text, self.video, self.after = root, text, video, after
+        self.time_dim, self.train_until_s = time_dim, train_until_s
         path = after.path if after else None
         self._column = {
             name: ArrayWriter(root, f"nodes/video/{name}", dtype, after=path)
@@ -144,7 +158,7 @@ class NodeWriters:
         self._distinct = {
             name: _DistinctRows(root, name, dtype, width, after)
             for name, dtype, width in (
-                ("video", np.float16, video_dim),
+                ("video", np.float16, video.dim),
                 ("title", np.float16, text.dim),
                 ("description", np.float16, text.dim),
                 ("time", np.float32, time_dim),
@@ -157,7 +171,7 @@ class NodeWriters:
         self._comment = ArrayWriter(root, "nodes/comment/x", np.float16, text.dim + time_dim, after=path)
         self.vocabulary = {name: Vocabulary() for name in KEYS}
         self._kept: dict[str, list[np.ndarray]] = {name: [] for name in (*KEYS, "ctime", "num_comments")}
-        self.num_states = 0
+        self.num_states = self.num_without_video = 0
         if after is not None:
             self.num_states = after.num_nodes["video"]
             for name in KEYS:
@@ -192,9 +206,7 @@ class NodeWriters:
         self._kept["ctime"].append(sampled)
         self._kept["num_comments"].append(columns.int64(lambda r: len(r.comments)))
 
-        self._distinct["video"].append(
-            [b""] * len(records), lambda new: np.zeros((len(new), self.video_dim), np.float16)
-        )
+        self._append_videos([r.url for r in records])
         self._append_texts("title", [r.title for r in records])
         self._append_texts("description", [r.description for r in records])
         self._append_times("time", post)
@@ -203,6 +215,19 @@ class NodeWriters:
             writer.append(encode_scalar(columns.scalar(name)))
         self._comment.append(comment_features(records, self.text, self.time_dim))
         self.num_states += len(records)
+
+    def _append_videos(self, urls: list[str]) -> None:
+        """States of one video share a row, and states without a video share one of zeros."""
+        contents = [url.encode() if self.video.has(url) else b"" for url in urls]
+        self.num_without_video += contents.count(b"")
+
+        def encode(new: list[int]) -> np.ndarray:
+            x = np.zeros((len(new), self.video.dim), np.float16)
+            known = [place for place, i in enumerate(new) if contents[i]]
+            x[known] = self.video.encode([urls[new[place]] for place in known])
+            return x
+
+        self._distinct["video"].append(contents, encode)
 
     def _append_texts(self, name: str, texts: list[str]) -> None:
         contents = [text.encode() for text in texts]

@@ -55,6 +55,8 @@ _USUAL_TIME = {
 }
 _CHINA_1970 = datetime(1970, 1, 1) + timedelta(seconds=CHINA_OFFSET_S)
 OnError = Literal["fail", "skip"]
+BadNumbers = Literal["refuse", "zero"]
+"""A count or duration that is absent, null or negative: refuse the record, or let it be 0 and count it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Record:
     comments: tuple[Comment, ...]
     history: tuple[str, ...]
     text: str  # the record as JSON without its level, keys of TEXT_KEYS in order
+    imputed: tuple[str, ...] = ()  # keys of numbers that were not there, and are 0
 
 
 @dataclass
@@ -92,6 +95,8 @@ class ReadReport:
     skipped: dict[str, int] = field(default_factory=dict)
     skipped_ids: set[str] = field(default_factory=set)
     first_skipped: str | None = None
+    imputed: dict[str, int] = field(default_factory=dict)
+    """Numbers that were not there, and are 0, by field."""
 
     @property
     def num_skipped(self) -> int:
@@ -104,6 +109,11 @@ class ReadReport:
             self.skipped_ids.add(error.record)
         self.first_skipped = self.first_skipped or str(error)
 
+    def keep(self, record: Record) -> None:
+        self.num_read += 1
+        for key in record.imputed:
+            self.imputed[key] = self.imputed.get(key, 0) + 1
+
 
 def _show(value: Any) -> str:
     """A short, one-line form of any JSON value for a message."""
@@ -114,8 +124,9 @@ def _show(value: Any) -> str:
 class _Fields:
     """Typed access to one record; every miss becomes a RecordError that names file, record, field."""
 
-    def __init__(self, file: str, record_id: str, raw: Any) -> None:
-        self.file, self.record_id = file, record_id
+    def __init__(self, file: str, record_id: str, raw: Any, bad_numbers: BadNumbers) -> None:
+        self.file, self.record_id, self.bad_numbers = file, record_id, bad_numbers
+        self.imputed: list[str] = []
         if not isinstance(raw, dict):
             raise self.error(None, _show(raw), "an object")
         self.raw = raw
@@ -135,13 +146,25 @@ class _Fields:
     def text(self, name: str) -> str:
         return str(self.get(name, (str,), "a string"))
 
+    def _is_imputed(self, name: str) -> bool:
+        value = self.raw.get(name)
+        bad = value is None or (isinstance(value, (int, float)) and value < 0)
+        if bad and self.bad_numbers == "zero":
+            self.imputed.append(name)
+            return True
+        return False
+
     def count(self, name: str) -> int:
+        if self._is_imputed(name):
+            return 0
         value = self.get(name, (int,), "a whole number from 0")
         if not 0 <= value < 2**63:
             raise self.error(name, _show(value), "a whole number from 0")
         return int(value)
 
     def duration(self) -> float:
+        if self._is_imputed(DURATION):
+            return 0.0
         value = float(self.get(DURATION, (int, float), "a number of seconds from 0"))
         if not (math.isfinite(value) and value >= 0):
             raise self.error(DURATION, _show(value), "a number of seconds from 0")
@@ -194,9 +217,16 @@ class _Fields:
         return tuple(found)
 
 
-def parse_record(file: str, record_id: str, raw: Any, *, require_level: bool = True) -> Record:
+def parse_record(
+    file: str,
+    record_id: str,
+    raw: Any,
+    *,
+    require_level: bool = True,
+    bad_numbers: BadNumbers = "refuse",
+) -> Record:
     """Check one record and give its typed form. Raises RecordError."""
-    f = _Fields(file, record_id, raw)
+    f = _Fields(file, record_id, raw, bad_numbers)
     record = Record(
         id=record_id,
         url=f.text(URL),
@@ -213,6 +243,7 @@ def parse_record(file: str, record_id: str, raw: Any, *, require_level: bool = T
         comments=f.comments(),
         history=f.history(),
         text=json.dumps({key: raw[key] for key in TEXT_KEYS if key in raw}, ensure_ascii=False),
+        imputed=tuple(f.imputed),
     )
     if SENTIMENT in raw:
         f.text(SENTIMENT)
@@ -258,7 +289,7 @@ def written_records(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[
 
 
 def _checked(
-    path: Path, require_level: bool, known_ids: frozenset[str]
+    path: Path, require_level: bool, known_ids: frozenset[str], bad_numbers: BadNumbers
 ) -> Iterator[tuple[str, Record | RecordError]]:
     """Every record of the file, or what is wrong with it; repeated ids are wrong from the second on."""
     seen: set[str] = set()
@@ -272,7 +303,10 @@ def _checked(
             continue
         seen.add(record_id)
         try:
-            yield record_id, parse_record(str(path), record_id, raw, require_level=require_level)
+            yield (
+                record_id,
+                parse_record(str(path), record_id, raw, require_level=require_level, bad_numbers=bad_numbers),
+            )
         except RecordError as error:
             yield record_id, error
 
@@ -298,6 +332,7 @@ def read_records(
     on_error: OnError = "fail",
     require_level: bool = True,
     known_ids: frozenset[str] = frozenset(),
+    bad_numbers: BadNumbers = "refuse",
     report: ReadReport | None = None,
 ) -> Iterator[Record]:
     """Stream a file's records in order. Memory holds ids, never records.
@@ -316,13 +351,13 @@ def read_records(
     report = report if report is not None else ReadReport()
     unknown: set[str] = set()
     if on_error == "skip":
-        seen, history = _scan(path, require_level, known_ids)
+        seen, history = _scan(path, require_level, known_ids, bad_numbers)
         for record_id, error in _history_errors(path, history, seen | known_ids):
             unknown.add(record_id)
             report.skip(error)
     ids: set[str] = set()
     histories: dict[str, tuple[str, ...]] = {}
-    for record_id, item in _checked(path, require_level, known_ids):
+    for record_id, item in _checked(path, require_level, known_ids, bad_numbers):
         ids.add(record_id)
         if isinstance(item, RecordError):
             if on_error == "fail":
@@ -331,7 +366,7 @@ def read_records(
         elif record_id not in unknown:
             if on_error == "fail" and item.history:
                 histories[record_id] = item.history
-            report.num_read += 1
+            report.keep(item)
             yield item
     for _, error in _history_errors(path, histories, ids | known_ids):
         raise error
@@ -341,12 +376,12 @@ def read_records(
 
 
 def _scan(
-    path: Path, require_level: bool, known_ids: frozenset[str]
+    path: Path, require_level: bool, known_ids: frozenset[str], bad_numbers: BadNumbers
 ) -> tuple[set[str], dict[str, tuple[str, ...]]]:
     """Ids of the file, and the history of its valid records that have one."""
     seen: set[str] = set()
     history: dict[str, tuple[str, ...]] = {}
-    for record_id, item in _checked(path, require_level, known_ids):
+    for record_id, item in _checked(path, require_level, known_ids, bad_numbers):
         seen.add(record_id)
         if isinstance(item, Record) and item.history:
             history[record_id] = item.history

@@ -22,10 +22,11 @@ from cluster.errors import ClusterError
 from cluster.pipeline import driver as executing
 from cluster.pipeline.attempts import DONE, FAILED, end_attempt, read_attempts, start_attempt
 from cluster.pipeline.room import Room
-from cluster.pipeline.run import Run, locked
+from cluster.pipeline.run import Run
 from cluster.pipeline.status import run_status, status_json, status_text
 from cluster.stages import STAGES, Resources, resources
 from cluster.workers import locks
+from cluster.workers.locks import locked
 from cluster.workers.node_store import NodeStore, place_store
 from graphstore import Store
 from trainers import stage

@@ -176,3 +176,41 @@ def test_memory_does_not_grow_with_the_file(records: dict[str, Any], tmp_path: P
     small, large = peak(2), peak(20)
     # The ids alone may grow: about 100 bytes a record, where a record is thousands
     assert large - small < 18 * len(records) * 300
+
+
+@pytest.mark.parametrize("value", [None, -3, -0.5, "absent"])
+def test_numbers_that_are_not_there_can_be_zeros(value: Any, records: dict[str, Any], tmp_path: Path) -> None:
+    copy = {k: dict(v) for k, v in records.items()}
+    victims = list(copy)[3:6]
+    for victim in victims:
+        for key in ("当前点赞量", "视频时长（秒）"):
+            copy[victim][key] = value
+            if value == "absent":
+                del copy[victim][key]
+    path = write(tmp_path / "records.json", copy)
+    with pytest.raises(RecordError, match=victims[0]):
+        list(read_records(path))
+    for on_error in ("fail", "skip"):
+        report = ReadReport()
+        found = {
+            r.id: r
+            for r in read_records(path, on_error=on_error, bad_numbers="zero", report=report)  # type: ignore[arg-type]
+        }
+        assert report.num_skipped == 0 and report.imputed == {"视频时长（秒）": 3, "当前点赞量": 3}
+        for name, record in found.items():
+            assert (record.counts["likes"] == 0) or name not in victims
+            if name in victims:
+                assert record.duration_s == 0 and set(record.imputed) == set(report.imputed)
+            else:
+                assert record.counts["likes"] == records[name]["当前点赞量"] and record.imputed == ()
+    config = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4, bad_numbers="zero")
+    graphstore.build(path, tmp_path / "store", config)
+    assert graphstore.open(str(tmp_path / "store")).attributes["num_imputed"] == 6
+
+
+@pytest.mark.parametrize("value", ["12", [1], True, 1.5])
+def test_what_is_no_number_is_never_a_zero(value: Any, records: dict[str, Any], tmp_path: Path) -> None:
+    victim, broken = damaged(records, "当前点赞量", value)
+    path = write(tmp_path / "records.json", broken)
+    with pytest.raises(RecordError, match=victim):
+        list(read_records(path, bad_numbers="zero"))

@@ -147,8 +147,14 @@ class PromptBuilder:
     def _plain(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        found = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
-        return list(found["input_ids"])
+        # Not the tokenizer's own call, which makes masks and offsets for every field of every record: half
+        # of the time. The flag is what its split_special_tokens sets
+        backend = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = True
+        try:
+            return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        finally:
+            backend.encode_special_tokens = False
 
     def tokenize(self, records: Iterable[tuple[str, str]]) -> list[RecordTokens]:
         """Tokens of stored records, given as (id, JSON text). At most `max_comments` comments each, drawn

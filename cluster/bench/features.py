@@ -1,0 +1,98 @@
+"""Text features by the pipeline beside the bare model: the same texts, shards and batch sizes, one worker.
+
+Both are rates behind their first shard, so neither counts the start of processes nor the first batch;
+the pipeline's whole time is given too.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.bench.measure import machine, measure
+from cluster.errors import FailedError
+from graphstore.files import read_json
+
+_BARE = """
+import json, pathlib, sys, time
+from cluster.config import load_config
+from cluster.features.contents import Contents
+from cluster.features.encode import TEXTS_A_SHARD
+from graphstore.xsvideo.records import read_records
+from trainers.features.text import TextModel
+import torch
+config = load_config("demo", json.loads(sys.argv[3]))
+torch.set_num_threads(config.cluster.threads)
+texts = list(Contents.of(read_records(sys.argv[1])).texts)
+model = TextModel(config.features)
+ends = []
+for first in range(0, len(texts), TEXTS_A_SHARD):
+    model.encode(texts[first : first + TEXTS_A_SHARD])
+    ends.append((min(first + TEXTS_A_SHARD, len(texts)), time.perf_counter()))
+json.dump(ends, open(sys.argv[2], "w"))
+"""
+_PIPELINE = """
+import json, pathlib, sys, time
+from cluster.config import load_config
+from cluster.features import make
+config, ends = load_config("demo", json.loads(sys.argv[3])), []
+make.bar = lambda title, unit: lambda done, total: ends.append((done, time.perf_counter()))
+make.make_features(config, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2] + ".features"))
+json.dump(ends, open(sys.argv[2], "w"))
+"""
+_SYNTH = """
+import pathlib, sys
+from graphstore.xsvideo.synth import write_synthetic
+write_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0)
+"""
+ROUNDS = 3
+
+
+def bench_features(
+    text: str, settings: list[str], data: Path | None, scale: float, scratch: Path | None
+) -> Iterator[dict[str, Any]]:
+    """Rates of the bare model and of the pipeline, round by round in turn; the best of each."""
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="features-") as folder:
+        root = Path(folder)
+        if data is None:
+            data = root / "records.json"
+            if not measure(_SYNTH, data, scale).ok:
+                raise FailedError("the synthetic records could not be made")
+        asked = json.dumps([*settings, f"features.text={text}", "features.workers=1", "cluster.device=cpu"])
+        rates: dict[str, list[float]] = {"bare": [], "pipeline": []}
+        walls, texts = [], 0
+        for number in range(ROUNDS):
+            for name, code in (("bare", _BARE), ("pipeline", _PIPELINE)):
+                out = root / f"{name}-{number}"
+                done = measure(code, data, out, asked)
+                if not done.ok:
+                    raise FailedError(f"{name}: the texts could not be encoded")
+                ends = read_json(out)
+                texts = ends[-1][0]
+                if len(ends) < 3:
+                    raise FailedError(f"found {texts} texts, expected three shards or more: use more records")
+                rates[name].append((ends[-1][0] - ends[0][0]) / (ends[-1][1] - ends[0][1]))
+                if name == "pipeline":
+                    walls.append(done.wall_s)
+        best = {name: max(found) for name, found in rates.items()}
+        yield {
+            "bench": "features",
+            "text": text,
+            "texts": texts,
+            "bare_texts_per_s": best["bare"],
+            "pipeline_texts_per_s": best["pipeline"],
+            "ratio": best["pipeline"] / best["bare"],
+            "rounds": rates,
+            "pipeline_wall_s": min(walls),
+            "machine": machine(),
+        }
+
+
+def line(found: dict[str, Any]) -> str:
+    rates = f"bare model {found['bare_texts_per_s']:,.0f}/s, pipeline {found['pipeline_texts_per_s']:,.0f}/s"
+    return (
+        f"{found['texts']:,} texts: {rates} ({found['ratio']:.0%}), {found['pipeline_wall_s']:.0f} s in all"
+    )

@@ -1,0 +1,1 @@
+"""Features of records by real encoders, on Ray: each distinct content once."""

@@ -1,0 +1,37 @@
+"""Rows through a pool of Ray Data actors; an actor that dies is replaced, and its row goes to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def map_on_pool(
+    rows: list[dict[str, Any]],
+    actor: type,
+    arguments: tuple[Any, ...],
+    *,
+    size: int,
+    ordered: bool,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+) -> Iterator[dict[str, Any]]:
+    """What `actor(*arguments)` makes of each row, a row at a time, on the connected Ray.
+
+    ordered: in the rows' order, else as they come. Ray's errors come through as they are.
+    """
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = ordered
+    context.enable_progress_bars = False
+    pool = ray.data.ActorPoolStrategy(size=max(1, min(len(rows), size)))
+    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    yield from data.map_batches(
+        actor,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        compute=pool,
+        num_cpus=cpus,
+        num_gpus=gpus or None,
+    ).iter_rows()

@@ -1,0 +1,192 @@
+"""Vectors of distinct contents, made once by an encoder, and found again by content.
+
+    DIR/text/encoder.json                   name of the encoder, width of its vectors
+    DIR/text/parts/NAME/{x, key}            vectors [n, D] float16, hashes of the contents [n, 16] uint8
+                        {status, stamp}     why a content has no vector [n] int8, and of which file [n] int64
+    DIR/video/…                             the same of videos
+
+A content is a text, or the address of a video. Parts are written whole by rename and never changed, by any
+number of processes: what was encoded before a crash, or for other records, stays. Of a content that is in
+several parts the newest counts. All vectors of a kind are one encoder's: another one is refused.
+
+Legend: n contents, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from graphstore.arrays import map_array, write_array
+from graphstore.errors import FormatError, StoreError
+from graphstore.features import NoVideos, TextEncoder, VideoEncoder, text_encoder
+from graphstore.files import atomic_dir, read_json, write_json
+
+FORMAT, VERSION = "netgpt-features", 1
+KINDS = ("text", "video")
+KEY_BYTES = 16
+OK = 0
+"""Status of a content that has a vector; others are reasons of the kind's encoder."""
+
+
+def content_key(content: str) -> bytes:
+    """What a content is found by: BLAKE2b of its UTF-8 bytes, 16 bytes."""
+    return hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).digest()
+
+
+class FeatureTable:
+    """All vectors of one kind that are there when it is opened."""
+
+    def __init__(self, root: Path, kind: str) -> None:
+        """FormatError where the folder holds something else; StoreError where it holds nothing."""
+        self.root, self.kind = root / kind, kind
+        try:
+            found = read_json(self.root / "encoder.json")
+            if (found["format"], found["version"]) != (FORMAT, VERSION):
+                raise ValueError(f"format {found['format']!r} version {found['version']!r}")
+            self.name, self.dim = str(found["encoder"]), int(found["dim"])
+        except FileNotFoundError:
+            raise StoreError(
+                f"{root}: found no {kind} features; make them: netgpt features RECORDS --out {root} --{kind} "
+                "MODEL"
+            ) from None
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise FormatError(f"{self.root / 'encoder.json'}: not of a feature folder ({error})") from error
+        self._read_parts()
+
+    @staticmethod
+    def create(root: Path, kind: str, name: str, dim: int) -> FeatureTable:
+        """The table of an encoder, new or as it is. StoreError where it is another encoder's."""
+        path = root / kind / "encoder.json"
+        if not path.exists():
+            write_json(path, {"format": FORMAT, "version": VERSION, "encoder": name, "dim": dim})
+        table = FeatureTable(root, kind)
+        table.require(name)
+        if table.dim != dim:
+            raise StoreError(f"{path}: found vectors of width {table.dim}, expected {dim} of {name}")
+        return table
+
+    def require(self, name: str) -> None:
+        """StoreError where the vectors are not those of the encoder of this name."""
+        if name != self.name:
+            raise StoreError(
+                f"{self.root}: found {self.kind} features of {self.name}, expected those of {name}: vectors "
+                "of two encoders do not go together; use another folder"
+            )
+
+    def _read_parts(self) -> None:
+        self._x: list[np.ndarray] = []
+        self._place: dict[bytes, tuple[int, int]] = {}
+        self._failed: dict[bytes, tuple[int, int]] = {}
+        parts = (self.root / "parts").glob("[!.]*")
+        for part in sorted(parts, key=lambda p: (p.stat().st_mtime_ns, p.name)):
+            x, key = map_array(part, "x"), map_array(part, "key")
+            status, stamp = map_array(part, "status"), map_array(part, "stamp")
+            shapes = [array.shape for array in (x, key, status, stamp)]
+            if shapes != [(len(x), self.dim), (len(x), KEY_BYTES), (len(x),), (len(x),)]:
+                raise FormatError(
+                    f"{part}: found vectors {list(x.shape)} with keys {list(key.shape)}, expected vectors of "
+                    f"width {self.dim}, a key each; remove it and run netgpt features again"
+                )
+            self._x.append(x)
+            for row, one in enumerate(np.asarray(key)):
+                content = one.tobytes()
+                self._place[content] = (len(self._x) - 1, row)
+                self._failed.pop(content, None)
+                if status[row] != OK:
+                    self._failed[content] = (int(status[row]), int(stamp[row]))
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def status(self, key: bytes) -> int | None:
+        """Why a content has no vector; OK where it has one, None where it was never encoded."""
+        return self._failed.get(key, (OK, 0))[0] if key in self._place else None
+
+    def stamp(self, key: bytes) -> int:
+        """Of a content without a vector: the stamp of the file that had none."""
+        return self._failed[key][1]
+
+    def gather(self, keys: Sequence[bytes]) -> np.ndarray:
+        """Vectors of contents that have been encoded: [n, D] float16. KeyError for others."""
+        x = np.empty((len(keys), self.dim), np.float16)
+        for i, key in enumerate(keys):
+            part, row = self._place[key]
+            x[i] = self._x[part][row]
+        return x
+
+
+def write_part(
+    folder: Path,
+    keys: Sequence[bytes],
+    x: np.ndarray,
+    status: np.ndarray | None = None,
+    stamp: np.ndarray | None = None,
+) -> None:
+    """Add vectors to a kind's folder: x [n, D] of n contents; status and stamp [n] where some have none."""
+    name = hashlib.sha256(b"".join(keys)).hexdigest()[:16]
+    with atomic_dir(folder / "parts" / f"{name}-{uuid.uuid4().hex[:8]}") as made:
+        write_array(made, "x", x.astype(np.float16))
+        write_array(made, "key", np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES))
+        write_array(made, "status", np.zeros(len(keys), np.int8) if status is None else status)
+        write_array(made, "stamp", np.zeros(len(keys), np.int64) if stamp is None else stamp)
+
+
+def folder_encoders(folder: Path | None) -> dict[str, str]:
+    """Names of the encoders whose vectors a folder has, by kind; none without a folder."""
+    there = [kind for kind in KINDS if folder is not None and (folder / kind / "encoder.json").exists()]
+    return {kind: FeatureTable(folder, kind).name for kind in there} if folder is not None else {}
+
+
+def choose_encoders(encoder: str, video_dim: int, folder: Path | None) -> tuple[TextEncoder, VideoEncoder]:
+    """The text and the video encoder of a store: those of a folder of features, where it has some; else
+    the text encoder of a name, and no videos."""
+    if folder is None:
+        return text_encoder(encoder), NoVideos(video_dim)
+    there = folder_encoders(folder)
+    if not there:
+        raise StoreError(f"{folder}: found no features; make them: netgpt features RECORDS --out {folder}")
+    return (
+        CachedText(FeatureTable(folder, "text")) if "text" in there else text_encoder(encoder),
+        CachedVideos(FeatureTable(folder, "video")) if "video" in there else NoVideos(video_dim),
+    )
+
+
+class CachedText:
+    """Vectors of texts from a folder of features: a `TextEncoder` that computes nothing."""
+
+    def __init__(self, table: FeatureTable) -> None:
+        self._table = table
+        self.name, self.dim = table.name, table.dim
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """[n] strings → [n, dim] float16. StoreError for a text that was never encoded."""
+        keys = [content_key(text) for text in texts]
+        for key, text in zip(keys, texts, strict=True):
+            if self._table.status(key) is None:
+                shown = text if len(text) <= 40 else text[:37] + "..."
+                raise StoreError(
+                    f"{self._table.root}: found no vector of the text {shown!r}, expected all texts of these "
+                    f"records; run: netgpt features RECORDS --out {self._table.root.parent} --text MODEL"
+                )
+        return self._table.gather(keys)
+
+
+class CachedVideos:
+    """Vectors of videos from a folder of features, by address."""
+
+    def __init__(self, table: FeatureTable) -> None:
+        self._table = table
+        self.name, self.dim = table.name, table.dim
+
+    def has(self, url: str) -> bool:
+        """Whether the video at an address has a vector; else it gets zeros."""
+        return self._table.status(content_key(url)) == OK
+
+    def encode(self, urls: list[str]) -> np.ndarray:
+        """[n] addresses that have a vector → [n, dim] float16."""
+        return self._table.gather([content_key(url) for url in urls])

@@ -1,0 +1,1 @@
+"""Encoders of raw features: texts and videos as vectors, without Ray."""

@@ -1,0 +1,66 @@
+"""Settings of the encoders of raw features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trainers.errors import require
+
+POOLINGS = ("mean", "cls", "pooler")
+POLICIES = ("zero", "error")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """What makes the vectors of texts and videos before the graph store is built."""
+
+    text: str = ""
+    """Directory or hub id of a transformers encoder; empty: build.encoder makes them."""
+    pooling: str = "mean"
+    """One vector from a text's tokens: mean over them, the first (cls), or the model's own pooler."""
+    max_tokens: int = 256
+    """Of a text; what is longer is cut at its end."""
+    precision: str = "float32"
+    """Of both encoders: float32 or bfloat16. Vectors are kept in float16."""
+    batch_tokens: int = 0
+    """Tokens of a batch, padding included; 0: from the memory there is."""
+    video: str = ""
+    """Directory or hub id of a Qwen2-VL whose vision tower encodes videos; empty: zeros."""
+    videos: str = ""
+    """Folder of video files, named by any state of the video: ID.mp4 (or another ending)."""
+    fps: float = 2.0
+    """Frames sampled of a second of video."""
+    max_frames: int = 768
+    """Of a video."""
+    max_pixels: int = 0
+    """Of a frame; larger ones are scaled down. 0: as the model's own processor."""
+    unreadable: str = "zero"
+    """Videos without a file, or with one that cannot be decoded: zero (counted), or error."""
+    timeout_s: float = 60.0
+    """For decoding one file; one that takes longer cannot be decoded."""
+    workers: int = 0
+    """Encoders at once; 0: cluster.workers."""
+    gpus: float = 1.0
+    """GPU share of an encoder, where the cluster has GPUs and cluster.device allows them."""
+
+    def __post_init__(self) -> None:
+        require(self.pooling in POOLINGS, "features.pooling", self.pooling, ", ".join(POOLINGS))
+        require(self.precision in PRECISIONS, "features.precision", self.precision, ", ".join(PRECISIONS))
+        require(self.max_tokens >= 8, "features.max_tokens", self.max_tokens, "at least 8")
+        require(self.batch_tokens >= 0, "features.batch_tokens", self.batch_tokens, "at least 0")
+        require(0 < self.fps < math.inf, "features.fps", self.fps, "above 0")
+        require(self.max_frames >= 2, "features.max_frames", self.max_frames, "at least 2")
+        require(
+            self.max_pixels == 0 or self.max_pixels >= 784,
+            "features.max_pixels",
+            self.max_pixels,
+            "0 or at least 784",
+        )
+        require(self.unreadable in POLICIES, "features.unreadable", self.unreadable, ", ".join(POLICIES))
+        require(0 < self.timeout_s < math.inf, "features.timeout_s", self.timeout_s, "above 0")
+        require(self.workers >= 0, "features.workers", self.workers, "at least 0")
+        require(0 < self.gpus <= 1, "features.gpus", self.gpus, "above 0, at most 1")
+        both = bool(self.video) == bool(self.videos)
+        require(both, "features.videos", self.videos, "a folder with features.video, and none without it")

@@ -1,0 +1,153 @@
+"""Frames of a video file, as Qwen2-VL's video processor samples, scales and cuts them into patches.
+
+PyAV decodes: its wheels bring FFmpeg with them, where torchcodec wants one of the system's. The steps
+behind it are written here over torch alone, since the processor of transformers needs torchvision.
+
+Legend: F frames, H and W their size, P patches of a video, C numbers of a patch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+NO_FILE, EMPTY, NOT_VIDEO, BROKEN, TOO_LONG = 1, 2, 3, 4, 5
+REASONS = {
+    NO_FILE: "no file",
+    EMPTY: "no bytes",
+    NOT_VIDEO: "no video stream",
+    BROKEN: "cannot be decoded",
+    TOO_LONG: "takes too long",
+}
+"""Why a video has no vector: what a folder of features keeps as its status."""
+_MAX_RATIO = 200
+
+
+class FramesError(Exception):
+    """A file that gives no frames, with its reason (a key of REASONS) and what was found."""
+
+    def __init__(self, reason: int, found: str) -> None:
+        super().__init__(reason, found)
+        self.reason, self.found = reason, found
+
+    def __str__(self) -> str:
+        return f"{REASONS[self.reason]} ({self.found})"
+
+
+@dataclass(frozen=True)
+class FrameRule:
+    """How frames are chosen and scaled: the model's own preprocessor_config.json, and two settings."""
+
+    fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 768
+    min_pixels: int = 128 * 28 * 28
+    max_pixels: int = 768 * 28 * 28
+    patch: int = 14
+    temporal_patch: int = 2
+    merge: int = 2
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+
+def sampled_frames(num_frames: int, source_fps: float, rule: FrameRule) -> list[int]:
+    """Frames that are taken of a video, ascending: about `rule.fps` a second, evenly, an even number.
+
+    As the processor's own sampling; of a video with fewer frames than a temporal patch has, all.
+    """
+    most = min(rule.max_frames, num_frames) // rule.temporal_patch * rule.temporal_patch
+    wanted = num_frames / source_fps * rule.fps
+    num = math.floor(min(max(wanted, rule.min_frames), most) / rule.temporal_patch) * rule.temporal_patch
+    if num < 1:
+        return list(range(num_frames))
+    # float32 steps, as there: another rounding would take other frames
+    places = torch.arange(0, num_frames, num_frames / num).int()
+    return [min(int(i), num_frames - 1) for i in places[:num]]
+
+
+def scaled_size(height: int, width: int, rule: FrameRule) -> tuple[int, int]:
+    """Height and width in whole merged patches, with the number of pixels between the rule's bounds."""
+    factor = rule.patch * rule.merge
+    if max(height, width) > _MAX_RATIO * min(height, width):
+        raise FramesError(BROKEN, f"{width} × {height} pixels")
+    h, w = round(height / factor) * factor, round(width / factor) * factor
+    if h * w > rule.max_pixels:
+        shrink = math.sqrt(height * width / rule.max_pixels)
+        h = max(factor, math.floor(height / shrink / factor) * factor)
+        w = max(factor, math.floor(width / shrink / factor) * factor)
+    elif h * w < rule.min_pixels:
+        grow = math.sqrt(rule.min_pixels / (height * width))
+        h = math.ceil(height * grow / factor) * factor
+        w = math.ceil(width * grow / factor) * factor
+    return h, w
+
+
+def scaled(frame_HW3: np.ndarray, rule: FrameRule) -> np.ndarray:
+    """One frame of bytes in whole merged patches: [H, W, 3] → [3, H′, W′] uint8, bicubic, antialiased."""
+    size = scaled_size(frame_HW3.shape[0], frame_HW3.shape[1], rule)
+    frame = torch.from_numpy(np.ascontiguousarray(frame_HW3)).permute(2, 0, 1)[None]
+    if size != tuple(frame.shape[-2:]):
+        frame = F.interpolate(frame, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return np.asarray(frame[0].contiguous().numpy())
+
+
+def patches(frames_F3HW: np.ndarray, rule: FrameRule) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the vision tower reads: [F, 3, H, W] uint8 → ([P, C] float32, grid [1, 3] int64)."""
+    x = torch.from_numpy(frames_F3HW)
+    if odd := -len(x) % rule.temporal_patch:
+        x = torch.cat([x, x[-1:].expand(odd, -1, -1, -1)])
+    # Scale and normalisation in one step, as the processor fuses them
+    mean = torch.tensor(rule.mean)[:, None, None] * 255
+    std = torch.tensor(rule.std)[:, None, None] * 255
+    x = (x.float() - mean) / std
+    t, h, w = len(x) // rule.temporal_patch, x.shape[2] // rule.patch, x.shape[3] // rule.patch
+    merge, patch = rule.merge, rule.patch
+    x = x.view(t, rule.temporal_patch, 3, h // merge, merge, patch, w // merge, merge, patch)
+    x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return x.reshape(t * h * w, -1), torch.tensor([[t, h, w]])
+
+
+def read_frames(path: Path, rule: FrameRule) -> np.ndarray:
+    """The chosen frames of a file, scaled: [F, 3, H, W] uint8. FramesError says why there are none.
+
+    A file that ends before what it announces, or of which a chosen frame cannot be decoded, gives none:
+    the mean over half of a video would pass for that of the whole.
+    """
+    import av
+
+    if not path.is_file():
+        raise FramesError(NO_FILE, str(path))
+    if path.stat().st_size == 0:
+        raise FramesError(EMPTY, str(path))
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise FramesError(NOT_VIDEO, path.name)
+            stream = container.streams.video[0]
+            num = sum(1 for packet in container.demux(stream) if packet.size)
+            announced = max(num, stream.frames)
+            seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+            source_fps = float(stream.average_rate or 0) or (num / seconds if seconds else rule.fps)
+        if not num or num < announced:
+            raise FramesError(BROKEN, f"{num} of {announced} frames")
+        wanted = sampled_frames(num, source_fps, rule)
+        found = []
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            remaining = set(wanted)
+            for i, frame in enumerate(container.decode(stream)):
+                if i in remaining:
+                    found.append(scaled(frame.to_ndarray(format="rgb24"), rule))
+                if i >= wanted[-1]:
+                    break
+    except (av.FFmpegError, ValueError, IndexError) as error:
+        raise FramesError(BROKEN, str(error).split("\n")[0]) from error
+    if len(found) < len(wanted) or len({x.shape for x in found}) > 1:
+        raise FramesError(BROKEN, f"{len(found)} of {len(wanted)} frames")
+    return np.stack(found)

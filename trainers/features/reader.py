@@ -1,0 +1,104 @@
+"""Frames read in a process of its own: a file that hangs or crashes the decoder ends that process alone.
+
+The reader is sent paths, a JSON line each, and answers with a JSON line and the frames' bytes. Before
+each file it sets an alarm whose default action ends it, so it does not outlive its time even where the
+process that asked is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from trainers.features.frames import BROKEN, TOO_LONG, FrameRule, FramesError, read_frames
+
+
+class FrameReader:
+    """Reads files one after the other, each within a time limit. Close it at the end."""
+
+    def __init__(self, rule: FrameRule, timeout_s: float) -> None:
+        self.rule, self.timeout_s = rule, timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def read(self, path: Path) -> np.ndarray:
+        """The chosen frames of a file: [F, 3, H, W] uint8. FramesError says why there are none."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trainers.features.reader", json.dumps(asdict(self.rule))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        pipe = self._process
+        assert pipe.stdin is not None and pipe.stdout is not None
+        try:
+            pipe.stdin.write(json.dumps({"path": str(path), "timeout_s": self.timeout_s}).encode() + b"\n")
+            pipe.stdin.flush()
+            answer = json.loads(pipe.stdout.readline() or b"null")
+            if answer and "shape" in answer:
+                frames = np.empty(answer["shape"], np.uint8)
+                if pipe.stdout.readinto(frames.data.cast("B")) == frames.nbytes:  # type: ignore[attr-defined]
+                    return frames
+                answer = None
+        except (BrokenPipeError, json.JSONDecodeError):
+            answer = None
+        if answer:
+            raise FramesError(answer["reason"], answer["found"])
+        code = self._end()
+        if code == -signal.SIGALRM:
+            raise FramesError(TOO_LONG, f"more than {self.timeout_s:g} s")
+        raise FramesError(BROKEN, f"the decoder ended with {code}")
+
+    def _end(self) -> int:
+        """End the process; its exit status. The next file starts another."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        code = process.wait()
+        process.stdout.close()
+        return code
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._end()
+
+    def __enter__(self) -> FrameReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _serve(rule: FrameRule) -> None:
+    """Answer until standard input ends."""
+    import av
+
+    av.logging.set_level(None)  # damaged files are this process's daily bread
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not stand between the answers
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, asked["timeout_s"])
+        try:
+            frames = read_frames(Path(asked["path"]), rule)
+        except FramesError as error:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            answers.write(json.dumps({"reason": error.reason, "found": error.found}).encode() + b"\n")
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            answers.write(json.dumps({"shape": frames.shape}).encode() + b"\n" + frames.tobytes())
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve(FrameRule(**json.loads(sys.argv[1])))

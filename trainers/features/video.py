@@ -1,0 +1,149 @@
+"""Videos as vectors by the vision tower of a Qwen2-VL: the mean over its merged spatial-temporal tokens.
+
+The tower alone is loaded, not the language model. Its attention stays within a temporal patch, so a long
+video passes through in pieces, with the same result.
+
+Legend: F frames, H and W their size, P patches, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphstore.files import value_digest
+from trainers.errors import TrainerError
+from trainers.features.checkpoint import encoder_name, model_config, resolve, tensor_digest
+from trainers.features.config import FeaturesConfig
+from trainers.features.frames import FrameRule, patches
+
+_PREFIXES = ("model.visual.", "visual.")
+"""Of the tower's weights in a checkpoint: as transformers writes them today, and as they were released."""
+_PATCHES = 16_384
+"""That pass through the tower at once, if that is more than a temporal patch has."""
+
+
+def video_identity(config: FeaturesConfig) -> tuple[str, int]:
+    """(name, width) of the vision tower that settings name; the language model's weights do not count."""
+    tower = _Tower.of(config)
+    return tower.name, tower.dim
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """A vision tower's configuration, weights and frame rule, as its files have them."""
+
+    config: Any
+    weights: dict[str, torch.Tensor]
+    rule: FrameRule
+    name: str
+
+    @property
+    def dim(self) -> int:
+        return int(self.config.hidden_size)
+
+    @staticmethod
+    def of(config: FeaturesConfig) -> _Tower:
+        folder = resolve(config.video, "features.video")
+        found = model_config(folder, "features.video")
+        if found.model_type != "qwen2_vl":
+            raise TrainerError(
+                f"features.video: {config.video}: found {found.model_type}, expected a qwen2_vl"
+            )
+        vision, weights = found.vision_config, _tower_weights(folder)
+        rule = replace(frame_rule(folder, vision), fps=config.fps, max_frames=config.max_frames)
+        if config.max_pixels:
+            least = min(rule.min_pixels, config.max_pixels)
+            rule = replace(rule, max_pixels=config.max_pixels, min_pixels=least)
+        digest = value_digest(
+            {
+                "weights": {name: tensor_digest(w) for name, w in sorted(weights.items())},
+                "config": vision.to_dict(),
+                "rule": asdict(rule),
+            }
+        )
+        settings = f"{rule.fps:g}fps/{rule.max_frames}/{rule.max_pixels}"
+        name = encoder_name("qwen2_vl", int(vision.hidden_size), settings, config.precision, digest)
+        return _Tower(vision, weights, rule, name)
+
+
+class VideoModel:
+    """A vision tower on one device. `name` tells vectors of other weights and frame rules apart."""
+
+    def __init__(self, config: FeaturesConfig, device: str = "cpu") -> None:
+        """TrainerError where the model has no Qwen2-VL vision tower."""
+        from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+        found = _Tower.of(config)
+        self.name, self.dim, self.rule, self.device = found.name, found.dim, found.rule, torch.device(device)
+        tower: Any = Qwen2VisionTransformerPretrainedModel._from_config(found.config, dtype=torch.float32)
+        try:
+            tower.load_state_dict(found.weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrainerError(
+                f"features.video: {config.video}: not the weights of its tower ({reason})"
+            ) from error
+        self._tower = tower.to(self.device, getattr(torch, config.precision)).eval()
+
+    @torch.inference_mode()
+    def vector(self, frames_F3HW: np.ndarray) -> np.ndarray:
+        """[F, 3, H, W] uint8 frames of one video → [D] float32."""
+        pixels_PC, grid = patches(frames_F3HW, self.rule)
+        t, h, w = grid[0].tolist()
+        step = max(1, _PATCHES // (h * w))
+        total = torch.zeros(self.dim, dtype=torch.float64)
+        for first in range(0, t, step):
+            num = min(step, t - first)
+            piece = pixels_PC[first * h * w : (first + num) * h * w]
+            found = self._tower(
+                piece.to(self.device, self._tower.get_dtype()),
+                grid_thw=torch.tensor([[num, h, w]], device=self.device),
+            ).pooler_output
+            total += found.double().sum(0).cpu()
+        return (total / (t * h * w // self.rule.merge**2)).float().numpy()
+
+
+def frame_rule(folder: Path, vision: Any) -> FrameRule:
+    """The model's own: its preprocessor's file, and the patches of its vision configuration."""
+    found: dict[str, Any] = {}
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):  # the second counts
+        try:
+            found |= json.loads((folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise TrainerError(f"{folder / name}: not JSON ({error})") from error
+    size, rule = found.get("size") or {}, FrameRule()
+    return replace(
+        rule,
+        min_frames=found.get("min_frames") or rule.min_frames,
+        min_pixels=found.get("min_pixels") or size.get("shortest_edge") or rule.min_pixels,
+        max_pixels=found.get("max_pixels") or size.get("longest_edge") or rule.max_pixels,
+        patch=vision.patch_size,
+        temporal_patch=vision.temporal_patch_size,
+        merge=vision.spatial_merge_size,
+        mean=tuple(found.get("image_mean") or rule.mean),
+        std=tuple(found.get("image_std") or rule.std),
+    )
+
+
+def _tower_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tower's weights of a checkpoint, without reading the others."""
+    from safetensors import safe_open
+
+    weights: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a dictionary: it has no iterator
+                for prefix in _PREFIXES:
+                    if name.startswith(prefix):
+                        weights[name.removeprefix(prefix)] = file.get_tensor(name)
+    if not weights:
+        raise TrainerError(f"features.video: {folder}: found no weights of a vision tower (*.safetensors)")
+    return weights
