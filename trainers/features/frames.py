@@ -131,7 +131,8 @@ def read_frames(path: Path, rule: FrameRule) -> np.ndarray:
             stream = container.streams.video[0]
             num = sum(1 for packet in container.demux(stream) if packet.size)
             announced = max(num, stream.frames)
-            seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+            duration, unit = stream.duration, stream.time_base
+            seconds = float(duration * unit) if duration and unit else 0.0
             source_fps = float(stream.average_rate or 0) or (num / seconds if seconds else rule.fps)
         if not num or num < announced:
             raise FramesError(BROKEN, f"{num} of {announced} frames")
