@@ -57,7 +57,7 @@ class _Tower:
             )
         vision, weights = found.vision_config, _tower_weights(folder)
         rule = replace(frame_rule(folder, vision), fps=config.fps, max_frames=config.max_frames)
-        if config.max_pixels:
+        if config.max_pixels and config.max_pixels < rule.max_pixels:
             least = min(rule.min_pixels, config.max_pixels)
             rule = replace(rule, max_pixels=config.max_pixels, min_pixels=least)
         digest = value_digest(
@@ -94,19 +94,17 @@ class VideoModel:
     @torch.inference_mode()
     def vector(self, frames_F3HW: np.ndarray) -> np.ndarray:
         """[F, 3, H, W] uint8 frames of one video → [D] float32."""
-        pixels_PC, grid = patches(frames_F3HW, self.rule)
-        t, h, w = grid[0].tolist()
-        step = max(1, _PATCHES // (h * w))
-        total = torch.zeros(self.dim, dtype=torch.float64)
-        for first in range(0, t, step):
-            num = min(step, t - first)
-            piece = pixels_PC[first * h * w : (first + num) * h * w]
+        rule, (height, width) = self.rule, frames_F3HW.shape[2:]
+        at_once = max(1, _PATCHES * rule.patch**2 // (height * width)) * rule.temporal_patch
+        total, num_tokens = torch.zeros(self.dim, dtype=torch.float64), 0
+        for first in range(0, len(frames_F3HW), at_once):
+            pixels_PC, grid = patches(frames_F3HW[first : first + at_once], rule)
             found = self._tower(
-                piece.to(self.device, self._tower.get_dtype()),
-                grid_thw=torch.tensor([[num, h, w]], device=self.device),
+                pixels_PC.to(self.device, self._tower.get_dtype()), grid_thw=grid.to(self.device)
             ).pooler_output
             total += found.double().sum(0).cpu()
-        return (total / (t * h * w // self.rule.merge**2)).float().numpy()
+            num_tokens += len(found)
+        return (total / num_tokens).float().numpy()
 
 
 def frame_rule(folder: Path, vision: Any) -> FrameRule:
