@@ -33,12 +33,20 @@ class Rating:
         )
 
 
-def predict(run: Run, data: Path, videos: str | None = None) -> Iterator[Rating]:
+def predict(
+    run: Run,
+    data: Path,
+    *,
+    text: str | None = None,
+    video: str | None = None,
+    videos: str | None = None,
+) -> Iterator[Rating]:
     """Rate the records of a file, whose level may be absent, in the file's order.
 
     Their keys and history resolve against the run's store and the file together; their texts go through
-    the run's encoder, and so do the files of `videos`, where it has one. Raises RecordError, also for an id
-    that the store already has.
+    the run's encoder (or `text`, where the run does not name it), and the files of the folder `videos`
+    through its vision tower (or `video`); without `videos` they have the zero vector. Raises RecordError,
+    also for an id that the store already has.
     """
     run.require_trained()
     known = frozenset(run.store.ids)
@@ -50,8 +58,18 @@ def predict(run: Run, data: Path, videos: str | None = None) -> Iterator[Rating]
             bad_numbers=run.store.attributes["build"].get("bad_numbers", "refuse"),
         )
     )
-    text, video = inline_encoders(run.config.features, records, videos)
-    graph = ExtendedGraph(run.store, records, file=str(data), text=text, video=video)
+    cluster = run.config.cluster
+    on_gpu = cluster.device == "cuda" or (cluster.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if on_gpu else "cpu")
+    features = run.config.features
+    features = replace(
+        features,
+        text=text or features.text,
+        video=(video or features.video) if videos is not None else "",
+        videos=videos or "",
+    )
+    texts, clips = inline_encoders(features, run.store, records, device.type)
+    graph = ExtendedGraph(run.store, records, file=str(data), text=texts, video=clips)
 
     # Here and not above: bad input is refused before transformers is imported
     from trainers.language.load import graph_states, load_model, pixel_folder, prompt_builder
@@ -62,9 +80,6 @@ def predict(run: Run, data: Path, videos: str | None = None) -> Iterator[Rating]
     from trainers.language.text.tokens import Tokens
 
     settings = run.config.settings
-    cluster = run.config.cluster
-    on_gpu = cluster.device == "cuda" or (cluster.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(cluster.threads)
     model = load_graph_model(run.path / "stage1", run.store, device)
     tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)

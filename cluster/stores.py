@@ -16,6 +16,9 @@ def build_store(data: Path, out: Path, config: graphstore.BuildConfig, features:
     """Build a store with a progress bar, and say what was skipped."""
     with counting_bar("graph store", " records") as progress:
         say_skipped(graphstore.build(data, out, config, features=features, progress=progress))
+    made = graphstore.open(str(out)).attributes
+    if "video" in made["features"]:
+        say(f"{made['num_without_video']:,} states without a video have zeros")
 
 
 def say_skipped(report: graphstore.ReadReport) -> None:

@@ -1,15 +1,17 @@
 """Vectors of distinct contents, made once by an encoder, and found again by content.
 
     DIR/text/encoder.json                   name of the encoder, width of its vectors
-    DIR/text/parts/NAME/{x, key}            vectors [n, D] float16, hashes of the contents [n, 16] uint8
+    DIR/text/parts/NAME/key                 hashes of the contents [n, 16] uint8
                         {status, stamp}     why a content has no vector [n] int8, and of which file [n] int64
+                        x                   vectors of those that have one, in order [m, D] float16
     DIR/video/…                             the same of videos
 
 A content is a text, or the address of a video. Parts are written whole by rename and never changed, by any
 number of processes: what was encoded before a crash, or for other records, stays. Of a content that is in
-several parts the newest counts. All vectors of a kind are one encoder's: another one is refused.
+several parts one with a vector counts, else the newest. All vectors of a kind are one encoder's: another
+one is refused.
 
-Legend: n contents, D width.
+Legend: n contents, m of them with a vector, D width.
 """
 
 from __future__ import annotations
@@ -61,8 +63,8 @@ class FeatureTable:
     @staticmethod
     def create(root: Path, kind: str, name: str, dim: int) -> FeatureTable:
         """The table of an encoder, new or as it is. StoreError where it is another encoder's."""
-        path = root / kind / "encoder.json"
-        if not path.exists():
+        path, parts = root / kind / "encoder.json", root / kind / "parts"
+        if not path.exists() or not any(parts.glob("[!.]*")):  # of an attempt that came to nothing
             write_json(path, {"format": FORMAT, "version": VERSION, "encoder": name, "dim": dim})
         table = FeatureTable(root, kind)
         table.require(name)
@@ -85,34 +87,40 @@ class FeatureTable:
         parts = (self.root / "parts").glob("[!.]*")
         for part in sorted(parts, key=lambda p: (p.stat().st_mtime_ns, p.name)):
             x, key = map_array(part, "x"), map_array(part, "key")
-            status, stamp = map_array(part, "status"), map_array(part, "stamp")
+            status, stamp = np.asarray(map_array(part, "status")), np.asarray(map_array(part, "stamp"))
+            num, known = len(key), status == OK
             shapes = [array.shape for array in (x, key, status, stamp)]
-            if shapes != [(len(x), self.dim), (len(x), KEY_BYTES), (len(x),), (len(x),)]:
+            if shapes != [(int(known.sum()), self.dim), (num, KEY_BYTES), (num,), (num,)]:
                 raise FormatError(
                     f"{part}: found vectors {list(x.shape)} with keys {list(key.shape)}, expected vectors of "
                     f"width {self.dim}, a key each; remove it and run netgpt features again"
                 )
             self._x.append(x)
-            for row, one in enumerate(np.asarray(key)):
+            rows = np.cumsum(known) - 1
+            for i, one in enumerate(np.asarray(key)):
                 content = one.tobytes()
-                self._place[content] = (len(self._x) - 1, row)
-                self._failed.pop(content, None)
-                if status[row] != OK:
-                    self._failed[content] = (int(status[row]), int(stamp[row]))
+                if known[i]:
+                    self._place[content] = (len(self._x) - 1, int(rows[i]))
+                    self._failed.pop(content, None)
+                elif content not in self._place:
+                    self._failed[content] = (int(status[i]), int(stamp[i]))
 
     def __len__(self) -> int:
-        return len(self._place)
+        """Contents that were tried."""
+        return len(self._place) + len(self._failed)
 
     def status(self, key: bytes) -> int | None:
         """Why a content has no vector; OK where it has one, None where it was never encoded."""
-        return self._failed.get(key, (OK, 0))[0] if key in self._place else None
+        if key in self._place:
+            return OK
+        return self._failed[key][0] if key in self._failed else None
 
     def stamp(self, key: bytes) -> int:
         """Of a content without a vector: the stamp of the file that had none."""
         return self._failed[key][1]
 
     def gather(self, keys: Sequence[bytes]) -> np.ndarray:
-        """Vectors of contents that have been encoded: [n, D] float16. KeyError for others."""
+        """Vectors of contents that have one: [n, D] float16. KeyError for others."""
         x = np.empty((len(keys), self.dim), np.float16)
         for i, key in enumerate(keys):
             part, row = self._place[key]
@@ -127,7 +135,8 @@ def write_part(
     status: np.ndarray | None = None,
     stamp: np.ndarray | None = None,
 ) -> None:
-    """Add vectors to a kind's folder: x [n, D] of n contents; status and stamp [n] where some have none."""
+    """Add n contents to a kind's folder: x [m, D] of those with a vector; status and stamp [n] where some
+    have none."""
     name = hashlib.sha256(b"".join(keys)).hexdigest()[:16]
     with atomic_dir(folder / "parts" / f"{name}-{uuid.uuid4().hex[:8]}") as made:
         write_array(made, "x", x.astype(np.float16))
@@ -184,8 +193,15 @@ class CachedVideos:
         self.name, self.dim = table.name, table.dim
 
     def has(self, url: str) -> bool:
-        """Whether the video at an address has a vector; else it gets zeros."""
-        return self._table.status(content_key(url)) == OK
+        """Whether the video at an address has a vector; else it gets zeros. StoreError where nobody tried."""
+        status = self._table.status(content_key(url))
+        if status is None:
+            raise StoreError(
+                f"{self._table.root}: found nothing of the video {url}, expected all videos of these "
+                f"records; run: netgpt features RECORDS --out {self._table.root.parent} --video MODEL "
+                "--videos DIR"
+            )
+        return status == OK
 
     def encode(self, urls: list[str]) -> np.ndarray:
         """[n] addresses that have a vector → [n, dim] float16."""

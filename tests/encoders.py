@@ -82,7 +82,14 @@ def picture(i: int, height: int, width: int) -> np.ndarray:
 
 
 def make_clip(
-    path: Path, *, num: int = 20, height: int = 62, width: int = 90, fps: int = 10, variable: bool = False
+    path: Path,
+    *,
+    num: int = 20,
+    height: int = 62,
+    width: int = 90,
+    fps: int = 10,
+    variable: bool = False,
+    gop: int = 12,
 ) -> Path:
     """H.264 in MP4. variable: frames whose times are not evenly apart."""
     import av
@@ -90,6 +97,7 @@ def make_clip(
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.gop_size = gop
         stream.time_base = Fraction(1, 1000)
         stream.codec_context.time_base = Fraction(1, 1000)
         for i in range(num):

@@ -1,4 +1,4 @@
-"""Text features by the pipeline beside the bare model: the same texts, shards and batch sizes, one worker.
+"""Text features by the pipeline beside the bare transformers model: the same texts and batches, one worker.
 
 Both are rates behind their first shard, so neither counts the start of processes nor the first batch;
 the pipeline's whole time is given too.
@@ -23,15 +23,29 @@ from cluster.features.contents import Contents
 from cluster.features.encode import TEXTS_A_SHARD
 from graphstore.xsvideo.records import read_records
 from trainers.features.text import TextModel
+from transformers import AutoModel, AutoTokenizer
 import torch
 config = load_config("demo", json.loads(sys.argv[3]))
 torch.set_num_threads(config.cluster.threads)
 texts = list(Contents.of(read_records(sys.argv[1])).texts)
-model = TextModel(config.features)
+features = config.features
+tokens = TextModel(features).batch_tokens
+tokenizer = AutoTokenizer.from_pretrained(features.text)
+model = AutoModel.from_pretrained(features.text).eval()
+cut = dict(truncation=True, max_length=features.max_tokens)
 ends = []
-for first in range(0, len(texts), TEXTS_A_SHARD):
-    model.encode(texts[first : first + TEXTS_A_SHARD])
-    ends.append((min(first + TEXTS_A_SHARD, len(texts)), time.perf_counter()))
+with torch.inference_mode():
+    for first in range(0, len(texts), TEXTS_A_SHARD):
+        shard = texts[first : first + TEXTS_A_SHARD]
+        length = [len(ids) for ids in tokenizer(shard, **cut)["input_ids"]]
+        order, i = sorted(range(len(shard)), key=lambda k: -length[k]), 0
+        while i < len(order):
+            batch = order[i : i + max(1, tokens // length[order[i]])]
+            inputs = tokenizer([shard[k] for k in batch], padding=True, return_tensors="pt", **cut)
+            mask = inputs["attention_mask"][:, :, None]
+            (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+            i += len(batch)
+        ends.append((first + len(shard), time.perf_counter()))
 json.dump(ends, open(sys.argv[2], "w"))
 """
 _PIPELINE = """

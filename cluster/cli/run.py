@@ -127,16 +127,19 @@ def predict(
     run_path: RunPath,
     data: Annotated[Path, typer.Option("--data", help="Records of new videos; the level may be absent.")],
     out: Annotated[Path | None, typer.Option("--out", help="JSON lines (default standard output).")] = None,
-    videos: Annotated[
-        str | None, typer.Option("--videos", help="Video files of these records; default: none.")
-    ] = None,
+    text: Text = None,
+    video: Video = None,
+    videos: Videos = None,
 ) -> None:
     """Rate new videos with a finished run."""
     from cluster.pipeline.run import Run
     from cluster.predict import predict as ratings
     from graphstore.files import atomic_file
 
-    lines = [rating.to_json() + "\n" for rating in ratings(Run.open_(run_path), data, videos)]
+    lines = [
+        rating.to_json() + "\n"
+        for rating in ratings(Run.open_(run_path), data, text=text, video=video, videos=videos)
+    ]
     if out is None:
         sys.stdout.writelines(lines)
     else:

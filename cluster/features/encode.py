@@ -7,7 +7,7 @@ another; what a killed command had done is found by the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from cluster.workers.pool import map_on_pool
 from graphstore.feature_cache import OK, FeatureTable, content_key, write_part
 from trainers.errors import TrainerError
 from trainers.features.config import FeaturesConfig
-from trainers.features.frames import NO_FILE, REASONS, FramesError
+from trainers.features.frames import NO_FILE, REASONS, TOO_LONG, FramesError
 
 TEXTS_A_SHARD, VIDEOS_A_SHARD = 2048, 16
+Encoder = tuple[str, int]
+"""Name and width."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,21 @@ class Pool:
 class _Actor:
     """Common to both: a model on a device, errors as values (Ray Data makes text of what is raised)."""
 
-    def __init__(self, folder: str, config: dict[str, Any], threads: int, device: str) -> None:
+    def __init__(self, folder: str, name: str, config: dict[str, Any], threads: int, device: str) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.folder, self.config, self.device = Path(folder), FeaturesConfig(**config), device
         self.error = ""
         try:
-            self.load()
+            found = self.load()
+            if found != name:  # a node with other files in the model's place
+                self.error = f"{self.folder}: a node has the encoder {found}, expected {name}"
         except TrainerError as refused:
             self.error = str(refused)
 
-    def load(self) -> None:
+    def load(self) -> str:
+        """Make the model; its name."""
         raise NotImplementedError
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -70,10 +75,11 @@ class _Actor:
 
 
 class _Texts(_Actor):
-    def load(self) -> None:
+    def load(self) -> str:
         from trainers.features.text import TextModel
 
         self.model = TextModel(self.config, self.device)
+        return self.model.name
 
     def encode(self, shard: list[str]) -> list[str]:
         write_part(self.folder, [content_key(text) for text in shard], self.model.encode(shard))
@@ -83,46 +89,57 @@ class _Texts(_Actor):
 class _Videos(_Actor):
     """A shard's rows are address and path."""
 
-    def load(self) -> None:
+    def load(self) -> str:
         from trainers.features.reader import FrameReader
         from trainers.features.video import VideoModel
 
         self.model = VideoModel(self.config, self.device)
         self.reader = FrameReader(self.model.rule, self.config.timeout_s)
+        return self.model.name
 
     def encode(self, shard: list[dict[str, str]]) -> list[str]:
-        from trainers.features.checkpoint import as_float16
-
-        x = np.zeros((len(shard), self.model.dim), np.float16)
+        x = []
         status, stamp, failed = np.zeros(len(shard), np.int8), np.zeros(len(shard), np.int64), []
         for i, video in enumerate(shard):
             path = Path(video["path"])
+            stamp[i] = file_stamp(path)
             try:
-                stamp[i] = file_stamp(path)
-                x[i] = as_float16(self.model.vector(self.reader.read(path)), self.model.name)
+                x.append(self.model.encode(self.reader.read(path)))
             except FramesError as error:
                 status[i] = error.reason
-                failed.append(f"{REASONS[error.reason]}\t{path}: {error}")
+                failed.append(failure(error.reason, f"{path}: {error}"))
         keys = [content_key(video["url"]) for video in shard]
-        write_part(self.folder, keys, x, status, stamp)
+        write_part(self.folder, keys, np.stack(x) if x else no_vectors(self.model.dim), status, stamp)
         return failed
 
 
+def no_vectors(dim: int) -> np.ndarray:
+    return np.zeros((0, dim), np.float16)
+
+
+def failure(reason: int, text: str) -> str:
+    """A line of a video without a vector: its reason, a tab, and what was found."""
+    return f"{REASONS[reason]}\t{text}"
+
+
 def file_stamp(path: Path) -> int:
-    """What tells a file that was changed since it was tried. FramesError where it is gone."""
+    """What tells a file that was changed since it was tried; 0 where it is gone."""
     try:
         return path.stat().st_mtime_ns
-    except OSError as error:
-        raise FramesError(NO_FILE, str(error.strerror)) from error
+    except OSError:
+        return 0
 
 
 def encode_texts(
-    out: Path, config: FeaturesConfig, pool: Pool, texts: list[str], progress: Callable[[int, int], None]
+    out: Path,
+    encoder: Encoder,
+    config: FeaturesConfig,
+    pool: Pool,
+    texts: list[str],
+    progress: Callable[[int, int], None],
 ) -> int:
     """Encode the texts that the folder lacks; how many that were."""
-    from trainers.features.text import text_identity
-
-    table = FeatureTable.create(out, "text", *text_identity(config))
+    table = FeatureTable.create(out, "text", *encoder)
     missing = [text for text in texts if table.status(content_key(text)) is None]
     shards = [missing[i : i + TEXTS_A_SHARD] for i in range(0, len(missing), TEXTS_A_SHARD)]
     for _ in _encoded(_Texts, table, config, pool, shards, progress):
@@ -132,27 +149,35 @@ def encode_texts(
 
 def encode_videos(
     out: Path,
+    encoder: Encoder,
     config: FeaturesConfig,
     pool: Pool,
-    files: dict[str, Path],
+    files: dict[str, Path | None],
     progress: Callable[[int, int], None],
 ) -> tuple[int, list[str]]:
-    """Encode the videos that the folder lacks, and those whose file changed since it could not be read.
+    """Encode the videos that the folder lacks. Those that could not be read are tried again where their file
+    has changed since, or where they only took too long.
 
-    Returns how many that were, and a line for each that cannot be read (reason, tab, file and found);
-    with `unreadable: error` the first of these is a ClusterError.
+    files: of each video, by address. Returns how many were tried, and a `failure` for each file that gives
+    no vector; with `unreadable: error` the first of these is a ClusterError.
     """
-    from trainers.features.video import video_identity
-
-    table = FeatureTable.create(out, "video", *video_identity(config))
-    missing, failed = [], []
+    table = FeatureTable.create(out, "video", *encoder)
+    missing, failed, without = [], [], []
     for url, path in files.items():
         key = content_key(url)
         status = table.status(key)
-        if status is None or (status != OK and table.stamp(key) != file_stamp(path)):
+        if path is None:
+            if status is None:
+                without.append(key)
+        elif status is None or (
+            status != OK and (status == TOO_LONG or table.stamp(key) != file_stamp(path))
+        ):
             missing.append({"url": url, "path": str(path)})
         elif status != OK:
-            failed.append(f"{REASONS[status]}\t{path}: {REASONS[status]}")
+            failed.append(failure(status, f"{path}: {REASONS[status]}"))
+    if without:
+        nothing = np.full(len(without), NO_FILE, np.int8)
+        write_part(table.root, without, no_vectors(table.dim), nothing)
     shards = [missing[i : i + VIDEOS_A_SHARD] for i in range(0, len(missing), VIDEOS_A_SHARD)]
     for row in _encoded(_Videos, table, config, pool, shards, progress):
         failed.extend(row["failed"])
@@ -176,7 +201,13 @@ def _encoded(
     if not shards:
         return
     done, total = 0, sum(len(shard) for shard in shards)
-    arguments = (str(table.root.resolve()), asdict(config), pool.cpus, pool.device)
+    # A worker's folder is another one: what is a folder here is sent by its whole path
+    models = {key: str(Path(getattr(config, key)).resolve()) for key in ("text", "video")}
+    there = {key: path for key, path in models.items() if getattr(config, key) and Path(path).is_dir()}
+    arguments = (
+        *(str(table.root.resolve()), table.name, asdict(replace(config, **there))),  # type: ignore[arg-type]
+        *(pool.cpus, pool.device),
+    )
     rows = [{"shard": shard} for shard in shards]
     try:
         for row in map_on_pool(

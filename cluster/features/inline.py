@@ -3,60 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cluster.errors import ClusterError
-from cluster.features.contents import Contents, video_files
+from cluster.features.contents import Contents, say_lacking, video_files
+from cluster.features.encode import failure, no_vectors
+from graphstore import Store
 from graphstore.features import TextEncoder, VideoEncoder
 from graphstore.xsvideo.records import Record
 from trainers.features.config import FeaturesConfig
+from trainers.features.frames import FramesError
 
 
 class _VideoFiles:
     """Vectors of the videos that have a file: a `VideoEncoder` that decodes what it is asked for."""
 
-    def __init__(self, config: FeaturesConfig, files: dict[str, Path]) -> None:
-        from trainers.features.frames import FramesError
+    def __init__(self, config: FeaturesConfig, files: dict[str, Path | None], device: str) -> None:
         from trainers.features.reader import FrameReader
         from trainers.features.video import VideoModel
 
-        model = VideoModel(config)
+        model = VideoModel(config, device)
         self.name, self.dim = model.name, model.dim
         self._x: dict[str, np.ndarray] = {}
+        failed = []
         with FrameReader(model.rule, config.timeout_s) as reader:
             for url, path in files.items():
                 try:
-                    self._x[url] = model.vector(reader.read(path)).astype(np.float16)
+                    if path is not None:
+                        self._x[url] = model.encode(reader.read(path))
                 except FramesError as error:
                     if config.unreadable == "error":
                         raise ClusterError(f"{path}: {error}") from error
+                    failed.append(failure(error.reason, f"{path}: {error}"))
+        say_lacking(files, failed)
 
     def has(self, url: str) -> bool:
         return url in self._x
 
     def encode(self, urls: list[str]) -> np.ndarray:
-        return np.stack([self._x[url] for url in urls]) if urls else np.zeros((0, self.dim), np.float16)
+        return np.stack([self._x[url] for url in urls]) if urls else no_vectors(self.dim)
 
 
 def inline_encoders(
-    config: FeaturesConfig, records: Sequence[Record], videos: str | None
+    config: FeaturesConfig, store: Store, records: Sequence[Record], device: str
 ) -> tuple[TextEncoder | None, VideoEncoder | None]:
     """The encoders that settings name, for these records; None where they name none.
 
-    videos: folder of the records' files; without one, videos have the zero vector.
+    config.videos: folder of the records' files; without one, videos have the zero vector. Raises ClusterError
+    where the store has text vectors of a model that the settings do not name.
     """
     text: TextEncoder | None = None
     video: VideoEncoder | None = None
+    made_of = store.attributes.get("features", {})
     if config.text:
         from trainers.features.text import TextModel
 
-        text = TextModel(config)
-    if videos is not None:
-        if not config.video:
-            raise ClusterError("--videos: found a folder, but the run has no features.video to encode with")
-        files = video_files(Path(videos), Contents.of(records).videos)
-        video = _VideoFiles(replace(config, videos=videos), files)
+        text = TextModel(config, device)
+    elif "text" in made_of:
+        raise ClusterError(f"{store.path}: found text features of {made_of['text']}; name the model: --text")
+    if config.video:
+        files = video_files(config, Contents.of(records).videos)
+        video = _VideoFiles(config, files, device)
     return text, video

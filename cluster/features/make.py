@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster.config import ClusterConfig, RunConfig
 from cluster.errors import ClusterError
-from cluster.features.contents import Contents, video_files
-from cluster.features.encode import Pool, encode_texts, encode_videos
+from cluster.features.contents import Contents, say_lacking, video_files
+from cluster.features.encode import Encoder, Pool, encode_texts, encode_videos
 from cluster.progress import bar, counting_bar, say
 from cluster.workers.locks import locked
 from cluster.workers.session import local_cpus, ray_session
@@ -29,39 +28,47 @@ def make_features(config: RunConfig, records: Path, out: Path) -> Path:
         raise ClusterError("features: found neither --text nor --video, expected an encoder")
     with counting_bar("records", " records") as progress:
         contents = Contents.of(_counted(records, config.build, progress))
-    files = video_files(Path(features.videos), contents.videos) if features.video else {}
+    files = video_files(features, contents.videos) if features.video else {}
+    encoders = _encoders(features)
     with locked(out), ray_session(local_cpus(config.cluster)):
         pool = _pool(features, config.cluster)
-        if features.text:
-            progress_bar = bar("text features", " texts")
-            num = encode_texts(out, features, pool, list(contents.texts), progress_bar)
+        if "text" in encoders:
+            shown = bar("text features", " texts")
+            num = encode_texts(out, encoders["text"], features, pool, list(contents.texts), shown)
             say(
                 f"text features: {len(contents.texts):,} distinct of {contents.num_texts:,} texts, "
                 f"{num:,} encoded now"
             )
-        if features.video:
-            num, failed = encode_videos(out, features, pool, files, bar("video features", " videos"))
+        if "video" in encoders:
+            shown = bar("video features", " videos")
+            num, failed = encode_videos(out, encoders["video"], features, pool, files, shown)
+            with_file = sum(path is not None for path in files.values())
             say(
-                f"video features: {len(contents.videos):,} videos of {contents.num_states:,} states, "
-                f"{len(files):,} with a file, {num:,} tried now"
+                f"video features: {len(files):,} videos of {contents.num_states:,} states, "
+                f"{with_file:,} with a file, {num:,} tried now"
             )
-            _say_lacking(contents, files, failed, features)
+            say_lacking(files, failed)
     return out
+
+
+def _encoders(features: FeaturesConfig) -> dict[str, Encoder]:
+    """Name and width of the encoders that settings ask for, by kind."""
+    found = {}
+    if features.text:
+        from trainers.features.text import text_identity
+
+        found["text"] = text_identity(features)
+    if features.video:
+        from trainers.features.video import video_identity
+
+        found["video"] = video_identity(features)
+    return found
 
 
 def feature_encoders(features: FeaturesConfig) -> dict[str, str]:
     """Names of the encoders that settings ask for, by kind, as a store has them. TrainerError for models
     that cannot be had."""
-    found = {}
-    if features.text:
-        from trainers.features.text import text_identity
-
-        found["text"] = text_identity(features)[0]
-    if features.video:
-        from trainers.features.video import video_identity
-
-        found["video"] = video_identity(features)[0]
-    return found
+    return {kind: name for kind, (name, _) in _encoders(features).items()}
 
 
 def features_for(config: RunConfig, records: Path, out: Path) -> Path | None:
@@ -70,38 +77,27 @@ def features_for(config: RunConfig, records: Path, out: Path) -> Path | None:
     return make_features(config, records, out) if wanted else None
 
 
-def _say_lacking(
-    contents: Contents, files: dict[str, Path], failed: list[str], features: FeaturesConfig
-) -> None:
-    counts = Counter(line.partition("\t")[0] for line in failed)
-    if without := len(contents.videos) - len(files):
-        counts["no file"] += without
-    if counts:
-        said = ", ".join(f"{reason}: {num:,}" for reason, num in counts.most_common())
-        say(f"zeros for {counts.total():,} videos ({said})")
-    if failed:
-        say(f"first: {failed[0].partition(chr(9))[2]}")
-    if without and features.unreadable == "error":
-        url, states = next((u, s) for u, s in contents.videos.items() if u not in files)
-        raise ClusterError(
-            f"{features.videos}: found no file of the video {url} (states {', '.join(states[:4])}), expected "
-            "one a video with features.unreadable=error"
-        )
-
-
 def _pool(features: FeaturesConfig, cluster: ClusterConfig) -> Pool:
     """As many encoders as were asked for, or as the cluster's GPUs hold. ClusterError for GPUs it lacks."""
     import ray
 
     gpus = ray.cluster_resources().get("GPU", 0.0)
+    cpus = max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    if cpus < cluster.threads:
+        raise ClusterError(
+            f"cluster.threads: found {cluster.threads} of an encoder; the largest node has {cpus:g} CPUs"
+        )
     if cluster.device == "cuda" and gpus < features.gpus:
         raise ClusterError(f"cluster.device: found cuda, but the cluster has {gpus:g} GPUs; set auto or cpu")
     if cluster.device == "cpu" or gpus < features.gpus:
         return Pool(features.workers or cluster.workers, cluster.threads, 0.0)
-    return Pool(features.workers or int(gpus / features.gpus), cluster.threads, features.gpus)
+    # Shares do not go over from one GPU to the next
+    return Pool(features.workers or int(gpus) * int(1 / features.gpus), cluster.threads, features.gpus)
 
 
 def _counted(records: Path, build: BuildConfig, progress: Callable[[int], object]) -> Iterator[Record]:
-    for record in read_records(records, on_error=build.on_error, bad_numbers=build.bad_numbers):
+    for record in read_records(
+        records, on_error=build.on_error, bad_numbers=build.bad_numbers, check_history=False
+    ):
         progress(1)
         yield record

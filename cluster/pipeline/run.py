@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ class Run:
             raise ClusterError(f"{where}: found a store of edge lists, expected one of released records")
         if known is not None and known["digest"] != opened.digest:
             raise ClusterError(f"{path}: its store {where} has changed; choose another --out")
+        if data is None:
+            config = _with_features(config, opened, path if known is not None else None)
         with atomic_file(path / CONFIG) as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
         inside = where == path / "store"
@@ -232,6 +234,22 @@ class Run:
         manifest = stage.read_manifest(self.path / "evaluation")
         assert manifest is not None
         return dict(manifest["metrics"])
+
+
+def _with_features(config: RunConfig, store: Store, run: Path | None) -> RunConfig:
+    """A run without --data: its own features settings where none are given, else those of its store.
+
+    run: the folder of a run that was started before. ClusterError for other encoders than the store's.
+    """
+    given = feature_encoders(config.features)
+    made = store.attributes.get("features", {})
+    if any(made.get(kind) != name for kind, name in given.items()):
+        raise ClusterError(
+            f"{store.path}: found features of {made or 'no encoder'}, but --text and --video ask for {given}"
+        )
+    if not given and run is not None and (run / CONFIG).exists():
+        return replace(config, features=load_config(str(run / CONFIG)).features)
+    return config
 
 
 def _training(config: StageConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ClusterError(
-                f"{folder}: another process works on this run; wait for it or choose another --out"
+                f"{folder}: another process works on this folder; wait for it or choose another --out"
             ) from None
         yield
 

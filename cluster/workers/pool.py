@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+_MOST_RESTARTS = 8
+"""Of an actor, and of a row: Ray Data's own number is without end, also for a row that kills each actor."""
+
 
 def map_on_pool(
     rows: list[dict[str, Any]],
@@ -34,4 +37,6 @@ def map_on_pool(
         compute=pool,
         num_cpus=cpus,
         num_gpus=gpus or None,
+        max_restarts=_MOST_RESTARTS,
+        max_task_retries=_MOST_RESTARTS,
     ).iter_rows()

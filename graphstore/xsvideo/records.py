@@ -333,6 +333,7 @@ def read_records(
     require_level: bool = True,
     known_ids: frozenset[str] = frozenset(),
     bad_numbers: BadNumbers = "refuse",
+    check_history: bool = True,
     report: ReadReport | None = None,
 ) -> Iterator[Record]:
     """Stream a file's records in order. Memory holds ids, never records.
@@ -341,7 +342,8 @@ def read_records(
     be of a state in the file or in `known_ids`; later ones count too, so that is settled when the whole
     file has passed: with `on_error="fail"` the generator raises at its end (a consumer publishes nothing
     before that), with `"skip"` the file is read twice. A skipped record's own id stays a valid history
-    id: it was there, and is counted in `report`.
+    id: it was there, and is counted in `report`. `check_history=False`: for a reader that has no use for
+    history, and does not know the store that it may point into.
 
     Raises RecordError (the first bad record) and SourceError (the file; never skipped).
     """
@@ -350,7 +352,7 @@ def read_records(
     path = Path(path)
     report = report if report is not None else ReadReport()
     unknown: set[str] = set()
-    if on_error == "skip":
+    if on_error == "skip" and check_history:
         seen, history = _scan(path, require_level, known_ids, bad_numbers)
         for record_id, error in _history_errors(path, history, seen | known_ids):
             unknown.add(record_id)
@@ -364,7 +366,7 @@ def read_records(
                 raise item
             report.skip(item)
         elif record_id not in unknown:
-            if on_error == "fail" and item.history:
+            if on_error == "fail" and check_history and item.history:
                 histories[record_id] = item.history
             report.keep(item)
             yield item

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,8 @@ def test_videos_end_in_a_vector_or_in_the_policys_outcome(
     assert "20 videos of" in said and "6 with a file, 6 tried now" in said
     for words in ("no file: 14", "cannot be decoded: 1", "no bytes: 1", "no video stream: 1"):
         assert words in said
-    files = video_files(videos, Contents.of(read_records(few)).videos)
+    found = video_files(config.features, Contents.of(read_records(few)).videos)
+    files = {url: path for url, path in found.items() if path is not None}
     table, model = FeatureTable(out, "video"), VideoModel(config.features)
     reasons = []
     for url, path in files.items():
@@ -204,8 +207,8 @@ def test_a_killed_encoder_loses_no_row(
 
     def progress(done: int, total: int) -> None:
         if len(killed) < 2 and done >= 40 * (1 + len(killed)):
-            for process in psutil.process_iter(["name", "cmdline"]):
-                line = " ".join(process.info["cmdline"] or [process.info["name"]])
+            for process in psutil.Process().children(recursive=True):
+                line = " ".join(process.cmdline() or [process.name()])
                 if line.startswith("ray::MapWorker") and process.pid not in killed:
                     os.kill(process.pid, signal.SIGKILL)
                     killed.append(process.pid)
@@ -218,6 +221,50 @@ def test_a_killed_encoder_loses_no_row(
     found = FeatureTable(out, "text").gather([content_key(text) for text in texts]).astype(np.float32)
     alone = TextModel(FeaturesConfig(text=str(roberta), max_tokens=100)).vectors(texts)
     np.testing.assert_allclose(found, alone, rtol=2**-11, atol=1e-5)
+
+
+def test_a_command_that_was_ended_goes_on(
+    on_ray: None, records_path: Path, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended in the middle: what was encoded stays as it is, and the rest is encoded once."""
+    monkeypatch.setattr(encode, "TEXTS_A_SHARD", 20)
+    config, out = settings(f"features.text={roberta}"), tmp_path / "f"
+    seen = []
+
+    def ended(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done >= 100:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(make, "bar", lambda title, unit: ended)
+    with pytest.raises(KeyboardInterrupt):
+        make_features(config, records_path, out)
+    first = parts(out, "text")
+    assert len(first) >= 5 and seen[-1][0] < seen[-1][1]
+    time.sleep(2)  # actors may still write what they had in hand
+    first = parts(out, "text")
+    monkeypatch.setattr(make, "bar", lambda title, unit: lambda done, total: None)
+    make_features(config, records_path, out)
+    assert first.items() < parts(out, "text").items()
+    keys = [graphstore.arrays.map_array(p, "key") for p in (out / "text/parts").iterdir()]
+    assert sum(map(len, keys)) == len(Contents.of(read_records(records_path)).texts)
+
+
+def test_features_of_records_that_join_a_store(
+    on_ray: None, records: dict[str, Any], roberta: Path, tmp_path: Path
+) -> None:
+    """Their history points into the store, which `features` does not know."""
+    items = list(records.items())
+    half = next(i for i in range(len(items) // 2, len(items)) if items[i][1]["历史状态"])
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text(json.dumps(dict(items[:half]), ensure_ascii=False), encoding="utf-8")
+    second.write_text(json.dumps(dict(items[half:]), ensure_ascii=False), encoding="utf-8")
+    config, out = settings(f"features.text={roberta}"), tmp_path / "f"
+    make_features(config, first, out)
+    graphstore.build(first, tmp_path / "store", config.build, features=out)
+    make_features(config, second, out)
+    made, _ = graphstore.append(tmp_path / "store", second, features=out)
+    assert graphstore.open(str(made)).num_nodes["video"] == len(items)
 
 
 def test_what_cannot_work_is_refused_before_anything_is_written(
@@ -240,14 +287,20 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     folder.mkdir()
     (folder / f"{first}.mp4").write_bytes(b"")
     (folder / f"{first}.mkv").write_bytes(b"")
+    assert not list(out.glob("*/parts"))
     contents = Contents.of(read_records(few))
+    asked = FeaturesConfig(video="model", videos=str(folder))
     with pytest.raises(ClusterError, match=r"expected one a state"):
-        video_files(folder, contents.videos)
+        video_files(asked, contents.videos)
     (folder / f"{first}.mkv").unlink()
     if raws[first]["url"] == raws[second]["url"]:
         (folder / f"{second}.mp4").write_bytes(b"")
         with pytest.raises(ClusterError, match="of one video's states"):
-            video_files(folder, contents.videos)
+            video_files(asked, contents.videos)
+        (folder / f"{second}.mp4").unlink()
+    strict = replace(asked, unreadable="error")
+    with pytest.raises(ClusterError, match=r"found no file of the video .*unreadable=error"):
+        video_files(strict, contents.videos)
 
 
 @pytest.mark.slow

@@ -48,20 +48,26 @@ def folder(records: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     fill(root, "text", [text for raw in records.values() for text in texts_of(raw)], "texts@1")
     urls = list(dict.fromkeys(raw["url"] for raw in records.values()))
     fill(root, "video", urls[::2], "videos@1")
+    without = [content_key(url) for url in urls[1::2]]
+    write_part(root / "video", without, np.zeros((0, DIM)), np.full(len(without), 1, np.int8))
     return root
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True, min_size=1), max_size=6), st.data())
-def test_the_newest_of_each_content_counts(tmp_path_factory: Any, parts: list[list[str]], data: Any) -> None:
+def test_of_each_content_a_vector_counts_else_the_newest(
+    tmp_path_factory: Any, parts: list[list[str]], data: Any
+) -> None:
     root = tmp_path_factory.mktemp("parts")
     folder = FeatureTable.create(root, "video", "e", 1).root
     expected: dict[str, tuple[float, int, int]] = {}
     for number, contents in enumerate(parts):
         status = np.array([data.draw(st.integers(0, 2)) for _ in contents], np.int8)
-        x = np.full((len(contents), 1), number, np.float16)
+        x = np.full((int((status == OK).sum()), 1), number, np.float16)
         stamp = np.arange(len(contents)) + 100 * number
         write_part(folder, [content_key(c) for c in contents], x, status, stamp)
-        expected |= {c: (float(number), int(status[i]), int(stamp[i])) for i, c in enumerate(contents)}
+        for i, c in enumerate(contents):
+            if c not in expected or expected[c][1] != OK or status[i] == OK:
+                expected[c] = (float(number), int(status[i]), int(stamp[i]))
     table = FeatureTable(root, "video")
     assert len(table) == len(expected)
     for content in "abcdef":
@@ -71,8 +77,9 @@ def test_the_newest_of_each_content_counts(tmp_path_factory: Any, parts: list[li
             continue
         value, status_, stamp_ = expected[content]
         assert table.status(key) == status_
-        assert table.gather([key])[0, 0] == value
-        if status_ != OK:
+        if status_ == OK:
+            assert table.gather([key])[0, 0] == value
+        else:
             assert table.stamp(key) == stamp_
 
 
@@ -176,7 +183,14 @@ def test_what_a_folder_lacks_is_said(folder: Path, store: Store, records_path: P
     fill(part, "text", ["one text"], "texts@1")
     with pytest.raises(StoreError, match=r"found no vector of the text .*run: netgpt features"):
         graphstore.build(records_path, tmp_path / "s", SMALL, features=part)
+    few = tmp_path / "few"
+    fill(few, "video", ["one address"], "videos@1")
+    with pytest.raises(StoreError, match=r"found nothing of the video .*run: netgpt features"):
+        graphstore.build(records_path, tmp_path / "s", SMALL, features=few)
     assert not (tmp_path / "s").exists()
+    # An attempt that came to nothing binds nobody
+    FeatureTable.create(tmp_path / "new", "text", "texts@1", DIM)
+    assert FeatureTable.create(tmp_path / "new", "text", "texts@2", 9).name == "texts@2"
     with pytest.raises(StoreError, match=r"found text features of texts@1, expected those of texts@2"):
         FeatureTable.create(folder, "text", "texts@2", DIM)
     with pytest.raises(StoreError, match=f"found vectors of width {DIM}, expected 9"):

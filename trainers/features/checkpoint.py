@@ -70,6 +70,6 @@ def as_float16(x: np.ndarray, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         half = x.astype(np.float16)
     if not np.isfinite(half).all():
-        largest = np.abs(x[~np.isfinite(half).all(axis=1)]).max()
+        largest = np.abs(x[~np.isfinite(half)]).max()
         raise TrainerError(f"{name}: found a vector that float16 cannot hold (largest {largest:g})")
     return half

@@ -115,8 +115,8 @@ def patches(frames_F3HW: np.ndarray, rule: FrameRule) -> tuple[torch.Tensor, tor
 def read_frames(path: Path, rule: FrameRule) -> np.ndarray:
     """The chosen frames of a file, scaled: [F, 3, H, W] uint8. FramesError says why there are none.
 
-    A file that ends before what it announces, or of which a chosen frame cannot be decoded, gives none:
-    the mean over half of a video would pass for that of the whole.
+    Frames that an edit list leaves out do not count. An MP4 that was cut off, and a file of which a chosen
+    frame cannot be decoded, give none: the mean over half of a video would pass for that of the whole.
     """
     import av
 
@@ -124,18 +124,19 @@ def read_frames(path: Path, rule: FrameRule) -> np.ndarray:
         raise FramesError(NO_FILE, str(path))
     if path.stat().st_size == 0:
         raise FramesError(EMPTY, str(path))
+    if lacking := _missing_bytes(path):
+        raise FramesError(BROKEN, f"{lacking:,} bytes are missing at its end")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise FramesError(NOT_VIDEO, path.name)
             stream = container.streams.video[0]
-            num = sum(1 for packet in container.demux(stream) if packet.size)
-            announced = max(num, stream.frames)
+            num = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
             duration, unit = stream.duration, stream.time_base
             seconds = float(duration * unit) if duration and unit else 0.0
             source_fps = float(stream.average_rate or 0) or (num / seconds if seconds else rule.fps)
-        if not num or num < announced:
-            raise FramesError(BROKEN, f"{num} of {announced} frames")
+        if not num:
+            raise FramesError(BROKEN, "no frames")
         wanted = sampled_frames(num, source_fps, rule)
         found = []
         with av.open(str(path)) as container:
@@ -152,3 +153,22 @@ def read_frames(path: Path, rule: FrameRule) -> np.ndarray:
     if len(found) < len(wanted) or len({x.shape for x in found}) > 1:
         raise FramesError(BROKEN, f"{len(found)} of {len(wanted)} frames")
     return np.stack(found)
+
+
+def _missing_bytes(path: Path) -> int:
+    """Bytes that an MP4's outermost boxes announce behind the end of the file; 0 for other files.
+
+    ISO/IEC 14496-12, 4.2: a box is its length (4 bytes; 1: the 8 behind the type; 0: to the end) and type.
+    """
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(16)
+            if at == 0 and head[4:8] != b"ftyp":
+                return 0
+            length, extended = int.from_bytes(head[:4], "big"), int.from_bytes(head[8:], "big")
+            if length == 0:
+                return 0
+            at += extended if length == 1 else max(length, 8)
+    return at - size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,7 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
+from trainers.errors import TrainerError
 from trainers.features.frames import BROKEN, TOO_LONG, FrameRule, FramesError, read_frames
+
+_READY = b"ready\n"
+_MARGIN_S, _END_S = 30.0, 10.0
+_CRASHES = tuple(-n for n in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
+"""Ends that a damaged file can bring about."""
 
 
 class FrameReader:
@@ -30,17 +37,15 @@ class FrameReader:
 
     def read(self, path: Path) -> np.ndarray:
         """The chosen frames of a file: [F, 3, H, W] uint8. FramesError says why there are none."""
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainers.features.reader", json.dumps(asdict(self.rule))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        pipe = self._process
+        pipe = self._process or self._start()
         assert pipe.stdin is not None and pipe.stdout is not None
         try:
             pipe.stdin.write(json.dumps({"path": str(path), "timeout_s": self.timeout_s}).encode() + b"\n")
             pipe.stdin.flush()
+            # Its own alarm ends it; but not where it hangs in the kernel, as on a file server that is gone
+            if not select.select([pipe.stdout], [], [], self.timeout_s + _MARGIN_S)[0]:
+                self._end()
+                raise FramesError(TOO_LONG, f"more than {self.timeout_s:g} s")
             answer = json.loads(pipe.stdout.readline() or b"null")
             if answer and "shape" in answer:
                 frames = np.empty(answer["shape"], np.uint8)
@@ -54,7 +59,21 @@ class FrameReader:
         code = self._end()
         if code == -signal.SIGALRM:
             raise FramesError(TOO_LONG, f"more than {self.timeout_s:g} s")
-        raise FramesError(BROKEN, f"the decoder ended with {code}")
+        if code in _CRASHES:
+            raise FramesError(BROKEN, f"the decoder ended with {code}")
+        raise TrainerError(f"{path}: the decoder ended with {code} (killed? out of memory?)")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """A process whose imports are done. TrainerError where they fail: that is no file's fault."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "trainers.features.reader", json.dumps(asdict(self.rule))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != _READY:
+            raise TrainerError(f"the process that decodes videos did not start: exit {self._end()}")
+        return self._process
 
     def _end(self) -> int:
         """End the process; its exit status. The next file starts another."""
@@ -63,7 +82,13 @@ class FrameReader:
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-        code = process.wait()
+        try:
+            code = process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel: it ends when it can
+                process.wait(_END_S)
+            code = -signal.SIGKILL
         process.stdout.close()
         return code
 
@@ -86,6 +111,8 @@ def _serve(rule: FrameRule) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not stand between the answers
+    answers.write(_READY)
+    answers.flush()
     for line in sys.stdin.buffer:
         asked = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, asked["timeout_s"])
@@ -94,6 +121,12 @@ def _serve(rule: FrameRule) -> None:
         except FramesError as error:
             signal.setitimer(signal.ITIMER_REAL, 0)
             answers.write(json.dumps({"reason": error.reason, "found": error.found}).encode() + b"\n")
+        except MemoryError:
+            raise  # this process's lack, not the file's fault
+        except Exception as error:  # what a damaged file makes a library raise has no common class
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            found = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            answers.write(json.dumps({"reason": BROKEN, "found": found}).encode() + b"\n")
         else:
             signal.setitimer(signal.ITIMER_REAL, 0)
             answers.write(json.dumps({"shape": frames.shape}).encode() + b"\n" + frames.tobytes())

@@ -16,7 +16,7 @@ from trainers.features.config import FeaturesConfig
 
 _BATCH_TOKENS = 8192
 _SHARE = 0.5
-"""Of free GPU memory that a batch may take."""
+"""Of its part of a GPU's memory, and of what is free of it, that a batch may take."""
 
 
 def text_identity(config: FeaturesConfig) -> tuple[str, int]:
@@ -57,18 +57,18 @@ class TextModel:
             raise TrainerError(f"features.text: {config.text}: not a text encoder ({reason})") from error
         if self.pooling == "pooler" and getattr(self._model, "pooler", None) is None:
             raise TrainerError(f"features.pooling: found pooler, but {config.text} has none; mean or cls")
-        self.batch_tokens = config.batch_tokens or self._fitting_tokens()
+        self.batch_tokens = config.batch_tokens or self._fitting_tokens(_SHARE * config.gpus)
 
-    def _fitting_tokens(self) -> int:
-        """Tokens of a batch that half of the free memory holds: activations of a layer, and its scores."""
+    def _fitting_tokens(self, share: float) -> int:
+        """Tokens of a batch that a share of a GPU's memory holds: a layer's activations, and its scores."""
         if self.device.type != "cuda":
             return max(_BATCH_TOKENS, self.max_tokens)
         config = self._model.config
         wide = int(getattr(config, "intermediate_size", 4 * self.dim))
         heads = int(getattr(config, "num_attention_heads", 16))
         a_token = 4 * (6 * self.dim + 2 * wide + 2 * heads * self.max_tokens)
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return max(self.max_tokens, int(_SHARE * free / a_token))
+        free, total = torch.cuda.mem_get_info(self.device)
+        return max(self.max_tokens, int(min(share * total, _SHARE * free) / a_token))
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """[n] strings → [n, D] float16: as graphstore's `TextEncoder`."""

@@ -18,7 +18,7 @@ import torch
 
 from graphstore.files import value_digest
 from trainers.errors import TrainerError
-from trainers.features.checkpoint import encoder_name, model_config, resolve, tensor_digest
+from trainers.features.checkpoint import as_float16, encoder_name, model_config, resolve, tensor_digest
 from trainers.features.config import FeaturesConfig
 from trainers.features.frames import FrameRule, patches
 
@@ -91,28 +91,43 @@ class VideoModel:
             ) from error
         self._tower = tower.to(self.device, getattr(torch, config.precision)).eval()
 
+    def encode(self, frames_F3HW: np.ndarray) -> np.ndarray:
+        """As `vector`, in float16: TrainerError for what that cannot hold."""
+        return as_float16(self.vector(frames_F3HW), self.name)
+
     @torch.inference_mode()
     def vector(self, frames_F3HW: np.ndarray) -> np.ndarray:
         """[F, 3, H, W] uint8 frames of one video → [D] float32."""
         rule, (height, width) = self.rule, frames_F3HW.shape[2:]
-        at_once = max(1, _PATCHES * rule.patch**2 // (height * width)) * rule.temporal_patch
-        total, num_tokens = torch.zeros(self.dim, dtype=torch.float64), 0
-        for first in range(0, len(frames_F3HW), at_once):
-            pixels_PC, grid = patches(frames_F3HW[first : first + at_once], rule)
-            found = self._tower(
-                pixels_PC.to(self.device, self._tower.get_dtype()), grid_thw=grid.to(self.device)
-            ).pooler_output
+        at_once = max(1, _PATCHES * rule.patch**2 // (height * width))  # temporal patches
+        total, num_tokens, first = torch.zeros(self.dim, dtype=torch.float64), 0, 0
+        while first < len(frames_F3HW):
+            num_frames = at_once * rule.temporal_patch
+            pixels_PC, grid = patches(frames_F3HW[first : first + num_frames], rule)
+            try:
+                found = self._tower(
+                    pixels_PC.to(self.device, self._tower.get_dtype()), grid_thw=grid.to(self.device)
+                ).pooler_output
+            except torch.cuda.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+                torch.cuda.empty_cache()
+                at_once //= 2
+                continue
             total += found.double().sum(0).cpu()
             num_tokens += len(found)
+            first += num_frames
         return (total / num_tokens).float().numpy()
 
 
 def frame_rule(folder: Path, vision: Any) -> FrameRule:
     """The model's own: its preprocessor's file, and the patches of its vision configuration."""
     found: dict[str, Any] = {}
-    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):  # the second counts
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
         try:
-            found |= json.loads((folder / name).read_text(encoding="utf-8"))
+            read = json.loads((folder / name).read_text(encoding="utf-8"))
+            # The later counts; the last is where transformers 5 saves all processors of a model
+            found |= read.get("video_processor", {}) if name == "processor_config.json" else read
         except FileNotFoundError:
             continue
         except ValueError as error:

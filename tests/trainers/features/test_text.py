@@ -94,3 +94,5 @@ def test_vectors_beyond_float16_are_refused() -> None:
     for bad in (1e6, np.nan, np.inf):
         with pytest.raises(TrainerError, match="m: found a vector that float16 cannot hold"):
             as_float16(np.array([[0.0, 1.0], [bad, 1.0]], np.float32), "m")
+        with pytest.raises(TrainerError, match="float16 cannot hold"):
+            as_float16(np.array([bad, 1.0], np.float32), "m")

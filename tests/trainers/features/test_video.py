@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -182,6 +183,40 @@ def test_files_without_frames_say_why_and_the_next_is_read(tmp_path: Path) -> No
             np.testing.assert_array_equal(found, expected)
 
 
+def test_frames_that_an_edit_list_leaves_out_do_not_count(tmp_path: Path) -> None:
+    """A clip without its first seconds, its packets copied: as phones and editors trim."""
+    whole = make_clip(tmp_path / "whole.mp4", num=100, gop=25)
+    cut = tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+        stream = source.streams.video[0]
+        copied = target.add_stream_from_template(stream)
+        start = int(4 / stream.time_base)
+        source.seek(start, stream=stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copied
+                packet.pts, packet.dts = packet.pts - start, packet.dts - start
+                target.mux(packet)
+    frames = decoded(cut)
+    assert 50 < len(frames) < 100
+    with av.open(str(cut)) as container:
+        rate = float(container.streams.video[0].average_rate)
+    chosen = [scaled(frames[i], RULE) for i in sampled_frames(len(frames), rate, RULE)]
+    np.testing.assert_array_equal(read_frames(cut, RULE), np.stack(chosen))
+
+
+def test_a_decoder_that_cannot_start_is_no_files_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_clip(tmp_path / "good.mp4", num=4)
+    (tmp_path / "av.py").write_text("raise ImportError('broken')\n")
+    inherited = os.environ.get("PYTHONPATH", "")
+    root = Path(__file__).resolve().parents[3]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(root), inherited]))
+    with FrameReader(RULE, 30) as reader, pytest.raises(TrainerError, match="did not start: exit 1"):
+        reader.read(tmp_path / "good.mp4")
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.binary(min_size=1, max_size=400), st.integers(0, 1 << 20))
 def test_damage_anywhere_ends_in_frames_or_a_reason(tmp_path_factory: Any, noise: bytes, place: int) -> None:
@@ -195,6 +230,20 @@ def test_damage_anywhere_ends_in_frames_or_a_reason(tmp_path_factory: Any, noise
             assert reader.read(folder / "bad.mp4").dtype == np.uint8
         except FramesError as error:
             assert error.reason in (BROKEN, NOT_VIDEO, TOO_LONG)
+
+
+def test_a_resaved_models_frame_rule_is_read(folder: Path, config: FeaturesConfig, tmp_path: Path) -> None:
+    """Transformers 5 saves all processors of a model in one file."""
+    import shutil
+
+    copy = tmp_path / "resaved"
+    shutil.copytree(folder, copy)
+    (copy / "preprocessor_config.json").unlink()
+    assert VideoModel(replace(config, video=str(copy))).rule.max_pixels == 768 * 28 * 28
+    size = {"shortest_edge": 784, "longest_edge": 7840}
+    (copy / "processor_config.json").write_text(json.dumps({"video_processor": {"size": size}}))
+    rule = VideoModel(replace(config, video=str(copy))).rule
+    assert (rule.min_pixels, rule.max_pixels) == (784, 7840)
 
 
 def test_a_pipe_named_as_a_video_is_no_file(tmp_path: Path) -> None:
