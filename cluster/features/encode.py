@@ -6,7 +6,8 @@ another; what a killed command had done is found by the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,9 @@ def encode_texts(
     table = FeatureTable.create(out, "text", *encoder)
     missing = [text for text in texts if table.status(content_key(text)) is None]
     shards = [missing[i : i + TEXTS_A_SHARD] for i in range(0, len(missing), TEXTS_A_SHARD)]
-    for _ in _encoded(_Texts, table, config, pool, shards, progress):
-        pass
+    with closing(_encoded(_Texts, table, config, pool, shards, progress)) as rows:
+        for _ in rows:
+            pass
     return len(missing)
 
 
@@ -179,10 +181,11 @@ def encode_videos(
         nothing = np.full(len(without), NO_FILE, np.int8)
         write_part(table.root, without, no_vectors(table.dim), nothing)
     shards = [missing[i : i + VIDEOS_A_SHARD] for i in range(0, len(missing), VIDEOS_A_SHARD)]
-    for row in _encoded(_Videos, table, config, pool, shards, progress):
-        failed.extend(row["failed"])
-        if failed and config.unreadable == "error":
-            break
+    with closing(_encoded(_Videos, table, config, pool, shards, progress)) as rows:
+        for row in rows:
+            failed.extend(row["failed"])
+            if failed and config.unreadable == "error":
+                break
     if failed and config.unreadable == "error":
         raise ClusterError(f"{failed[0].partition(chr(9))[2]}; features.unreadable=zero goes on without it")
     return len(missing), failed
@@ -195,7 +198,7 @@ def _encoded(
     pool: Pool,
     shards: list[Any],
     progress: Callable[[int, int], None],
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     import ray
 
     if not shards:
@@ -209,15 +212,15 @@ def _encoded(
         *(pool.cpus, pool.device),
     )
     rows = [{"shard": shard} for shard in shards]
+    made = map_on_pool(rows, actor, arguments, size=pool.size, ordered=False, cpus=pool.cpus, gpus=pool.gpus)
     try:
-        for row in map_on_pool(
-            rows, actor, arguments, size=pool.size, ordered=False, cpus=pool.cpus, gpus=pool.gpus
-        ):
-            if row["error"]:
-                raise TrainerError(row["error"])
-            done += int(row["num"])
-            progress(done, total)
-            yield row
+        with closing(made):
+            for row in made:
+                if row["error"]:
+                    raise TrainerError(row["error"])
+                done += int(row["num"])
+                progress(done, total)
+                yield row
     except ray.exceptions.RayError as error:
         raise StageFailedError(f"{table.kind} features: {error}") from error
     if done != total:

@@ -44,7 +44,9 @@ class StateFolder:
 
     def write(self, state: ClusterState) -> None:
         write_json(self.path / "cluster.json", asdict(state))
-        lines = [f"export {k}={v}" for k, v in self.environment().items() if k.startswith("RAY_AUTH")]
+        # Ray would take a token itself before the file of one
+        lines = ["unset RAY_AUTH_TOKEN"]
+        lines += [f"export {k}={v}" for k, v in self.environment().items() if k.startswith("RAY_AUTH")]
         lines += [f"export RAY_API_SERVER_ADDRESS={state.dashboard}"]
         (self.path / "env").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

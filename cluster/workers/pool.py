@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator
 from typing import Any
 
 _MOST_RESTARTS = 8
@@ -18,10 +19,11 @@ def map_on_pool(
     ordered: bool,
     cpus: float = 1.0,
     gpus: float = 0.0,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """What `actor(*arguments)` makes of each row, a row at a time, on the connected Ray.
 
-    ordered: in the rows' order, else as they come. Ray's errors come through as they are.
+    ordered: in the rows' order, else as they come. Ray's errors come through as they are. Close it where it
+    is left before its end: Ray Data's thread would outlive the session.
     """
     import ray
 
@@ -30,13 +32,16 @@ def map_on_pool(
     context.enable_progress_bars = False
     pool = ray.data.ActorPoolStrategy(size=max(1, min(len(rows), size)))
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from data.map_batches(
-        actor,
-        fn_constructor_args=arguments,
-        batch_size=1,
-        compute=pool,
-        num_cpus=cpus,
-        num_gpus=gpus or None,
-        max_restarts=_MOST_RESTARTS,
-        max_task_retries=_MOST_RESTARTS,
-    ).iter_rows()
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates the argument, and has no other place for these two
+        warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
+        made = data.map_batches(
+            actor,
+            fn_constructor_args=arguments,
+            batch_size=1,
+            compute=pool,
+            num_cpus=cpus,
+            num_gpus=gpus or None,
+            ray_remote_args_fn=lambda: {"max_restarts": _MOST_RESTARTS, "max_task_retries": _MOST_RESTARTS},
+        )
+    yield from made.iter_rows()

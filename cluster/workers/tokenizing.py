@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,10 @@ def tokenize_on_ray(job: StageJob, resources: Resources, node_store: NodeStore) 
     ranges = [{"first": first, "last": last} for first, last in blocks]
     arguments = (job.to_dict(), node_store.to_dict())
     # In order: the cache is written front to back
-    rows = map_on_pool(ranges, _Tokenizer, arguments, size=resources.workers, ordered=True)
+    pool = map_on_pool(ranges, _Tokenizer, arguments, size=resources.workers, ordered=True)
     progress = Progress(job.folder)
 
-    def made() -> Iterator[Block]:
+    def made(rows: Iterator[dict[str, Any]]) -> Iterator[Block]:
         for done, row in enumerate(rows):
             if row["error"]:
                 raise TrainerError(row["error"])
@@ -85,11 +86,11 @@ def tokenize_on_ray(job: StageJob, resources: Resources, node_store: NodeStore) 
             progress.update(done + 1, len(blocks), "block")
 
     try:
-        with stage_log(job.run, job.stage, 0) as log:
+        with stage_log(job.run, job.stage, 0) as log, closing(pool) as rows:
             log.info(
                 "%s: %d blocks by %d actors, from %s", job.stage, len(blocks), resources.workers, job.store
             )
-            counts = write_tokens(job.folder, made(), cache_attributes(store, builder))
+            counts = write_tokens(job.folder, made(rows), cache_attributes(store, builder))
     except ray.exceptions.RayError as error:
         raise StageFailedError(f"{job.stage}: {error}") from error
     if counts["records"] != store.num_nodes["video"]:

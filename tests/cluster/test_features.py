@@ -22,6 +22,7 @@ from cluster.errors import ClusterError
 from cluster.features import encode, make
 from cluster.features.contents import Contents, video_files
 from cluster.features.make import feature_encoders, make_features
+from cluster.workers import pool
 from cluster.workers.session import ray_session
 from graphstore import StoreError
 from graphstore.feature_cache import FeatureTable, content_key
@@ -191,8 +192,14 @@ def test_videos_end_in_a_vector_or_in_the_policys_outcome(
     finally:
         broken.write_bytes(data)
 
+    raws = {k: r for k, r in json.loads(few.read_text()).items() if r["url"] in files}
+    have = tmp_path / "have.json"
+    have.write_text(json.dumps(raws, ensure_ascii=False), encoding="utf-8")
     with pytest.raises(ClusterError, match=r"\.mp4: .*features\.unreadable=zero goes on without it"):
-        make_features(settings(*options, "features.unreadable=error"), few, tmp_path / "strict")
+        make_features(settings(*options, "features.unreadable=error"), have, tmp_path / "strict")
+    with pytest.raises(ClusterError, match=r"found no file of the video"):
+        make_features(settings(*options, "features.unreadable=error"), few, tmp_path / "strict2")
+    assert not (tmp_path / "strict2").exists()
 
 
 def test_a_killed_encoder_loses_no_row(
@@ -221,6 +228,22 @@ def test_a_killed_encoder_loses_no_row(
     found = FeatureTable(out, "text").gather([content_key(text) for text in texts]).astype(np.float32)
     alone = TextModel(FeaturesConfig(text=str(roberta), max_tokens=100)).vectors(texts)
     np.testing.assert_allclose(found, alone, rtol=2**-11, atol=1e-5)
+
+
+class _Deadly:
+    """An actor that dies of every row."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return batch
+
+
+def test_a_row_that_kills_every_actor_ends_the_work(on_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(pool, "_MOST_RESTARTS", 2)
+    with pytest.raises(ray.exceptions.RayError):
+        list(pool.map_on_pool([{"row": 1}], _Deadly, (), size=1, ordered=False))
 
 
 def test_a_command_that_was_ended_goes_on(

@@ -163,7 +163,7 @@ def bad_files(folder: Path) -> dict[str, int]:
     make_sound(folder / "sound.mp4")
     return {
         "cut.mp4": BROKEN,
-        "head.mp4": NOT_VIDEO,
+        "head.mp4": BROKEN,
         "empty.mp4": EMPTY,
         "text.mp4": BROKEN,
         "sound.mp4": NOT_VIDEO,
