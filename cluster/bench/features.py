@@ -37,11 +37,10 @@ ends = []
 with torch.inference_mode():
     for first in range(0, len(texts), TEXTS_A_SHARD):
         shard = texts[first : first + TEXTS_A_SHARD]
-        length = [len(ids) for ids in tokenizer(shard, **cut)["input_ids"]]
-        order, i = sorted(range(len(shard)), key=lambda k: -length[k]), 0
-        while i < len(order):
-            batch = order[i : i + max(1, tokens // length[order[i]])]
-            inputs = tokenizer([shard[k] for k in batch], padding=True, return_tensors="pt", **cut)
+        ids, i = sorted(tokenizer(shard, **cut)["input_ids"], key=lambda one: -len(one)), 0
+        while i < len(ids):
+            batch = ids[i : i + max(1, tokens // len(ids[i]))]
+            inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt")
             mask = inputs["attention_mask"][:, :, None]
             (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
             i += len(batch)
