@@ -17,6 +17,7 @@ Legend: n contents, m of them with a vector, D width.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,8 +63,11 @@ class FeatureTable:
 
     @staticmethod
     def create(root: Path, kind: str, name: str, dim: int) -> FeatureTable:
-        """The table of an encoder, new or as it is. StoreError where it is another encoder's."""
+        """The table of an encoder, new or as it is, for a caller that holds the folder: what killed writers
+        left is removed. StoreError where it is another encoder's."""
         path, parts = root / kind / "encoder.json", root / kind / "parts"
+        for left in parts.glob(".*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
         if not path.exists() or not any(parts.glob("[!.]*")):  # of an attempt that came to nothing
             write_json(path, {"format": FORMAT, "version": VERSION, "encoder": name, "dim": dim})
         table = FeatureTable(root, kind)

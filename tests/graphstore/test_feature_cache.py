@@ -189,6 +189,10 @@ def test_what_a_folder_lacks_is_said(folder: Path, store: Store, records_path: P
     with pytest.raises(StoreError, match=r"found nothing of the video .*run: netgpt features"):
         graphstore.build(records_path, tmp_path / "s", SMALL, features=few)
     assert not (tmp_path / "s").exists()
+    left = part / "text" / "parts" / ".0123-abc.99-1.tmp"
+    left.mkdir()
+    (left / "x").write_bytes(b"half a part of a writer that was killed")
+    assert len(FeatureTable.create(part, "text", "texts@1", DIM)) == 1 and not left.exists()
     # An attempt that came to nothing binds nobody
     FeatureTable.create(tmp_path / "new", "text", "texts@1", DIM)
     assert FeatureTable.create(tmp_path / "new", "text", "texts@2", 9).name == "texts@2"
