@@ -26,19 +26,35 @@ import numpy as np
 
 from graphstore.arrays import map_array, write_array
 from graphstore.errors import FormatError, StoreError
-from graphstore.features import NoVideos, TextEncoder, VideoEncoder, text_encoder
+from graphstore.features import (
+    KEY_BYTES,
+    NoVideos,
+    TextEncoder,
+    VideoEncoder,
+    content_key,
+    text_encoder,
+)
 from graphstore.files import atomic_dir, read_json, write_json
 
 FORMAT, VERSION = "netgpt-features", 1
 KINDS = ("text", "video")
-KEY_BYTES = 16
 OK = 0
 """Status of a content that has a vector; others are reasons of the kind's encoder."""
 
 
-def content_key(content: str) -> bytes:
-    """What a content is found by: BLAKE2b of its UTF-8 bytes, 16 bytes."""
-    return hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).digest()
+def _read_encoder(root: Path, kind: str) -> tuple[str, int] | None:
+    """(name, width) of the encoder of a kind's vectors; None where there are none. FormatError for what is
+    something else."""
+    path = root / kind / "encoder.json"
+    try:
+        found = read_json(path)
+        if (found["format"], found["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"format {found['format']!r} version {found['version']!r}")
+        return str(found["encoder"]), int(found["dim"])
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise FormatError(f"{path}: not of a feature folder ({error})") from error
 
 
 class FeatureTable:
@@ -47,18 +63,13 @@ class FeatureTable:
     def __init__(self, root: Path, kind: str) -> None:
         """FormatError where the folder holds something else; StoreError where it holds nothing."""
         self.root, self.kind = root / kind, kind
-        try:
-            found = read_json(self.root / "encoder.json")
-            if (found["format"], found["version"]) != (FORMAT, VERSION):
-                raise ValueError(f"format {found['format']!r} version {found['version']!r}")
-            self.name, self.dim = str(found["encoder"]), int(found["dim"])
-        except FileNotFoundError:
+        encoder = _read_encoder(root, kind)
+        if encoder is None:
             raise StoreError(
                 f"{root}: found no {kind} features; make them: netgpt features RECORDS --out {root} --{kind} "
                 "MODEL"
-            ) from None
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise FormatError(f"{self.root / 'encoder.json'}: not of a feature folder ({error})") from error
+            )
+        self.name, self.dim = encoder
         self._read_parts()
 
     @staticmethod
@@ -71,18 +82,14 @@ class FeatureTable:
         if not path.exists() or not any(parts.glob("[!.]*")):  # of an attempt that came to nothing
             write_json(path, {"format": FORMAT, "version": VERSION, "encoder": name, "dim": dim})
         table = FeatureTable(root, kind)
-        table.require(name)
+        if table.name != name:
+            raise StoreError(
+                f"{table.root}: found {kind} features of {table.name}, expected those of {name}: vectors "
+                "of two encoders do not go together; use another folder"
+            )
         if table.dim != dim:
             raise StoreError(f"{path}: found vectors of width {table.dim}, expected {dim} of {name}")
         return table
-
-    def require(self, name: str) -> None:
-        """StoreError where the vectors are not those of the encoder of this name."""
-        if name != self.name:
-            raise StoreError(
-                f"{self.root}: found {self.kind} features of {self.name}, expected those of {name}: vectors "
-                "of two encoders do not go together; use another folder"
-            )
 
     def _read_parts(self) -> None:
         self._x: list[np.ndarray] = []
@@ -151,8 +158,10 @@ def write_part(
 
 def folder_encoders(folder: Path | None) -> dict[str, str]:
     """Names of the encoders whose vectors a folder has, by kind; none without a folder."""
-    there = [kind for kind in KINDS if folder is not None and (folder / kind / "encoder.json").exists()]
-    return {kind: FeatureTable(folder, kind).name for kind in there} if folder is not None else {}
+    if folder is None:
+        return {}
+    found = {kind: _read_encoder(folder, kind) for kind in KINDS}
+    return {kind: encoder[0] for kind, encoder in found.items() if encoder is not None}
 
 
 def choose_encoders(encoder: str, video_dim: int, folder: Path | None) -> tuple[TextEncoder, VideoEncoder]:

@@ -5,6 +5,7 @@ Legend: N nodes, D width.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,8 +13,15 @@ import numpy as np
 from graphstore.errors import StoreError
 
 DAY_S = 86_400
+KEY_BYTES = 16
 TIME_EPOCH_S = 1_704_038_400.0
 """2024-01-01 00:00 in China, where time encodings start: small phases keep float64 exact enough."""
+
+
+def content_key(content: str | bytes) -> bytes:
+    """What a content's row is found by: BLAKE2b of its (UTF-8) bytes, KEY_BYTES long."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
 
 
 def encode_scalar(values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,6 +38,11 @@ def value_digest(value: Any) -> str:
     """SHA-256 of a JSON value in one canonical spelling (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def files_digest(root: Path, files: Iterable[Path]) -> str:
+    """Of some files below a folder, by their names in it."""
+    return value_digest({path.relative_to(root).as_posix(): file_digest(path) for path in files})
 
 
 def fsync_dir(path: Path) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.measure import machine, measure
+from cluster.bench.measure import SYNTH_RECORDS, machine, measure
 from cluster.errors import FailedError
 from graphstore.files import read_json
 
 _BARE = """
-import json, pathlib, sys, time
+import json, sys, time
 from cluster.config import load_config
 from cluster.features.contents import Contents
 from cluster.features.encode import TEXTS_A_SHARD
@@ -56,11 +56,6 @@ make.bar = lambda title, unit: lambda done, total: ends.append((done, time.perf_
 make.make_features(config, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2] + ".features"))
 json.dump(ends, open(sys.argv[2], "w"))
 """
-_SYNTH = """
-import pathlib, sys
-from graphstore.xsvideo.synth import write_synthetic
-write_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0)
-"""
 ROUNDS = 3
 
 
@@ -72,7 +67,7 @@ def bench_features(
         root = Path(folder)
         if data is None:
             data = root / "records.json"
-            if not measure(_SYNTH, data, scale).ok:
+            if not measure(SYNTH_RECORDS, data, scale, 0).ok:
                 raise FailedError("the synthetic records could not be made")
         asked = json.dumps([*settings, f"features.text={text}", "features.workers=1", "cluster.device=cpu"])
         rates: dict[str, list[float]] = {"bare": [], "pipeline": []}

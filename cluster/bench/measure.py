@@ -28,6 +28,13 @@ build_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0, config)
 """
 """Code for `measure`: a synthetic store at a path, of a scale, in a layout."""
 
+SYNTH_RECORDS = """
+import sys, pathlib
+from graphstore.xsvideo.synth import write_synthetic
+write_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+"""
+"""The same for synthetic records: a JSON file at a path, of a scale, by a seed."""
+
 # The kernel's ru_maxrss of a child starts at its parent's; VmHWM starts at zero with the new program
 _REPORT = """
 import atexit, os

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import graphstore
-from cluster.bench.measure import machine, measure
+from cluster.bench.measure import SYNTH_RECORDS, machine, measure
 from cluster.bench.subsample import BY, choose, write_parts
 from cluster.errors import ClusterError, FailedError
 from graphstore.files import total_bytes
@@ -28,16 +28,6 @@ from trainers import stage
 
 STAGES = ("stage1", "embeddings", "tokens", "stage2")
 VAL_STATES = 64
-_SYNTH = """
-import json, sys
-from graphstore.xsvideo.synth import synthetic_records
-with open(sys.argv[1], "w", encoding="utf-8") as file:
-    separator = "{"
-    for name, record in synthetic_records(float(sys.argv[2]), int(sys.argv[3])):
-        file.write(f"{separator}{json.dumps(name)}: {json.dumps(record, ensure_ascii=False)}")
-        separator = ",\\n"
-    file.write("}")
-"""
 _BUILD = """
 import sys, graphstore
 config = graphstore.BuildConfig(encoder="hash:64", time_dim=16, video_dim=16)
@@ -110,7 +100,7 @@ def bench_scaling(config: ScalingBench, data: Path | None, scratch: Path | None)
         root = Path(folder)
         if data is None:
             data = root / "records.json"
-            if not measure(_SYNTH, data, config.scale, config.seed).ok:
+            if not measure(SYNTH_RECORDS, data, config.scale, config.seed).ok:
                 raise FailedError("the synthetic records could not be made")
         whole = root / "whole"
         _build(data, whole)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from cluster.errors import ClusterError, StageFailedError
 from cluster.workers.pool import map_on_pool
-from graphstore.feature_cache import OK, FeatureTable, content_key, write_part
+from graphstore.feature_cache import KINDS, OK, FeatureTable, write_part
+from graphstore.features import content_key
 from trainers.errors import TrainerError
 from trainers.features.config import FeaturesConfig
 from trainers.features.frames import NO_FILE, REASONS, TOO_LONG, FramesError
@@ -205,12 +206,11 @@ def _encoded(
         return
     done, total = 0, sum(len(shard) for shard in shards)
     # A worker's folder is another one: what is a folder here is sent by its whole path
-    models = {key: str(Path(getattr(config, key)).resolve()) for key in ("text", "video")}
-    there = {key: path for key, path in models.items() if getattr(config, key) and Path(path).is_dir()}
-    arguments = (
-        *(str(table.root.resolve()), table.name, asdict(replace(config, **there))),  # type: ignore[arg-type]
-        *(pool.cpus, pool.device),
-    )
+    asked = asdict(config)
+    for kind in KINDS:
+        if asked[kind] and Path(asked[kind]).is_dir():
+            asked[kind] = str(Path(asked[kind]).resolve())
+    arguments = (str(table.root.resolve()), table.name, asked, pool.cpus, pool.device)
     rows = [{"shard": shard} for shard in shards]
     made = map_on_pool(rows, actor, arguments, size=pool.size, ordered=False, cpus=pool.cpus, gpus=pool.gpus)
     try:

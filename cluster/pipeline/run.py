@@ -17,7 +17,7 @@ from cluster.features.make import feature_encoders, features_for
 from cluster.stages import MEASURED, STAGES, num_workers
 from cluster.stores import build_store
 from graphstore import BuildConfig, Store
-from graphstore.files import atomic_file, file_digest, read_json, value_digest, write_json
+from graphstore.files import atomic_file, file_digest, files_digest, read_json, value_digest, write_json
 from sampler import GENERATOR
 from trainers import stage
 from trainers.config import StageConfig
@@ -166,8 +166,7 @@ class Run:
         """Of a base model that the run did not make: its files' digest, or its name on the hub."""
         path = Path(self.config.language.model)
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
-        names = {p.relative_to(path).as_posix(): file_digest(p) for p in files}
-        return value_digest(names) if names else self.config.language.model
+        return files_digest(path, files) if files else self.config.language.model
 
     @property
     def stages(self) -> list[str]:

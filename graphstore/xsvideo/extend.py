@@ -28,7 +28,13 @@ from graphstore.relations import Relation, prefix_rows
 from graphstore.schema import EdgeType, RelationType
 from graphstore.store import RECORD_KEYS as KEYS
 from graphstore.store import Graph, Store
-from graphstore.xsvideo.nodes import RecordColumns, Vocabulary, comment_features, require_encoders
+from graphstore.xsvideo.nodes import (
+    RecordColumns,
+    Vocabulary,
+    comment_features,
+    require_encoders,
+    video_features,
+)
 from graphstore.xsvideo.records import Record
 from graphstore.xsvideo.schema import PER_STATE, SCALARS
 
@@ -127,10 +133,7 @@ class ExtendedGraph(Graph):
     def _new_rows(self, name: str) -> np.ndarray:
         records, dim = self.columns.records, self.store.features(name).dim
         if name == "video":
-            x = np.zeros((self.num_new, dim), np.float16)
-            known = [i for i, r in enumerate(records) if self._video.has(r.url)]
-            x[known] = self._video.encode([records[i].url for i in known])
-            return x
+            return video_features([r.url for r in records], self._video)
         if name in SCALARS:
             return encode_scalar(self.columns.scalar(name))
         if name == "time":

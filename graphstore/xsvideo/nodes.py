@@ -5,7 +5,6 @@ Legend: N states (video nodes), C comments, n records of a batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,14 +14,20 @@ import numpy as np
 
 from graphstore.arrays import ArrayWriter, StringWriter
 from graphstore.errors import FormatError, StoreError
-from graphstore.features import TextEncoder, VideoEncoder, encode_scalar, encode_time
+from graphstore.features import (
+    KEY_BYTES,
+    TextEncoder,
+    VideoEncoder,
+    content_key,
+    encode_scalar,
+    encode_time,
+)
 from graphstore.store import RECORD_KEYS as KEYS
 from graphstore.store import VIDEO_COLUMNS, Store
 from graphstore.xsvideo.records import Record
 from graphstore.xsvideo.schema import PER_STATE, SCALARS
 
 BATCH_RECORDS = 1024
-_KEY_BYTES = 16
 
 T = TypeVar("T")
 
@@ -73,6 +78,14 @@ def comment_features(records: Iterable[Record], text: TextEncoder, time_dim: int
     return np.concatenate([text.encode([c.text for c in comments]), times.astype(np.float16)], axis=1)
 
 
+def video_features(urls: Sequence[str], video: VideoEncoder) -> np.ndarray:
+    """Vectors of the videos at some addresses, zeros where there is none: [n, video.dim] float16."""
+    x = np.zeros((len(urls), video.dim), np.float16)
+    known = [i for i, url in enumerate(urls) if video.has(url)]
+    x[known] = video.encode([urls[i] for i in known])
+    return x
+
+
 def require_encoders(store: Store, text: str, video: str | None) -> None:
     """StoreError where a store's vectors are of other encoders than those of these names.
 
@@ -97,7 +110,7 @@ class _DistinctRows:
         path = after.path if after else None
         self._x = ArrayWriter(root, f"nodes/{node_type}/x", dtype, width, after=path)
         self._x_row = ArrayWriter(root, f"nodes/{node_type}/x_row", np.int32, after=path)
-        self._x_key = ArrayWriter(root, f"nodes/{node_type}/x_key", np.uint8, _KEY_BYTES, after=path)
+        self._x_key = ArrayWriter(root, f"nodes/{node_type}/x_key", np.uint8, KEY_BYTES, after=path)
         self._row_of: dict[bytes, int] = {}
         if after is not None:
             keys = np.asarray(after.array(f"nodes/{node_type}/x_key"))
@@ -107,7 +120,7 @@ class _DistinctRows:
         """Add nodes by content; `encode` makes rows for the given positions of `contents`."""
         rows, new, keys = [], [], []
         for i, content in enumerate(contents):
-            key = hashlib.blake2b(content, digest_size=_KEY_BYTES).digest()
+            key = content_key(content)
             row = self._row_of.get(key)
             if row is None:
                 row = self._row_of[key] = len(self._row_of)
@@ -116,7 +129,7 @@ class _DistinctRows:
             rows.append(row)
         if new:
             self._x.append(encode(new))
-            self._x_key.append(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY_BYTES))
+            self._x_key.append(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES))
         self._x_row.append(np.array(rows, np.int32))
 
     def close(self) -> None:
@@ -221,13 +234,9 @@ class NodeWriters:
         contents = [url.encode() if self.video.has(url) else b"" for url in urls]
         self.num_without_video += contents.count(b"")
 
-        def encode(new: list[int]) -> np.ndarray:
-            x = np.zeros((len(new), self.video.dim), np.float16)
-            known = [place for place, i in enumerate(new) if contents[i]]
-            x[known] = self.video.encode([urls[new[place]] for place in known])
-            return x
-
-        self._distinct["video"].append(contents, encode)
+        self._distinct["video"].append(
+            contents, lambda new: video_features([urls[i] for i in new], self.video)
+        )
 
     def _append_texts(self, name: str, texts: list[str]) -> None:
         contents = [text.encode() for text in texts]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import graphstore
 from graphstore import FormatError, Store, StoreError
-from graphstore.feature_cache import OK, FeatureTable, content_key, write_part
+from graphstore.feature_cache import OK, FeatureTable, write_part
+from graphstore.features import content_key
 from graphstore.xsvideo.extend import ExtendedGraph
 from graphstore.xsvideo.records import read_records
 from tests.conftest import SMALL

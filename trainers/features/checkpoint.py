@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphstore.files import file_digest, value_digest
+from graphstore.files import files_digest
 from trainers.errors import TrainerError
 
 _ENDINGS = (".safetensors", ".bin", ".json", ".txt", ".model")
@@ -46,10 +46,9 @@ def model_config(folder: Path, key: str) -> Any:
         raise TrainerError(f"{key}: {folder}: not a model of transformers ({reason})") from error
 
 
-def files_digest(folder: Path) -> str:
+def encoder_digest(folder: Path) -> str:
     """Of all files that change what an encoder gives."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in _ENDINGS and p.is_file())
-    return value_digest({p.name: file_digest(p) for p in files})
+    return files_digest(folder, (p for p in folder.iterdir() if p.suffix in _ENDINGS and p.is_file()))
 
 
 def tensor_digest(x: torch.Tensor) -> str:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -116,20 +117,19 @@ def _serve(rule: FrameRule) -> None:
     for line in sys.stdin.buffer:
         asked = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, asked["timeout_s"])
+        frames, answer = b"", dict[str, Any]()
         try:
-            frames = read_frames(Path(asked["path"]), rule)
+            found = read_frames(Path(asked["path"]), rule)
+            frames, answer = found.tobytes(), {"shape": found.shape}
         except FramesError as error:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            answers.write(json.dumps({"reason": error.reason, "found": error.found}).encode() + b"\n")
+            answer = {"reason": error.reason, "found": error.found}
         except MemoryError:
             raise  # this process's lack, not the file's fault
         except Exception as error:  # what a damaged file makes a library raise has no common class
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            found = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            answers.write(json.dumps({"reason": BROKEN, "found": found}).encode() + b"\n")
-        else:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            answers.write(json.dumps({"shape": frames.shape}).encode() + b"\n" + frames.tobytes())
+            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            answer = {"reason": BROKEN, "found": said}
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(json.dumps(answer).encode() + b"\n" + frames)
         answers.flush()
 
 

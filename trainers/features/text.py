@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trainers.errors import TrainerError
-from trainers.features.checkpoint import as_float16, encoder_name, files_digest, model_config, resolve
+from trainers.features.checkpoint import as_float16, encoder_digest, encoder_name, model_config, resolve
 from trainers.features.config import FeaturesConfig
 
 _BATCH_TOKENS = 8192
@@ -33,7 +33,7 @@ def text_identity(config: FeaturesConfig) -> tuple[str, int]:
             f"{config.text} has"
         )
     settings, dim = f"{config.pooling}/{config.max_tokens}", int(found.hidden_size)
-    return encoder_name(found.model_type, dim, settings, config.precision, files_digest(folder)), dim
+    return encoder_name(found.model_type, dim, settings, config.precision, encoder_digest(folder)), dim
 
 
 class TextModel:
