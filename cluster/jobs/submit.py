@@ -27,7 +27,11 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 def enter_callers_folder() -> None:
-    """In a job, make relative paths mean what they meant to the caller. Nothing elsewhere."""
+    """In a job, make relative paths mean what they meant to the caller. Nothing elsewhere.
+
+    A job by plain `ray job submit` leaves its copy of the tree: raylets that share a machine share their
+    session's folder too, and unpack the tree again in the same place, under the running job.
+    """
     if folder := os.environ.pop(CALLED_FROM, ""):
         os.chdir(folder)
     elif "/working_dir_files/" in os.getcwd():
@@ -37,6 +41,17 @@ def enter_callers_folder() -> None:
                 f"found the relative path {relative[0]}, expected one from the root /: a job runs in a copy "
                 f"of the tree (./launch.sh submit sets {CALLED_FROM} in its environment for it)"
             )
+        sys.argv[1:] = [_in_tree(argument) for argument in sys.argv[1:]]
+        os.chdir("/")
+
+
+def _in_tree(argument: str) -> str:
+    """The argument, or KEY=VALUE, with its path made absolute where it names something of the tree."""
+    key, equals, value = argument.rpartition("=")
+    # a bare word is a command's name or a configuration's, also where a folder has that name
+    if ("/" in value or "." in value) and Path(value).exists():
+        return f"{key}{equals}{Path(value).absolute()}"
+    return argument
 
 
 def _paths(arguments: list[str]) -> list[str]:

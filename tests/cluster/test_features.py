@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import graphstore
@@ -25,7 +27,8 @@ from cluster.features.make import feature_encoders, make_features
 from cluster.workers import pool
 from cluster.workers.session import ray_session
 from graphstore import StoreError
-from graphstore.feature_cache import FeatureTable, content_key
+from graphstore.feature_cache import FeatureTable
+from graphstore.features import content_key
 from graphstore.xsvideo.records import read_records
 from tests.encoders import make_clip, make_qwen2_vl, make_roberta, make_sound
 from trainers.errors import TrainerError
@@ -84,14 +87,22 @@ def ray_here() -> Iterator[None]:
 
 @pytest.fixture
 def on_ray(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from contextlib import nullcontext
-
     monkeypatch.setattr(make, "ray_session", lambda cpus: nullcontext())
 
 
 def parts(root: Path, kind: str) -> dict[str, int]:
-    """Parts of a folder, and when each was written."""
-    return {p.name: p.stat().st_mtime_ns for p in (root / kind / "parts").iterdir()}
+    """Whole parts of a folder, and when each was written."""
+    return {p.name: p.stat().st_mtime_ns for p in (root / kind / "parts").glob("[!.]*")}
+
+
+def encoders_alive() -> list[int]:
+    """Process ids of the actors of this process's pools."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ended meanwhile
+            if " ".join(process.cmdline() or [process.name()]).startswith("ray::MapWorker"):
+                found.append(process.pid)
+    return found
 
 
 def test_contents_are_counted_once(sample_path: Path) -> None:
@@ -206,20 +217,15 @@ def test_a_killed_encoder_loses_no_row(
     on_ray: None, records_path: Path, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first actors kill themselves in the middle of a shard; others take it up."""
-    import psutil
-
     monkeypatch.setattr(encode, "TEXTS_A_SHARD", 20)
     config, out = settings(f"features.text={roberta}", "features.batch_tokens=100"), tmp_path / "f"
     killed = []
 
     def progress(done: int, total: int) -> None:
         if len(killed) < 2 and done >= 40 * (1 + len(killed)):
-            for process in psutil.Process().children(recursive=True):
-                line = " ".join(process.cmdline() or [process.name()])
-                if line.startswith("ray::MapWorker") and process.pid not in killed:
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed.append(process.pid)
-                    break
+            for pid in [pid for pid in encoders_alive() if pid not in killed][:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
     monkeypatch.setattr(make, "bar", lambda title, unit: progress)
     make_features(config, records_path, out)
@@ -262,9 +268,11 @@ def test_a_command_that_was_ended_goes_on(
     monkeypatch.setattr(make, "bar", lambda title, unit: ended)
     with pytest.raises(KeyboardInterrupt):
         make_features(config, records_path, out)
-    first = parts(out, "text")
-    assert len(first) >= 5 and seen[-1][0] < seen[-1][1]
-    time.sleep(2)  # actors may still write what they had in hand
+    assert len(parts(out, "text")) >= 5 and seen[-1][0] < seen[-1][1]
+    until = time.monotonic() + 60
+    while encoders_alive():  # they may still write what they had in hand
+        assert time.monotonic() < until
+        time.sleep(0.1)
     first = parts(out, "text")
     monkeypatch.setattr(make, "bar", lambda title, unit: lambda done, total: None)
     make_features(config, records_path, out)

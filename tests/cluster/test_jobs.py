@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import stat
 import subprocess
@@ -143,14 +144,63 @@ def test_the_same_command_is_followed_and_not_started_twice(cluster: Cluster, tr
     assert second.stdout.count("\nonce\n") == 1
 
 
-def test_plain_ray_commands_work_with_the_env_file(cluster: Cluster, tree: Path) -> None:
-    line = f". {cluster.state}/env && ray job submit --working-dir {tree} -- python code.py"
+def ray_job_submit(cluster: Cluster, tree: Path, *command: str) -> tuple[int, str]:
+    """Exit status and output of Ray's own command with the cluster's env file."""
+    line = f". {cluster.state}/env && ray job submit --working-dir {tree} -- {shlex.join(command)}"
     scripts = str(Path(sys.executable).parent)
     path = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["sh", "-c", line], capture_output=True, text=True, env=path, timeout=120, check=False
     )
-    assert done.returncode == 0 and "shipped" in done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_plain_ray_commands_work_with_the_env_file(cluster: Cluster, tree: Path) -> None:
+    code, said = ray_job_submit(cluster, tree, "python", "code.py")
+    assert code == 0 and "shipped" in said
+
+
+def test_a_plain_job_reads_the_trees_files_and_writes_none_there(cluster: Cluster, tree: Path) -> None:
+    (tree / "records.json").write_text("{}")
+    for records in ("records.json", "./records.json"):
+        code, said = ray_job_submit(cluster, tree, "python", "-m", "cluster", "label", records)
+        # refused for its content, so the file was read
+        assert code != 0 and "records.json" in said and "no file" not in said and "Traceback" not in said
+    code, said = ray_job_submit(
+        cluster, tree, "python", "-m", "cluster", "build", "records.json", "--out", "s"
+    )
+    assert code != 0 and "found the relative path s, expected one from the root" in said
+
+
+SPREAD = """
+import os, ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from cluster.jobs.submit import enter_callers_folder
+
+enter_callers_folder()
+ray.init(log_to_driver=False)
+for node in ray.nodes():
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    ray.get(ray.remote(lambda: os.getcwd()).options(scheduling_strategy=there).remote())
+print("still in", os.getcwd(), "of", len(ray.nodes()), "nodes")
+"""
+"""A job that works on every node: raylets of one machine unpack its tree each, in the same place."""
+
+
+@pytest.mark.multinode
+def test_a_plain_job_goes_on_when_a_second_raylet_unpacks_its_tree(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("two")
+    hosts, shell = loopback_hosts(folder)
+    (tree / "spread.py").write_text(SPREAD)
+    made = new_cluster(folder)
+    try:
+        assert made.up("--hosts", hosts, "--ssh", shell).returncode == 0
+        code, said = ray_job_submit(made, tree, "python", "spread.py")
+        assert code == 0 and "still in / of 2 nodes" in said, said
+    finally:
+        assert made.run("down").returncode == 0
 
 
 METHODS = (
@@ -277,13 +327,18 @@ def test_a_port_in_use_is_named(tmp_path: Path, cluster: Cluster) -> None:
     assert done.returncode == 2 and f"port {cluster.port} of 127.0.0.2: in use" in done.stderr
 
 
-@pytest.mark.multinode
-def test_a_hosts_file_makes_a_cluster_and_down_ends_all_of_it(tmp_path: Path) -> None:
-    """The second host is reached by a command in ssh's place that runs here."""
-    hosts, shell = tmp_path / "hosts", tmp_path / "shell"
+def loopback_hosts(folder: Path) -> tuple[Path, Path]:
+    """A hosts file of two nodes, and a command in ssh's place that runs here what the second one should."""
+    hosts, shell = folder / "hosts", folder / "shell"
     hosts.write_text("127.0.0.2  # the head\n127.0.0.3\n")
     shell.write_text('#!/bin/sh\nshift\nexec sh -c "$1"\n')
     shell.chmod(0o755)
+    return hosts, shell
+
+
+@pytest.mark.multinode
+def test_a_hosts_file_makes_a_cluster_and_down_ends_all_of_it(tmp_path: Path) -> None:
+    hosts, shell = loopback_hosts(tmp_path)
     made = new_cluster(tmp_path)
     for _ in range(2):
         done = made.up("--hosts", hosts, "--ssh", shell)
