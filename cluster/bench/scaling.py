@@ -200,18 +200,31 @@ def exponent(sizes: list[float], values: list[float]) -> float | None:
 
 
 def summary(config: ScalingBench, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Exponents of seconds and bytes against nodes, by the way to subsample, stage and number of workers."""
-    fits: dict[str, Any] = {}
+    """Exponents of seconds and bytes against nodes, by the way to subsample, stage and number of workers.
+
+    `exponents` are fitted over all sizes, where small ones show what starting costs; `last_exponents` over
+    the two largest, which say more of what comes after them.
+    """
+    whole: dict[str, Any] = {}
+    last: dict[str, Any] = {}
     for by in BY:
-        rows = sorted((r for r in results if r["by"] in (by, "all")), key=lambda r: r["nodes"])
-        nodes = [float(r["nodes"]) for r in rows]
-        fits[by] = {
-            key: {
-                what: exponent(nodes, [at(r, key, what) for r in rows]) for what in ("seconds", "peak_bytes")
-            }
-            for key in keys(results)
-        }
-    return {"bench": "scaling", **asdict(config), "machine": machine(), "exponents": fits}
+        rows = rows_of(results, by)
+        whole[by] = {key: _exponents(rows, key) for key in keys(results)}
+        last[by] = {key: _exponents(rows[-2:], key) for key in keys(results)}
+    return {
+        **{"bench": "scaling", **asdict(config), "machine": machine()},
+        **{"exponents": whole, "last_exponents": last},
+    }
+
+
+def rows_of(results: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+    """The parts of one way to subsample, by size; what is the whole data belongs to each."""
+    return sorted((r for r in results if r["by"] in (by, "all")), key=lambda r: r["nodes"])
+
+
+def _exponents(rows: list[dict[str, Any]], key: str) -> dict[str, float | None]:
+    nodes = [float(row["nodes"]) for row in rows]
+    return {what: exponent(nodes, [at(row, key, what) for row in rows]) for what in ("seconds", "peak_bytes")}
 
 
 def keys(results: list[dict[str, Any]]) -> list[str]:
@@ -231,11 +244,15 @@ def line(found: dict[str, Any]) -> str:
     if "exponents" in found:
         rows = [
             f"{by:<6}{key:<14}"
-            + "".join(f"{what} ^{value:.2f}  " for what, value in fit.items() if value is not None)
+            + "".join(
+                f"{what} ^{value:.2f} (^{last:.2f})  "
+                for what, value in fit.items()
+                if (last := found["last_exponents"][by][key][what]) is not None and value is not None
+            )
             for by, fits in found["exponents"].items()
             for key, fit in fits.items()
         ]
-        return "exponents against nodes:\n" + "\n".join(rows)
+        return "exponents against nodes (of the two largest):\n" + "\n".join(rows)
     times = {**{name: one["seconds"] for name, one in found["stages"].items()}}
     for workers, stages in found["workers"].items():
         times |= {f"{name}/{workers}": one["seconds"] for name, one in stages.items()}

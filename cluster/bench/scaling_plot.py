@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.scaling import STAGES, at, exponent, keys
+from cluster.bench.scaling import STAGES, at, exponent, keys, rows_of
 
 TITLES = {
     **{"build": "build", "sample": "sample an epoch", "stage1": "stage 1, an epoch"},
@@ -19,11 +19,12 @@ COLOURS = {
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG: solid lines by topic, dashed by time; exponents in the legend."""
+    """Write a PNG: solid lines by topic, dashed by time; exponents of the former in the legend."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import ScalarFormatter
 
     workers = list(results[0]["workers"])
     most = workers[-1]
@@ -31,19 +32,23 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure, (seconds, memory, rates) = plt.subplots(1, 3, figsize=(16, 5.4), constrained_layout=True)
     for axes, what, unit in ((seconds, "seconds", 1.0), (memory, "peak_bytes", 1e9)):
         for by, style in (("topic", "-"), ("time", "--")):
-            rows = sorted((r for r in results if r["by"] in (by, "all")), key=lambda r: r["nodes"])
+            rows = rows_of(results, by)
             nodes = [float(r["nodes"]) for r in rows]
             for key in shown:
                 values = [at(r, key, what) / unit for r in rows]
                 if all(v != v for v in values):
                     continue
                 name = key.split("/")[0]
-                power = exponent(nodes, values)
-                label = f"{TITLES[name]}, nodes^{power:.2f}" if by == "topic" and power is not None else None
+                power, last = exponent(nodes, values), exponent(nodes[-2:], values[-2:])
+                label = None
+                if by == "topic" and power is not None and last is not None:
+                    label = f"{TITLES[name]}, {power:.2f} ({last:.2f})"
                 axes.plot(nodes, values, style, marker="o", ms=4, color=COLOURS[name], label=label)
         axes.set(xscale="log", yscale="log", xlabel="nodes")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, title="by topic: exponent (of the two largest)", title_fontsize=8)
+    memory.yaxis.set_major_formatter(ScalarFormatter())
+    memory.yaxis.set_minor_formatter(ScalarFormatter())
     seconds.set(ylabel="seconds", title=f"Time ({most} workers; solid by topic, dashed by time)")
     memory.set(ylabel="GB resident, mapped files included", title="Memory of the largest worker")
     largest = max(results, key=lambda r: r["nodes"])

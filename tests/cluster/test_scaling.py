@@ -111,7 +111,16 @@ def test_the_summary_and_the_picture(tmp_path: Path) -> None:
         assert found["exponents"][by]["stage1/2"]["seconds"] == pytest.approx(0.5)
         assert found["exponents"][by]["build"]["peak_bytes"] == pytest.approx(1.0)
         assert found["exponents"][by]["tokens/1"]["peak_bytes"] is None
+        assert found["last_exponents"][by]["stage1/2"]["seconds"] == pytest.approx(0.5)
+        assert found["last_exponents"][by]["tokens/1"]["peak_bytes"] is None
     assert "stage1/2" in line(found) and "^0.50" in line(found)
+    # the smallest part costs more than its share: the fit over all sizes is flatter than that of the last two
+    start = results()
+    for row in start[:2]:
+        row["stages"]["build"] = {**row["stages"]["build"], "seconds": 100**0.5 + 10}
+    fits = summary(ScalingBench(), start)
+    assert fits["exponents"]["topic"]["build"]["seconds"] < 0.49
+    assert fits["last_exponents"]["topic"]["build"]["seconds"] == pytest.approx(0.5)
     assert "10,000 nodes" in line(results()[-1])
     plot(results(), tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
