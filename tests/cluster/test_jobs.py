@@ -163,9 +163,9 @@ def test_plain_ray_commands_work_with_the_env_file(cluster: Cluster, tree: Path)
 def test_a_plain_job_reads_the_trees_files_and_writes_none_there(cluster: Cluster, tree: Path) -> None:
     (tree / "records.json").write_text("{}")
     for records in ("records.json", "./records.json"):
-        code, said = ray_job_submit(cluster, tree, "python", "-m", "cluster", "label", records)
+        code, said = ray_job_submit(cluster, tree, "python", "-m", "cluster", "annotate", records)
         # refused for its content, so the file was read
-        assert code != 0 and "records.json" in said and "no file" not in said and "Traceback" not in said
+        assert code != 0 and "records.json: found no records" in said and "Traceback" not in said
     code, said = ray_job_submit(
         cluster, tree, "python", "-m", "cluster", "build", "records.json", "--out", "s"
     )
