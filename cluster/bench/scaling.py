@@ -209,8 +209,8 @@ def summary(config: ScalingBench, results: list[dict[str, Any]]) -> dict[str, An
     last: dict[str, Any] = {}
     for by in BY:
         rows = rows_of(results, by)
-        whole[by] = {key: _exponents(rows, key) for key in keys(results)}
-        last[by] = {key: _exponents(rows[-2:], key) for key in keys(results)}
+        whole[by] = {key: exponents_of(rows, key) for key in keys(results)}
+        last[by] = {key: exponents_of(rows[-2:], key) for key in keys(results)}
     return {
         **{"bench": "scaling", **asdict(config), "machine": machine()},
         **{"exponents": whole, "last_exponents": last},
@@ -222,7 +222,8 @@ def rows_of(results: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
     return sorted((r for r in results if r["by"] in (by, "all")), key=lambda r: r["nodes"])
 
 
-def _exponents(rows: list[dict[str, Any]], key: str) -> dict[str, float | None]:
+def exponents_of(rows: list[dict[str, Any]], key: str) -> dict[str, float | None]:
+    """Of seconds and bytes against nodes, for one of `keys`."""
     nodes = [float(row["nodes"]) for row in rows]
     return {what: exponent(nodes, [at(row, key, what) for row in rows]) for what in ("seconds", "peak_bytes")}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.scaling import STAGES, at, exponent, keys, rows_of
+from cluster.bench.scaling import STAGES, at, exponents_of, keys, rows_of
 
 TITLES = {
     **{"build": "build", "sample": "sample an epoch", "stage1": "stage 1, an epoch"},
@@ -39,7 +39,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
                 if all(v != v for v in values):
                     continue
                 name = key.split("/")[0]
-                power, last = exponent(nodes, values), exponent(nodes[-2:], values[-2:])
+                power, last = (exponents_of(part, key)[what] for part in (rows, rows[-2:]))
                 label = None
                 if by == "topic" and power is not None and last is not None:
                     label = f"{TITLES[name]}, {power:.2f} ({last:.2f})"
