@@ -12,6 +12,11 @@ import typer
 
 app = typer.Typer(help="Measurements, beside a peer of the same call.", no_args_is_help=True)
 
+Scratch = Annotated[
+    Path | None,
+    typer.Option(help="Folder for what it writes; default: the system's.", exists=True, file_okay=False),
+]
+
 
 def _show(results: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str], as_json: bool) -> None:
     """Each result as it comes, as JSON or as text."""
@@ -28,7 +33,7 @@ def build(
     memory: Annotated[str, typer.Option("--memory", help="The builder's budget for edge lists.")] = "200MB",
     dtype: Annotated[str, typer.Option(help="Numbers of the edge lists: int64 or int32.")] = "int64",
     peer_edges: Annotated[int, typer.Option(help="Largest size for the peers.")] = 100_000_000,
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Stores built, opened, verified and packed, beside PyG's and torch's conversions in memory.
@@ -62,7 +67,7 @@ def scaling(
     fanout: Annotated[int, typer.Option(help="Heads sampled a relation and hop.")] = 20,
     steps: Annotated[int, typer.Option(help="Optimiser steps of stage 2.")] = 20,
     out: Annotated[Path, typer.Option("--out", help="Folder for scaling.json and scaling.png.")] = Path("."),
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Time, memory and throughput against the size of the graph and the number of workers, with a picture.
@@ -99,7 +104,7 @@ def pipeline(
     config: Annotated[str, typer.Option("--config", help="demo, sample, or a YAML file.")] = "sample",
     workers: Annotated[list[int] | None, typer.Option(help="Training workers; again for more.")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the runs; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """`netgpt run` beside the same stages called directly in one process: what the pipeline adds."""
@@ -114,7 +119,7 @@ def features(
     data: Annotated[Path | None, typer.Option("--data", help="Records; default: synthetic ones.")] = None,
     scale: Annotated[float, typer.Option(help="Scale of the synthetic records.")] = 0.02,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Text features by a pool of one encoder, beside the bare model on the same batches."""
@@ -126,7 +131,7 @@ def features(
 @app.command()
 def faults(
     only: Annotated[list[str] | None, typer.Option("--only", help="A fault; again for more.")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Whole runs with injected faults, compared with one without: results and time lost."""
@@ -149,7 +154,7 @@ def embed(
     peer_edges: Annotated[int, typer.Option(help="Largest size for PyG.")] = 50_000_000,
     batches: Annotated[int, typer.Option(help="Batches of sampled training; 0: none.")] = 8,
     rounds: Annotated[int, typer.Option(help="Inferences; a figure is their median.")] = 3,
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Exact inference over every edge: prefix beside csr beside PyG; and sampled training, by its parts.
@@ -203,7 +208,7 @@ def sampler(
     rounds: Annotated[int, typer.Option(help="Rounds; a figure is their median.")] = 5,
     with_ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Sampling workers too.")] = True,
     with_peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Other samplers too.")] = True,
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Edges sampled and relabelled a second: by threads, cold, with features, through Ray, beside others.
@@ -252,7 +257,7 @@ def language(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     checkpointing: Annotated[bool, typer.Option(help="Activation checkpointing.")] = False,
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Forward and backward of a language stage: packed, beside padding to a length and to the longest."""
@@ -290,7 +295,7 @@ def language(
 @app.command()
 def plan(
     case: Annotated[list[str] | None, typer.Option(help="A case by name; again for more.")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Folder for the data; default: the system's.")] = None,
+    scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """The plan's peak memory beside that of small stages that are run for it, on CPUs."""

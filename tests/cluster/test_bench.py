@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
 from cluster.bench.build import bench_edges, bench_synth, line
 from cluster.bench.embed import EmbedBench, bench_scales
@@ -18,6 +19,7 @@ from cluster.bench.language import line as language_line
 from cluster.bench.measure import measure
 from cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
 from cluster.bench.sampler import line as sampler_line
+from cluster.cli.bench import app
 from graphstore import Store
 from trainers.language.model.netgpt import NetGPT
 from trainers.language.model.tiny import random_qwen2_vl
@@ -29,6 +31,13 @@ def test_a_failed_process_is_not_ok_and_memory_is_its_peak() -> None:
     small, large = measure("pass"), measure("x = bytearray(200_000_000)")
     assert small.ok and large.ok
     assert 190e6 < large.peak_bytes - small.peak_bytes < 260e6
+
+
+@pytest.mark.parametrize("command", ["build", "embed", "faults", "scaling"])
+def test_a_scratch_folder_that_is_none_is_refused_at_once(command: str, tmp_path: Path) -> None:
+    for scratch in (tmp_path / "missing", Path(__file__)):
+        result = CliRunner().invoke(app, [command, "--scratch", str(scratch)])
+        assert result.exit_code == 2 and "--scratch" in result.output
 
 
 @pytest.mark.parametrize("peer_edges", [0, 10**6])
