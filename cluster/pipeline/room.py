@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass, field
 
@@ -11,14 +10,14 @@ from cluster.config import ClusterConfig, RunConfig
 from cluster.errors import ClusterError
 from cluster.progress import say
 from cluster.stages import Resources, resources
-from cluster.workers.session import local_cpus, ray_session
+from cluster.workers.session import is_local, local_cpus, ray_session
 
 _POLL_S = 2.0
 
 
 def require_room(cluster: ClusterConfig) -> None:
     """ClusterError where a stage would ask for more than there is: before a store is built."""
-    if "RAY_ADDRESS" in os.environ:
+    if not is_local():
         with ray_session(0):
             Room.of_ray(cluster)
     elif cluster.device == "cuda":

@@ -28,6 +28,11 @@ def local_cpus(cluster: ClusterConfig) -> int:
     return max(cluster.workers * cluster.threads, os.cpu_count() or 1)
 
 
+def is_local() -> bool:
+    """Whether a session is a Ray of this process's own, which ends with it."""
+    return "RAY_ADDRESS" not in os.environ
+
+
 @contextmanager
 def ray_session(num_cpus: int) -> Iterator[None]:
     """Connect to the cluster that RAY_ADDRESS names, else start a local one and stop it at the end.
@@ -36,7 +41,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     share cores. Its ports ask for a token made for this session alone, since some listen on all
     interfaces.
     """
-    local = "RAY_ADDRESS" not in os.environ
+    local = is_local()
     # No second Ray behind our back: a stage that is ended with the session must not start one
     own = {**QUIET, "RAY_ENABLE_AUTO_CONNECT": "0", **(NO_METRICS if local else {})}
     for name, value in own.items():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import ClusterConfig
 from cluster.errors import ClusterError, StageFailedError, is_bad_input, is_full_disk
@@ -17,10 +17,14 @@ from cluster.progress import say
 from cluster.stages import Resources
 from cluster.workers.locks import rank_lock
 from cluster.workers.node_store import NodeStore
+from cluster.workers.session import is_local
 from graphstore.files import read_json, write_json
 from trainers import stage
 from trainers.errors import TrainerError
 from trainers.settings import StageJob
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 STARTS = "starts.json"
 _LACK_S = 60.0
@@ -138,7 +142,7 @@ def _fit_alone(config: dict[str, Any], cluster: ClusterConfig, resources: Resour
 def _fit(config: dict[str, Any], job: StageJob, cluster: ClusterConfig, resources: Resources) -> None:
     """A stage of several workers, by Ray Train."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     from trainers.worker import COLLECTIVE_HOURS
 
@@ -148,7 +152,7 @@ def _fit(config: dict[str, Any], job: StageJob, cluster: ClusterConfig, resource
     }
     scratch = job.run.resolve() / ".ray"
     name = f"{job.stage}-{uuid.uuid4().hex[:8]}"
-    trainer = TorchTrainer(
+    trainer = trainer_class(is_local())(
         _worker,
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=3600 * COLLECTIVE_HOURS),
@@ -169,6 +173,23 @@ def _fit(config: dict[str, Any], job: StageJob, cluster: ClusterConfig, resource
         trainer.fit()
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)
+
+
+def trainer_class(local: bool) -> type[TorchTrainer]:
+    """Ray's trainer; in a Ray of this process's own, one that leaves nothing behind to clean up.
+
+    Ray Train has an actor free what a dead controller leaves. It asks the dashboard whether the controller
+    lives, and where there is no dashboard it holds every stage's end up until its time is over, 12 s.
+    A Ray that ends with its driver needs none.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class LocalTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Ray's version 2 of it has it
+            return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
+    return LocalTrainer if local else TorchTrainer
 
 
 def _known_of(error: BaseException) -> ValueError | OSError | None:
