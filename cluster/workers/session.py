@@ -20,6 +20,8 @@ NO_METRICS = {
     "DASHBOARD_METRIC_PORT": "-1",
     "AUTOSCALER_METRIC_PORT": "-1",
 }
+# Ray Train watches for nodes that a cloud takes back, with a process more a stage
+NO_WATCHER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -43,7 +45,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     """
     local = is_local()
     # No second Ray behind our back: a stage that is ended with the session must not start one
-    own = {**QUIET, "RAY_ENABLE_AUTO_CONNECT": "0", **(NO_METRICS if local else {})}
+    own = {**QUIET, "RAY_ENABLE_AUTO_CONNECT": "0", **(NO_METRICS | NO_WATCHER if local else {})}
     for name, value in own.items():
         os.environ.setdefault(name, value)
     if local:

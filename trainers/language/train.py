@@ -122,6 +122,8 @@ class LanguageTrainer:
         import deepspeed  # imports slowly and logs at import: only where it is used
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # A sum over CPU ranks for inference, which no stage calls: its first use would compile it for minutes
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         config = self.config
         # Buckets no larger than what is trained: DeepSpeed's default allocates 2 GB of buffers a step
         # (a power of two: its alignment wants a multiple of the world size)

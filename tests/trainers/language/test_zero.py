@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +52,13 @@ SETTINGS = Settings(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def process_group() -> None:
+def process_group() -> Iterator[None]:
+    """DeepSpeed notes ranks in the environment, which commands of later files would inherit."""
+    before = dict(os.environ)
     use_process_group("cpu")
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +354,15 @@ def test_ranks_killed_without_warning(
         assert (run / "stage3" / WEIGHTS).read_bytes() == (whole_run / "stage3" / WEIGHTS).read_bytes()
     else:
         found.assert_close(whole["stage3"])
+
+
+def test_no_kernel_is_compiled_for_a_stage(base_run: Path, store: Store, tmp_path: Path) -> None:
+    """DeepSpeed would compile one of inference's where a checkout first trains."""
+    from deepspeed.comm import comm
+
+    make_trainer(copy_of(base_run, tmp_path / "run"), store, "stage2")
+    assert comm.cdb is not None and comm.cdb.shm_comm_op is None
+    assert not hasattr(torch.ops.deepspeed, "inference_all_reduce_")
 
 
 def test_what_is_trained_is_said_with_counts(base_run: Path, store: Store, tmp_path: Path) -> None:
