@@ -46,7 +46,7 @@ find_python() {
   fail "found no Python 3.11 or newer; install one, or name it: PYTHON=/path/to/python ./launch.sh …"
 }
 
-# DeepSpeed builds its CPU communication when it starts: that takes a C++ compiler and Python's headers
+# DeepSpeed builds the kernels it is asked for when it starts: that takes a C++ compiler and Python's headers
 check_compiler() {
   command -v "${CXX:-c++}" >/dev/null 2>&1 ||
     fail "found no C++ compiler ${CXX:-c++}; install one (Debian, Ubuntu: apt-get install g++)"

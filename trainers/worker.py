@@ -211,7 +211,7 @@ _STAGES: dict[str, Callable[[StageJob, Store, SamplingEngine | None], Made]] = {
 
 def use_process_group(device: str) -> None:
     """Join torchrun's process group, or make one of this process alone (DeepSpeed wants one)."""
-    # DeepSpeed builds a kernel with ninja, which lies beside this Python and need not be on the PATH
+    # DeepSpeed builds kernels with ninja, which lies beside this Python and need not be on the PATH
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -53,7 +53,7 @@ SETTINGS = Settings(
 
 @pytest.fixture(scope="module", autouse=True)
 def process_group() -> Iterator[None]:
-    """DeepSpeed notes ranks in the environment, which commands of later files would inherit."""
+    """The group notes its rank in the environment, which commands of later files would inherit."""
     before = dict(os.environ)
     use_process_group("cpu")
     yield
