@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from cluster.errors import ClusterError
-from graphstore import BuildConfig
-from trainers.errors import require
-from trainers.features.config import FeaturesConfig
-from trainers.settings import Settings
+from netgpt.cluster.errors import ClusterError
+from netgpt.graphstore import BuildConfig
+from netgpt.trainers.errors import require
+from netgpt.trainers.features.config import FeaturesConfig
+from netgpt.trainers.settings import Settings
 
 AUTO, OFF = "auto", "off"
 
@@ -104,7 +104,7 @@ class RunConfig(Settings):
 
 
 def config_names() -> list[str]:
-    folder = resources.files("cluster") / "configs"
+    folder = resources.files("netgpt.cluster") / "configs"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
@@ -114,7 +114,7 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
     Raises ClusterError for an unknown name or key, a wrong type, or a value out of range.
     """
     if source in config_names():
-        path = Path(str(resources.files("cluster") / "configs" / f"{source}.yaml"))
+        path = Path(str(resources.files("netgpt.cluster") / "configs" / f"{source}.yaml"))
     elif Path(source).is_file():
         path = Path(source)
     else:

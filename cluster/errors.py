@@ -11,8 +11,7 @@ class ClusterError(ValueError):
 
 def is_bad_input(error: BaseException) -> bool:
     """Whether it is one of the project's own errors: one line that says what was found and expected."""
-    package = type(error).__module__.split(".")[0]
-    return isinstance(error, ValueError) and package in ("graphstore", "sampler", "trainers", "cluster")
+    return isinstance(error, ValueError) and type(error).__module__.startswith("netgpt.")
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from cluster.errors import ClusterError
-from cluster.pipeline.run import Run
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.pipeline.run import Run
 
 
 def export(run: Run, out: Path) -> None:
@@ -18,9 +18,9 @@ def export(run: Run, out: Path) -> None:
 
     from transformers import AutoConfig
 
-    from trainers.language.load import base_path, graph_states, load_model, prompt_builder
-    from trainers.language.model import export as writer
-    from trainers.language.model.netgpt import NetGPT
+    from netgpt.trainers.language.load import base_path, graph_states, load_model, prompt_builder
+    from netgpt.trainers.language.model import export as writer
+    from netgpt.trainers.language.model.netgpt import NetGPT
 
     settings = run.config.settings
     graph = graph_states(run.path, run.store, settings)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from cluster.features.inline import inline_encoders
-from cluster.pipeline.run import Run
-from cluster.progress import bar
-from graphstore.xsvideo.extend import ExtendedGraph
-from graphstore.xsvideo.records import read_records
-from trainers.graph.exact import cache_digests, cached_mean_scores, embed
-from trainers.graph.tables import FeatureTables
-from trainers.graph.train import MODEL
-from trainers.graph.train import load_model as load_graph_model
-from trainers.metrics import clip, to_level
+from netgpt.cluster.features.inline import inline_encoders
+from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.progress import bar
+from netgpt.graphstore.xsvideo.extend import ExtendedGraph
+from netgpt.graphstore.xsvideo.records import read_records
+from netgpt.trainers.graph.exact import cache_digests, cached_mean_scores, embed
+from netgpt.trainers.graph.tables import FeatureTables
+from netgpt.trainers.graph.train import MODEL
+from netgpt.trainers.graph.train import load_model as load_graph_model
+from netgpt.trainers.metrics import clip, to_level
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def predict(
     graph = ExtendedGraph(run.store, records, file=str(data), text=texts, video=clips)
 
     # Here and not above: bad input is refused before transformers is imported
-    from trainers.language.load import graph_states, load_model, pixel_folder, prompt_builder
-    from trainers.language.model.netgpt import NetGPT
-    from trainers.language.samples import Samples
-    from trainers.language.scoring import score_samples
-    from trainers.language.text.fields import ablated_fields
-    from trainers.language.text.tokens import Tokens
+    from netgpt.trainers.language.load import graph_states, load_model, pixel_folder, prompt_builder
+    from netgpt.trainers.language.model.netgpt import NetGPT
+    from netgpt.trainers.language.samples import Samples
+    from netgpt.trainers.language.scoring import score_samples
+    from netgpt.trainers.language.text.fields import ablated_fields
+    from netgpt.trainers.language.text.tokens import Tokens
 
     settings = run.config.settings
     torch.set_num_threads(cluster.threads)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.config import ClusterConfig
-from trainers.config import GraphConfig
-from trainers.settings import SINGLE_WORKER_STAGES
+from netgpt.cluster.config import ClusterConfig
+from netgpt.trainers.config import GraphConfig
+from netgpt.trainers.settings import SINGLE_WORKER_STAGES
 
 
 @dataclass(frozen=True)

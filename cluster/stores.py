@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import graphstore
-from cluster.errors import ClusterError
-from cluster.progress import counting_bar, say
-from graphstore.relations import Layout
-from graphstore.xsvideo.records import OnError
+from netgpt import graphstore
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.progress import counting_bar, say
+from netgpt.graphstore.relations import Layout
+from netgpt.graphstore.xsvideo.records import OnError
 
 
 def build_store(data: Path, out: Path, config: graphstore.BuildConfig, features: Path | None = None) -> None:

@@ -3,16 +3,16 @@
 store = graphstore.open(path)
 """
 
-from graphstore.edgelist.build import build_edges
-from graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
-from graphstore.integrity.pack import pack, unpack
-from graphstore.integrity.verify import verify
-from graphstore.relations import Relation
-from graphstore.schema import EdgeType, Schema, edge_name
-from graphstore.store import Graph, Store
-from graphstore.xsvideo.append import append
-from graphstore.xsvideo.build import BuildConfig, build
-from graphstore.xsvideo.records import ReadReport
+from netgpt.graphstore.edgelist.build import build_edges
+from netgpt.graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
+from netgpt.graphstore.integrity.pack import pack, unpack
+from netgpt.graphstore.integrity.verify import verify
+from netgpt.graphstore.relations import Relation
+from netgpt.graphstore.schema import EdgeType, Schema, edge_name
+from netgpt.graphstore.store import Graph, Store
+from netgpt.graphstore.xsvideo.append import append
+from netgpt.graphstore.xsvideo.build import BuildConfig, build
+from netgpt.graphstore.xsvideo.records import ReadReport
 
 __all__ = [
     "BuildConfig",

@@ -20,8 +20,8 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from graphstore.errors import FormatError
-from graphstore.files import inside, read_json
+from netgpt.graphstore.errors import FormatError
+from netgpt.graphstore.files import inside, read_json
 
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 26

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from graphstore.arrays import map_array, write_array
-from graphstore.errors import FormatError, StoreError
-from graphstore.features import (
+from netgpt.graphstore.arrays import map_array, write_array
+from netgpt.graphstore.errors import FormatError, StoreError
+from netgpt.graphstore.features import (
     KEY_BYTES,
     NoVideos,
     TextEncoder,
@@ -34,7 +34,7 @@ from graphstore.features import (
     content_key,
     text_encoder,
 )
-from graphstore.files import atomic_dir, read_json, write_json
+from netgpt.graphstore.files import atomic_dir, read_json, write_json
 
 FORMAT, VERSION = "netgpt-features", 1
 KINDS = ("text", "video")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graphstore.errors import StoreError
+from netgpt.graphstore.errors import StoreError
 
 DAY_S = 86_400
 KEY_BYTES = 16

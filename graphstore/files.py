@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from graphstore.errors import FormatError, StoreError
+from netgpt.graphstore.errors import FormatError, StoreError
 
 _BLOCK_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 26

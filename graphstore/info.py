@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.files import total_bytes
-from graphstore.schema import NodeType, edge_name
-from graphstore.store import SPLITS, Store
+from netgpt.graphstore.files import total_bytes
+from netgpt.graphstore.schema import NodeType, edge_name
+from netgpt.graphstore.store import SPLITS, Store
 
 
 def describe(store: Store) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import torch
 from torch_geometric.data import EdgeAttr, FeatureStore, GraphStore, TensorAttr
 from torch_geometric.data.graph_store import EdgeLayout
 
-from graphstore.errors import StoreError
-from graphstore.schema import EdgeType, edge_name
-from graphstore.store import Store
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.schema import EdgeType, edge_name
+from netgpt.graphstore.store import Store
 
 
 class StoreFeatures(FeatureStore):

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numba import njit
 
-from graphstore.arrays import ArrayWriter, write_array
-from graphstore.schema import EdgeType, edge_name
+from netgpt.graphstore.arrays import ArrayWriter, write_array
+from netgpt.graphstore.schema import EdgeType, edge_name
 
 Layout = Literal["csr", "prefix"]
 BLOCK_EDGES = 1 << 24

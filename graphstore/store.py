@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphstore.arrays import Strings, map_array
-from graphstore.errors import FormatError, StoreError, UnknownNameError
-from graphstore.features import Features
-from graphstore.files import MAX_JSON_BYTES, FileWatch, file_digest, inside, read_json, value_digest
-from graphstore.integrity.seal import check_sizes, read_seal
-from graphstore.relations import Relation, from_indptr
-from graphstore.schema import EdgeType, Schema, edge_name
+from netgpt.graphstore.arrays import Strings, map_array
+from netgpt.graphstore.errors import FormatError, StoreError, UnknownNameError
+from netgpt.graphstore.features import Features
+from netgpt.graphstore.files import MAX_JSON_BYTES, FileWatch, file_digest, inside, read_json, value_digest
+from netgpt.graphstore.integrity.seal import check_sizes, read_seal
+from netgpt.graphstore.relations import Relation, from_indptr
+from netgpt.graphstore.schema import EdgeType, Schema, edge_name
 
 if TYPE_CHECKING:
-    from graphstore.pyg import StoreFeatures, StoreGraph
+    from netgpt.graphstore.pyg import StoreFeatures, StoreGraph
 
 SPLITS = ("train", "test")
 MAX_LEVEL = 9
@@ -269,6 +269,6 @@ class Store(Graph):
         Prefix rows are materialised as csr within `max_bytes`; beyond it StoreError says the size and
         the command that builds a csr store.
         """
-        from graphstore.pyg import StoreFeatures, StoreGraph  # torch is imported only here
+        from netgpt.graphstore.pyg import StoreFeatures, StoreGraph  # torch is imported only here
 
         return StoreFeatures(self), StoreGraph(self, max_bytes=max_bytes)

@@ -1,13 +1,13 @@
 """Neighbour sampling: kernels, mini-batches, the local loader."""
 
-from sampler.batch import FlatBatch, MiniBatch
-from sampler.errors import SamplerError
-from sampler.features import BatchFeatures, FeatureGatherer
-from sampler.kernels.generator import GENERATOR
-from sampler.loader import NeighborLoader, SamplingEngine
-from sampler.neighbor import NeighborSampler
-from sampler.options import SamplingOptions
-from sampler.requests import Request
+from netgpt.sampler.batch import FlatBatch, MiniBatch
+from netgpt.sampler.errors import SamplerError
+from netgpt.sampler.features import BatchFeatures, FeatureGatherer
+from netgpt.sampler.kernels.generator import GENERATOR
+from netgpt.sampler.loader import NeighborLoader, SamplingEngine
+from netgpt.sampler.neighbor import NeighborSampler
+from netgpt.sampler.options import SamplingOptions
+from netgpt.sampler.requests import Request
 
 __all__ = [
     "GENERATOR",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from graphstore import EdgeType, Graph
-from graphstore.schema import Schema
-from sampler.features import BatchFeatures
+from netgpt.graphstore import EdgeType, Graph
+from netgpt.graphstore.schema import Schema
+from netgpt.sampler.features import BatchFeatures
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from graphstore import Graph
-from sampler.errors import SamplerError
+from netgpt.graphstore import Graph
+from netgpt.sampler.errors import SamplerError
 
 if TYPE_CHECKING:
     from torch import Tensor

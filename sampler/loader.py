@@ -11,15 +11,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from graphstore import Graph
-from sampler.batch import MiniBatch
-from sampler.errors import SamplerError
-from sampler.features import FeatureGatherer
-from sampler.kernels.generator import GENERATOR
-from sampler.neighbor import NeighborSampler
-from sampler.options import SamplingOptions
-from sampler.requests import Request
-from sampler.requests import node_ids as check_node_ids
+from netgpt.graphstore import Graph
+from netgpt.sampler.batch import MiniBatch
+from netgpt.sampler.errors import SamplerError
+from netgpt.sampler.features import FeatureGatherer
+from netgpt.sampler.kernels.generator import GENERATOR
+from netgpt.sampler.neighbor import NeighborSampler
+from netgpt.sampler.options import SamplingOptions
+from netgpt.sampler.requests import Request
+from netgpt.sampler.requests import node_ids as check_node_ids
 
 In = TypeVar("In")
 Work = TypeVar("Work")

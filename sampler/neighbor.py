@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from graphstore import EdgeType, Graph
-from graphstore.schema import edge_name
-from sampler.batch import FlatBatch, MiniBatch
-from sampler.errors import SamplerError
-from sampler.kernels import batch as kernels
-from sampler.kernels.generator import row_key
-from sampler.kernels.memory import address
-from sampler.options import SamplingOptions
-from sampler.pool import Lend, MemoryPool, room
-from sampler.requests import Request, Seeds, flat_seeds, integer, time_limits
+from netgpt.graphstore import EdgeType, Graph
+from netgpt.graphstore.schema import edge_name
+from netgpt.sampler.batch import FlatBatch, MiniBatch
+from netgpt.sampler.errors import SamplerError
+from netgpt.sampler.kernels import batch as kernels
+from netgpt.sampler.kernels.generator import row_key
+from netgpt.sampler.kernels.memory import address
+from netgpt.sampler.options import SamplingOptions
+from netgpt.sampler.pool import Lend, MemoryPool, room
+from netgpt.sampler.requests import Request, Seeds, flat_seeds, integer, time_limits
 
 _MAX_STAMP = 1 << 30
 

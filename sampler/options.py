@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from graphstore import EdgeType, Graph
-from graphstore.schema import edge_name
-from sampler.errors import SamplerError
-from sampler.requests import integer
+from netgpt.graphstore import EdgeType, Graph
+from netgpt.graphstore.schema import edge_name
+from netgpt.sampler.errors import SamplerError
+from netgpt.sampler.requests import integer
 
 MAX_FANOUT = (1 << 31) - 1
 Fanout = int | Sequence[int]

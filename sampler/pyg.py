@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch_geometric.sampler import BaseSampler, HeteroSamplerOutput, NodeSamplerInput
 
-from graphstore import Graph
-from sampler.errors import SamplerError
-from sampler.neighbor import NeighborSampler
+from netgpt.graphstore import Graph
+from netgpt.sampler.errors import SamplerError
+from netgpt.sampler.neighbor import NeighborSampler
 
 
 class Sampler(BaseSampler):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graphstore import Graph
-from sampler.errors import SamplerError
+from netgpt.graphstore import Graph
+from netgpt.sampler.errors import SamplerError
 
 Seeds = np.ndarray | Mapping[str, np.ndarray]
 """Seed nodes: [S] numbers of the target type, or numbers by type."""

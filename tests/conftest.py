@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import graphstore
-from graphstore import BuildConfig, Store
-from graphstore.xsvideo.synth import synthetic_records
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, Store
+from netgpt.graphstore.xsvideo.synth import synthetic_records
 
 # Before torch is imported: on the tests' small tensors two threads mostly wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -63,7 +63,7 @@ def make_roberta(path: Path, *, seed: int = 0, hidden: int = 16, family: str = "
 
 def make_qwen2_vl(path: Path, *, seed: int = 0) -> Path:
     """A Qwen2-VL whose vision tower has two layers, and a preprocessor of small frames."""
-    from trainers.language.model.tiny import random_qwen2_vl
+    from netgpt.trainers.language.model.tiny import random_qwen2_vl
 
     torch.manual_seed(seed)
     model = random_qwen2_vl(

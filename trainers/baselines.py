@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from graphstore import Store
-from graphstore.xsvideo.annotation import INDICATORS, level_of
-from graphstore.xsvideo.schema import SCALARS
-from trainers.metrics import rating_metrics
-from trainers.splits import is_age_zero
+from netgpt.graphstore import Store
+from netgpt.graphstore.xsvideo.annotation import INDICATORS, level_of
+from netgpt.graphstore.xsvideo.schema import SCALARS
+from netgpt.trainers.metrics import rating_metrics
+from netgpt.trainers.splits import is_age_zero
 
 
 def _counts(store: Store, ids: np.ndarray) -> np.ndarray:

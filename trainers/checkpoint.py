@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from graphstore.files import atomic_file
-from trainers.errors import TrainerError
+from netgpt.graphstore.files import atomic_file
+from netgpt.trainers.errors import TrainerError
 
 VERSION = 1
 

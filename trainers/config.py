@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from trainers.errors import require
+from netgpt.trainers.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

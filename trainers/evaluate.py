@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from graphstore import Store
-from graphstore.xsvideo.statistics import age_days
-from trainers.baselines import baseline_metrics
-from trainers.metrics import clip, rating_metrics, to_level
-from trainers.splits import Splits, is_age_zero
+from netgpt.graphstore import Store
+from netgpt.graphstore.xsvideo.statistics import age_days
+from netgpt.trainers.baselines import baseline_metrics
+from netgpt.trainers.metrics import clip, rating_metrics, to_level
+from netgpt.trainers.splits import Splits, is_age_zero
 
 PREDICTIONS = "predictions.parquet"
 STAGE_NAMES = {

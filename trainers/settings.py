@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphstore.files import value_digest, write_json
-from trainers import stage
-from trainers.config import (
+from netgpt.graphstore.files import value_digest, write_json
+from netgpt.trainers import stage
+from netgpt.trainers.config import (
     EvaluationConfig,
     GraphConfig,
     LanguageConfig,
@@ -18,7 +18,7 @@ from trainers.config import (
     StageConfig,
     TinyConfig,
 )
-from trainers.errors import require
+from netgpt.trainers.errors import require
 
 JOB = "job.json"
 SINGLE_WORKER_STAGES = ("embeddings", "base", "tokens")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphstore import Store
-from graphstore.features import DAY_S
-from trainers.errors import TrainerError
+from netgpt.graphstore import Store
+from netgpt.graphstore.features import DAY_S
+from netgpt.trainers.errors import TrainerError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from graphstore.files import file_digest, read_json, value_digest, write_json
+from netgpt.graphstore.files import file_digest, read_json, value_digest, write_json
 
 MANIFEST, INPUTS, REFUSED = "manifest.json", "inputs.json", "refused.json"
 VERSION = 1

@@ -1,7 +1,7 @@
 """Runs one stage in this process, which may be one of several ranks. Knows nothing of who started it.
 
-Ray's workers call `run_stage`; `torchrun -m trainers.worker JOB.json` and
-`python -m trainers.worker JOB.json` do the same without Ray.
+Ray's workers call `run_stage`; `torchrun -m netgpt.trainers.worker JOB.json` and
+`python -m netgpt.trainers.worker JOB.json` do the same without Ray.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-import graphstore
-from graphstore import Store
-from graphstore.files import atomic_file, write_json
-from sampler import SamplingEngine
-from trainers import distributed, stage
-from trainers.errors import TrainerError
-from trainers.evaluate import PREDICTIONS, Scores, all_metrics, write_predictions
-from trainers.graph.encoders import TITLES
-from trainers.graph.exact import cache_digests, open_cache, write_cache
-from trainers.graph.tables import FeatureTables
-from trainers.graph.train import MODEL, SAMPLED, GraphTrainer, load_model, sampled_scores
-from trainers.logs import stage_log
-from trainers.progress import Progress
-from trainers.settings import SINGLE_WORKER_STAGES, StageJob
-from trainers.splits import make_splits
+from netgpt import graphstore
+from netgpt.graphstore import Store
+from netgpt.graphstore.files import atomic_file, write_json
+from netgpt.sampler import SamplingEngine
+from netgpt.trainers import distributed, stage
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.evaluate import PREDICTIONS, Scores, all_metrics, write_predictions
+from netgpt.trainers.graph.encoders import TITLES
+from netgpt.trainers.graph.exact import cache_digests, open_cache, write_cache
+from netgpt.trainers.graph.tables import FeatureTables
+from netgpt.trainers.graph.train import MODEL, SAMPLED, GraphTrainer, load_model, sampled_scores
+from netgpt.trainers.logs import stage_log
+from netgpt.trainers.progress import Progress
+from netgpt.trainers.settings import SINGLE_WORKER_STAGES, StageJob
+from netgpt.trainers.splits import make_splits
 
 METRICS = "metrics.json"
 COLLECTIVE_HOURS = 12
@@ -118,22 +118,22 @@ def _embed(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
 
 
 def _make_base(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
-    from trainers.language.load import make_base
+    from netgpt.trainers.language.load import make_base
 
     return ["model"], make_base(store, job.settings, job.folder)
 
 
 def _make_tokens(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
-    from trainers.language.load import make_tokens
-    from trainers.language.text.tokens import ARRAYS
+    from netgpt.trainers.language.load import make_tokens
+    from netgpt.trainers.language.text.tokens import ARRAYS
 
     return ["zarr.json", *ARRAYS], make_tokens(job.run, store, job.settings, job.folder)
 
 
 def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
-    from trainers.language import load
-    from trainers.language.curve import Groups
-    from trainers.language.train import WEIGHTS, LanguageTrainer, load_weights
+    from netgpt.trainers.language import load
+    from netgpt.trainers.language.curve import Groups
+    from netgpt.trainers.language.train import WEIGHTS, LanguageTrainer, load_weights
 
     settings, device = job.settings, distributed.device(job.device)
     splits = make_splits(store, settings.graph.val_share)
@@ -168,7 +168,7 @@ def _language(job: StageJob, store: Store, engine: SamplingEngine | None) -> Mad
 
 
 def _evaluate(job: StageJob, store: Store, engine: SamplingEngine | None) -> Made:
-    from trainers.language.evaluate import language_scores
+    from netgpt.trainers.language.evaluate import language_scores
 
     settings = job.settings
     splits = make_splits(store, settings.graph.val_share)

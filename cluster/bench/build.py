@@ -15,27 +15,29 @@ from typing import Any
 
 import numpy as np
 
-import graphstore
-from cluster.bench.measure import SYNTH, Measured, machine, measure
-from graphstore.files import total_bytes
-from graphstore.schema import edge_name
+from netgpt import graphstore
+from netgpt.cluster.bench.measure import SYNTH, Measured, machine, measure
+from netgpt.graphstore.files import total_bytes
+from netgpt.graphstore.schema import edge_name
 
-_IMPORTS = "import graphstore"
+_IMPORTS = "from netgpt import graphstore"
 _BUILD_EDGES = """
-import sys, graphstore
+import sys
+from netgpt import graphstore
 graphstore.build_edges(sys.argv[1], sys.argv[2], memory_bytes=int(sys.argv[3]))
 """
 _OPEN = """
-import pathlib, sys, time, graphstore
+import pathlib, sys, time
+from netgpt import graphstore
 start = time.perf_counter()
 store = graphstore.open(sys.argv[1])
 for edge_type in store.edge_types:
     store.relation(edge_type)
 pathlib.Path(sys.argv[2]).write_text(str(time.perf_counter() - start))
 """
-_VERIFY = "import sys, graphstore; sys.exit(bool(graphstore.verify(sys.argv[1])))"
-_PACK = "import sys, graphstore; graphstore.pack(sys.argv[1], sys.argv[2])"
-_UNPACK = "import sys, graphstore; graphstore.unpack(sys.argv[1], sys.argv[2])"
+_VERIFY = "import sys; from netgpt import graphstore; sys.exit(bool(graphstore.verify(sys.argv[1])))"
+_PACK = "import sys; from netgpt import graphstore; graphstore.pack(sys.argv[1], sys.argv[2])"
+_UNPACK = "import sys; from netgpt import graphstore; graphstore.unpack(sys.argv[1], sys.argv[2])"
 _READ_PEER = """
 import sys, numpy as np, torch
 torch.set_num_threads(1)

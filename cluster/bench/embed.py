@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-import graphstore
-from cluster.bench.measure import SYNTH, machine, measure
-from graphstore import Store, edge_name
+from netgpt import graphstore
+from netgpt.cluster.bench.measure import SYNTH, machine, measure
+from netgpt.graphstore import Store, edge_name
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _case(config: EmbedBench, paths: dict[str, Path], scratch: Path) -> dict[str
 def _measured(main: str, config: EmbedBench, path: Path, scratch: Path, rounds: int) -> dict[str, Any]:
     out = scratch / f"{main}.json"
     asked = json.dumps({**config.__dict__, "path": str(path), "scratch": str(scratch), "rounds": rounds})
-    found = measure(f"from cluster.bench.embed import {main}; {main}()", asked, out)
+    found = measure(f"from netgpt.cluster.bench.embed import {main}; {main}()", asked, out)
     if not found.ok:
         return {"failed": True, "peak_bytes": found.peak_bytes}
     return json.loads(out.read_text()) | {"peak_bytes": found.peak_bytes}
@@ -119,7 +119,7 @@ def _measured(main: str, config: EmbedBench, path: Path, scratch: Path, rounds: 
 def _asked() -> tuple[dict[str, Any], Store, Any]:
     import torch
 
-    from trainers.graph.model import GraphModel, ModelShape
+    from netgpt.trainers.graph.model import GraphModel, ModelShape
 
     asked = json.loads(sys.argv[1])
     torch.set_num_threads(asked["threads"])
@@ -132,8 +132,8 @@ def _asked() -> tuple[dict[str, Any], Store, Any]:
 def exact_main() -> None:
     import torch
 
-    from trainers.graph.exact import ExactInference
-    from trainers.graph.tables import FeatureTables
+    from netgpt.trainers.graph.exact import ExactInference
+    from netgpt.trainers.graph.tables import FeatureTables
 
     asked, store, model = _asked()
     largest = edge_name(max(store.edge_types, key=lambda e: store.num_edges[e]))
@@ -166,9 +166,9 @@ def pyg_main() -> None:
     from torch_geometric.nn import SAGEConv
     from torch_geometric.utils import to_torch_csr_tensor
 
-    from trainers.graph.encoders.rgcn import RGCNLayer
-    from trainers.graph.exact import embed
-    from trainers.graph.tables import FeatureTables
+    from netgpt.trainers.graph.encoders.rgcn import RGCNLayer
+    from netgpt.trainers.graph.exact import embed
+    from netgpt.trainers.graph.tables import FeatureTables
 
     asked, store, model = _asked()
     tables = FeatureTables(store, torch.device("cpu"))
@@ -215,9 +215,9 @@ def training_main() -> None:
     import torch
     import torch.nn.functional as F
 
-    from sampler import NeighborLoader
-    from trainers.graph.model import Degrees
-    from trainers.graph.tables import FeatureTables
+    from netgpt.sampler import NeighborLoader
+    from netgpt.trainers.graph.model import Degrees
+    from netgpt.trainers.graph.tables import FeatureTables
 
     asked, store, model = _asked()
     cpu = torch.device("cpu")

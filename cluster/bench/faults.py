@@ -21,14 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.measure import machine
-from cluster.errors import ClusterError, FailedError
-from cluster.jobs.nodes import NodeOptions, end_node, start_node
-from cluster.jobs.state import ClusterState, StateFolder, marked_processes
-from cluster.pipeline.attempts import read_attempts
-from graphstore.files import file_digest
-from trainers.logs import log_path
-from trainers.progress import read_progress
+from netgpt.cluster.bench.measure import machine
+from netgpt.cluster.errors import ClusterError, FailedError
+from netgpt.cluster.jobs.nodes import NodeOptions, end_node, start_node
+from netgpt.cluster.jobs.state import ClusterState, StateFolder, marked_processes
+from netgpt.cluster.pipeline.attempts import read_attempts
+from netgpt.graphstore.files import file_digest
+from netgpt.trainers.logs import log_path
+from netgpt.trainers.progress import read_progress
 
 SCALE, SEED = 0.0005, 1
 SETTINGS = [
@@ -66,7 +66,7 @@ class Scene:
     def start(self) -> None:
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "cluster", "run", "--config", "demo"),
+                *(sys.executable, "-m", "netgpt", "run", "--config", "demo"),
                 *("--data", str(self.data), "--out", str(self.run), *SETTINGS, *self.extra),
             ],
             stdout=subprocess.DEVNULL,
@@ -277,7 +277,7 @@ def bench_faults(names: list[str], scratch: Path | None) -> Iterator[dict[str, A
     with tempfile.TemporaryDirectory(dir=scratch, prefix="faults-") as folder:
         root = Path(folder)
         data = root / "records.json"
-        from graphstore.xsvideo.synth import synthetic_records
+        from netgpt.graphstore.xsvideo.synth import synthetic_records
 
         records = dict(synthetic_records(SCALE, seed=SEED))
         data.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.measure import SYNTH_RECORDS, machine, measure
-from cluster.errors import FailedError
-from graphstore.files import read_json
+from netgpt.cluster.bench.measure import SYNTH_RECORDS, machine, measure
+from netgpt.cluster.errors import FailedError
+from netgpt.graphstore.files import read_json
 
 _BARE = """
 import json, sys, time
-from cluster.config import load_config
-from cluster.features.contents import Contents
-from cluster.features.encode import TEXTS_A_SHARD
-from graphstore.xsvideo.records import read_records
-from trainers.features.text import TextModel
+from netgpt.cluster.config import load_config
+from netgpt.cluster.features.contents import Contents
+from netgpt.cluster.features.encode import TEXTS_A_SHARD
+from netgpt.graphstore.xsvideo.records import read_records
+from netgpt.trainers.features.text import TextModel
 from transformers import AutoModel, AutoTokenizer
 import torch
 config = load_config("demo", json.loads(sys.argv[3]))
@@ -49,8 +49,8 @@ json.dump(ends, open(sys.argv[2], "w"))
 """
 _PIPELINE = """
 import json, pathlib, sys, time
-from cluster.config import load_config
-from cluster.features import make
+from netgpt.cluster.config import load_config
+from netgpt.cluster.features import make
 config, ends = load_config("demo", json.loads(sys.argv[3])), []
 make.bar = lambda title, unit: lambda done, total: ends.append((done, time.perf_counter()))
 make.make_features(config, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2] + ".features"))

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from cluster.bench.measure import machine, measure
-from cluster.errors import ClusterError
-from cluster.plan.durations import stage_flops
-from cluster.plan.shapes import SHAPES
+from netgpt.cluster.bench.measure import machine, measure
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.plan.durations import stage_flops
+from netgpt.cluster.plan.shapes import SHAPES
 
 MODES = ("packed", "longest", "sorted", "padded")
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -87,21 +87,21 @@ def bench_language(
 
 _CODE = """
 import sys
-from cluster.bench.language import run_mode
+from netgpt.cluster.bench.language import run_mode
 run_mode(sys.argv[1], sys.argv[2], sys.argv[3])
 """
 
 
 def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | None, out: Path) -> int:
     """Prompts of records drawn by seed, ragged, and the graph tokens' ids; the size of the vocabulary."""
-    from graphstore.xsvideo.records import read_records
-    from graphstore.xsvideo.synth import synthetic_records
-    from trainers.language.model.backbone import load_tokenizer
-    from trainers.language.model.tiny import train_tokenizer
-    from trainers.language.packing import plan
-    from trainers.language.text.prompt import PromptBuilder
-    from trainers.language.text.template import instruction_texts
-    from trainers.language.text.tokens import Tokens
+    from netgpt.graphstore.xsvideo.records import read_records
+    from netgpt.graphstore.xsvideo.synth import synthetic_records
+    from netgpt.trainers.language.model.backbone import load_tokenizer
+    from netgpt.trainers.language.model.tiny import train_tokenizer
+    from netgpt.trainers.language.packing import plan
+    from netgpt.trainers.language.text.prompt import PromptBuilder
+    from netgpt.trainers.language.text.template import instruction_texts
+    from netgpt.trainers.language.text.tokens import Tokens
 
     if data is None:
         data = out.with_name("records.json")
@@ -208,9 +208,9 @@ class _Runner:
     ) -> None:
         import torch
 
-        from trainers.language.model import attention
-        from trainers.language.model.netgpt import NetGPT
-        from trainers.language.model.tiny import random_qwen2_vl
+        from netgpt.trainers.language.model import attention
+        from netgpt.trainers.language.model.netgpt import NetGPT
+        from netgpt.trainers.language.model.tiny import random_qwen2_vl
 
         self.config, self.mode, self.response, self.torch = config, mode, response, torch
         self.device = torch.device(config.device)
@@ -244,7 +244,7 @@ class _Runner:
             self.torch.cuda.synchronize()
 
     def batches(self, samples: list[np.ndarray]) -> list[_Batch]:
-        from trainers.language.packing import collate, plan
+        from netgpt.trainers.language.packing import collate, plan
 
         config = self.config
         nothing = np.empty(0, np.int64)

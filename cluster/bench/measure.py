@@ -21,8 +21,9 @@ class Measured:
 
 
 SYNTH = """
-import sys, pathlib, graphstore
-from graphstore.xsvideo.synth import build_synthetic
+import sys, pathlib
+from netgpt import graphstore
+from netgpt.graphstore.xsvideo.synth import build_synthetic
 config = graphstore.BuildConfig(layout=sys.argv[3])
 build_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0, config)
 """
@@ -30,7 +31,7 @@ build_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0, config)
 
 SYNTH_RECORDS = """
 import sys, pathlib
-from graphstore.xsvideo.synth import write_synthetic
+from netgpt.graphstore.xsvideo.synth import write_synthetic
 write_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
 """
 """The same for synthetic records: a JSON file at a path, of a scale, by a seed."""

@@ -20,7 +20,7 @@ from torch_geometric.data.graph_store import EdgeLayout
 from torch_geometric.sampler import NeighborSampler as PygSampler
 from torch_geometric.sampler import NodeSamplerInput
 
-from graphstore import EdgeType, Graph
+from netgpt.graphstore import EdgeType, Graph
 
 Sample = Callable[[np.ndarray], int]
 """Samples around seed nodes of the target type and relabels; returns the number of edges."""

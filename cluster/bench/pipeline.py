@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.measure import machine
-from cluster.errors import FailedError
-from cluster.pipeline.attempts import read_attempts
-from graphstore.files import read_json
+from netgpt.cluster.bench.measure import machine
+from netgpt.cluster.errors import FailedError
+from netgpt.cluster.pipeline.attempts import read_attempts
+from netgpt.graphstore.files import read_json
 
 ALLOWED_SHARE, ALLOWED_S = 0.10, 30.0
 """Of the direct time, and besides."""
 _DIRECT = """
 import json, pathlib, sys, time
-from cluster.config import load_config
-from cluster.pipeline.run import Run
-from trainers.settings import StageJob
-from trainers.worker import run_stage, use_process_group
+from netgpt.cluster.config import load_config
+from netgpt.cluster.pipeline.run import Run
+from netgpt.trainers.settings import StageJob
+from netgpt.trainers.worker import run_stage, use_process_group
 path, data = map(pathlib.Path, sys.argv[1:3])
 config = load_config(sys.argv[3], json.loads(sys.argv[4]))
 path.mkdir(parents=True)
@@ -64,7 +64,7 @@ def bench_pipeline(
             run = root / f"workers-{number}"
             own = [*settings, f"cluster.workers={number}"]
             line = ["run", "--config", config, "--data", str(data), "--out", str(run), *own]
-            wall_s = _timed([sys.executable, "-m", "cluster", *line])
+            wall_s = _timed([sys.executable, "-m", "netgpt", *line])
             same = (run / "metrics.jsonl").read_bytes() == (root / "direct" / "metrics.jsonl").read_bytes()
             limit_s = direct_s * (1 + ALLOWED_SHARE) + ALLOWED_S
             yield {

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.measure import machine, measure
-from cluster.bench.plan_runs import run_peaks, stage_job
-from cluster.config import ClusterConfig, RunConfig
-from cluster.plan.planner import make_plan
-from cluster.plan.request import Request
-from cluster.plan.shapes import DecoderShape
-from trainers.config import GraphConfig, LanguageConfig, RateConfig, StageConfig
-from trainers.settings import Settings
+from netgpt.cluster.bench.measure import machine, measure
+from netgpt.cluster.bench.plan_runs import run_peaks, stage_job
+from netgpt.cluster.config import ClusterConfig, RunConfig
+from netgpt.cluster.plan.planner import make_plan
+from netgpt.cluster.plan.request import Request
+from netgpt.cluster.plan.shapes import DecoderShape
+from netgpt.trainers.config import GraphConfig, LanguageConfig, RateConfig, StageConfig
+from netgpt.trainers.settings import Settings
 
 CLOSE = 0.15
 """The share that a prediction may be off."""
@@ -90,7 +90,7 @@ CASES = (
 
 _PREPARE = """
 import sys
-from cluster.bench.plan_runs import prepare
+from netgpt.cluster.bench.plan_runs import prepare
 prepare(*sys.argv[1:])
 """
 

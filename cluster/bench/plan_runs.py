@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from trainers.settings import Settings, StageJob
+from netgpt.trainers.settings import Settings, StageJob
 
 NEEDED = {
     "stage1": (),
@@ -35,7 +35,7 @@ def run_peaks(folder: Path, job: StageJob, world_size: int) -> list[int]:
     if world_size > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
         command += ["--nproc-per-node", str(world_size)]
-    command += ["-m", "cluster.bench.plan_runs", str(path), str(folder)]
+    command += ["-m", "netgpt.cluster.bench.plan_runs", str(path), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{job.stage}: a measured process failed: {done.stderr[-2000:]}")
@@ -44,10 +44,10 @@ def run_peaks(folder: Path, job: StageJob, world_size: int) -> list[int]:
 
 def prepare(folder: str, raw: str, stage: str, shape: str, scale: str) -> None:
     """In a process of its own: everything that a measured stage reads."""
-    from cluster.plan.shapes import DecoderShape
-    from graphstore import BuildConfig
-    from graphstore.xsvideo.synth import build_synthetic
-    from trainers.worker import run_stage, use_process_group
+    from netgpt.cluster.plan.shapes import DecoderShape
+    from netgpt.graphstore import BuildConfig
+    from netgpt.graphstore.xsvideo.synth import build_synthetic
+    from netgpt.trainers.worker import run_stage, use_process_group
 
     root, settings = Path(folder), Settings.from_dict(json.loads(raw))
     build_synthetic(
@@ -74,9 +74,9 @@ def stage_job(root: Path, settings: Settings, stage: str) -> StageJob:
 
 def _write_untrained(root: Path, settings: Settings) -> None:
     """What stage 1 leaves, of a model with random weights."""
-    import graphstore
-    from trainers.graph.model import GraphModel, ModelShape
-    from trainers.graph.train import save_model
+    from netgpt import graphstore
+    from netgpt.trainers.graph.model import GraphModel, ModelShape
+    from netgpt.trainers.graph.train import save_model
 
     store = graphstore.open(str(root / "store"))
     model = GraphModel(ModelShape.of(store, hidden=settings.graph.hidden))
@@ -87,10 +87,15 @@ def _write_untrained(root: Path, settings: Settings) -> None:
 
 def _write_base(root: Path, shape: object) -> None:
     """A random Qwen2-VL of the shape, in safetensors, with a tokenizer of the store's text."""
-    import graphstore
-    from cluster.plan.shapes import DecoderShape
-    from trainers.language.model.tiny import SPECIAL_TOKENS, random_qwen2_vl, save_base, train_tokenizer
-    from trainers.language.text.template import instruction_texts
+    from netgpt import graphstore
+    from netgpt.cluster.plan.shapes import DecoderShape
+    from netgpt.trainers.language.model.tiny import (
+        SPECIAL_TOKENS,
+        random_qwen2_vl,
+        save_base,
+        train_tokenizer,
+    )
+    from netgpt.trainers.language.text.template import instruction_texts
 
     assert isinstance(shape, DecoderShape)
     texts = graphstore.open(str(root / "store")).texts
@@ -109,8 +114,8 @@ def _write_base(root: Path, shape: object) -> None:
 
 def main() -> None:
     """A measured process: the stage of the job, then this process's peak into a file."""
-    from trainers import distributed
-    from trainers.worker import run_stage, use_process_group
+    from netgpt.trainers import distributed
+    from netgpt.trainers.worker import run_stage, use_process_group
 
     path, folder = Path(sys.argv[1]), Path(sys.argv[2])
     job = StageJob.from_dict(json.loads(path.read_text()))

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-import graphstore
-from cluster.bench.measure import machine, measure
-from cluster.workers.session import ray_session
-from graphstore import EdgeType, Graph, Relation, Store
-from graphstore.relations import from_indptr
-from graphstore.schema import NodeType, RelationType, Schema, edge_name
-from sampler import (
+from netgpt import graphstore
+from netgpt.cluster.bench.measure import machine, measure
+from netgpt.cluster.workers.session import ray_session
+from netgpt.graphstore import EdgeType, Graph, Relation, Store
+from netgpt.graphstore.relations import from_indptr
+from netgpt.graphstore.schema import NodeType, RelationType, Schema, edge_name
+from netgpt.sampler import (
     FeatureGatherer,
     MiniBatch,
     NeighborSampler,
@@ -35,7 +35,7 @@ from sampler import (
     SamplingEngine,
     SamplingOptions,
 )
-from sampler.loader import ThreadedEngine
+from netgpt.sampler.loader import ThreadedEngine
 
 RAY_WORKERS = (1, 2, 4)
 AHEAD = 8
@@ -132,7 +132,7 @@ def bench_store(config: SamplerBench, path: Path, name: str) -> Iterator[dict[st
 
 def bench_synth(config: SamplerBench, scales: list[float], scratch: Path | None) -> Iterator[dict[str, Any]]:
     """`bench_store` on synthetic stores of both layouts, made here."""
-    from graphstore.xsvideo.synth import build_synthetic
+    from netgpt.graphstore.xsvideo.synth import build_synthetic
 
     for scale in scales:
         for layout in ("prefix", "csr"):
@@ -205,7 +205,7 @@ def _case(
     del others  # and with it the peers' arrays
     if store is not None and config.with_ray:
         with ray_session(num_cpus=cores):
-            from cluster.workers.sampling import (
+            from netgpt.cluster.workers.sampling import (
                 RaySamplingEngine,
             )  # imports Ray, which must be configured first
 
@@ -247,7 +247,7 @@ def _add_peers(
     """Let the installed peers take part; returns why others do not."""
     import torch
 
-    from cluster.bench.peers import CsrArrays, available_memory, installed_peers
+    from netgpt.cluster.bench.peers import CsrArrays, available_memory, installed_peers
 
     torch.set_num_threads(1)
     arrays, failed = CsrArrays(graph), {}
@@ -288,7 +288,7 @@ def _cold(
             "batch_size": config.batch_size,
             "batches": config.batches,
         }
-        code = "from cluster.bench.sampler import cold_main; cold_main()"
+        code = "from netgpt.cluster.bench.sampler import cold_main; cold_main()"
         found = measure(code, json.dumps(asked), out)
         if not found.ok:
             return {"failed": True}

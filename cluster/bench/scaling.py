@@ -19,22 +19,24 @@ from typing import Any
 
 import numpy as np
 
-import graphstore
-from cluster.bench.measure import SYNTH_RECORDS, machine, measure
-from cluster.bench.subsample import BY, choose, write_parts
-from cluster.errors import ClusterError, FailedError
-from graphstore.files import total_bytes
-from trainers import stage
+from netgpt import graphstore
+from netgpt.cluster.bench.measure import SYNTH_RECORDS, machine, measure
+from netgpt.cluster.bench.subsample import BY, choose, write_parts
+from netgpt.cluster.errors import ClusterError, FailedError
+from netgpt.graphstore.files import total_bytes
+from netgpt.trainers import stage
 
 STAGES = ("stage1", "embeddings", "tokens", "stage2")
 VAL_STATES = 64
 _BUILD = """
-import sys, graphstore
+import sys
+from netgpt import graphstore
 config = graphstore.BuildConfig(encoder="hash:64", time_dim=16, video_dim=16)
 graphstore.build(sys.argv[1], sys.argv[2], config)
 """
 _SAMPLE = """
-import json, sys, time, graphstore, sampler
+import json, sys, time
+from netgpt import graphstore, sampler
 store = graphstore.open(sys.argv[1])
 loader = sampler.NeighborLoader(store, store.split("train"), batch_size=512, fanout=int(sys.argv[2]), seed=0)
 start, edges, seeds = time.perf_counter(), 0, 0
@@ -45,11 +47,11 @@ print(json.dumps({"seconds": time.perf_counter() - start, "edges": edges}), file
 """
 _RUN = """
 import json, math, pathlib, sys
-from cluster.config import load_config
-from cluster.pipeline import Run, locked
-from cluster.pipeline.driver import Driver
-from cluster.pipeline.room import Room
-from cluster.workers.session import ray_session
+from netgpt.cluster.config import load_config
+from netgpt.cluster.pipeline import Run, locked
+from netgpt.cluster.pipeline.driver import Driver
+from netgpt.cluster.pipeline.room import Room
+from netgpt.cluster.workers.session import ray_session
 path, store, settings = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])
 config = load_config("sample", settings)
 workers = config.cluster.workers

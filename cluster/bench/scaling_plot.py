@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.scaling import STAGES, at, exponents_of, keys, rows_of
+from netgpt.cluster.bench.scaling import STAGES, at, exponents_of, keys, rows_of
 
 TITLES = {
     **{"build": "build", "sample": "sample an epoch", "stage1": "stage 1, an epoch"},

@@ -10,7 +10,7 @@ from typing import Any
 import ijson
 import numpy as np
 
-from graphstore import Store
+from netgpt.graphstore import Store
 
 BY = ("topic", "time")
 

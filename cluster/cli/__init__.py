@@ -11,10 +11,10 @@ import traceback
 
 import typer
 
-from cluster.cli import bench, cluster, plan, report, run, stores
-from cluster.errors import FailedError, is_bad_input, is_full_disk
-from cluster.jobs.submit import enter_callers_folder
-from cluster.progress import say
+from netgpt.cluster.cli import bench, cluster, plan, report, run, stores
+from netgpt.cluster.errors import FailedError, is_bad_input, is_full_disk
+from netgpt.cluster.jobs.submit import enter_callers_folder
+from netgpt.cluster.progress import say
 
 app = typer.Typer(
     name="netgpt",

@@ -40,9 +40,9 @@ def build(
 
     Without sizes: edge lists of 1 and 10 million, and synthetic records at scale 0.05.
     """
-    from cluster.bench.build import bench_edges, bench_synth, line
-    from cluster.errors import ClusterError
-    from cluster.stores import memory_size
+    from netgpt.cluster.bench.build import bench_edges, bench_synth, line
+    from netgpt.cluster.errors import ClusterError
+    from netgpt.cluster.stores import memory_size
 
     if dtype not in ("int32", "int64"):
         raise ClusterError(f"--dtype: found {dtype!r}, expected int32 or int64")
@@ -74,9 +74,9 @@ def scaling(
 
     Without --share: 1, 3, 10, 30 and 100% of the data, nested, by topic and by time.
     """
-    from cluster.bench.scaling import ScalingBench, bench_scaling, line, summary
-    from cluster.bench.scaling_plot import plot
-    from graphstore.files import write_json
+    from netgpt.cluster.bench.scaling import ScalingBench, bench_scaling, line, summary
+    from netgpt.cluster.bench.scaling_plot import plot
+    from netgpt.graphstore.files import write_json
 
     default = ScalingBench()
     config = ScalingBench(
@@ -108,7 +108,7 @@ def pipeline(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """`netgpt run` beside the same stages called directly in one process: what the pipeline adds."""
-    from cluster.bench.pipeline import bench_pipeline, line
+    from netgpt.cluster.bench.pipeline import bench_pipeline, line
 
     _show(bench_pipeline(config, data, overrides or [], workers or [1, 2], scratch), line, as_json)
 
@@ -123,7 +123,7 @@ def features(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Text features by a pool of one encoder, beside the bare model on the same batches."""
-    from cluster.bench.features import bench_features, line
+    from netgpt.cluster.bench.features import bench_features, line
 
     _show(bench_features(text, overrides or [], data, scale, scratch), line, as_json)
 
@@ -135,7 +135,7 @@ def faults(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Whole runs with injected faults, compared with one without: results and time lost."""
-    from cluster.bench.faults import bench_faults, line
+    from netgpt.cluster.bench.faults import bench_faults, line
 
     _show(bench_faults(only or [], scratch), line, as_json)
 
@@ -161,10 +161,10 @@ def embed(
 
     Without sizes: synthetic stores of scale 0.02 and 0.05.
     """
-    from cluster.bench.embed import EmbedBench, bench_scales, bench_store, line
-    from cluster.errors import ClusterError
-    from cluster.stores import memory_size
-    from trainers.config import ENCODERS
+    from netgpt.cluster.bench.embed import EmbedBench, bench_scales, bench_store, line
+    from netgpt.cluster.errors import ClusterError
+    from netgpt.cluster.stores import memory_size
+    from netgpt.trainers.config import ENCODERS
 
     if encoder not in ENCODERS:
         raise ClusterError(f"--encoder: found {encoder!r}, expected one of {', '.join(ENCODERS)}")
@@ -216,8 +216,8 @@ def sampler(
     Others are pyg-lib, torch-sparse and GraphBolt, where they are installed. Without sizes: synthetic
     stores of scale 0.05 and degrees of 10, 100 and 1000.
     """
-    from cluster.bench.sampler import SamplerBench, bench_degrees, bench_store, bench_synth, line
-    from cluster.errors import ClusterError
+    from netgpt.cluster.bench.sampler import SamplerBench, bench_degrees, bench_store, bench_synth, line
+    from netgpt.cluster.errors import ClusterError
 
     numbers = [*(scale or []), *(degree or []), num_nodes, fanout, batch_size, batches, rounds]
     if min(numbers) <= 0:
@@ -261,9 +261,9 @@ def language(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Forward and backward of a language stage: packed, beside padding to a length and to the longest."""
-    from cluster.bench.language import LanguageBench, bench_language, line
-    from cluster.errors import ClusterError
-    from cluster.plan.shapes import SHAPES
+    from netgpt.cluster.bench.language import LanguageBench, bench_language, line
+    from netgpt.cluster.errors import ClusterError
+    from netgpt.cluster.plan.shapes import SHAPES
 
     for name, found, known in (
         ("--shape", shape, tuple(SHAPES)),
@@ -299,8 +299,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """The plan's peak memory beside that of small stages that are run for it, on CPUs."""
-    from cluster.bench.plan import CASES, bench_plan, line
-    from cluster.errors import ClusterError
+    from netgpt.cluster.bench.plan import CASES, bench_plan, line
+    from netgpt.cluster.errors import ClusterError
 
     known = {c.name: c for c in CASES}
     if unknown := sorted(set(case or []) - set(known)):

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.errors import ClusterError
-from cluster.progress import say
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.progress import say
 
 app = typer.Typer(help="A Ray cluster to submit jobs to: up, submit, status, down.", no_args_is_help=True)
 State = Annotated[Path, typer.Option("--state", help="Folder of the cluster's token and state.")]
@@ -37,11 +37,11 @@ def up(
     block: Annotated[bool, typer.Option("--block", help="Return when the cluster is down.")] = False,
 ) -> None:
     """Start or join a cluster: of this machine, a hosts file, or a Slurm step. Idempotent."""
-    from cluster.jobs.nodes import NodeOptions
-    from cluster.jobs.state import StateFolder
-    from cluster.jobs.up import block_until_down, hosts_of, slurm_host
-    from cluster.jobs.up import join as join_cluster
-    from cluster.jobs.up import up as start
+    from netgpt.cluster.jobs.nodes import NodeOptions
+    from netgpt.cluster.jobs.state import StateFolder
+    from netgpt.cluster.jobs.up import block_until_down, hosts_of, slurm_host
+    from netgpt.cluster.jobs.up import join as join_cluster
+    from netgpt.cluster.jobs.up import up as start
 
     folder = StateFolder(state)
     all_hosts, own = hosts_of(hosts, host)
@@ -69,8 +69,8 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Follow the log to the end.")] = True,
 ) -> None:
     """Ship the working tree, run a command there, follow its log, and exit as it exits."""
-    from cluster.jobs.state import StateFolder
-    from cluster.jobs.submit import submit as run
+    from netgpt.cluster.jobs.state import StateFolder
+    from netgpt.cluster.jobs.submit import submit as run
 
     place = (called_from or Path(os.getcwd())).resolve()
     ended = run(StateFolder(state), tree.resolve(), place, command or [], follow=follow)
@@ -80,8 +80,8 @@ def submit(
 @app.command()
 def status(state: State = DEFAULT_STATE) -> None:
     """Nodes and jobs of the cluster."""
-    from cluster.jobs.state import StateFolder
-    from cluster.jobs.submit import status_text
+    from netgpt.cluster.jobs.state import StateFolder
+    from netgpt.cluster.jobs.submit import status_text
 
     print(status_text(StateFolder(state)))
 
@@ -93,9 +93,9 @@ def down(
     host: Host = None,
 ) -> None:
     """End the cluster's processes, and no others. Idempotent."""
-    from cluster.jobs.state import StateFolder
-    from cluster.jobs.up import down as end
-    from cluster.jobs.up import down_here
+    from netgpt.cluster.jobs.state import StateFolder
+    from netgpt.cluster.jobs.up import down as end
+    from netgpt.cluster.jobs.up import down_here
 
     if here:
         if host is None:

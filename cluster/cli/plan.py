@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.run import Config, Overrides
+from netgpt.cluster.cli.run import Config, Overrides
 
 
 def plan(
@@ -30,9 +30,9 @@ def plan(
 
     Nothing is started, downloaded or loaded: models are counted without their weights.
     """
-    from cluster.plan.planner import make_plan
-    from cluster.plan.request import Request, planned_config
-    from cluster.plan.text import table
+    from netgpt.cluster.plan.planner import make_plan
+    from netgpt.cluster.plan.request import Request, planned_config
+    from netgpt.cluster.plan.text import table
 
     request = Request(
         config=planned_config(config, overrides, gpus),

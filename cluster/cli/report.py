@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.progress import say
+from netgpt.cluster.progress import say
 
 
 def report(
@@ -15,8 +15,8 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="The page (default RUN/report.html).")] = None,
 ) -> None:
     """A page of a run's results, curves, graph and cost, as one HTML file. Also of an unfinished run."""
-    from cluster.pipeline.run import Run
-    from cluster.report import write_report
+    from netgpt.cluster.pipeline.run import Run
+    from netgpt.cluster.report import write_report
 
     say(f"{write_report(Run.open_(run_path), out)}: written")
 

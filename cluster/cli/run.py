@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.progress import say
+from netgpt.cluster.progress import say
 
 Config = Annotated[str, typer.Option("--config", help="demo, sample, xs-video, or a YAML file.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Released records (JSON).")]
@@ -45,10 +45,10 @@ def _command(stages: list[str] | None) -> Callable[..., None]:
         videos: Videos = None,
         overrides: Overrides = None,
     ) -> None:
-        from cluster.config import load_config
-        from cluster.pipeline import Run, execute, locked, require_room
-        from cluster.report import write_report
-        from trainers.evaluate import metrics_table
+        from netgpt.cluster.config import load_config
+        from netgpt.cluster.pipeline import Run, execute, locked, require_room
+        from netgpt.cluster.report import write_report
+        from netgpt.trainers.evaluate import metrics_table
 
         settings = load_config(config, with_encoders(overrides, text, video, videos))
         path = out or Path("runs") / Path(config).stem
@@ -86,8 +86,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Metrics of a run by stage and split, beside the baselines."""
-    from cluster.pipeline import Run, execute, locked
-    from trainers.evaluate import metrics_table
+    from netgpt.cluster.pipeline import Run, execute, locked
+    from netgpt.trainers.evaluate import metrics_table
 
     found = Run.open_(run_path)
     with locked(run_path):
@@ -105,8 +105,8 @@ def features(
     overrides: Overrides = None,
 ) -> None:
     """Vectors of texts and videos by real encoders, each distinct content once; for build --features."""
-    from cluster.config import load_config
-    from cluster.features.make import make_features
+    from netgpt.cluster.config import load_config
+    from netgpt.cluster.features.make import make_features
 
     settings = load_config(config, with_encoders(overrides, text, video, videos))
     make_features(settings, records, out)
@@ -118,7 +118,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """What each stage of a run is doing: progress, time to go, attempts."""
-    from cluster.pipeline.status import status_json, status_text
+    from netgpt.cluster.pipeline.status import status_json, status_text
 
     print(json.dumps(status_json(run_path)) if as_json else status_text(run_path))
 
@@ -132,9 +132,9 @@ def predict(
     videos: Videos = None,
 ) -> None:
     """Rate new videos with a finished run."""
-    from cluster.pipeline.run import Run
-    from cluster.predict import predict as ratings
-    from graphstore.files import atomic_file
+    from netgpt.cluster.pipeline.run import Run
+    from netgpt.cluster.predict import predict as ratings
+    from netgpt.graphstore.files import atomic_file
 
     lines = [
         rating.to_json() + "\n"
@@ -153,8 +153,8 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
 ) -> None:
     """Write a run's NetGPT as a folder that transformers loads, and its own small part beside it."""
-    from cluster.export import export as write
-    from cluster.pipeline.run import Run
+    from netgpt.cluster.export import export as write
+    from netgpt.cluster.pipeline.run import Run
 
     write(Run.open_(run_path), out)
     say(f"{out}: written")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.progress import say
+from netgpt.cluster.progress import say
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A sealed store.")]
 OnErrorOption = Annotated[str, typer.Option("--on-error", help="fail or skip: bad records.")]
@@ -41,9 +41,9 @@ def build(
 
     Options other than --out, --layout and --memory are of records.
     """
-    from cluster.errors import ClusterError
-    from cluster.stores import build_edge_store, build_store
-    from graphstore import BuildConfig
+    from netgpt.cluster.errors import ClusterError
+    from netgpt.cluster.stores import build_edge_store, build_store
+    from netgpt.graphstore import BuildConfig
 
     config = BuildConfig(
         layout=layout,  # type: ignore[arg-type]  # checked by BuildConfig
@@ -79,10 +79,10 @@ def synth(
 
     Nodes and edges are the published numbers times the scale (below 0.05, fewer same-topic edges).
     """
-    from cluster.errors import ClusterError
-    from cluster.progress import counting_bar
-    from graphstore import BuildConfig
-    from graphstore.xsvideo.synth import build_synthetic, write_synthetic
+    from netgpt.cluster.errors import ClusterError
+    from netgpt.cluster.progress import counting_bar
+    from netgpt.graphstore import BuildConfig
+    from netgpt.graphstore.xsvideo.synth import build_synthetic, write_synthetic
 
     if json_file is None and out is None:
         raise ClusterError("synth: found neither --json nor --out, expected at least one")
@@ -108,7 +108,7 @@ def append(
     ] = None,
 ) -> None:
     """New states join a store as a new version of it; files that stay the same are shared by hard links."""
-    from cluster.stores import append_records
+    from netgpt.cluster.stores import append_records
 
     made = append_records(store, data, out, on_error, features)  # type: ignore[arg-type]  # checked by BuildConfig
     say(f"{made}: built on {store}")
@@ -134,9 +134,9 @@ def annotate(
     as_json: AsJson = False,
 ) -> None:
     """Rate videos by the annotation rule, and say where that differs from the levels in the records."""
-    from cluster.errors import ClusterError
-    from graphstore.files import write_json
-    from graphstore.xsvideo import annotation
+    from netgpt.cluster.errors import ClusterError
+    from netgpt.graphstore.files import write_json
+    from netgpt.graphstore.xsvideo import annotation
 
     if pairs is not None and factors is not None:
         raise ClusterError("annotate: found both --pairs and --factors, expected one of them")
@@ -167,11 +167,11 @@ def info(
     ] = None,
 ) -> None:
     """What a store holds: nodes, relations, and of records the statistics of the paper."""
-    import graphstore
-    from cluster.errors import ClusterError
-    from graphstore.info import describe, table
-    from graphstore.xsvideo.plots import write_plots
-    from graphstore.xsvideo.statistics import statistics, statistics_table
+    from netgpt import graphstore
+    from netgpt.cluster.errors import ClusterError
+    from netgpt.graphstore.info import describe, table
+    from netgpt.graphstore.xsvideo.plots import write_plots
+    from netgpt.graphstore.xsvideo.statistics import statistics, statistics_table
 
     opened = graphstore.open(str(store))
     found = describe(opened)
@@ -189,8 +189,8 @@ def info(
 
 def verify(store: StoreArgument) -> None:
     """Read every byte of a store, and name what is damaged or points outside."""
-    import graphstore
-    from cluster.progress import bar
+    from netgpt import graphstore
+    from netgpt.cluster.progress import bar
 
     problems = graphstore.verify(store, bar("verify", "B"))
     for problem in problems:
@@ -204,9 +204,9 @@ def pack(
     store: StoreArgument, out: Annotated[Path, typer.Option("--out", help="The folder to make.")]
 ) -> None:
     """Compress a store for shipping; the result is a Zarr group too."""
-    import graphstore
-    from cluster.progress import bar
-    from graphstore.files import total_bytes
+    from netgpt import graphstore
+    from netgpt.cluster.progress import bar
+    from netgpt.graphstore.files import total_bytes
 
     graphstore.pack(store, out, bar("pack", "B"))
     say(f"{out}: {total_bytes(out) / 1e6:,.1f} MB of {total_bytes(store) / 1e6:,.1f}")
@@ -217,8 +217,8 @@ def unpack(
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
 ) -> None:
     """Restore a packed store, byte for byte."""
-    import graphstore
-    from cluster.progress import bar
+    from netgpt import graphstore
+    from netgpt.cluster.progress import bar
 
     graphstore.unpack(source, out, bar("unpack", " files"))
     say(f"{out}: the store that was packed")

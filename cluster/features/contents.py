@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.errors import ClusterError
-from cluster.progress import say
-from graphstore.xsvideo.records import Record
-from trainers.features.config import FeaturesConfig
-from trainers.features.frames import NO_FILE, REASONS
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.progress import say
+from netgpt.graphstore.xsvideo.records import Record
+from netgpt.trainers.features.config import FeaturesConfig
+from netgpt.trainers.features.frames import NO_FILE, REASONS
 
 
 @dataclass

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from cluster.errors import ClusterError, StageFailedError
-from cluster.workers.pool import map_on_pool
-from graphstore.feature_cache import KINDS, OK, FeatureTable, write_part
-from graphstore.features import content_key
-from trainers.errors import TrainerError
-from trainers.features.config import FeaturesConfig
-from trainers.features.frames import NO_FILE, REASONS, TOO_LONG, FramesError
+from netgpt.cluster.errors import ClusterError, StageFailedError
+from netgpt.cluster.workers.pool import map_on_pool
+from netgpt.graphstore.feature_cache import KINDS, OK, FeatureTable, write_part
+from netgpt.graphstore.features import content_key
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.features.config import FeaturesConfig
+from netgpt.trainers.features.frames import NO_FILE, REASONS, TOO_LONG, FramesError
 
 TEXTS_A_SHARD, VIDEOS_A_SHARD = 2048, 16
 Encoder = tuple[str, int]
@@ -78,7 +78,7 @@ class _Actor:
 
 class _Texts(_Actor):
     def load(self) -> str:
-        from trainers.features.text import TextModel
+        from netgpt.trainers.features.text import TextModel
 
         self.model = TextModel(self.config, self.device)
         return self.model.name
@@ -92,8 +92,8 @@ class _Videos(_Actor):
     """A shard's rows are address and path."""
 
     def load(self) -> str:
-        from trainers.features.reader import FrameReader
-        from trainers.features.video import VideoModel
+        from netgpt.trainers.features.reader import FrameReader
+        from netgpt.trainers.features.video import VideoModel
 
         self.model = VideoModel(self.config, self.device)
         self.reader = FrameReader(self.model.rule, self.config.timeout_s)

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.errors import ClusterError
-from cluster.features.contents import Contents, say_lacking, video_files
-from cluster.features.encode import failure, no_vectors
-from graphstore import Store
-from graphstore.features import TextEncoder, VideoEncoder
-from graphstore.xsvideo.records import Record
-from trainers.features.config import FeaturesConfig
-from trainers.features.frames import FramesError
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.features.contents import Contents, say_lacking, video_files
+from netgpt.cluster.features.encode import failure, no_vectors
+from netgpt.graphstore import Store
+from netgpt.graphstore.features import TextEncoder, VideoEncoder
+from netgpt.graphstore.xsvideo.records import Record
+from netgpt.trainers.features.config import FeaturesConfig
+from netgpt.trainers.features.frames import FramesError
 
 
 class _VideoFiles:
     """Vectors of the videos that have a file: a `VideoEncoder` that decodes what it is asked for."""
 
     def __init__(self, config: FeaturesConfig, files: dict[str, Path | None], device: str) -> None:
-        from trainers.features.reader import FrameReader
-        from trainers.features.video import VideoModel
+        from netgpt.trainers.features.reader import FrameReader
+        from netgpt.trainers.features.video import VideoModel
 
         model = VideoModel(config, device)
         self.name, self.dim = model.name, model.dim
@@ -58,7 +58,7 @@ def inline_encoders(
     video: VideoEncoder | None = None
     made_of = store.attributes.get("features", {})
     if config.text:
-        from trainers.features.text import TextModel
+        from netgpt.trainers.features.text import TextModel
 
         text = TextModel(config, device)
     elif "text" in made_of:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cluster.config import ClusterConfig, RunConfig
-from cluster.errors import ClusterError
-from cluster.features.contents import Contents, say_lacking, video_files
-from cluster.features.encode import Encoder, Pool, encode_texts, encode_videos
-from cluster.progress import bar, counting_bar, say
-from cluster.workers.locks import locked
-from cluster.workers.session import local_cpus, ray_session
-from graphstore import BuildConfig
-from graphstore.xsvideo.records import Record, read_records
-from trainers.features.config import FeaturesConfig
+from netgpt.cluster.config import ClusterConfig, RunConfig
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.features.contents import Contents, say_lacking, video_files
+from netgpt.cluster.features.encode import Encoder, Pool, encode_texts, encode_videos
+from netgpt.cluster.progress import bar, counting_bar, say
+from netgpt.cluster.workers.locks import locked
+from netgpt.cluster.workers.session import local_cpus, ray_session
+from netgpt.graphstore import BuildConfig
+from netgpt.graphstore.xsvideo.records import Record, read_records
+from netgpt.trainers.features.config import FeaturesConfig
 
 
 def make_features(config: RunConfig, records: Path, out: Path) -> Path:
@@ -55,11 +55,11 @@ def _encoders(features: FeaturesConfig) -> dict[str, Encoder]:
     """Name and width of the encoders that settings ask for, by kind."""
     found = {}
     if features.text:
-        from trainers.features.text import text_identity
+        from netgpt.trainers.features.text import text_identity
 
         found["text"] = text_identity(features)
     if features.video:
-        from trainers.features.video import video_identity
+        from netgpt.trainers.features.video import video_identity
 
         found["video"] = video_identity(features)
     return found

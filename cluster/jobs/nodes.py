@@ -14,10 +14,10 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from cluster.errors import ClusterError, NodeFailedError
-from cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
-from cluster.workers.session import NO_METRICS, QUIET
-from graphstore.files import write_json
+from netgpt.cluster.errors import ClusterError, NodeFailedError
+from netgpt.cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
+from netgpt.cluster.workers.session import NO_METRICS, QUIET
+from netgpt.graphstore.files import write_json
 
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 START_S, END_S, _POLL_S = 90.0, 5.0, 0.3

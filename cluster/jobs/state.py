@@ -8,8 +8,8 @@ import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.errors import ClusterError
-from graphstore.files import read_json, write_json
+from netgpt.cluster.errors import ClusterError
+from netgpt.graphstore.files import read_json, write_json
 
 STATE = ".cluster"
 MARK = "NETGPT_CLUSTER"

@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError, NodeFailedError
-from cluster.jobs.nodes import is_up
-from cluster.jobs.state import STATE, ClusterState, StateFolder
+from netgpt.cluster.errors import ClusterError, NodeFailedError
+from netgpt.cluster.jobs.nodes import is_up
+from netgpt.cluster.jobs.state import STATE, ClusterState, StateFolder
 
 CALLED_FROM = "NETGPT_CALLED_FROM"
 """Folder that relative paths of a job's command mean: the job itself runs in a copy of the tree."""

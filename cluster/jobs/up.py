@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.errors import ClusterError, NodeFailedError
-from cluster.jobs.nodes import START_S, NodeOptions, check_exposure, end_node, is_up, start_node
-from cluster.jobs.state import ClusterState, StateFolder, marked_processes, read_hosts
+from netgpt.cluster.errors import ClusterError, NodeFailedError
+from netgpt.cluster.jobs.nodes import START_S, NodeOptions, check_exposure, end_node, is_up, start_node
+from netgpt.cluster.jobs.state import ClusterState, StateFolder, marked_processes, read_hosts
 
 Say = Callable[[str], None]
 _POLL_S = 1.0
@@ -64,7 +64,7 @@ def _join_over_ssh(
 
 def _over_ssh(ssh: str, host: str, command: list[str]) -> None:
     """Run `netgpt cluster …` on another host, which sees this tree and Python under the same path."""
-    own = [sys.executable, "-m", "cluster", "cluster"]
+    own = [sys.executable, "-m", "netgpt", "cluster"]
     line = f"cd {shlex.quote(os.getcwd())} && {shlex.join([*own, *command])}"
     done = subprocess.run([*shlex.split(ssh), host, line], capture_output=True, text=True, check=False)
     if done.returncode:

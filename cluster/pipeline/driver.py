@@ -12,20 +12,20 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 
-from cluster.config import ClusterConfig
-from cluster.errors import StageFailedError
-from cluster.pipeline.attempts import DONE, FAILED, INTERRUPTED, end_attempt, start_attempt
-from cluster.pipeline.room import Room
-from cluster.pipeline.run import Run
-from cluster.pipeline.watch import shown_progress
-from cluster.progress import say
-from cluster.stages import STAGES, Resources
-from cluster.workers.locks import wait_for_workers
-from cluster.workers.node_store import NodeStore, place_store
-from cluster.workers.session import local_cpus, ray_session
-from cluster.workers.training import num_starts, run_on_ray
-from trainers import stage
-from trainers.settings import StageJob
+from netgpt.cluster.config import ClusterConfig
+from netgpt.cluster.errors import StageFailedError
+from netgpt.cluster.pipeline.attempts import DONE, FAILED, INTERRUPTED, end_attempt, start_attempt
+from netgpt.cluster.pipeline.room import Room
+from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.pipeline.watch import shown_progress
+from netgpt.cluster.progress import say
+from netgpt.cluster.stages import STAGES, Resources
+from netgpt.cluster.workers.locks import wait_for_workers
+from netgpt.cluster.workers.node_store import NodeStore, place_store
+from netgpt.cluster.workers.session import local_cpus, ray_session
+from netgpt.cluster.workers.training import num_starts, run_on_ray
+from netgpt.trainers import stage
+from netgpt.trainers.settings import StageJob
 
 
 def execute(run: Run, wanted: list[str]) -> None:
@@ -141,7 +141,7 @@ class Driver:
 
 def _work(job: StageJob, need: Resources, cluster: ClusterConfig, store: NodeStore, attempt: str) -> None:
     if job.stage == "tokens":
-        from cluster.workers.tokenizing import tokenize_on_ray  # imports transformers: only for work
+        from netgpt.cluster.workers.tokenizing import tokenize_on_ray  # imports transformers: only for work
 
         tokenize_on_ray(job, need, store)
     else:

@@ -6,11 +6,11 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from cluster.config import ClusterConfig, RunConfig
-from cluster.errors import ClusterError
-from cluster.progress import say
-from cluster.stages import Resources, resources
-from cluster.workers.session import is_local, local_cpus, ray_session
+from netgpt.cluster.config import ClusterConfig, RunConfig
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.progress import say
+from netgpt.cluster.stages import Resources, resources
+from netgpt.cluster.workers.session import is_local, local_cpus, ray_session
 
 _POLL_S = 2.0
 

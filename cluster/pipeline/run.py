@@ -10,20 +10,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import graphstore
-from cluster.config import RunConfig, load_config
-from cluster.errors import ClusterError
-from cluster.features.make import feature_encoders, features_for
-from cluster.stages import MEASURED, STAGES, num_workers
-from cluster.stores import build_store
-from graphstore import BuildConfig, Store
-from graphstore.files import atomic_file, file_digest, files_digest, read_json, value_digest, write_json
-from sampler import GENERATOR
-from trainers import stage
-from trainers.config import StageConfig
-from trainers.evaluate import PREDICTIONS
-from trainers.language.text import VERSION
-from trainers.language.text.fields import ABLATED_FIELDS
+from netgpt import graphstore
+from netgpt.cluster.config import RunConfig, load_config
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.features.make import feature_encoders, features_for
+from netgpt.cluster.stages import MEASURED, STAGES, num_workers
+from netgpt.cluster.stores import build_store
+from netgpt.graphstore import BuildConfig, Store
+from netgpt.graphstore.files import (
+    atomic_file,
+    file_digest,
+    files_digest,
+    read_json,
+    value_digest,
+    write_json,
+)
+from netgpt.sampler import GENERATOR
+from netgpt.trainers import stage
+from netgpt.trainers.config import StageConfig
+from netgpt.trainers.evaluate import PREDICTIONS
+from netgpt.trainers.language.text import VERSION
+from netgpt.trainers.language.text.fields import ABLATED_FIELDS
 
 CONFIG = "config.yaml"
 RESOURCES = ("tables_gb", "inference_gb", "checkpoint_steps")

@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.config import load_config
-from cluster.errors import ClusterError
-from cluster.pipeline.attempts import FAILED, Attempt, read_attempts
-from cluster.pipeline.run import CONFIG
-from cluster.stages import STAGES
-from cluster.workers.locks import LOCK
-from trainers import stage
-from trainers.logs import log_path
-from trainers.progress import read_progress
+from netgpt.cluster.config import load_config
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.pipeline.attempts import FAILED, Attempt, read_attempts
+from netgpt.cluster.pipeline.run import CONFIG
+from netgpt.cluster.stages import STAGES
+from netgpt.cluster.workers.locks import LOCK
+from netgpt.trainers import stage
+from netgpt.trainers.logs import log_path
+from netgpt.trainers.progress import read_progress
 
 DONE, RUNNING, WAITING, STOPPED = "done", "running", "waiting", "stopped"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cluster.progress import say
-from trainers.progress import PROGRESS, read_progress
+from netgpt.cluster.progress import say
+from netgpt.trainers.progress import PROGRESS, read_progress
 
 POLL_S, LOG_PERIOD_S = 0.3, 10.0
 

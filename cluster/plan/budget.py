@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cluster.plan.memory import LanguageCase, language_memory
-from cluster.plan.request import Request
-from cluster.plan.shapes import LanguageShape
+from netgpt.cluster.plan.memory import LanguageCase, language_memory
+from netgpt.cluster.plan.request import Request
+from netgpt.cluster.plan.shapes import LanguageShape
 
 BUDGET_STEP, BUDGET_MOST = 256, 1 << 20
 """Token budgets that are tried: multiples, up to a million."""

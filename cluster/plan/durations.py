@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.plan.graphs import BatchSize, GraphSize
-from cluster.plan.shapes import DecoderShape
-from trainers.config import GraphConfig
-from trainers.graph.model import ModelShape
+from netgpt.cluster.plan.graphs import BatchSize, GraphSize
+from netgpt.cluster.plan.shapes import DecoderShape
+from netgpt.trainers.config import GraphConfig
+from netgpt.trainers.graph.model import ModelShape
 
 CPU_FLOPS = 29e9
 """Of one core in the language stages: 7,580 tokens/s of stage 3 at width 128, 6 layers, on two (README)."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.plan.graphs import BatchSize, GraphSize
-from cluster.plan.memory import CUDA_BYTES, F32, HEAP_HOLES, HEAP_LIMIT, Memory, Term, largest
-from trainers.config import GraphConfig
-from trainers.graph.exact.workspace import BLOCK_COPIES, MAX_BLOCK_ROWS, MIN_BLOCK_ROWS
-from trainers.graph.model import ModelShape
+from netgpt.cluster.plan.graphs import BatchSize, GraphSize
+from netgpt.cluster.plan.memory import CUDA_BYTES, F32, HEAP_HOLES, HEAP_LIMIT, Memory, Term, largest
+from netgpt.trainers.config import GraphConfig
+from netgpt.trainers.graph.exact.workspace import BLOCK_COPIES, MAX_BLOCK_ROWS, MIN_BLOCK_ROWS
+from netgpt.trainers.graph.model import ModelShape
 
 PROCESS_BYTES = 515_000_000
 """Python with torch, Numba's compiled kernels and a sealed store (measured 2026-11-22: stage 1 of width 8

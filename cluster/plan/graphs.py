@@ -10,18 +10,18 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-import graphstore
-from cluster.config import RunConfig
-from cluster.errors import ClusterError
-from graphstore import EdgeType, Graph
-from graphstore.files import total_bytes
-from graphstore.xsvideo.schema import SCALARS, xs_video
-from graphstore.xsvideo.synth import world
-from sampler import NeighborSampler
-from trainers.features.text import text_identity
-from trainers.features.video import video_identity
-from trainers.graph.ablation import Ablation
-from trainers.graph.model import GraphModel, ModelShape
+from netgpt import graphstore
+from netgpt.cluster.config import RunConfig
+from netgpt.cluster.errors import ClusterError
+from netgpt.graphstore import EdgeType, Graph
+from netgpt.graphstore.files import total_bytes
+from netgpt.graphstore.xsvideo.schema import SCALARS, xs_video
+from netgpt.graphstore.xsvideo.synth import world
+from netgpt.sampler import NeighborSampler
+from netgpt.trainers.features.text import text_identity
+from netgpt.trainers.features.video import video_identity
+from netgpt.trainers.graph.ablation import Ablation
+from netgpt.trainers.graph.model import GraphModel, ModelShape
 
 STATES, TRAIN_STATES = 381_926, 304_362
 """Of the full release (paper, table of the data set; the split by post date)."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.plan.shapes import DecoderShape, LanguageShape
+from netgpt.cluster.plan.shapes import DecoderShape, LanguageShape
 
 F32 = 4
 PROCESS_BYTES = 620_000_000

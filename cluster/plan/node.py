@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cluster.plan.budget import language_case
-from cluster.plan.graphs import GraphSize
-from cluster.plan.memory import F32, MEAN_PROMPT, PROCESS_BYTES, Term, checkpoint_terms
-from cluster.plan.request import Request
-from cluster.plan.shapes import LanguageShape
+from netgpt.cluster.plan.budget import language_case
+from netgpt.cluster.plan.graphs import GraphSize
+from netgpt.cluster.plan.memory import F32, MEAN_PROMPT, PROCESS_BYTES, Term, checkpoint_terms
+from netgpt.cluster.plan.request import Request
+from netgpt.cluster.plan.shapes import LanguageShape
 
 RAY_BYTES = 2_000_000_000
 """Of a node: GCS, raylet, agents, object store's own. An assumption: not measured."""

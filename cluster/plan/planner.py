@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cluster.plan import durations, graphs
-from cluster.plan.budget import Budget, language_case, suggested
-from cluster.plan.durations import Duration, Machines
-from cluster.plan.graph_memory import GraphCase, embedding_memory, stage1_memory
-from cluster.plan.memory import (
+from netgpt.cluster.plan import durations, graphs
+from netgpt.cluster.plan.budget import Budget, language_case, suggested
+from netgpt.cluster.plan.durations import Duration, Machines
+from netgpt.cluster.plan.graph_memory import GraphCase, embedding_memory, stage1_memory
+from netgpt.cluster.plan.memory import (
     F32,
     GPU_SLACK,
     MEAN_PROMPT,
@@ -19,9 +19,9 @@ from cluster.plan.memory import (
     activation_terms,
     language_memory,
 )
-from cluster.plan.node import PACKED_SHARE, disk_terms, host_terms
-from cluster.plan.request import Request
-from cluster.plan.shapes import LanguageShape, language_shape
+from netgpt.cluster.plan.node import PACKED_SHARE, disk_terms, host_terms
+from netgpt.cluster.plan.request import Request
+from netgpt.cluster.plan.shapes import LanguageShape, language_shape
 
 TOKENIZER_BYTES = 700_000_000
 """Of a tokenising actor: Python with transformers. An assumption: not measured."""

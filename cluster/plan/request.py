@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.config import RunConfig, load_config
-from cluster.errors import ClusterError
-from cluster.plan.memory import GPU_SLACK
+from netgpt.cluster.config import RunConfig, load_config
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.plan.memory import GPU_SLACK
 
 
 @dataclass(frozen=True, kw_only=True)

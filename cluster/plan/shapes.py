@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from cluster.errors import ClusterError
-from trainers.config import TinyConfig
-from trainers.language.model.backbone import MULTIMODAL, TEXT_FAMILIES
-from trainers.language.model.netgpt import NetGPT
-from trainers.language.model.tiny import random_qwen2_vl
+from netgpt.cluster.errors import ClusterError
+from netgpt.trainers.config import TinyConfig
+from netgpt.trainers.language.model.backbone import MULTIMODAL, TEXT_FAMILIES
+from netgpt.trainers.language.model.netgpt import NetGPT
+from netgpt.trainers.language.model.tiny import random_qwen2_vl
 
 SHAPES = {
     "tiny": {"hidden": 128, "layers": 6, "heads": 4, "kv_heads": 2, "intermediate": 344},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.plan.memory import GPU_SLACK
-from cluster.plan.planner import Plan, StagePlan
+from netgpt.cluster.plan.memory import GPU_SLACK
+from netgpt.cluster.plan.planner import Plan, StagePlan
 
 
 def size(num_bytes: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cluster.pipeline.run import Run
+    from netgpt.cluster.pipeline.run import Run
 
 REPORT = "report.html"
 
@@ -21,9 +21,9 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     Takes no lock: a run that is under way may be looked at, and its own driver may call this.
     """
     # Only here: matplotlib and jinja take a second, and whoever imports this module may never render
-    from cluster.report.gather import gather
-    from cluster.report.page import render
-    from graphstore.files import atomic_file
+    from netgpt.cluster.report.gather import gather
+    from netgpt.cluster.report.page import render
+    from netgpt.graphstore.files import atomic_file
 
     path = out or run.path / REPORT
     text = render(gather(run))

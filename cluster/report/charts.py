@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from cluster.report.facts import Chart, Series
+from netgpt.cluster.report.facts import Chart, Series
 
 SIZE_INCHES = (4.9, 3.1)
 """One chart is a phone wide (353 units), so that its texts are never scaled down much."""

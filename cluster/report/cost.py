@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from cluster.pipeline.attempts import Attempt
-from cluster.report.facts import CostFacts, CostRow
+from netgpt.cluster.pipeline.attempts import Attempt
+from netgpt.cluster.report.facts import CostFacts, CostRow
 
 OUTCOMES = {"failed": "failed", "interrupted": "interrupted"}
 """Of attempts that are worth a word."""

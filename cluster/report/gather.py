@@ -6,19 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.config import RunConfig
-from cluster.pipeline.attempts import read_attempts
-from cluster.pipeline.run import Run
-from cluster.report.cost import cost_facts
-from cluster.report.facts import Missing, Report, Setting, SettingsGroup, StageFacts
-from cluster.report.graph import graph_facts
-from cluster.report.results import period_charts, read_results
-from cluster.report.training import TRAINING, convergence_charts, loss_charts, trained_stages
-from cluster.stages import STAGES
-from graphstore.files import total_bytes, value_digest
-from trainers import stage
-from trainers.evaluate import PREDICTIONS
-from trainers.progress import read_progress
+from netgpt.cluster.config import RunConfig
+from netgpt.cluster.pipeline.attempts import read_attempts
+from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.report.cost import cost_facts
+from netgpt.cluster.report.facts import Missing, Report, Setting, SettingsGroup, StageFacts
+from netgpt.cluster.report.graph import graph_facts
+from netgpt.cluster.report.results import period_charts, read_results
+from netgpt.cluster.report.training import TRAINING, convergence_charts, loss_charts, trained_stages
+from netgpt.cluster.stages import STAGES
+from netgpt.graphstore.files import total_bytes, value_digest
+from netgpt.trainers import stage
+from netgpt.trainers.evaluate import PREDICTIONS
+from netgpt.trainers.progress import read_progress
 
 TITLES = {stage.name: stage.title for stage in STAGES.values()}
 OPTIONAL = ("lora",)

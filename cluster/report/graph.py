@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.report.facts import (
+from netgpt.cluster.report.facts import (
     Chart,
     GraphFacts,
     NodeRow,
@@ -13,13 +13,13 @@ from cluster.report.facts import (
     Series,
     SplitRow,
 )
-from cluster.report.names import platform_title
-from graphstore import Store
-from graphstore.info import describe
-from graphstore.store import MAX_LEVEL
-from graphstore.xsvideo.statistics import QUANTILES, statistics
-from trainers.errors import TrainerError
-from trainers.splits import is_age_zero, make_splits
+from netgpt.cluster.report.names import platform_title
+from netgpt.graphstore import Store
+from netgpt.graphstore.info import describe
+from netgpt.graphstore.store import MAX_LEVEL
+from netgpt.graphstore.xsvideo.statistics import QUANTILES, statistics
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.splits import is_age_zero, make_splits
 
 SHOWN_PLATFORMS = 20
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphstore.xsvideo.plots import PLATFORM_NAMES
+from netgpt.graphstore.xsvideo.plots import PLATFORM_NAMES
 
 NO_PLATFORM = "no platform"
 

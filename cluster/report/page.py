@@ -7,10 +7,10 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cluster.report.charts import draw, swatch
-from cluster.report.facts import Chart, ChartGroup, Confusion, Metrics, Report, Result, Results
-from cluster.report.paper import NETGPT, PUBLISHED
-from cluster.report.results import COMPARED, METRIC_NAMES, UNFAIR, best_of, figure
+from netgpt.cluster.report.charts import draw, swatch
+from netgpt.cluster.report.facts import Chart, ChartGroup, Confusion, Metrics, Report, Result, Results
+from netgpt.cluster.report.paper import NETGPT, PUBLISHED
+from netgpt.cluster.report.results import COMPARED, METRIC_NAMES, UNFAIR, best_of, figure
 
 NONE = "–"
 STATE_SIGNS = {"done": "✓", "out of date": "!", "unfinished": "…", "not started": "○"}
@@ -19,7 +19,7 @@ STATE_SIGNS = {"done": "✓", "out of date": "!", "unfinished": "…", "not star
 def render(report: Report) -> str:
     """The page as text. The same report gives the same text."""
     environment = Environment(
-        loader=PackageLoader("cluster", "report/templates"),
+        loader=PackageLoader("netgpt.cluster", "report/templates"),
         autoescape=True,  # whatever the data calls its platforms and settings
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -33,7 +33,9 @@ def render(report: Report) -> str:
         "number": number,
         "hours": hours,
     }
-    style = (resources.files("cluster") / "report" / "templates" / "report.css").read_text(encoding="utf-8")
+    style = (resources.files("netgpt.cluster") / "report" / "templates" / "report.css").read_text(
+        encoding="utf-8"
+    )
     return environment.get_template("report.html").render(
         report=report,
         style=Markup(style),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cluster.report.facts import (
+from netgpt.cluster.report.facts import (
     Chart,
     ChartGroup,
     Comparison,
@@ -21,10 +21,10 @@ from cluster.report.facts import (
     Results,
     Series,
 )
-from cluster.report.names import platform_title
-from cluster.report.paper import NETGPT
-from graphstore.store import MAX_LEVEL
-from trainers.evaluate import STAGE_NAMES
+from netgpt.cluster.report.names import platform_title
+from netgpt.cluster.report.paper import NETGPT
+from netgpt.graphstore.store import MAX_LEVEL
+from netgpt.trainers.evaluate import STAGE_NAMES
 
 METRIC_NAMES = ("acc", "mse", "mae")
 MEANINGS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.report.facts import Chart, ChartGroup, Missing, Series, Trained
-from cluster.report.names import platform_title
+from netgpt.cluster.report.facts import Chart, ChartGroup, Missing, Series, Trained
+from netgpt.cluster.report.names import platform_title
 
 TRAINING = ("stage1", "stage2", "stage3", "lora")
 NUM_STYLES = 6

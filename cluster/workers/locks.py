@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.errors import ClusterError
+from netgpt.cluster.errors import ClusterError
 
 LOCK, _FOLDER = ".lock", ".workers"
 WAIT_S, _POLL_S = 120.0, 0.2

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import graphstore
-from cluster.config import AUTO, OFF
-from cluster.errors import ClusterError
-from cluster.progress import say
-from graphstore import Store, StoreError
+from netgpt import graphstore
+from netgpt.cluster.config import AUTO, OFF
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.progress import say
+from netgpt.graphstore import Store, StoreError
 
 
 @dataclass(frozen=True)

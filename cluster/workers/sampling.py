@@ -18,12 +18,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import graphstore
-from cluster.errors import ClusterError
-from cluster.workers.slots import Slot, SlotName, SlotPool, SlotWriter, Unwritten, Written
-from graphstore import Store
-from sampler import MiniBatch, NeighborSampler, Request, SamplingOptions
-from sampler.loader import in_order
+from netgpt import graphstore
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.workers.slots import Slot, SlotName, SlotPool, SlotWriter, Unwritten, Written
+from netgpt.graphstore import Store
+from netgpt.sampler import MiniBatch, NeighborSampler, Request, SamplingOptions
+from netgpt.sampler.loader import in_order
 
 ABANDON_S = 60.0
 MAX_TRIES = 5

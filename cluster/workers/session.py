@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.config import ClusterConfig
+from netgpt.cluster.config import ClusterConfig
 
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from sampler import FlatBatch
-from sampler.pool import Arena, lent
+from netgpt.sampler import FlatBatch
+from netgpt.sampler.pool import Arena, lent
 
 _ARRAYS = ("nodes", "degrees", "heads", "trees", "edge_ids")
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-import graphstore
-from cluster.errors import StageFailedError
-from cluster.stages import Resources
-from cluster.workers.node_store import NodeStore
-from cluster.workers.pool import map_on_pool
-from trainers import stage
-from trainers.errors import TrainerError
-from trainers.language.load import prompt_builder
-from trainers.language.text.tokens import (
+from netgpt import graphstore
+from netgpt.cluster.errors import StageFailedError
+from netgpt.cluster.stages import Resources
+from netgpt.cluster.workers.node_store import NodeStore
+from netgpt.cluster.workers.pool import map_on_pool
+from netgpt.trainers import stage
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.load import prompt_builder
+from netgpt.trainers.language.text.tokens import (
     ARRAYS,
     Block,
     Tokens,
@@ -26,9 +26,9 @@ from trainers.language.text.tokens import (
     tokenize_block,
     write_tokens,
 )
-from trainers.logs import stage_log
-from trainers.progress import Progress
-from trainers.settings import StageJob
+from netgpt.trainers.logs import stage_log
+from netgpt.trainers.progress import Progress
+from netgpt.trainers.settings import StageJob
 
 _COUNTS = ("fewer_comments", "cut_texts")
 

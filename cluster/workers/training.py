@@ -11,17 +11,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.config import ClusterConfig
-from cluster.errors import ClusterError, StageFailedError, is_bad_input, is_full_disk
-from cluster.progress import say
-from cluster.stages import Resources
-from cluster.workers.locks import rank_lock
-from cluster.workers.node_store import NodeStore
-from cluster.workers.session import is_local
-from graphstore.files import read_json, write_json
-from trainers import stage
-from trainers.errors import TrainerError
-from trainers.settings import StageJob
+from netgpt.cluster.config import ClusterConfig
+from netgpt.cluster.errors import ClusterError, StageFailedError, is_bad_input, is_full_disk
+from netgpt.cluster.progress import say
+from netgpt.cluster.stages import Resources
+from netgpt.cluster.workers.locks import rank_lock
+from netgpt.cluster.workers.node_store import NodeStore
+from netgpt.cluster.workers.session import is_local
+from netgpt.graphstore.files import read_json, write_json
+from netgpt.trainers import stage
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.settings import StageJob
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -33,8 +33,8 @@ _LACK_S = 60.0
 
 def _worker(config: dict[str, Any]) -> None:
     """What runs on every worker: the stage, with sampling actors for stage 1."""
-    from trainers import distributed
-    from trainers.worker import run_stage, use_process_group
+    from netgpt.trainers import distributed
+    from netgpt.trainers.worker import run_stage, use_process_group
 
     job, cluster = StageJob.from_dict(config["job"]), ClusterConfig(**config["cluster"])
     attempt = str(config["attempt"])
@@ -60,9 +60,9 @@ def _engine(job: StageJob, cluster: ClusterConfig) -> Any:
     graph = job.settings.graph
     if job.stage != "stage1" or not cluster.sampling_workers or graph.neighbors != "sampled":
         return None
-    import graphstore
-    from cluster.workers.sampling import RaySamplingEngine
-    from trainers.graph.train import sampling_options
+    from netgpt import graphstore
+    from netgpt.cluster.workers.sampling import RaySamplingEngine
+    from netgpt.trainers.graph.train import sampling_options
 
     store = graphstore.open(str(job.store))
     return RaySamplingEngine(
@@ -144,7 +144,7 @@ def _fit(config: dict[str, Any], job: StageJob, cluster: ClusterConfig, resource
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
-    from trainers.worker import COLLECTIVE_HOURS
+    from netgpt.trainers.worker import COLLECTIVE_HOURS
 
     failures: dict[str, Any] = {
         "max_failures": cluster.max_failures,

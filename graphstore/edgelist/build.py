@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from graphstore.arrays import ArrayWriter
-from graphstore.edgelist.describe import Description, EdgeDescription, read_description
-from graphstore.edgelist.groups import group_length, group_rows
-from graphstore.edgelist.read import NpyRows, open_npy, read_edges
-from graphstore.edgelist.sort import Policy, RowStats, write_rows
-from graphstore.errors import StoreError
-from graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
-from graphstore.integrity.seal import write_attributes, write_seal
-from graphstore.relations import Layout, write_relation
-from graphstore.schema import NodeType, RelationType, Schema, edge_name
+from netgpt.graphstore.arrays import ArrayWriter
+from netgpt.graphstore.edgelist.describe import Description, EdgeDescription, read_description
+from netgpt.graphstore.edgelist.groups import group_length, group_rows
+from netgpt.graphstore.edgelist.read import NpyRows, open_npy, read_edges
+from netgpt.graphstore.edgelist.sort import Policy, RowStats, write_rows
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
+from netgpt.graphstore.integrity.seal import write_attributes, write_seal
+from netgpt.graphstore.relations import Layout, write_relation
+from netgpt.graphstore.schema import NodeType, RelationType, Schema, edge_name
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 _FEATURE_BYTES = 1 << 24

@@ -28,8 +28,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphstore.errors import StoreError
-from graphstore.schema import NAME, EdgeType, edge_name
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.schema import NAME, EdgeType, edge_name
 
 Require = Callable[[bool, str, object, str], None]
 """Condition, place, value found, what was expected."""

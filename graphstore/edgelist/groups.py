@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.edgelist.describe import EdgeDescription, GroupDescription
-from graphstore.edgelist.read import arrow_column, integers, open_npy, table_batches
-from graphstore.errors import StoreError
-from graphstore.relations import Relation, group_relation
-from graphstore.schema import edge_name
+from netgpt.graphstore.edgelist.describe import EdgeDescription, GroupDescription
+from netgpt.graphstore.edgelist.read import arrow_column, integers, open_npy, table_batches
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.relations import Relation, group_relation
+from netgpt.graphstore.schema import edge_name
 
 _LOWEST = np.iinfo(np.int64).min
 NODE_BYTES, TEXT_BYTES = 160, 120

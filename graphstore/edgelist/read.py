@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.edgelist.describe import EdgeDescription
-from graphstore.errors import StoreError
+from netgpt.graphstore.edgelist.describe import EdgeDescription
+from netgpt.graphstore.errors import StoreError
 
 CHUNK_EDGES = 1 << 20
 _CSV_BLOCK_BYTES = 1 << 24

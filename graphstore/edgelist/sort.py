@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from graphstore.arrays import ArrayWriter
-from graphstore.edgelist.read import CHUNK_EDGES, Piece
-from graphstore.errors import StoreError
+from netgpt.graphstore.arrays import ArrayWriter
+from netgpt.graphstore.edgelist.read import CHUNK_EDGES, Piece
+from netgpt.graphstore.errors import StoreError
 
 _TAIL_BYTES = 40
 """Memory for each tail: its degree, the sums of degrees, and room for the range that holds it."""

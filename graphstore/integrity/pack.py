@@ -25,10 +25,10 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.codecs.numcodecs import Delta
 from zarr.errors import ZarrUserWarning
 
-from graphstore.arrays import ArrayMeta, ArrayWriter, parse_meta, read_blocks, read_meta
-from graphstore.errors import FormatError
-from graphstore.files import atomic_dir, file_digest, inside, read_json, refuse_existing, write_json
-from graphstore.integrity.seal import (
+from netgpt.graphstore.arrays import ArrayMeta, ArrayWriter, parse_meta, read_blocks, read_meta
+from netgpt.graphstore.errors import FormatError
+from netgpt.graphstore.files import atomic_dir, file_digest, inside, read_json, refuse_existing, write_json
+from netgpt.graphstore.integrity.seal import (
     PACK,
     SEAL,
     Seal,
@@ -41,8 +41,8 @@ from graphstore.integrity.seal import (
     seal_value,
     store_files,
 )
-from graphstore.integrity.verify import Progress
-from graphstore.schema import NAME
+from netgpt.graphstore.integrity.verify import Progress
+from netgpt.graphstore.schema import NAME
 
 PACK_FORMAT, PACK_VERSION = "netgpt-graph-pack", 1
 SHARD_BYTES = 1 << 26

@@ -19,9 +19,9 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from graphstore.arrays import CHUNK_BYTES, MAX_CHUNK_BYTES, read_meta
-from graphstore.errors import FormatError
-from graphstore.files import MAX_JSON_BYTES, file_digest, inside, read_json, value_digest, write_json
+from netgpt.graphstore.arrays import CHUNK_BYTES, MAX_CHUNK_BYTES, read_meta
+from netgpt.graphstore.errors import FormatError
+from netgpt.graphstore.files import MAX_JSON_BYTES, file_digest, inside, read_json, value_digest, write_json
 
 FORMAT, VERSION, OLDEST_VERSION = "netgpt-graph", 2, 1
 SEAL, PACK = "SEAL.json", "PACK.json"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from graphstore.arrays import map_array, read_blocks, read_meta
-from graphstore.errors import FormatError
-from graphstore.files import inside, read_json
-from graphstore.integrity.seal import file_problems, read_seal, store_files, within
-from graphstore.schema import edge_name
-from graphstore.store import MAX_LEVEL, RECORD_KEYS, SPLITS, VIDEO_COLUMNS, Store
+from netgpt.graphstore.arrays import map_array, read_blocks, read_meta
+from netgpt.graphstore.errors import FormatError
+from netgpt.graphstore.files import inside, read_json
+from netgpt.graphstore.integrity.seal import file_problems, read_seal, store_files, within
+from netgpt.graphstore.schema import edge_name
+from netgpt.graphstore.store import MAX_LEVEL, RECORD_KEYS, SPLITS, VIDEO_COLUMNS, Store
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) bytes."""

@@ -18,11 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.errors import RecordError, StoreError
-from graphstore.features import DAY_S
-from graphstore.files import atomic_file, read_json
-from graphstore.store import MAX_LEVEL
-from graphstore.xsvideo.records import LEVEL, OnError, Record, raw_records, read_records, written_records
+from netgpt.graphstore.errors import RecordError, StoreError
+from netgpt.graphstore.features import DAY_S
+from netgpt.graphstore.files import atomic_file, read_json
+from netgpt.graphstore.store import MAX_LEVEL
+from netgpt.graphstore.xsvideo.records import (
+    LEVEL,
+    OnError,
+    Record,
+    raw_records,
+    read_records,
+    written_records,
+)
 
 VIEW_THRESHOLDS = (0, 100, 100_000, 1_000_000, 1_000_000, 1_000_000, 10_000_000, 100_000_000, 200_000_000)
 OTHER_THRESHOLDS = (0, 10, 20, 80, 300, 1_000, 3_000, 10_000, 50_000)

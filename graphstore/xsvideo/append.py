@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from graphstore.errors import FormatError
-from graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
-from graphstore.integrity.seal import require_whole
-from graphstore.store import Store
-from graphstore.xsvideo.build import BuildConfig, write_store
-from graphstore.xsvideo.records import OnError, ReadReport, read_records
+from netgpt.graphstore.errors import FormatError
+from netgpt.graphstore.files import atomic_dir, file_digest, refuse_existing, value_digest
+from netgpt.graphstore.integrity.seal import require_whole
+from netgpt.graphstore.store import Store
+from netgpt.graphstore.xsvideo.build import BuildConfig, write_store
+from netgpt.graphstore.xsvideo.records import OnError, ReadReport, read_records
 
 
 def next_version(path: Path) -> Path:

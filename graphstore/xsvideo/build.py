@@ -16,18 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from graphstore.arrays import StringWriter
-from graphstore.errors import StoreError
-from graphstore.feature_cache import choose_encoders, folder_encoders
-from graphstore.features import DAY_S
-from graphstore.files import atomic_dir, file_digest, refuse_existing
-from graphstore.integrity.seal import write_attributes, write_seal
-from graphstore.relations import Layout, Relation, csr_from_pairs, group_relation, write_relation
-from graphstore.schema import Schema, edge_name
-from graphstore.store import Store
-from graphstore.xsvideo.nodes import BATCH_RECORDS, NodeWriters, batched, require_encoders
-from graphstore.xsvideo.records import CHINA, BadNumbers, OnError, ReadReport, Record, read_records
-from graphstore.xsvideo.schema import xs_video
+from netgpt.graphstore.arrays import StringWriter
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.feature_cache import choose_encoders, folder_encoders
+from netgpt.graphstore.features import DAY_S
+from netgpt.graphstore.files import atomic_dir, file_digest, refuse_existing
+from netgpt.graphstore.integrity.seal import write_attributes, write_seal
+from netgpt.graphstore.relations import Layout, Relation, csr_from_pairs, group_relation, write_relation
+from netgpt.graphstore.schema import Schema, edge_name
+from netgpt.graphstore.store import Store
+from netgpt.graphstore.xsvideo.nodes import BATCH_RECORDS, NodeWriters, batched, require_encoders
+from netgpt.graphstore.xsvideo.records import CHINA, BadNumbers, OnError, ReadReport, Record, read_records
+from netgpt.graphstore.xsvideo.schema import xs_video
 
 
 @dataclass(frozen=True, kw_only=True)

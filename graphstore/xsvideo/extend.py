@@ -14,8 +14,8 @@ from typing import overload
 
 import numpy as np
 
-from graphstore.errors import RecordError
-from graphstore.features import (
+from netgpt.graphstore.errors import RecordError
+from netgpt.graphstore.features import (
     Features,
     NoVideos,
     TextEncoder,
@@ -24,19 +24,19 @@ from graphstore.features import (
     encode_time,
     text_encoder,
 )
-from graphstore.relations import Relation, prefix_rows
-from graphstore.schema import EdgeType, RelationType
-from graphstore.store import RECORD_KEYS as KEYS
-from graphstore.store import Graph, Store
-from graphstore.xsvideo.nodes import (
+from netgpt.graphstore.relations import Relation, prefix_rows
+from netgpt.graphstore.schema import EdgeType, RelationType
+from netgpt.graphstore.store import RECORD_KEYS as KEYS
+from netgpt.graphstore.store import Graph, Store
+from netgpt.graphstore.xsvideo.nodes import (
     RecordColumns,
     Vocabulary,
     comment_features,
     require_encoders,
     video_features,
 )
-from graphstore.xsvideo.records import Record
-from graphstore.xsvideo.schema import PER_STATE, SCALARS
+from netgpt.graphstore.xsvideo.records import Record
+from netgpt.graphstore.xsvideo.schema import PER_STATE, SCALARS
 
 
 class _Chained(Sequence[str]):

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from graphstore.arrays import ArrayWriter, StringWriter
-from graphstore.errors import FormatError, StoreError
-from graphstore.features import (
+from netgpt.graphstore.arrays import ArrayWriter, StringWriter
+from netgpt.graphstore.errors import FormatError, StoreError
+from netgpt.graphstore.features import (
     KEY_BYTES,
     TextEncoder,
     VideoEncoder,
@@ -22,10 +22,10 @@ from graphstore.features import (
     encode_scalar,
     encode_time,
 )
-from graphstore.store import RECORD_KEYS as KEYS
-from graphstore.store import VIDEO_COLUMNS, Store
-from graphstore.xsvideo.records import Record
-from graphstore.xsvideo.schema import PER_STATE, SCALARS
+from netgpt.graphstore.store import RECORD_KEYS as KEYS
+from netgpt.graphstore.store import VIDEO_COLUMNS, Store
+from netgpt.graphstore.xsvideo.records import Record
+from netgpt.graphstore.xsvideo.schema import PER_STATE, SCALARS
 
 BATCH_RECORDS = 1024
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.errors import StoreError
-from graphstore.files import atomic_file
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.files import atomic_file
 
 PLATFORM_NAMES = {
     "抖音": "Douyin",

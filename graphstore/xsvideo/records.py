@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import ijson
 
-from graphstore.errors import RecordError, SourceError, StoreError
-from graphstore.store import MAX_LEVEL
+from netgpt.graphstore.errors import RecordError, SourceError, StoreError
+from netgpt.graphstore.store import MAX_LEVEL
 
 URL, DESCRIPTION, TITLE, AUTHOR = "url", "描述", "标题", "发布用户ID"
 SENTIMENT, DURATION, PLATFORM, POST_TIME = "sentiment", "视频时长（秒）", "平台", "发布时间"

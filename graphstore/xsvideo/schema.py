@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphstore.schema import NodeType, RelationType, Schema
+from netgpt.graphstore.schema import NodeType, RelationType, Schema
 
 SCALARS = ("video_time", "likes", "collects", "views", "shares", "comments", "fans")
 """Node types whose feature is log(1 + n) of one number of the record, one node a state."""

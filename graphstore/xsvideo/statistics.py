@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.errors import FormatError, StoreError
-from graphstore.features import DAY_S
-from graphstore.store import MAX_LEVEL, SPLITS, Store
-from graphstore.xsvideo.records import CHINA_OFFSET_S
+from netgpt.graphstore.errors import FormatError, StoreError
+from netgpt.graphstore.features import DAY_S
+from netgpt.graphstore.store import MAX_LEVEL, SPLITS, Store
+from netgpt.graphstore.xsvideo.records import CHINA_OFFSET_S
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 DURATION_BIN_S, DURATION_BINS = 5, 61

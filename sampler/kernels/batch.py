@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from sampler.kernels.memory import int32_array, int64_array
-from sampler.kernels.rows import BLOCK, Rows, Scratch, find_rows, sample_rows
+from netgpt.sampler.kernels.memory import int32_array, int64_array
+from netgpt.sampler.kernels.rows import BLOCK, Rows, Scratch, find_rows, sample_rows
 
 # Columns of a relation's line: addresses of its arrays (0: none), and what else the kernel must know
 INDICES, NUM_INDICES, IS_WIDE, BEGIN, END, RANK, FIRST_EDGE, SRC, DST, IS_SORTED, NUM_COLUMNS = range(11)

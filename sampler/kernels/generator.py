@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 from numba import njit
 
-from graphstore.schema import EdgeType, edge_name
+from netgpt.graphstore.schema import EdgeType, edge_name
 
 GENERATOR = "splitmix64-floyd-1"
 """Name and version of the generator: kept with a run, since another would draw other samples."""

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from sampler.kernels.generator import MAX_DEGREE, draw, row_state
-from sampler.kernels.memory import prefetch
+from netgpt.sampler.kernels.generator import MAX_DEGREE, draw, row_state
+from netgpt.sampler.kernels.memory import prefetch
 
 BLOCK = 1024
 """Edges that a pass goes over at least: enough loads in flight, few enough to stay in the cache."""

@@ -10,20 +10,20 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from cluster.bench.build import bench_edges, bench_synth, line
-from cluster.bench.embed import EmbedBench, bench_scales
-from cluster.bench.embed import bench_store as bench_embed_store
-from cluster.bench.embed import line as embed_line
-from cluster.bench.language import MODES, SHAPES, LanguageBench, bench_language, needed_flops
-from cluster.bench.language import line as language_line
-from cluster.bench.measure import measure
-from cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
-from cluster.bench.sampler import line as sampler_line
-from cluster.cli.bench import app
-from graphstore import Store
-from trainers.language.model.netgpt import NetGPT
-from trainers.language.model.tiny import random_qwen2_vl
-from trainers.language.packing import collate
+from netgpt.cluster.bench.build import bench_edges, bench_synth, line
+from netgpt.cluster.bench.embed import EmbedBench, bench_scales
+from netgpt.cluster.bench.embed import bench_store as bench_embed_store
+from netgpt.cluster.bench.embed import line as embed_line
+from netgpt.cluster.bench.language import MODES, SHAPES, LanguageBench, bench_language, needed_flops
+from netgpt.cluster.bench.language import line as language_line
+from netgpt.cluster.bench.measure import measure
+from netgpt.cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
+from netgpt.cluster.bench.sampler import line as sampler_line
+from netgpt.cluster.cli.bench import app
+from netgpt.graphstore import Store
+from netgpt.trainers.language.model.netgpt import NetGPT
+from netgpt.trainers.language.model.tiny import random_qwen2_vl
+from netgpt.trainers.language.packing import collate
 
 
 def test_a_failed_process_is_not_ok_and_memory_is_its_peak() -> None:
@@ -114,8 +114,8 @@ def test_embed_of_a_store_with_attention(store: Store, tmp_path: Path) -> None:
 
 def test_a_peer_samples_the_same_numbers_of_edges(store: Store) -> None:
     """Of whole rows every sampler takes every edge."""
-    from cluster.bench.peers import CsrArrays, installed_peers
-    from sampler import NeighborSampler
+    from netgpt.cluster.bench.peers import CsrArrays, installed_peers
+    from netgpt.sampler import NeighborSampler
 
     peers = installed_peers(CsrArrays(store), list(store.edge_types), 100_000, 1)
     if not peers:

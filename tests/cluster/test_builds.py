@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import graphstore
-from cluster.cli import app
-from cluster.errors import ClusterError
-from graphstore import BuildConfig, StoreError
-from graphstore.files import file_digest
-from graphstore.xsvideo.synth import write_synthetic
+from netgpt import graphstore
+from netgpt.cluster.cli import app
+from netgpt.cluster.errors import ClusterError
+from netgpt.graphstore import BuildConfig, StoreError
+from netgpt.graphstore.files import file_digest
+from netgpt.graphstore.xsvideo.synth import write_synthetic
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "cluster", *map(str, arguments)]
+    return [sys.executable, "-m", "netgpt", *map(str, arguments)]
 
 
 @dataclass(frozen=True)

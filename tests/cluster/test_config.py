@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import config_keys, config_names, load_config
-from cluster.errors import ClusterError
+from netgpt.cluster.config import config_keys, config_names, load_config
+from netgpt.cluster.errors import ClusterError
 
 
 def test_named_configurations_load_and_round_trip(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner
 
-from cluster.cli import app
-from cluster.config import RunConfig, load_config
+from netgpt.cluster.cli import app
+from netgpt.cluster.config import RunConfig, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -18,24 +18,24 @@ import numpy as np
 import psutil
 import pytest
 
-import graphstore
-from cluster.config import RunConfig, load_config
-from cluster.errors import ClusterError
-from cluster.features import encode, make
-from cluster.features.contents import Contents, video_files
-from cluster.features.make import feature_encoders, make_features
-from cluster.workers import pool
-from cluster.workers.session import ray_session
-from graphstore import StoreError
-from graphstore.feature_cache import FeatureTable
-from graphstore.features import content_key
-from graphstore.xsvideo.records import read_records
+from netgpt import graphstore
+from netgpt.cluster.config import RunConfig, load_config
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.features import encode, make
+from netgpt.cluster.features.contents import Contents, video_files
+from netgpt.cluster.features.make import feature_encoders, make_features
+from netgpt.cluster.workers import pool
+from netgpt.cluster.workers.session import ray_session
+from netgpt.graphstore import StoreError
+from netgpt.graphstore.feature_cache import FeatureTable
+from netgpt.graphstore.features import content_key
+from netgpt.graphstore.xsvideo.records import read_records
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.features.config import FeaturesConfig
+from netgpt.trainers.features.frames import BROKEN, EMPTY, NOT_VIDEO, read_frames
+from netgpt.trainers.features.text import TextModel
+from netgpt.trainers.features.video import VideoModel
 from tests.encoders import make_clip, make_qwen2_vl, make_roberta, make_sound
-from trainers.errors import TrainerError
-from trainers.features.config import FeaturesConfig
-from trainers.features.frames import BROKEN, EMPTY, NOT_VIDEO, read_frames
-from trainers.features.text import TextModel
-from trainers.features.video import VideoModel
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,7 @@ def test_a_run_with_encoders_names_them_and_predicts_with_them(
         *("language.tiny.hidden=32", "language.tiny.heads=2", "language.tiny.vocab=600"),
         *("language.tiny.warmup_steps=2", "stage2.epochs=1", "stage3.epochs=1", "cluster.workers=1"),
     ]
-    command = [sys.executable, "-m", "cluster"]
+    command = [sys.executable, "-m", "netgpt"]
     options = ["--text", roberta, "--video", qwen, "--videos", videos]
     line = [*command, "run", "--config", "demo", "--data", records_path, "--out", run, *options, *overrides]
     for _ in range(2):

@@ -20,7 +20,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cluster.jobs.state import StateFolder, marked_processes, read_hosts
+from netgpt.cluster.jobs.state import StateFolder, marked_processes, read_hosts
 
 
 def free_port() -> int:
@@ -49,7 +49,7 @@ class Cluster:
 
     def command(self, name: str, *args: object) -> list[str]:
         words = ["cluster", name, "--state", self.state, *args]
-        return [sys.executable, "-m", "cluster", *map(str, words)]
+        return [sys.executable, "-m", "netgpt", *map(str, words)]
 
     def run(self, name: str, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -127,10 +127,10 @@ def test_a_job_gets_the_tree_without_what_gitignore_names_and_no_secrets(
 
 
 def test_relative_paths_of_a_job_mean_the_callers(cluster: Cluster, tree: Path) -> None:
-    done = cluster.submit(tree, "python", "-m", "cluster", "status", "no-such-run")
+    done = cluster.submit(tree, "python", "-m", "netgpt", "status", "no-such-run")
     assert done.returncode == 2 and "no-such-run: found no run" in done.stdout
     (tree / "records.json").write_text("{}")
-    done = cluster.submit(tree, "python", "-m", "cluster", "build", "records.json", "--out", "made")
+    done = cluster.submit(tree, "python", "-m", "netgpt", "build", "records.json", "--out", "made")
     # refused for its content, so the file of the caller's folder was read
     assert "records.json" in done.stdout and "no file" not in done.stdout
 
@@ -163,11 +163,11 @@ def test_plain_ray_commands_work_with_the_env_file(cluster: Cluster, tree: Path)
 def test_a_plain_job_reads_the_trees_files_and_writes_none_there(cluster: Cluster, tree: Path) -> None:
     (tree / "records.json").write_text("{}")
     for records in ("records.json", "./records.json"):
-        code, said = ray_job_submit(cluster, tree, "python", "-m", "cluster", "annotate", records)
+        code, said = ray_job_submit(cluster, tree, "python", "-m", "netgpt", "annotate", records)
         # refused for its content, so the file was read
         assert code != 0 and "records.json: found no records" in said and "Traceback" not in said
     code, said = ray_job_submit(
-        cluster, tree, "python", "-m", "cluster", "build", "records.json", "--out", "s"
+        cluster, tree, "python", "-m", "netgpt", "build", "records.json", "--out", "s"
     )
     assert code != 0 and "found the relative path s, expected one from the root" in said
 
@@ -175,7 +175,7 @@ def test_a_plain_job_reads_the_trees_files_and_writes_none_there(cluster: Cluste
 SPREAD = """
 import os, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from cluster.jobs.submit import enter_callers_folder
+from netgpt.cluster.jobs.submit import enter_callers_folder
 
 enter_callers_folder()
 ray.init(log_to_driver=False)
@@ -377,7 +377,7 @@ def test_tasks_of_a_slurm_step_find_each_other(tmp_path: Path) -> None:
 
 
 def test_hosts_files(tmp_path: Path) -> None:
-    from cluster.errors import ClusterError
+    from netgpt.cluster.errors import ClusterError
 
     path = tmp_path / "hosts"
     path.write_text("# all\n10.0.0.1\n\n10.0.0.2 # second\n")

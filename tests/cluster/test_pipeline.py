@@ -16,23 +16,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import graphstore
-from cluster.config import ClusterConfig, load_config
-from cluster.errors import ClusterError
-from cluster.pipeline import driver as executing
-from cluster.pipeline.attempts import DONE, FAILED, end_attempt, read_attempts, start_attempt
-from cluster.pipeline.room import Room
-from cluster.pipeline.run import Run
-from cluster.pipeline.status import run_status, status_json, status_text
-from cluster.stages import STAGES, Resources, resources
-from cluster.workers import locks
-from cluster.workers.locks import locked
-from cluster.workers.node_store import NodeStore, place_store
-from graphstore import Store
-from trainers import stage
-from trainers.errors import TrainerError
-from trainers.logs import log_path, stage_log
-from trainers.progress import Progress
+from netgpt import graphstore
+from netgpt.cluster.config import ClusterConfig, load_config
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.pipeline import driver as executing
+from netgpt.cluster.pipeline.attempts import DONE, FAILED, end_attempt, read_attempts, start_attempt
+from netgpt.cluster.pipeline.room import Room
+from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.pipeline.status import run_status, status_json, status_text
+from netgpt.cluster.stages import STAGES, Resources, resources
+from netgpt.cluster.workers import locks
+from netgpt.cluster.workers.locks import locked
+from netgpt.cluster.workers.node_store import NodeStore, place_store
+from netgpt.graphstore import Store
+from netgpt.trainers import stage
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.logs import log_path, stage_log
+from netgpt.trainers.progress import Progress
 
 
 def test_attempts_are_read_back_also_behind_a_torn_line(tmp_path: Path) -> None:
@@ -148,22 +148,22 @@ def test_more_than_there_is_is_said_with_what_there_is(
 
     lack = room.lack(ClusterConfig(**changes))
     assert re.search(words, lack) and "\n" not in lack
-    monkeypatch.setattr("cluster.pipeline.room._totals", lambda: room)
+    monkeypatch.setattr("netgpt.cluster.pipeline.room._totals", lambda: room)
     with pytest.raises(ClusterError, match=words):
         Room.of_ray(ClusterConfig(**changes))
 
 
 def test_a_cluster_that_grows_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     rooms = [Room(1, 0, 0, 0), Room(2, 1, 0, 0), Room(3, 4, 0, 0)]
-    monkeypatch.setattr("cluster.pipeline.room._totals", lambda: rooms.pop(0))
-    monkeypatch.setattr("cluster.pipeline.room._POLL_S", 0.01)
+    monkeypatch.setattr("netgpt.cluster.pipeline.room._totals", lambda: rooms.pop(0))
+    monkeypatch.setattr("netgpt.cluster.pipeline.room._POLL_S", 0.01)
     assert Room.of_ray(ClusterConfig(wait_minutes=1)).nodes == 3
 
 
 def test_workers_of_a_killed_driver_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import pathlib, sys, time\n"
-        "from cluster.workers.locks import rank_lock\n"
+        "from netgpt.cluster.workers.locks import rank_lock\n"
         "with rank_lock(pathlib.Path(sys.argv[1]), 'stage2', 1):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(600)\n"

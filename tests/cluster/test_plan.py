@@ -14,24 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cluster.bench.plan import CASES, Case, line, run_case
-from cluster.cli import app
-from cluster.config import load_config
-from cluster.errors import ClusterError
-from cluster.plan import graphs
-from cluster.plan.budget import fits, largest_budget
-from cluster.plan.memory import LanguageCase, activation_terms, language_memory, saved_per_token
-from cluster.plan.planner import make_plan
-from cluster.plan.request import Request, planned_config
-from cluster.plan.shapes import decoder_of, language_shape
-from cluster.plan.text import table
-from graphstore import Store
-from trainers.config import ENCODERS, TinyConfig
-from trainers.graph.model import GraphModel, ModelShape
-from trainers.language.model import attention
-from trainers.language.model.netgpt import NetGPT
-from trainers.language.model.tiny import random_qwen2_vl
-from trainers.language.packing import collate
+from netgpt.cluster.bench.plan import CASES, Case, line, run_case
+from netgpt.cluster.cli import app
+from netgpt.cluster.config import load_config
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.plan import graphs
+from netgpt.cluster.plan.budget import fits, largest_budget
+from netgpt.cluster.plan.memory import LanguageCase, activation_terms, language_memory, saved_per_token
+from netgpt.cluster.plan.planner import make_plan
+from netgpt.cluster.plan.request import Request, planned_config
+from netgpt.cluster.plan.shapes import decoder_of, language_shape
+from netgpt.cluster.plan.text import table
+from netgpt.graphstore import Store
+from netgpt.trainers.config import ENCODERS, TinyConfig
+from netgpt.trainers.graph.model import GraphModel, ModelShape
+from netgpt.trainers.language.model import attention
+from netgpt.trainers.language.model.netgpt import NetGPT
+from netgpt.trainers.language.model.tiny import random_qwen2_vl
+from netgpt.trainers.language.packing import collate
 
 SEVEN = language_shape("Qwen/Qwen2-VL-7B-Instruct", TinyConfig(), graph_dim=1024, stage3_layers=4)
 

@@ -18,16 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 from test_run import netgpt
 
-import graphstore
-from cluster.config import load_config
-from cluster.pipeline.attempts import read_attempts
-from cluster.pipeline.run import Run
-from cluster.report import write_report
-from cluster.report.cost import cost_facts
-from graphstore.files import write_json
-from trainers import stage
-from trainers.evaluate import PREDICTIONS, Scores, all_metrics, grouped_metrics, write_predictions
-from trainers.splits import make_splits
+from netgpt import graphstore
+from netgpt.cluster.config import load_config
+from netgpt.cluster.pipeline.attempts import read_attempts
+from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.report import write_report
+from netgpt.cluster.report.cost import cost_facts
+from netgpt.graphstore.files import write_json
+from netgpt.trainers import stage
+from netgpt.trainers.evaluate import PREDICTIONS, Scores, all_metrics, grouped_metrics, write_predictions
+from netgpt.trainers.splits import make_splits
 
 EVIL = "<script>alert(1)</script>&$x^2$"
 STAGES = ["stage1", "embeddings", "base", "tokens", "stage2", "stage3", "evaluation"]

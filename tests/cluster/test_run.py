@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import graphstore
-from cluster.pipeline.attempts import read_attempts
-from graphstore import Store
-from graphstore.files import file_digest
-from trainers import stage
+from netgpt import graphstore
+from netgpt.cluster.pipeline.attempts import read_attempts
+from netgpt.graphstore import Store
+from netgpt.graphstore.files import file_digest
+from netgpt.trainers import stage
 
 SETTINGS = [
     *("build.encoder=hash:32", "build.time_dim=8", "build.video_dim=4", "sampler.fanout=5"),
@@ -41,7 +41,7 @@ WEIGHTS = {
 
 
 def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "cluster", *(str(a) for a in args)]
+    return [sys.executable, "-m", "netgpt", *(str(a) for a in args)]
 
 
 def netgpt(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -224,11 +224,11 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path) ->
     """The in-memory graph around the store leaves the store's own embeddings as the cache has them."""
     import torch
 
-    from graphstore.xsvideo.extend import ExtendedGraph
-    from graphstore.xsvideo.records import parse_record
-    from trainers.graph.exact import cache_digests, embed, open_cache
-    from trainers.graph.tables import FeatureTables
-    from trainers.graph.train import MODEL, load_model
+    from netgpt.graphstore.xsvideo.extend import ExtendedGraph
+    from netgpt.graphstore.xsvideo.records import parse_record
+    from netgpt.trainers.graph.exact import cache_digests, embed, open_cache
+    from netgpt.trainers.graph.tables import FeatureTables
+    from netgpt.trainers.graph.train import MODEL, load_model
 
     store: Store = graphstore.open(str(whole / "store"))
     raw = {**json.loads(store.texts[0]), "历史状态": []}

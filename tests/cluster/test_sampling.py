@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import graphstore
-from cluster.workers.session import ray_session
-from graphstore import Store
-from sampler import MiniBatch, NeighborLoader, NeighborSampler, Request, SamplerError, SamplingOptions
+from netgpt import graphstore
+from netgpt.cluster.workers.session import ray_session
+from netgpt.graphstore import Store
+from netgpt.sampler import MiniBatch, NeighborLoader, NeighborSampler, Request, SamplerError, SamplingOptions
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,7 +29,9 @@ def ray_up() -> Iterator[None]:
 
 
 def engine(store: Store, num_workers: int = 2, prefetch: int = 4, **options: Any) -> Any:
-    from cluster.workers.sampling import RaySamplingEngine  # imports Ray, which must be configured first
+    from netgpt.cluster.workers.sampling import (
+        RaySamplingEngine,  # imports Ray, which must be configured first
+    )
 
     options = {"fanout": 4, "seed": 1} | options
     return RaySamplingEngine(store, SamplingOptions(**options), num_workers=num_workers, prefetch=prefetch)
@@ -105,7 +107,7 @@ def test_options_reach_the_workers(store: Store, options: dict[str, Any]) -> Non
 
 def test_batches_keep_their_memory_and_give_it_back(store: Store) -> None:
     """What a batch holds is never written again; memory of batches that are gone is used again."""
-    from cluster.workers.slots import Slot
+    from netgpt.cluster.workers.slots import Slot
 
     asked = requests(store, 40)
     right = expected(store, asked)
@@ -194,7 +196,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_batch_leaves_no_trace(
 
     import ray
 
-    from cluster.workers import sampling
+    from netgpt.cluster.workers import sampling
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     marker = tmp_path / "died"
@@ -225,7 +227,7 @@ def test_a_request_that_ends_every_worker_ends_in_an_error(
 
     import ray
 
-    from cluster.workers import sampling
+    from netgpt.cluster.workers import sampling
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -247,7 +249,7 @@ def test_a_worker_that_cannot_start_ends_in_an_error(store: Store, monkeypatch: 
 
     import ray
 
-    from cluster.workers import sampling
+    from netgpt.cluster.workers import sampling
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -265,7 +267,7 @@ def test_a_worker_that_cannot_start_ends_in_an_error(store: Store, monkeypatch: 
 
 
 def test_bad_settings_are_refused(store: Store) -> None:
-    from cluster.errors import ClusterError
+    from netgpt.cluster.errors import ClusterError
 
     for settings in ((0, 4), (2, 0)):
         with pytest.raises(ClusterError, match="sampling workers, prefetch: found"):
@@ -301,7 +303,7 @@ def test_a_worker_does_not_go_on_with_another_store(store: Store, csr_store: Sto
 def test_memory_that_cannot_be_shared_is_done_without(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cluster.workers.slots import SlotName, SlotPool, SlotWriter, Unwritten, Written
+    from netgpt.cluster.workers.slots import SlotName, SlotPool, SlotWriter, Unwritten, Written
 
     sampler, asked = NeighborSampler(store, fanout=4, seed=1), requests(store, 1)[0]
     writer, right = SlotWriter(), expected(store, [requests(store, 1)[0]])[0]

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import graphstore
-from cluster.bench.faults import FAULTS, bench_faults
-from cluster.bench.faults import line as fault_line
-from cluster.bench.pipeline import line as pipeline_line
-from cluster.bench.scaling import STAGES, ScalingBench, exponent, keys, line, summary
-from cluster.bench.scaling_plot import plot
-from cluster.bench.subsample import BY, choose, write_parts
-from cluster.errors import ClusterError
-from graphstore import Store
+from netgpt import graphstore
+from netgpt.cluster.bench.faults import FAULTS, bench_faults
+from netgpt.cluster.bench.faults import line as fault_line
+from netgpt.cluster.bench.pipeline import line as pipeline_line
+from netgpt.cluster.bench.scaling import STAGES, ScalingBench, exponent, keys, line, summary
+from netgpt.cluster.bench.scaling_plot import plot
+from netgpt.cluster.bench.subsample import BY, choose, write_parts
+from netgpt.cluster.errors import ClusterError
+from netgpt.graphstore import Store
 
 SHARES = [0.05, 0.2, 0.6, 1.0]
 

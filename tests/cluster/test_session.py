@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.workers.session import is_local, ray_session
-from cluster.workers.training import trainer_class
+from netgpt.cluster.workers.session import is_local, ray_session
+from netgpt.cluster.workers.training import trainer_class
 
 
 def test_only_a_ray_that_stays_is_cleaned_up_behind_a_dead_controller(

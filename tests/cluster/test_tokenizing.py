@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster.stages import Resources
-from cluster.workers.node_store import NodeStore
-from cluster.workers.session import ray_session
-from cluster.workers.tokenizing import tokenize_on_ray
-from graphstore import Store
-from graphstore.files import read_json
-from trainers import stage
-from trainers.config import LanguageConfig, TinyConfig
-from trainers.errors import TrainerError
-from trainers.language.load import make_base, make_tokens
-from trainers.language.text import tokens as token_cache
-from trainers.settings import Settings, StageJob
+from netgpt.cluster.stages import Resources
+from netgpt.cluster.workers.node_store import NodeStore
+from netgpt.cluster.workers.session import ray_session
+from netgpt.cluster.workers.tokenizing import tokenize_on_ray
+from netgpt.graphstore import Store
+from netgpt.graphstore.files import read_json
+from netgpt.trainers import stage
+from netgpt.trainers.config import LanguageConfig, TinyConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.load import make_base, make_tokens
+from netgpt.trainers.language.text import tokens as token_cache
+from netgpt.trainers.settings import Settings, StageJob
 
 
 def test_many_blocks_on_two_actors_are_the_cache_of_one_process(

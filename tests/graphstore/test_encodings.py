@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphstore import StoreError
-from graphstore.features import DAY_S, TIME_EPOCH_S, encode_scalar, encode_time
+from netgpt.graphstore import StoreError
+from netgpt.graphstore.features import DAY_S, TIME_EPOCH_S, encode_scalar, encode_time
 
 NOVEMBER = 1_732_464_000  # 2024-11-25 in China
 

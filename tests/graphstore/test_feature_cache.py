@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphstore
-from graphstore import FormatError, Store, StoreError
-from graphstore.feature_cache import OK, FeatureTable, write_part
-from graphstore.features import content_key
-from graphstore.xsvideo.extend import ExtendedGraph
-from graphstore.xsvideo.records import read_records
+from netgpt import graphstore
+from netgpt.graphstore import FormatError, Store, StoreError
+from netgpt.graphstore.feature_cache import OK, FeatureTable, write_part
+from netgpt.graphstore.features import content_key
+from netgpt.graphstore.xsvideo.extend import ExtendedGraph
+from netgpt.graphstore.xsvideo.records import read_records
 from tests.conftest import SMALL
 
 DIM = 6

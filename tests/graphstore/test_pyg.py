@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch_geometric.data import EdgeAttr, TensorAttr
 
-import graphstore
-from graphstore import Store, StoreError
+from netgpt import graphstore
+from netgpt.graphstore import Store, StoreError
 
 
 def test_edges_and_features_are_the_stores(store: Store) -> None:

@@ -15,11 +15,11 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphstore
-from graphstore import BuildConfig, Store, StoreError, UnknownNameError
-from graphstore.arrays import ArrayWriter, Strings, StringWriter, map_array
-from graphstore.relations import Relation, csr_from_pairs, prefix_rows
-from graphstore.xsvideo.schema import SCALARS
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, Store, StoreError, UnknownNameError
+from netgpt.graphstore.arrays import ArrayWriter, Strings, StringWriter, map_array
+from netgpt.graphstore.relations import Relation, csr_from_pairs, prefix_rows
+from netgpt.graphstore.xsvideo.schema import SCALARS
 from tests.conftest import SMALL
 
 RULES = {
@@ -240,5 +240,8 @@ def test_an_existing_target_is_kept(records_path: Path, tmp_path: Path) -> None:
 
 
 def test_graphstore_and_sampler_import_neither_torch_nor_ray() -> None:
-    code = "import sys, graphstore, sampler; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    code = (
+        "import sys; from netgpt import graphstore, sampler; "
+        "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

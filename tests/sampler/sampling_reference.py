@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from graphstore import EdgeType, Graph, Relation
-from graphstore.features import Features
-from graphstore.relations import from_indptr, group_relation
-from graphstore.schema import NodeType, RelationType, Schema
-from sampler import MiniBatch, SamplingOptions
-from sampler.kernels.generator import row_key
+from netgpt.graphstore import EdgeType, Graph, Relation
+from netgpt.graphstore.features import Features
+from netgpt.graphstore.relations import from_indptr, group_relation
+from netgpt.graphstore.schema import NodeType, RelationType, Schema
+from netgpt.sampler import MiniBatch, SamplingOptions
+from netgpt.sampler.kernels.generator import row_key
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15

@@ -12,11 +12,11 @@ import pytest
 import torch
 from sampling_reference import same_batch
 
-import graphstore
-from graphstore import BuildConfig, Store
-from graphstore.xsvideo.synth import synthetic_records
-from sampler import MiniBatch, NeighborLoader, NeighborSampler, Request, SamplerError
-from sampler.loader import map_in_order
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, Store
+from netgpt.graphstore.xsvideo.synth import synthetic_records
+from netgpt.sampler import MiniBatch, NeighborLoader, NeighborSampler, Request, SamplerError
+from netgpt.sampler.loader import map_in_order
 
 
 def make(store: Store, **changes: object) -> NeighborLoader:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from sampling_reference import as_lists, rows_of, same_batch
 
-from graphstore import Graph, Relation, Store
-from graphstore.features import Features
-from graphstore.schema import NodeType, RelationType, Schema
-from sampler import MiniBatch, NeighborSampler
-from sampler.kernels.generator import row_key
+from netgpt.graphstore import Graph, Relation, Store
+from netgpt.graphstore.features import Features
+from netgpt.graphstore.schema import NodeType, RelationType, Schema
+from netgpt.sampler import MiniBatch, NeighborSampler
+from netgpt.sampler.kernels.generator import row_key
 
 TOPIC = ("video", "has_same_topic_as", "video")
 
@@ -114,7 +114,7 @@ def test_seed_epoch_and_relation_change_the_sample(store: Store) -> None:
 
 def test_another_process_and_a_pickled_sampler_give_the_same_sample(store: Store) -> None:
     code = (
-        "import sys, numpy as np, graphstore, sampler\n"
+        "import sys, numpy as np; from netgpt import graphstore, sampler\n"
         "s = sampler.NeighborSampler(graphstore.open(sys.argv[1]), fanout=2, seed=4)\n"
         "b = s.sample(np.arange(30), epoch=2)\n"
         "print(sum(int((e * np.arange(1, e.shape[1] + 1)).sum()) for e in b.edges.values()))"
@@ -148,7 +148,7 @@ def test_threads_may_share_a_sampler(store: Store) -> None:
 
 
 def test_stamps_that_are_used_up_start_again(store: Store) -> None:
-    from sampler import neighbor
+    from netgpt.sampler import neighbor
 
     sampler = NeighborSampler(store, fanout=3)
     expected = sampler.sample(np.arange(40))

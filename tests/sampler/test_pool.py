@@ -10,9 +10,9 @@ import pytest
 import torch
 from sampling_reference import as_lists
 
-from graphstore import Store
-from sampler import NeighborSampler
-from sampler.pool import Arena, MemoryPool, lent, room
+from netgpt.graphstore import Store
+from netgpt.sampler import NeighborSampler
+from netgpt.sampler.pool import Arena, MemoryPool, lent, room
 
 
 def address(array: np.ndarray) -> int:

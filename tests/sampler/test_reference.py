@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sampling_reference import as_lists, random_graph, reference, same_batch
 
-from graphstore import Graph, Store
-from sampler import NeighborSampler, SamplingOptions
+from netgpt.graphstore import Graph, Store
+from netgpt.sampler import NeighborSampler, SamplingOptions
 
 FANOUTS = st.one_of(
     st.sampled_from([-1, 0, 1, 2, 3, 7, 50]),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sampling_reference import MemoryGraph, one_row_graph, random_graph, rows_of, same_batch
 
-import graphstore
-from graphstore import FormatError, Store, StoreError
-from sampler import FeatureGatherer, NeighborSampler, SamplerError, SamplingOptions
+from netgpt import graphstore
+from netgpt.graphstore import FormatError, Store, StoreError
+from netgpt.sampler import FeatureGatherer, NeighborSampler, SamplerError, SamplingOptions
 
 TOPIC = ("video", "has_same_topic_as", "video")
 
@@ -218,7 +218,7 @@ def test_epochs_are_whole_numbers(store: Store, epoch: object) -> None:
 
 def test_an_interruption_leaves_the_sampler_sound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an interrupted call left in its table must not be taken for nodes of the next batch."""
-    from sampler import kernels
+    from netgpt.sampler import kernels
 
     sampler, seeds = NeighborSampler(store, fanout=4), np.arange(30)
     right = [sampler.sample(seeds + i) for i in range(3)]

@@ -10,9 +10,9 @@ from torch_geometric.loader import NodeLoader
 from torch_geometric.sampler import EdgeSamplerInput
 from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
 
-from graphstore import Store
-from sampler import NeighborSampler, SamplerError
-from sampler.pyg import Sampler
+from netgpt.graphstore import Store
+from netgpt.sampler import NeighborSampler, SamplerError
+from netgpt.sampler.pyg import Sampler
 
 
 def load(store: Store, seeds: np.ndarray, sampler: Sampler, **options: object) -> NodeLoader:

@@ -9,7 +9,7 @@ import pytest
 from sampling_reference import one_row_graph
 from scipy import stats
 
-from sampler import NeighborSampler
+from netgpt.sampler import NeighborSampler
 
 
 def sampled(degree: int, layout: str, num_tails: int, fanout: int, epoch: int) -> np.ndarray:

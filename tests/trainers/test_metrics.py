@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, mean_absolute_error, mean_squared_error
 
-import graphstore
-from graphstore import BuildConfig, Store
-from graphstore.xsvideo.annotation import INDICATORS, level_of
-from trainers.baselines import baseline_metrics, lookup
-from trainers.evaluate import grouped_metrics
-from trainers.metrics import rating_metrics, to_level
-from trainers.splits import is_age_zero, make_splits
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, Store
+from netgpt.graphstore.xsvideo.annotation import INDICATORS, level_of
+from netgpt.trainers.baselines import baseline_metrics, lookup
+from netgpt.trainers.evaluate import grouped_metrics
+from netgpt.trainers.metrics import rating_metrics, to_level
+from netgpt.trainers.splits import is_age_zero, make_splits
 
 
 @given(st.lists(st.tuples(st.floats(-5, 15), st.integers(0, 9)), min_size=1, max_size=50))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphstore.files import files_digest
-from trainers.errors import TrainerError
+from netgpt.graphstore.files import files_digest
+from netgpt.trainers.errors import TrainerError
 
 _ENDINGS = (".safetensors", ".bin", ".json", ".txt", ".model")
 """Of files that change what an encoder gives: weights, configuration, tokenizer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from trainers.errors import require
+from netgpt.trainers.errors import require
 
 POOLINGS = ("mean", "cls", "pooler")
 POLICIES = ("zero", "error")

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from trainers.errors import TrainerError
-from trainers.features.frames import BROKEN, TOO_LONG, FrameRule, FramesError, read_frames
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.features.frames import BROKEN, TOO_LONG, FrameRule, FramesError, read_frames
 
 _READY = b"ready\n"
 _MARGIN_S, _END_S = 30.0, 10.0
@@ -67,7 +67,7 @@ class FrameReader:
     def _start(self) -> subprocess.Popen[bytes]:
         """A process whose imports are done. TrainerError where they fail: that is no file's fault."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainers.features.reader", json.dumps(asdict(self.rule))],
+            [sys.executable, "-m", "netgpt.trainers.features.reader", json.dumps(asdict(self.rule))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.errors import TrainerError
-from trainers.features.checkpoint import as_float16, encoder_digest, encoder_name, model_config, resolve
-from trainers.features.config import FeaturesConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.features.checkpoint import (
+    as_float16,
+    encoder_digest,
+    encoder_name,
+    model_config,
+    resolve,
+)
+from netgpt.trainers.features.config import FeaturesConfig
 
 _BATCH_TOKENS = 8192
 _SHARE = 0.5

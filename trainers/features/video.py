@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphstore.files import value_digest
-from trainers.errors import TrainerError
-from trainers.features.checkpoint import as_float16, encoder_name, model_config, resolve, tensor_digest
-from trainers.features.config import FeaturesConfig
-from trainers.features.frames import FrameRule, patches
+from netgpt.graphstore.files import value_digest
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.features.checkpoint import as_float16, encoder_name, model_config, resolve, tensor_digest
+from netgpt.trainers.features.config import FeaturesConfig
+from netgpt.trainers.features.frames import FrameRule, patches
 
 _PREFIXES = ("model.visual.", "visual.")
 """Of the tower's weights in a checkpoint: as transformers writes them today, and as they were released."""

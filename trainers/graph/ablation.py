@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphstore import EdgeType, Graph
-from trainers.errors import require
+from netgpt.graphstore import EdgeType, Graph
+from netgpt.trainers.errors import require
 
 INFLUENCE_TYPES = ("ctime", "fans", "likes", "comments", "shares", "views", "collects")
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
-from graphstore import Relation
+from netgpt.graphstore import Relation
 
 MIN_COLUMNS = 16
 """Columns of a thread's share at least: a cache line of float32."""

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphstore import EdgeType, Graph, edge_name
-from graphstore.xsvideo.annotation import THRESHOLDS
-from sampler import MiniBatch
-from trainers.errors import require
-from trainers.graph.encoders import Block, Layer, make_layer
-from trainers.graph.rows import SampledRows, WholeRows
-from trainers.graph.scalars import ScalarEncoding
-from trainers.graph.tables import Contents, FeatureTables, WholeContents
+from netgpt.graphstore import EdgeType, Graph, edge_name
+from netgpt.graphstore.xsvideo.annotation import THRESHOLDS
+from netgpt.sampler import MiniBatch
+from netgpt.trainers.errors import require
+from netgpt.trainers.graph.encoders import Block, Layer, make_layer
+from netgpt.trainers.graph.rows import SampledRows, WholeRows
+from netgpt.trainers.graph.scalars import ScalarEncoding
+from netgpt.trainers.graph.tables import Contents, FeatureTables, WholeContents
 
 MAX_LEVEL = 9.0
 NUM_LAYERS = 2

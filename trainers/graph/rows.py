@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphstore import EdgeType, Relation, edge_name
-from trainers.errors import TrainerError
-from trainers.graph.aggregate import MeanWalk
+from netgpt.graphstore import EdgeType, Relation, edge_name
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.graph.aggregate import MeanWalk
 
 SLOPE = 0.2
 """Of the leaky ReLU in attention scores."""

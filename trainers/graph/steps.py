@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sampler import NeighborLoader
-from trainers.graph.model import Degrees, GraphModel, WholeGraph
-from trainers.graph.tables import FeatureTables
+from netgpt.sampler import NeighborLoader
+from netgpt.trainers.graph.model import Degrees, GraphModel, WholeGraph
+from netgpt.trainers.graph.tables import FeatureTables
 
 
 @dataclass(frozen=True)

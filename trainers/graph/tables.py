@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphstore import Graph
+from netgpt.graphstore import Graph
 
 
 @dataclass(frozen=True)

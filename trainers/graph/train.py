@@ -18,21 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from graphstore import Store
-from graphstore.files import write_json
-from sampler import NeighborLoader, SamplingEngine, SamplingOptions
-from trainers import checkpoint, distributed
-from trainers.config import EvaluationConfig, GraphConfig, SamplerConfig
-from trainers.errors import TrainerError, require, require_finite
-from trainers.evaluate import evaluation_parts, grouped_metrics
-from trainers.graph.ablation import Ablation
-from trainers.graph.exact import embed
-from trainers.graph.model import NUM_LAYERS, Degrees, GraphModel, ModelShape
-from trainers.graph.steps import SampledSteps, Step, Steps, WholeSteps
-from trainers.graph.tables import FeatureTables
-from trainers.progress import Progress
-from trainers.schedule import learning_rate, seed_torch
-from trainers.splits import Splits
+from netgpt.graphstore import Store
+from netgpt.graphstore.files import write_json
+from netgpt.sampler import NeighborLoader, SamplingEngine, SamplingOptions
+from netgpt.trainers import checkpoint, distributed
+from netgpt.trainers.config import EvaluationConfig, GraphConfig, SamplerConfig
+from netgpt.trainers.errors import TrainerError, require, require_finite
+from netgpt.trainers.evaluate import evaluation_parts, grouped_metrics
+from netgpt.trainers.graph.ablation import Ablation
+from netgpt.trainers.graph.exact import embed
+from netgpt.trainers.graph.model import NUM_LAYERS, Degrees, GraphModel, ModelShape
+from netgpt.trainers.graph.steps import SampledSteps, Step, Steps, WholeSteps
+from netgpt.trainers.graph.tables import FeatureTables
+from netgpt.trainers.progress import Progress
+from netgpt.trainers.schedule import learning_rate, seed_torch
+from netgpt.trainers.splits import Splits
 
 MODEL, CHECKPOINT, SAMPLED = "model.safetensors", "checkpoint.safetensors", "sampled.safetensors"
 BAD_BATCH = "bad_batch.json"

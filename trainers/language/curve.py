@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.metrics import clip, to_level
+from netgpt.trainers.metrics import clip, to_level
 
 
 @dataclass(frozen=True)

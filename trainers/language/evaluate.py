@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from graphstore import Store
-from trainers.evaluate import Scores
-from trainers.language import load
-from trainers.language.generation import UNPARSED, generated_levels
-from trainers.language.model.netgpt import NetGPT
-from trainers.language.scoring import expected_level, level_log_probs, score_samples
-from trainers.settings import Settings
-from trainers.splits import make_splits
+from netgpt.graphstore import Store
+from netgpt.trainers.evaluate import Scores
+from netgpt.trainers.language import load
+from netgpt.trainers.language.generation import UNPARSED, generated_levels
+from netgpt.trainers.language.model.netgpt import NetGPT
+from netgpt.trainers.language.scoring import expected_level, level_log_probs, score_samples
+from netgpt.trainers.settings import Settings
+from netgpt.trainers.splits import make_splits
 
 GENERATED_PARTS = ("val", "test")
 Progress = Callable[[int, int], None]

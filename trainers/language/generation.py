@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from trainers.language.model import attention
-from trainers.language.model.netgpt import PackedLM
-from trainers.language.samples import Samples
-from trainers.language.scoring import Progress, over_all
-from trainers.language.text.template import NUM_LEVELS
+from netgpt.trainers.language.model import attention
+from netgpt.trainers.language.model.netgpt import PackedLM
+from netgpt.trainers.language.samples import Samples
+from netgpt.trainers.language.scoring import Progress, over_all
+from netgpt.trainers.language.text.template import NUM_LEVELS
 
 EXTRA_TOKENS = 4
 """A text may be so much longer than the longest response before it is cut."""

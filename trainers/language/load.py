@@ -10,19 +10,19 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from graphstore import Store
-from trainers.graph.exact import cache_digests, open_cache
-from trainers.graph.train import MODEL
-from trainers.language.model.backbone import check_tokenizer, load_base, load_tokenizer
-from trainers.language.model.lora import LoraLM
-from trainers.language.model.netgpt import NetGPT, PackedLM
-from trainers.language.model.tiny import WARMUP_PACKS, make_model, save_base, train_tokenizer, warm_up
-from trainers.language.pixels import PixelFolder
-from trainers.language.samples import GraphStates, Samples
-from trainers.language.text.fields import ablated_fields
-from trainers.language.text.prompt import PromptBuilder
-from trainers.language.text.template import instruction_texts
-from trainers.language.text.tokens import (
+from netgpt.graphstore import Store
+from netgpt.trainers.graph.exact import cache_digests, open_cache
+from netgpt.trainers.graph.train import MODEL
+from netgpt.trainers.language.model.backbone import check_tokenizer, load_base, load_tokenizer
+from netgpt.trainers.language.model.lora import LoraLM
+from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
+from netgpt.trainers.language.model.tiny import WARMUP_PACKS, make_model, save_base, train_tokenizer, warm_up
+from netgpt.trainers.language.pixels import PixelFolder
+from netgpt.trainers.language.samples import GraphStates, Samples
+from netgpt.trainers.language.text.fields import ablated_fields
+from netgpt.trainers.language.text.prompt import PromptBuilder
+from netgpt.trainers.language.text.template import instruction_texts
+from netgpt.trainers.language.text.tokens import (
     Block,
     Tokens,
     blocks_of,
@@ -31,11 +31,11 @@ from trainers.language.text.tokens import (
     tokenize_block,
     write_tokens,
 )
-from trainers.language.train import WEIGHTS, load_weights
-from trainers.progress import Progress
-from trainers.schedule import seed_torch
-from trainers.settings import Settings
-from trainers.splits import make_splits
+from netgpt.trainers.language.train import WEIGHTS, load_weights
+from netgpt.trainers.progress import Progress
+from netgpt.trainers.schedule import seed_torch
+from netgpt.trainers.settings import Settings
+from netgpt.trainers.splits import make_splits
 
 LORA = "lora"
 SHORTEST_PROMPT = 100

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from trainers.config import LanguageConfig
-from trainers.errors import TrainerError
+from netgpt.trainers.config import LanguageConfig
+from netgpt.trainers.errors import TrainerError
 
 SMALLEST_BUDGET_STEP = 256
 

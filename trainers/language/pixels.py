@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase
 
-from trainers.errors import TrainerError
-from trainers.language.model.backbone import is_multimodal
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.model.backbone import is_multimodal
 
 PIXELS, GRID = "pixel_values_videos", "video_grid_thw"
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers import distributed
-from trainers.errors import TrainerError
-from trainers.language.packing import PackedBatch, collate, plan
-from trainers.language.pixels import Clip, PixelFolder
-from trainers.language.text.prompt import PromptBuilder
-from trainers.language.text.tokens import Tokens
+from netgpt.trainers import distributed
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.packing import PackedBatch, collate, plan
+from netgpt.trainers.language.pixels import Clip, PixelFolder
+from netgpt.trainers.language.text.prompt import PromptBuilder
+from netgpt.trainers.language.text.tokens import Tokens
 
 _NOTHING = np.empty(0, np.int64)
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from trainers import distributed
-from trainers.language.memory import named_out_of_memory
-from trainers.language.model.netgpt import NetGPT, PackedLM
-from trainers.language.samples import Samples
-from trainers.language.text.template import NUM_LEVELS
+from netgpt.trainers import distributed
+from netgpt.trainers.language.memory import named_out_of_memory
+from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
+from netgpt.trainers.language.samples import Samples
+from netgpt.trainers.language.text.template import NUM_LEVELS
 
 Progress = Callable[[int, int], None]
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphstore.files import file_digest, fsync_dir, read_json, write_json
-from trainers import checkpoint, distributed
-from trainers.errors import TrainerError
+from netgpt.graphstore.files import file_digest, fsync_dir, read_json, write_json
+from netgpt.trainers import checkpoint, distributed
+from netgpt.trainers.errors import TrainerError
 
 DIGESTS, STATE = "digests.json", "state.safetensors"
 KEEP = 2

@@ -22,20 +22,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from trainers import checkpoint, distributed
-from trainers.config import LanguageConfig, RateConfig, StageConfig
-from trainers.errors import TrainerError, require_finite
-from trainers.language import snapshots
-from trainers.language.curve import NO_GROUPS, Curve, Groups, group_sums, sums_tensor
-from trainers.language.memory import named_out_of_memory
-from trainers.language.model.netgpt import NetGPT, PackedLM
-from trainers.language.packing import PackedBatch, Step, plan
-from trainers.language.samples import Samples
-from trainers.language.scoring import expected_level, level_log_probs, score_samples
-from trainers.language.text.fields import FREE_FIELDS, hidden_fields
-from trainers.metrics import rating_metrics
-from trainers.progress import Progress
-from trainers.schedule import learning_rate, seed_of, seed_torch
+from netgpt.trainers import checkpoint, distributed
+from netgpt.trainers.config import LanguageConfig, RateConfig, StageConfig
+from netgpt.trainers.errors import TrainerError, require_finite
+from netgpt.trainers.language import snapshots
+from netgpt.trainers.language.curve import NO_GROUPS, Curve, Groups, group_sums, sums_tensor
+from netgpt.trainers.language.memory import named_out_of_memory
+from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
+from netgpt.trainers.language.packing import PackedBatch, Step, plan
+from netgpt.trainers.language.samples import Samples
+from netgpt.trainers.language.scoring import expected_level, level_log_probs, score_samples
+from netgpt.trainers.language.text.fields import FREE_FIELDS, hidden_fields
+from netgpt.trainers.metrics import rating_metrics
+from netgpt.trainers.progress import Progress
+from netgpt.trainers.schedule import learning_rate, seed_of, seed_torch
 
 WEIGHTS = "netgpt.safetensors"
 TENSORBOARD = "tensorboard"

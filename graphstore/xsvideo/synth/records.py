@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from graphstore.errors import StoreError
-from graphstore.features import DAY_S
-from graphstore.xsvideo import records as R
-from graphstore.xsvideo.annotation import INDICATORS
-from graphstore.xsvideo.synth.world import PLATFORMS, World, make_world
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.features import DAY_S
+from netgpt.graphstore.xsvideo import records as R
+from netgpt.graphstore.xsvideo.annotation import INDICATORS
+from netgpt.graphstore.xsvideo.synth.world import PLATFORMS, World, make_world
 
 FIRST_POST = datetime(2024, 11, 25)
 PLACES = ("湖北省", "天津市", "河南省", "江西省", "广东省", "")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphstore.features import DAY_S
-from graphstore.xsvideo.annotation import FINAL_DAYS, level_of
+from netgpt.graphstore.features import DAY_S
+from netgpt.graphstore.xsvideo.annotation import FINAL_DAYS, level_of
 
 FULL_VIDEOS, FULL_TOPICS, FULL_COMMENTS, FULL_USERS = 117_720, 535, 923_045, 419_374
 FULL_TOPIC_EDGES, FULL_AUTHOR_EDGES = 1_655_971_954, 5_372_152

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from graphstore.errors import StoreError
-from graphstore.files import atomic_dir, atomic_file, refuse_existing, value_digest
-from graphstore.xsvideo.build import BuildConfig, write_store
-from graphstore.xsvideo.records import ReadReport, Record, parse_record, written_records
-from graphstore.xsvideo.synth.records import synthetic_records
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.files import atomic_dir, atomic_file, refuse_existing, value_digest
+from netgpt.graphstore.xsvideo.build import BuildConfig, write_store
+from netgpt.graphstore.xsvideo.records import ReadReport, Record, parse_record, written_records
+from netgpt.graphstore.xsvideo.synth.records import synthetic_records
 
 Pairs = Iterator[tuple[str, dict[str, Any]]]
 """State ids and raw records."""

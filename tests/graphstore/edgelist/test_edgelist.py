@@ -16,12 +16,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphstore
-from graphstore import StoreError, build_edges
-from graphstore.edgelist.read import Piece
-from graphstore.edgelist.sort import Policy, _ranges, write_rows
-from graphstore.files import read_json
-from sampler import NeighborSampler
+from netgpt import graphstore
+from netgpt.graphstore import StoreError, build_edges
+from netgpt.graphstore.edgelist.read import Piece
+from netgpt.graphstore.edgelist.sort import Policy, _ranges, write_rows
+from netgpt.graphstore.files import read_json
+from netgpt.sampler import NeighborSampler
 
 
 def naive_rows(heads: Any, tails: Any, num: int, policy: Policy) -> list[list[int]]:

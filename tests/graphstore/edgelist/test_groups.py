@@ -17,9 +17,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphstore
-from graphstore import StoreError
-from graphstore.edgelist.groups import NODE_BYTES
+from netgpt import graphstore
+from netgpt.graphstore import StoreError
+from netgpt.graphstore.edgelist.groups import NODE_BYTES
 
 KEYS, DAYS = ["a", "b", "", "a", "a", "b", "a"], [3, 1, 1, 2, 3, 1, 1]
 EDGE = ("item", "same_brand_as", "item")

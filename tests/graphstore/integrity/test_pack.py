@@ -17,11 +17,11 @@ import pytest
 import zarr
 from numcodecs import Zstd
 
-import graphstore
-from graphstore import FormatError, Store, StoreError
-from graphstore.files import file_digest, read_json
-from graphstore.integrity.pack import PACK
-from graphstore.integrity.seal import store_files
+from netgpt import graphstore
+from netgpt.graphstore import FormatError, Store, StoreError
+from netgpt.graphstore.files import file_digest, read_json
+from netgpt.graphstore.integrity.pack import PACK
+from netgpt.graphstore.integrity.seal import store_files
 
 
 def files_of(path: Path) -> dict[str, bytes]:

@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
-import graphstore
-from graphstore import FormatError, Store
-from graphstore.arrays import map_array, read_blocks, write_array
-from graphstore.files import read_json
-from graphstore.integrity.seal import SEAL, array_of, write_seal
+from netgpt import graphstore
+from netgpt.graphstore import FormatError, Store
+from netgpt.graphstore.arrays import map_array, read_blocks, write_array
+from netgpt.graphstore.files import read_json
+from netgpt.graphstore.integrity.seal import SEAL, array_of, write_seal
 from tests.graphstore.test_store import check_against_records
 
 FIXTURE = Path(__file__).parent / "data" / "format-1.tar.gz"
@@ -354,7 +354,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 _READ = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
-import numpy as np, graphstore
+import numpy as np; from netgpt import graphstore
 try:
     problems = graphstore.verify(sys.argv[1])
     assert problems, "verify found nothing"

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cluster.cli import app
-from graphstore import RecordError, StoreError
-from graphstore.xsvideo.annotation import (
+from netgpt.cluster.cli import app
+from netgpt.graphstore import RecordError, StoreError
+from netgpt.graphstore.xsvideo.annotation import (
     INDICATORS,
     annotate,
     annotate_file,
@@ -24,8 +24,8 @@ from graphstore.xsvideo.annotation import (
     read_pairs,
     summary,
 )
-from graphstore.xsvideo.records import read_records
-from graphstore.xsvideo.synth.world import PLATFORM_FACTOR, PLATFORMS
+from netgpt.graphstore.xsvideo.records import read_records
+from netgpt.graphstore.xsvideo.synth.world import PLATFORM_FACTOR, PLATFORMS
 
 TABLE = {
     1: (0, 0),

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphstore
-from graphstore import BuildConfig, FormatError, RecordError, Store, StoreError
-from graphstore.xsvideo.append import next_version
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, FormatError, RecordError, Store, StoreError
+from netgpt.graphstore.xsvideo.append import next_version
 
 CONFIG = {"encoder": "hash:16", "time_dim": 4, "video_dim": 2}
 

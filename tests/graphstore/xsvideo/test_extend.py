@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import graphstore
-from graphstore import BuildConfig, RecordError, Store
-from graphstore.xsvideo.extend import ExtendedGraph
-from graphstore.xsvideo.records import read_records
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, RecordError, Store
+from netgpt.graphstore.xsvideo.extend import ExtendedGraph
+from netgpt.graphstore.xsvideo.records import read_records
 
 
 @pytest.fixture(scope="module", params=["prefix", "csr"])

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import graphstore
-from graphstore import BuildConfig, RecordError, SourceError
-from graphstore.xsvideo.records import ReadReport, read_records
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, RecordError, SourceError
+from netgpt.graphstore.xsvideo.records import ReadReport, read_records
 from tests.conftest import SMALL
 
 FAULTS: list[tuple[str, str, Any]] = [

@@ -13,11 +13,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
-import graphstore
-from cluster.cli import app
-from graphstore import Store, StoreError
-from graphstore.xsvideo.plots import write_plots
-from graphstore.xsvideo.statistics import QUANTILES, statistics, statistics_table
+from netgpt import graphstore
+from netgpt.cluster.cli import app
+from netgpt.graphstore import Store, StoreError
+from netgpt.graphstore.xsvideo.plots import write_plots
+from netgpt.graphstore.xsvideo.statistics import QUANTILES, statistics, statistics_table
 from tests.conftest import SMALL
 
 

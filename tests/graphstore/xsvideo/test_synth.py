@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import graphstore
-from graphstore import BuildConfig, StoreError
-from graphstore.xsvideo.synth import build_synthetic, synthetic_records, write_synthetic
-from graphstore.xsvideo.synth.world import group_edges, make_world, quotas
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, StoreError
+from netgpt.graphstore.xsvideo.synth import build_synthetic, synthetic_records, write_synthetic
+from netgpt.graphstore.xsvideo.synth.world import group_edges, make_world, quotas
 
 PUBLISHED_NODES = {"video": 381_926, "topic": 535, "comment": 923_045}
 PUBLISHED_EDGES = {

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.features.checkpoint import as_float16
+from netgpt.trainers.features.config import POOLINGS, FeaturesConfig
+from netgpt.trainers.features.text import TextModel, text_identity
 from tests.encoders import TEXTS, make_roberta
-from trainers.errors import TrainerError
-from trainers.features.checkpoint import as_float16
-from trainers.features.config import POOLINGS, FeaturesConfig
-from trainers.features.text import TextModel, text_identity
 
 
 @pytest.fixture(scope="module", params=["roberta", "bert"])

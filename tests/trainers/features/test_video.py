@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from tests.encoders import make_clip, make_qwen2_vl, make_sound, picture
-from trainers.errors import TrainerError
-from trainers.features.config import FeaturesConfig
-from trainers.features.frames import (
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.features.config import FeaturesConfig
+from netgpt.trainers.features.frames import (
     BROKEN,
     EMPTY,
     NO_FILE,
@@ -37,8 +36,9 @@ from trainers.features.frames import (
     scaled,
     scaled_size,
 )
-from trainers.features.reader import FrameReader
-from trainers.features.video import VideoModel, video_identity
+from netgpt.trainers.features.reader import FrameReader
+from netgpt.trainers.features.video import VideoModel, video_identity
+from tests.encoders import make_clip, make_qwen2_vl, make_sound, picture
 
 RULE = FrameRule(min_pixels=3136, max_pixels=12544)
 
@@ -148,7 +148,7 @@ def test_a_long_video_passes_in_pieces(config: FeaturesConfig, monkeypatch: pyte
     frames = np.stack([scaled(picture(i, 56, 84), model.rule) for i in range(18)])
     whole = model.vector(frames)
     for most in (1, 24, 60, 100):
-        monkeypatch.setattr("trainers.features.video._PATCHES", most)
+        monkeypatch.setattr("netgpt.trainers.features.video._PATCHES", most)
         np.testing.assert_allclose(model.vector(frames), whole, atol=1e-6)
 
 
@@ -259,7 +259,7 @@ def test_a_decoder_that_crashes_or_hangs_is_replaced(tmp_path: Path, monkeypatch
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "sitecustomize.py").write_text(
         "import os, time\n"
-        "import trainers.features.frames as frames\n"
+        "import netgpt.trainers.features.frames as frames\n"
         "real = frames.read_frames\n"
         "def read(path, rule):\n"
         "    if path.name == 'hang.mp4': time.sleep(600)\n"
@@ -284,8 +284,8 @@ def test_a_reader_ends_with_the_process_that_asked(tmp_path: Path) -> None:
     make_clip(tmp_path / "good.mp4", num=4)
     code = (
         "import os, sys, pathlib\n"
-        "from trainers.features.reader import FrameReader\n"
-        "from trainers.features.frames import FrameRule\n"
+        "from netgpt.trainers.features.reader import FrameReader\n"
+        "from netgpt.trainers.features.frames import FrameRule\n"
         "reader = FrameReader(FrameRule(), 30)\n"
         f"reader.read(pathlib.Path({str(tmp_path / 'good.mp4')!r}))\n"
         "print(reader._process.pid, flush=True)\n"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from graphstore import EdgeType, Relation
-from graphstore.relations import group_relation
-from trainers.graph.encoders import Block
-from trainers.graph.rows import Rows, SampledRows, WholeRows
+from netgpt.graphstore import EdgeType, Relation
+from netgpt.graphstore.relations import group_relation
+from netgpt.trainers.graph.encoders import Block
+from netgpt.trainers.graph.rows import Rows, SampledRows, WholeRows
 
 CPU = torch.device("cpu")
 TOPIC: EdgeType = ("v", "same", "v")

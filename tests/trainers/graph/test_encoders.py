@@ -10,13 +10,13 @@ from random_graph import CPU, RandomGraph
 from torch import Tensor, nn
 from torch_geometric.nn import GCNConv, HANConv, HeteroConv, RGCNConv, SAGEConv
 
-from trainers.graph.aggregate import exact_mean
-from trainers.graph.encoders import Layer, make_layer
-from trainers.graph.encoders.gcn import GCNLayer
-from trainers.graph.encoders.han import HANLayer
-from trainers.graph.encoders.hetsann import HetSANNLayer
-from trainers.graph.encoders.rgcn import RGCNLayer
-from trainers.graph.rows import SampledRows, WholeRows
+from netgpt.trainers.graph.aggregate import exact_mean
+from netgpt.trainers.graph.encoders import Layer, make_layer
+from netgpt.trainers.graph.encoders.gcn import GCNLayer
+from netgpt.trainers.graph.encoders.han import HANLayer
+from netgpt.trainers.graph.encoders.hetsann import HetSANNLayer
+from netgpt.trainers.graph.encoders.rgcn import RGCNLayer
+from netgpt.trainers.graph.rows import SampledRows, WholeRows
 
 SEEDS = range(4)
 WIDTH, HEADS = 8, 2

@@ -15,19 +15,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphstore
-from graphstore import BuildConfig, EdgeType, Relation, Store
-from graphstore.features import Features, encode_scalar
-from graphstore.relations import prefix_rows
-from graphstore.schema import RelationType
-from graphstore.xsvideo.annotation import THRESHOLDS
-from graphstore.xsvideo.extend import ExtendedGraph
-from graphstore.xsvideo.records import read_records
-from sampler import NeighborSampler
-from trainers.errors import TrainerError
-from trainers.graph.ablation import Ablation
-from trainers.graph.aggregate import exact_mean
-from trainers.graph.exact import (
+from netgpt import graphstore
+from netgpt.graphstore import BuildConfig, EdgeType, Relation, Store
+from netgpt.graphstore.features import Features, encode_scalar
+from netgpt.graphstore.relations import prefix_rows
+from netgpt.graphstore.schema import RelationType
+from netgpt.graphstore.xsvideo.annotation import THRESHOLDS
+from netgpt.graphstore.xsvideo.extend import ExtendedGraph
+from netgpt.graphstore.xsvideo.records import read_records
+from netgpt.sampler import NeighborSampler
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.graph.ablation import Ablation
+from netgpt.trainers.graph.aggregate import exact_mean
+from netgpt.trainers.graph.exact import (
     ExactInference,
     attention,
     cached_mean_scores,
@@ -36,9 +36,9 @@ from trainers.graph.exact import (
     workspace,
     write_cache,
 )
-from trainers.graph.model import Degrees, GraphModel, ModelShape, WholeGraph
-from trainers.graph.scalars import ScalarEncoding
-from trainers.graph.tables import FeatureTables
+from netgpt.trainers.graph.model import Degrees, GraphModel, ModelShape, WholeGraph
+from netgpt.trainers.graph.scalars import ScalarEncoding
+from netgpt.trainers.graph.tables import FeatureTables
 
 CPU = torch.device("cpu")
 COUNTERS = ("fans", "likes", "comments", "shares", "views", "collects")

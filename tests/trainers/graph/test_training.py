@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from graphstore import Store
-from trainers import checkpoint, stage
-from trainers.config import GraphConfig, SamplerConfig
-from trainers.errors import TrainerError
-from trainers.graph.exact import embed
-from trainers.graph.model import GraphModel
-from trainers.graph.steps import Step
-from trainers.graph.tables import FeatureTables
-from trainers.graph.train import (
+from netgpt.graphstore import Store
+from netgpt.trainers import checkpoint, stage
+from netgpt.trainers.config import GraphConfig, SamplerConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.graph.exact import embed
+from netgpt.trainers.graph.model import GraphModel
+from netgpt.trainers.graph.steps import Step
+from netgpt.trainers.graph.tables import FeatureTables
+from netgpt.trainers.graph.train import (
     BAD_BATCH,
     CHECKPOINT,
     MODEL,
@@ -30,9 +30,9 @@ from trainers.graph.train import (
     load_model,
     sampled_scores,
 )
-from trainers.metrics import rating_metrics
-from trainers.settings import Settings, StageJob
-from trainers.splits import Splits, make_splits
+from netgpt.trainers.metrics import rating_metrics
+from netgpt.trainers.settings import Settings, StageJob
+from netgpt.trainers.splits import Splits, make_splits
 
 CPU = torch.device("cpu")
 CONFIG = GraphConfig(
@@ -136,7 +136,7 @@ def test_two_ranks_give_the_loss_curve_of_one(store: Store, tmp_path: Path) -> N
         subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
-                *("--nproc-per-node", str(world_size), "-m", "trainers.worker", str(path)),
+                *("--nproc-per-node", str(world_size), "-m", "netgpt.trainers.worker", str(path)),
             ],
             check=True,
             capture_output=True,

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from graphstore import Store
-from trainers.config import TinyConfig
-from trainers.language.model import attention
-from trainers.language.model.netgpt import NetGPT
-from trainers.language.model.tiny import make_model, train_tokenizer
-from trainers.language.samples import GraphStates, Samples
-from trainers.language.text.prompt import PromptBuilder
-from trainers.language.text.template import instruction_texts
-from trainers.language.text.tokens import Tokens
+from netgpt.graphstore import Store
+from netgpt.trainers.config import TinyConfig
+from netgpt.trainers.language.model import attention
+from netgpt.trainers.language.model.netgpt import NetGPT
+from netgpt.trainers.language.model.tiny import make_model, train_tokenizer
+from netgpt.trainers.language.samples import GraphStates, Samples
+from netgpt.trainers.language.text.prompt import PromptBuilder
+from netgpt.trainers.language.text.template import instruction_texts
+from netgpt.trainers.language.text.tokens import Tokens
 
 TINY = TinyConfig(hidden=32, layers=6, heads=2, vocab=600)
 CPU = torch.device("cpu")

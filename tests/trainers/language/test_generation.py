@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from trainers.errors import TrainerError
-from trainers.language import generation
-from trainers.language.generation import UNPARSED, Generator, generated_levels, parse_level
-from trainers.language.model.netgpt import NetGPT, PackedLM
-from trainers.language.samples import Samples
-from trainers.language.scoring import score_samples
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language import generation
+from netgpt.trainers.language.generation import UNPARSED, Generator, generated_levels, parse_level
+from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
+from netgpt.trainers.language.samples import Samples
+from netgpt.trainers.language.scoring import score_samples
 
 
 def greedy_by_hand(model: PackedLM, samples: Samples, i: int, num: int, ends: set[int]) -> list[int]:

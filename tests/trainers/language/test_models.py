@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from graphstore import Store
-from trainers.config import LoraConfig, TinyConfig
-from trainers.errors import TrainerError
-from trainers.language.model.backbone import check_tokenizer, load_base, load_tokenizer
-from trainers.language.model.export import export, load_exported
-from trainers.language.model.lora import LoraLM
-from trainers.language.model.netgpt import NetGPT, PackedLM
-from trainers.language.model.tiny import make_model, save_base, train_tokenizer
-from trainers.language.samples import Samples
-from trainers.language.scoring import score_samples
-from trainers.language.text.prompt import PromptBuilder
+from netgpt.graphstore import Store
+from netgpt.trainers.config import LoraConfig, TinyConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.model.backbone import check_tokenizer, load_base, load_tokenizer
+from netgpt.trainers.language.model.export import export, load_exported
+from netgpt.trainers.language.model.lora import LoraLM
+from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
+from netgpt.trainers.language.model.tiny import make_model, save_base, train_tokenizer
+from netgpt.trainers.language.samples import Samples
+from netgpt.trainers.language.scoring import score_samples
+from netgpt.trainers.language.text.prompt import PromptBuilder
 
 CPU = torch.device("cpu")
 

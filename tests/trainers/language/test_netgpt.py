@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from graphstore import Store
-from trainers.config import TinyConfig
-from trainers.errors import TrainerError
-from trainers.language.model import attention
-from trainers.language.model.netgpt import NetGPT
-from trainers.language.model.tiny import make_model, warm_up
-from trainers.language.packing import collate
-from trainers.language.pixels import PixelFolder
-from trainers.language.samples import GraphStates, Samples
-from trainers.language.scoring import level_log_probs, score_samples
-from trainers.language.text.prompt import PromptBuilder
+from netgpt.graphstore import Store
+from netgpt.trainers.config import TinyConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.model import attention
+from netgpt.trainers.language.model.netgpt import NetGPT
+from netgpt.trainers.language.model.tiny import make_model, warm_up
+from netgpt.trainers.language.packing import collate
+from netgpt.trainers.language.pixels import PixelFolder
+from netgpt.trainers.language.samples import GraphStates, Samples
+from netgpt.trainers.language.scoring import level_log_probs, score_samples
+from netgpt.trainers.language.text.prompt import PromptBuilder
 
 CPU = torch.device("cpu")
 NOTHING = np.empty(0, np.int64)

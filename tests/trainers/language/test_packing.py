@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.language.packing import collate, pack, plan
+from netgpt.trainers.language.packing import collate, pack, plan
 
 CPU = torch.device("cpu")
 NOTHING = np.empty(0, np.int64)

@@ -13,15 +13,15 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphstore
-from graphstore import Store
-from graphstore.xsvideo.records import SAMPLING_DATE
-from trainers.errors import TrainerError
-from trainers.language.model.tiny import train_tokenizer
-from trainers.language.text.fields import ABLATED_FIELDS, FIELDS, FREE_FIELDS, hidden_fields
-from trainers.language.text.prompt import PromptBuilder, visible_record
-from trainers.language.text.template import CHATML, ChatTurns, instruction_texts
-from trainers.language.text.tokens import (
+from netgpt import graphstore
+from netgpt.graphstore import Store
+from netgpt.graphstore.xsvideo.records import SAMPLING_DATE
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.model.tiny import train_tokenizer
+from netgpt.trainers.language.text.fields import ABLATED_FIELDS, FIELDS, FREE_FIELDS, hidden_fields
+from netgpt.trainers.language.text.prompt import PromptBuilder, visible_record
+from netgpt.trainers.language.text.template import CHATML, ChatTurns, instruction_texts
+from netgpt.trainers.language.text.tokens import (
     Tokens,
     cache_attributes,
     open_tokens,

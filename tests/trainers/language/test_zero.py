@@ -19,21 +19,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from graphstore import Store
-from trainers import checkpoint, stage
-from trainers.config import GraphConfig, LanguageConfig, RateConfig, SamplerConfig, StageConfig, TinyConfig
-from trainers.errors import TrainerError
-from trainers.language import snapshots
-from trainers.language.curve import Groups
-from trainers.language.load import make_netgpt, make_samples, prompt_builder, trained_parameters
-from trainers.language.packing import plan
-from trainers.language.samples import GraphStates
-from trainers.language.train import WEIGHTS, LanguageTrainer
-from trainers.progress import read_progress
-from trainers.schedule import learning_rate, seed_of
-from trainers.settings import Settings, StageJob
-from trainers.splits import make_splits
-from trainers.worker import run_stage, use_process_group
+from netgpt.graphstore import Store
+from netgpt.trainers import checkpoint, stage
+from netgpt.trainers.config import (
+    GraphConfig,
+    LanguageConfig,
+    RateConfig,
+    SamplerConfig,
+    StageConfig,
+    TinyConfig,
+)
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language import snapshots
+from netgpt.trainers.language.curve import Groups
+from netgpt.trainers.language.load import make_netgpt, make_samples, prompt_builder, trained_parameters
+from netgpt.trainers.language.packing import plan
+from netgpt.trainers.language.samples import GraphStates
+from netgpt.trainers.language.train import WEIGHTS, LanguageTrainer
+from netgpt.trainers.progress import read_progress
+from netgpt.trainers.schedule import learning_rate, seed_of
+from netgpt.trainers.settings import Settings, StageJob
+from netgpt.trainers.splits import make_splits
+from netgpt.trainers.worker import run_stage, use_process_group
 
 SETTINGS = Settings(
     seed=3,
@@ -257,7 +264,7 @@ def torchrun(run: Path, store: Store, name: str, world_size: int) -> subprocess.
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
-            *("--nproc-per-node", str(world_size), "-m", "trainers.worker", str(path)),
+            *("--nproc-per-node", str(world_size), "-m", "netgpt.trainers.worker", str(path)),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graphstore import EdgeType
-from trainers.graph.encoders.gcn import GCNLayer
-from trainers.graph.encoders.han import HANLayer
-from trainers.graph.encoders.hetsann import HetSANNLayer
-from trainers.graph.encoders.layer import AttentionLayer, Block, Layer, MeanLayer
-from trainers.graph.encoders.rgcn import RGCNLayer
+from netgpt.graphstore import EdgeType
+from netgpt.trainers.graph.encoders.gcn import GCNLayer
+from netgpt.trainers.graph.encoders.han import HANLayer
+from netgpt.trainers.graph.encoders.hetsann import HetSANNLayer
+from netgpt.trainers.graph.encoders.layer import AttentionLayer, Block, Layer, MeanLayer
+from netgpt.trainers.graph.encoders.rgcn import RGCNLayer
 
 __all__ = ["TITLES", "AttentionLayer", "Block", "Layer", "MeanLayer", "make_layer"]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphstore import EdgeType
-from trainers.graph.encoders.layer import MeanLayer
+from netgpt.graphstore import EdgeType
+from netgpt.trainers.graph.encoders.layer import MeanLayer
 
 
 class GCNLayer(MeanLayer):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphstore import EdgeType
-from trainers.graph.encoders.layer import AttentionLayer, glorot
-from trainers.graph.rows import Attention
+from netgpt.graphstore import EdgeType
+from netgpt.trainers.graph.encoders.layer import AttentionLayer, glorot
+from netgpt.trainers.graph.rows import Attention
 
 
 class HANLayer(AttentionLayer):

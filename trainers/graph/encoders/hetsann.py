@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphstore import EdgeType
-from trainers.graph.encoders.layer import AttentionLayer
-from trainers.graph.rows import Attention, joint_mean
+from netgpt.graphstore import EdgeType
+from netgpt.trainers.graph.encoders.layer import AttentionLayer
+from netgpt.trainers.graph.rows import Attention, joint_mean
 
 
 class HetSANNLayer(AttentionLayer):

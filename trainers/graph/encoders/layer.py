@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from graphstore import EdgeType
-from trainers.graph.rows import Attention, Rows
+from netgpt.graphstore import EdgeType
+from netgpt.trainers.graph.rows import Attention, Rows
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ in mapped files; everything else is made in blocks. Nodes of other types have no
 follow from their features alone, so they are made once for each distinct content.
 """
 
-from trainers.graph.exact.cache import cache_digests, cached_mean_scores, open_cache, write_cache
-from trainers.graph.exact.inference import ExactInference, embed, exact_scores
+from netgpt.trainers.graph.exact.cache import cache_digests, cached_mean_scores, open_cache, write_cache
+from netgpt.trainers.graph.exact.inference import ExactInference, embed, exact_scores
 
 __all__ = [
     "ExactInference",

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphstore import EdgeType
-from trainers.graph.encoders import AttentionLayer
-from trainers.graph.exact.workspace import Workspace, own_states
-from trainers.graph.rows import Rows, SampledRows
-from trainers.graph.tables import WholeContents
+from netgpt.graphstore import EdgeType
+from netgpt.trainers.graph.encoders import AttentionLayer
+from netgpt.trainers.graph.exact.workspace import Workspace, own_states
+from netgpt.trainers.graph.rows import Rows, SampledRows
+from netgpt.trainers.graph.tables import WholeContents
 
 BLOCK_EDGES = 1 << 22
 """Edges of a block: some 100 bytes each are held."""

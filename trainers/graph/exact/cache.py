@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import zarr
 
-from graphstore import Store
-from graphstore.arrays import ArrayWriter, map_array, write_array
-from graphstore.files import file_digest, read_json
-from trainers.errors import TrainerError
-from trainers.graph.exact.inference import ExactInference, exact_scores
-from trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Progress
-from trainers.graph.model import GraphModel
-from trainers.graph.tables import FeatureTables
+from netgpt.graphstore import Store
+from netgpt.graphstore.arrays import ArrayWriter, map_array, write_array
+from netgpt.graphstore.files import file_digest, read_json
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.graph.exact.inference import ExactInference, exact_scores
+from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Progress
+from netgpt.trainers.graph.model import GraphModel
+from netgpt.trainers.graph.tables import FeatureTables
 
 MEAN_SCORES = "mean_scores"
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.graph.encoders import AttentionLayer, MeanLayer
-from trainers.graph.exact.attention import attention_layer
-from trainers.graph.exact.means import MeanLayers
-from trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Progress, Workspace
-from trainers.graph.model import GraphModel, WholeGraph
-from trainers.graph.tables import FeatureTables, WholeContents
+from netgpt.trainers.graph.encoders import AttentionLayer, MeanLayer
+from netgpt.trainers.graph.exact.attention import attention_layer
+from netgpt.trainers.graph.exact.means import MeanLayers
+from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Progress, Workspace
+from netgpt.trainers.graph.model import GraphModel, WholeGraph
+from netgpt.trainers.graph.tables import FeatureTables, WholeContents
 
 CUMULATED_BYTES = 28
 """Of each number of a cumulative sum on a GPU: gathered, in float64, summed, shifted."""

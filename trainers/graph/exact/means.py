@@ -15,13 +15,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from graphstore import EdgeType
-from graphstore.schema import edge_name
-from trainers.graph.aggregate import MeanWalk, walk_order
-from trainers.graph.encoders import MeanLayer
-from trainers.graph.exact.workspace import Workspace, own_states, to_float
-from trainers.graph.rows import SampledRows
-from trainers.graph.tables import WholeContents
+from netgpt.graphstore import EdgeType
+from netgpt.graphstore.schema import edge_name
+from netgpt.trainers.graph.aggregate import MeanWalk, walk_order
+from netgpt.trainers.graph.encoders import MeanLayer
+from netgpt.trainers.graph.exact.workspace import Workspace, own_states, to_float
+from netgpt.trainers.graph.rows import SampledRows
+from netgpt.trainers.graph.tables import WholeContents
 
 
 @njit(cache=True, nogil=True)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.graph.model import GraphModel
-from trainers.graph.tables import FeatureTables, WholeContents
+from netgpt.trainers.graph.model import GraphModel
+from netgpt.trainers.graph.tables import FeatureTables, WholeContents
 
 DEFAULT_MEMORY = 8 * 10**9
 MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 16_384, 256

@@ -21,8 +21,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from trainers.errors import TrainerError
-from trainers.language.model import attention
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.model import attention
 
 MULTIMODAL = "qwen2_vl"
 TEXT_FAMILIES = ("qwen2", "llama", "mistral")

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from graphstore.files import atomic_dir
-from trainers import checkpoint
-from trainers.errors import TrainerError
-from trainers.language.model.backbone import load_base
-from trainers.language.model.netgpt import NetGPT
+from netgpt.graphstore.files import atomic_dir
+from netgpt.trainers import checkpoint
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.model.backbone import load_base
+from netgpt.trainers.language.model.netgpt import NetGPT
 
 PART = "netgpt.safetensors"
 _OWN = ("markers_2H", "projector.", "head.")

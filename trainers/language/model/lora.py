@@ -7,9 +7,9 @@ from peft import inject_adapter_in_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from trainers.config import LoraConfig
-from trainers.errors import TrainerError
-from trainers.language.model.netgpt import PackedLM
+from netgpt.trainers.config import LoraConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.model.netgpt import PackedLM
 
 _ADAPTER = ".lora_"
 

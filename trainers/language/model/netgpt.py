@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainers.errors import TrainerError
-from trainers.language.model.backbone import is_multimodal
-from trainers.language.packing import PackedBatch
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.model.backbone import is_multimodal
+from netgpt.trainers.language.packing import PackedBatch
 
 
 class PackedLM(nn.Module):

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from trainers.config import TinyConfig
-from trainers.language.model import attention
-from trainers.language.packing import collate, plan
-from trainers.language.text.template import CHATML
-from trainers.schedule import learning_rate, seed_torch
+from netgpt.trainers.config import TinyConfig
+from netgpt.trainers.language.model import attention
+from netgpt.trainers.language.packing import collate, plan
+from netgpt.trainers.language.text.template import CHATML
+from netgpt.trainers.schedule import learning_rate, seed_torch
 
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from graphstore.xsvideo.records import (
+from netgpt.graphstore.xsvideo.records import (
     AUTHOR,
     COMMENTS,
     COUNTS,

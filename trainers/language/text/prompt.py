@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from graphstore.files import value_digest
-from graphstore.xsvideo.records import (
+from netgpt.graphstore.files import value_digest
+from netgpt.graphstore.xsvideo.records import (
     COMMENT_TIME,
     COMMENTS,
     DESCRIPTION,
@@ -27,11 +27,11 @@ from graphstore.xsvideo.records import (
     TIME_FORM,
     TITLE,
 )
-from trainers.errors import TrainerError
-from trainers.language.text import VERSION
-from trainers.language.text.fields import FIELDS
-from trainers.language.text.template import GRAPH, NUM_LEVELS, REQUEST, RESPONSE, ChatTurns
-from trainers.schedule import seed_of
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.text import VERSION
+from netgpt.trainers.language.text.fields import FIELDS
+from netgpt.trainers.language.text.template import GRAPH, NUM_LEVELS, REQUEST, RESPONSE, ChatTurns
+from netgpt.trainers.schedule import seed_of
 
 GRAPH_START, GRAPH_PAD, GRAPH_END = "<|graph_start|>", "<|graph_pad|>", "<|graph_end|>"
 GRAPH_TOKENS = (GRAPH_START, GRAPH_PAD, GRAPH_END)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from trainers.errors import TrainerError
+from netgpt.trainers.errors import TrainerError
 
 SYSTEM = "You are a helpful assistant."
 GRAPH = "Graph: "

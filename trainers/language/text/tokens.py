@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import zarr
 
-from graphstore import Store
-from graphstore.arrays import ArrayWriter, map_array
-from graphstore.files import read_json
-from trainers.errors import TrainerError
-from trainers.language.text.prompt import PromptBuilder, RecordTokens
+from netgpt.graphstore import Store
+from netgpt.graphstore.arrays import ArrayWriter, map_array
+from netgpt.graphstore.files import read_json
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.language.text.prompt import PromptBuilder, RecordTokens
 
 ARRAYS: dict[str, Any] = {
     "ids": np.int32,
