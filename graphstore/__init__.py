@@ -1,28 +1,38 @@
-"""The graph on disk: schema, sources, features, relations, builder, verification.
+"""The graph on disk: schema, data sets, features, relations, writer, verification.
 
 store = graphstore.open(path)
 """
 
-from netgpt.graphstore.edgelist.build import build_edges
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
 from netgpt.graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
-from netgpt.graphstore.integrity.pack import pack, unpack
-from netgpt.graphstore.integrity.verify import verify
-from netgpt.graphstore.relations import Relation
-from netgpt.graphstore.schema import EdgeType, Schema, edge_name
+from netgpt.graphstore.extend import ExtendedGraph
+from netgpt.graphstore.pack import pack, unpack
+from netgpt.graphstore.relations import Layout, Relation
+from netgpt.graphstore.schema import Document, EdgeType, Schema, edge_name
+from netgpt.graphstore.sort import RowStats
 from netgpt.graphstore.store import Graph, Store
-from netgpt.graphstore.xsvideo.append import append
-from netgpt.graphstore.xsvideo.build import BuildConfig, build
-from netgpt.graphstore.xsvideo.records import ReadReport
+from netgpt.graphstore.verify import verify
+from netgpt.graphstore.writer import DEFAULT_MEMORY_BYTES, append, build
 
 __all__ = [
+    "Block",
     "BuildConfig",
+    "Dataset",
+    "Document",
     "EdgeType",
+    "ExtendedGraph",
     "FormatError",
     "Graph",
     "ReadReport",
     "RecordError",
     "Relation",
     "Schema",
+    "Source",
     "SourceError",
     "Store",
     "StoreError",
@@ -38,6 +48,20 @@ __all__ = [
 ]
 
 
-def open(path: str) -> Store:
+def open(path: str | Path) -> Store:
     """Open a sealed store, read-only and memory-mapped. Raises FormatError with what to do."""
     return Store(path)
+
+
+def build_edges(
+    source: Path | str,
+    out: Path | str,
+    *,
+    layout: Layout = "prefix",
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, RowStats]:
+    """Build a store at `out` from a description of edge lists; what became of each relation's edges."""
+    config = BuildConfig(layout=layout)
+    report = build(source, out, config, dataset="edges", memory_bytes=memory_bytes, progress=progress)
+    return report.edges

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import google_crc32c
 import numpy as np
@@ -111,10 +111,10 @@ def parse_meta(meta: Any, folder: Path) -> ArrayMeta:
 
 def _data_file(root: Path, name: str, meta: ArrayMeta) -> Path:
     path = inside(root, f"{name}/{meta.shard}" if name else meta.shard)
-    found = path.stat().st_size
-    if found != meta.file_bytes:
+    num_bytes = path.stat().st_size
+    if num_bytes != meta.file_bytes:
         raise FormatError(
-            f"{path}: found {found} bytes, expected {meta.file_bytes}; the store must be built again"
+            f"{path}: found {num_bytes} bytes, expected {meta.file_bytes}; the store must be built again"
         )
     return path
 
@@ -261,7 +261,7 @@ class StringWriter:
         self._offset.close()
 
 
-class Strings:
+class Strings(Sequence[str]):
     """A read-only sequence of strings over the two arrays of `StringWriter`.
 
     Raises FormatError for offsets that fall or point outside.
@@ -277,7 +277,13 @@ class Strings:
     def __len__(self) -> int:
         return len(self._offset) - 1
 
-    def __getitem__(self, index: int) -> str:
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:

@@ -1,17 +1,22 @@
-"""Raw features of nodes: scalars, times and text as vectors, one row per distinct content.
+"""Raw features of nodes: scalars, times, texts and videos as vectors, one row per distinct content.
 
-Legend: N nodes, D width.
+Legend: N nodes, n rows of a table, D width.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.schema import NodeType
 
+Values = Sequence[Any] | np.ndarray
+"""A column's values, one a row."""
 DAY_S = 86_400
 KEY_BYTES = 16
 TIME_EPOCH_S = 1_704_038_400.0
@@ -110,6 +115,73 @@ def text_encoder(name: str) -> TextEncoder:
     if kind == "hash" and (dim.isdigit() or not dim) and int(dim or 256) >= 8:
         return HashEncoder(int(dim or 256))
     raise StoreError(f"text encoder: found {name!r}, expected hash or hash:DIM with DIM from 8")
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What makes vectors of contents."""
+
+    text: TextEncoder | None
+    video: VideoEncoder | None
+    time_dim: int
+
+    def shape(self, node: NodeType) -> tuple[Any, int]:
+        """Type and width of a node type's features; of given ones the data alone say it."""
+        match node.encoding:
+            case "text":
+                return np.float16, self._text.dim
+            case "time":
+                return np.float32, self.time_dim
+            case "scalar":
+                return np.float32, 1
+            case "video":
+                return np.float16, self._video.dim
+            case "text_time":
+                return np.float16, self._text.dim + self.time_dim
+        raise ValueError(f"{node.name}: no width of {node.encoding}")
+
+    @property
+    def _text(self) -> TextEncoder:
+        assert self.text is not None
+        return self.text
+
+    @property
+    def _video(self) -> VideoEncoder:
+        assert self.video is not None
+        return self.video
+
+    def contents(self, node: NodeType, inputs: Sequence[Values]) -> list[bytes]:
+        """What rows of a type of distinct features are told apart by; all videos without a vector are one."""
+        (cells,) = inputs
+        if node.encoding == "time":
+            return [time.tobytes() for time in np.asarray(cells, np.int64)]
+        if node.encoding == "video":
+            return [key.encode() if self._video.has(key) else b"" for key in cells]
+        return [text.encode() for text in cells]
+
+    def vectors(self, node: NodeType, inputs: Sequence[Values]) -> np.ndarray:
+        """Features of rows: [n, D], of the type and width of `shape`."""
+        cells = inputs[0]
+        match node.encoding:
+            case "text":
+                return self._text.encode(list(cells))
+            case "time":
+                return encode_time(np.asarray(cells, np.int64), self.time_dim)
+            case "scalar":
+                return encode_scalar(np.asarray(cells, np.float64))
+            case "video":
+                return self._videos(cells)
+            case "text_time":
+                times = encode_time(np.asarray(inputs[1], np.int64), self.time_dim)
+                return np.concatenate([self._text.encode(list(cells)), times.astype(np.float16)], axis=1)
+        return np.asarray(cells)
+
+    def _videos(self, keys: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Vectors of videos by their keys, zeros where there is none: [n, D] float16."""
+        x = np.zeros((len(keys), self._video.dim), np.float16)
+        with_vector = [i for i, key in enumerate(keys) if self._video.has(key)]
+        x[with_vector] = self._video.encode([keys[i] for i in with_vector])
+        return x
 
 
 class Features:

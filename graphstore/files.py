@@ -41,7 +41,7 @@ def value_digest(value: Any) -> str:
 
 
 def files_digest(root: Path, files: Iterable[Path]) -> str:
-    """Of some files below a folder, by their names in it."""
+    """SHA-256 over some files below a folder and their names in it."""
     return value_digest({path.relative_to(root).as_posix(): file_digest(path) for path in files})
 
 
@@ -60,16 +60,36 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
+def _new_file_mode(path: Path) -> int:
+    """The mode that a new file at `path` gets. Asked by making one: to read the umask a process has to change
+    it, for all its threads."""
+    path.touch()
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    finally:
+        path.unlink()
+
+
+def _set_mode(fd: int, mode: int) -> None:
+    if stat.S_IMODE(os.fstat(fd).st_mode) != mode:  # some file systems refuse to be asked for what they give
+        os.fchmod(fd, mode)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success flush it and rename it to `path`, else remove it."""
+    """Yield a temporary path; on success flush it and rename it to `path`, else remove it.
+
+    The file has the mode that the umask gives, whatever wrote it.
+    """
     if path.is_dir():
         raise StoreError(f"{path}: found a folder, expected the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
+    mode = _new_file_mode(temporary)
     try:
         yield temporary
         with temporary.open("rb") as file:
+            _set_mode(file.fileno(), mode)
             os.fsync(file.fileno())
         temporary.replace(path)
         fsync_dir(path.parent)
@@ -89,17 +109,24 @@ def refuse_existing(out: Path, source: Path | None = None) -> None:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success flush and rename it, else remove it.
 
-    `path` must not be there: a folder cannot be replaced in one step.
+    `path` must not be there: a folder cannot be replaced in one step. Files and folders in it have the modes
+    that the umask gives, whatever wrote them; hard links to files elsewhere stay as they are.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     temporary.mkdir()
+    folder_mode = stat.S_IMODE(temporary.stat().st_mode)
+    file_mode = _new_file_mode(temporary / "mode")
     try:
         yield temporary
         for folder, _, files in os.walk(temporary):
             for name in files:
-                with open(os.path.join(folder, name), "rb") as file:
+                place = os.path.join(folder, name)
+                with open(place, "rb") as file:
+                    if os.fstat(file.fileno()).st_nlink == 1 and not os.path.islink(place):
+                        _set_mode(file.fileno(), file_mode)
                     os.fsync(file.fileno())
+            os.chmod(folder, folder_mode)
             fsync_dir(Path(folder))
         temporary.rename(path)
         fsync_dir(path.parent)
@@ -167,25 +194,25 @@ class FileWatch:
     """
 
     def __init__(self) -> None:
-        self._found: dict[Path, tuple[int, int, int]] = {}
-        weakref.finalize(self, _close_all, self._found)
+        self._watched: dict[Path, tuple[int, int, int]] = {}
+        weakref.finalize(self, _close_all, self._watched)
 
     def add(self, path: Path) -> None:
         """Watch a file from now on; the first call for a path counts."""
-        if path not in self._found:
+        if path not in self._watched:
             fd = os.open(path, os.O_RDONLY)
-            found = os.fstat(fd)
-            self._found[path] = (fd, found.st_size, found.st_mtime_ns)
+            status = os.fstat(fd)
+            self._watched[path] = (fd, status.st_size, status.st_mtime_ns)
 
     def changed(self) -> Path | None:
         """One of the files that changed, or None."""
-        for path, (fd, size, mtime_ns) in self._found.items():
-            found = os.fstat(fd)
-            if found.st_size != size or found.st_mtime_ns != mtime_ns:
+        for path, (fd, size, mtime_ns) in self._watched.items():
+            status = os.fstat(fd)
+            if status.st_size != size or status.st_mtime_ns != mtime_ns:
                 return path
         return None
 
 
-def _close_all(found: dict[Path, tuple[int, int, int]]) -> None:
-    for fd, _, _ in found.values():
+def _close_all(watched: dict[Path, tuple[int, int, int]]) -> None:
+    for fd, _, _ in watched.values():
         os.close(fd)

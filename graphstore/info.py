@@ -2,40 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from netgpt.graphstore.files import total_bytes
-from netgpt.graphstore.schema import NodeType, edge_name
+from netgpt.graphstore.schema import Column, NodeType, edge_name
 from netgpt.graphstore.store import SPLITS, Store
 
+MAX_COUNTED = 20
+"""Most values of a column that are counted one by one."""
 
-def describe(store: Store) -> dict[str, Any]:
-    """Counts, widths, layouts and provenance of a store; values are JSON."""
-    attributes = store.attributes
-    found: dict[str, Any] = {
+
+class NodeInfo(TypedDict):
+    """A node type's nodes, and its features: distinct rows, their width and type."""
+
+    num_nodes: int
+    num_rows: int
+    dim: int
+    dtype: str
+
+
+class ColumnInfo(TypedDict):
+    """A column of the target type."""
+
+    title: str
+    kind: str
+    num_values: int | None
+    """Distinct values of a category."""
+    counts: dict[str, int]
+    """Nodes of each value, of numbers within bounds that are few."""
+
+
+class SplitInfo(TypedDict):
+    """The split that the data set comes with."""
+
+    column: str
+    until: str
+    """The last of train, as a person says it."""
+    parts: dict[str, int]
+    """Nodes of each part."""
+
+
+class StoreInfo(TypedDict):
+    """All of it; values are JSON."""
+
+    path: str
+    digest: str
+    source_digest: str
+    dataset: str
+    encoders: dict[str, str]
+    bytes: int
+    nodes: dict[str, NodeInfo]
+    relations: dict[str, dict[str, int | str]]
+    target: str
+    columns: dict[str, ColumnInfo]
+    split: SplitInfo | None
+    num_skipped: int
+
+
+def describe(store: Store) -> StoreInfo:
+    """Counts, widths, layouts and provenance of a store."""
+    attributes, split = store.attributes, store.schema.split
+    target = store.schema.node_type(store.schema.target)
+    return {
         "path": str(store.path),
         "digest": store.digest,
         "source_digest": attributes["source_digest"],
+        "dataset": attributes["dataset"],
         "encoders": attributes["encoders"],
         "bytes": total_bytes(store.path),
         "nodes": {n.name: _node(store, n) for n in store.schema.node_types},
         "relations": {edge_name(e): attributes["relations"][edge_name(e)] for e in store.edge_types},
+        "target": target.name,
+        "columns": {c.name: _column(store, c) for c in target.columns},
+        "split": None
+        if split is None
+        else {
+            "column": split.column,
+            "until": split.shown,
+            "parts": {name: len(store.split(name)) for name in SPLITS},
+        },
+        "num_skipped": attributes["num_skipped"],
     }
-    if store.has_records:
-        levels, counts = np.unique(np.asarray(store.labels), return_counts=True)
-        found["records"] = {
-            **{name: attributes[name] for name in ("ties", "train_until", "num_skipped")},
-            "splits": {name: len(store.split(name)) for name in SPLITS},
-            "levels": {int(k): int(v) for k, v in zip(levels, counts, strict=True)},
-            "videos": len(store.key("url")[1]),
-            "authors": len(store.key("author")[1]),
-        }
-    return found
 
 
-def _node(store: Store, node: NodeType) -> dict[str, Any]:
+def _node(store: Store, node: NodeType) -> NodeInfo:
     num = store.num_nodes[node.name]
     if node.encoding == "none":
         return {"num_nodes": num, "num_rows": 0, "dim": 0, "dtype": "none"}
@@ -48,21 +100,49 @@ def _node(store: Store, node: NodeType) -> dict[str, Any]:
     }
 
 
-def table(info: dict[str, Any]) -> str:
+def _column(store: Store, column: Column) -> ColumnInfo:
+    num_values, counts, target = None, {}, store.schema.target
+    if column.kind == "category":
+        num_values = len(store.category(target, column.name)[1])
+    elif _is_counted(column):
+        counted = np.unique(np.asarray(store.column(target, column.name)), return_counts=True)
+        counts = {str(value): int(num) for value, num in zip(*counted, strict=True)}
+    return {
+        "title": column.title or column.name,
+        "kind": column.kind,
+        "num_values": num_values,
+        "counts": counts,
+    }
+
+
+def _is_counted(column: Column) -> bool:
+    """Whole numbers within bounds that are few."""
+    if column.kind != "number" or column.low is None or column.high is None:
+        return False
+    return column.number_type.kind in "iu" and column.high - column.low < MAX_COUNTED
+
+
+def table(info: StoreInfo) -> str:
     """The same as text, in aligned columns."""
     lines = [
         f"store    {info['path']}  ({info['bytes'] / 1e6:,.1f} MB)",
         f"digest   {info['digest']}",
+        f"data set {info['dataset']}",
     ]
     if info["encoders"]:
         lines.append(f"encoders {', '.join(f'{k} {v}' for k, v in info['encoders'].items())}")
-    if records := info.get("records"):
-        lines += [
-            f"splits   {', '.join(f'{k} {v:,}' for k, v in records['splits'].items())}"
-            f" (train until {records['train_until']});"
-            f" {records['videos']:,} videos, {records['authors']:,} authors",
-            f"levels   {', '.join(f'{k}: {v:,}' for k, v in records['levels'].items())}",
-        ]
+    if split := info["split"]:
+        parts = ", ".join(f"{name} {num:,}" for name, num in split["parts"].items())
+        lines.append(f"split    {parts} (train until {split['until']})")
+    for column in info["columns"].values():
+        if column["counts"]:
+            counted = ", ".join(f"{value}: {num:,}" for value, num in column["counts"].items())
+            lines.append(f"{column['title']}   {counted}")
+    categories = [
+        f"{c['title']} {c['num_values']:,}" for c in info["columns"].values() if c["num_values"] is not None
+    ]
+    if categories:
+        lines.append(f"values   {', '.join(categories)}")
     lines += [
         "",
         f"{'node type':<14}{'nodes':>12}{'rows':>12}{'width':>8}  type",
@@ -75,5 +155,5 @@ def table(info: dict[str, Any]) -> str:
     lines += ["", f"{'relation':<38}{'edges':>15}  layout"]
     for name, relation in info["relations"].items():
         lines.append(f"{name:<38}{relation['num_edges']:>15,}  {relation['layout']}")
-    lines.append(f"{'total':<38}{sum(r['num_edges'] for r in info['relations'].values()):>15,}")
+    lines.append(f"{'total':<38}{sum(int(r['num_edges']) for r in info['relations'].values()):>15,}")
     return "\n".join(lines)

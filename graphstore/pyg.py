@@ -15,29 +15,39 @@ from netgpt.graphstore.store import Store
 
 
 class StoreFeatures(FeatureStore):
-    """Features `x` of the node types that have some, and `y` (levels) of a store of records; read-only."""
+    """Read-only: `x` of the node types that have features, `n_id` (the node numbers) of those that have none,
+    and `y` of the target type, where that has the column `label`.
+
+    PyG's loaders take the node types of a graph from these: a type without an attribute would be none.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.store = store
 
+    def _has_labels(self) -> bool:
+        return self.store.has_column(self.store.schema.target, "label")
+
     def _get_tensor(self, attr: TensorAttr) -> torch.Tensor | None:
-        if attr.attr_name == "y" and attr.group_name == self.store.schema.target and self.store.has_records:
-            values = np.asarray(self.store.labels, np.int64)
-            return torch.from_numpy(values if attr.index is None else values[np.asarray(attr.index)])
+        store, name = self.store, attr.group_name
+        index = np.arange(store.num_nodes[name]) if attr.index is None else np.asarray(attr.index)
+        if attr.attr_name == "y" and name == store.schema.target and self._has_labels():
+            values = np.asarray(store.labels)[index]
+            return torch.from_numpy(values.astype(np.int64 if values.dtype.kind in "iu" else np.float32))
+        if attr.attr_name == "n_id":
+            return torch.from_numpy(index.astype(np.int64))
         if attr.attr_name != "x":
             return None
-        features = self.store.features(attr.group_name)
-        index = np.arange(features.num_nodes) if attr.index is None else np.asarray(attr.index)
-        return torch.from_numpy(features.gather(index).astype(np.float32))
+        return torch.from_numpy(store.features(name).gather(index).astype(np.float32))
 
     def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...]:
-        features = self.store.features(attr.group_name)
-        return (features.num_nodes, features.dim) if attr.attr_name == "x" else (features.num_nodes,)
+        num = self.store.num_nodes[attr.group_name]
+        return (num, self.store.features(attr.group_name).dim) if attr.attr_name == "x" else (num,)
 
     def get_all_tensor_attrs(self) -> list[TensorAttr]:
-        attrs = [TensorAttr(name, "x") for name in self.store.schema.encoded_types]
-        return [*attrs, TensorAttr(self.store.schema.target, "y")] if self.store.has_records else attrs
+        encoded = self.store.schema.encoded_types
+        attrs = [TensorAttr(name, "x" if name in encoded else "n_id") for name in self.store.node_types]
+        return [*attrs, TensorAttr(self.store.schema.target, "y")] if self._has_labels() else attrs
 
     def _put_tensor(self, tensor: Any, attr: TensorAttr) -> bool:
         raise StoreError("a store is read-only")

@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 
 from netgpt.graphstore.arrays import ArrayWriter, write_array
-from netgpt.graphstore.schema import EdgeType, edge_name
+from netgpt.graphstore.schema import EdgeType, Origin, edge_name
 
 Layout = Literal["csr", "prefix"]
 BLOCK_EDGES = 1 << 24
@@ -191,3 +191,19 @@ def group_relation(edge_type: EdgeType, key: np.ndarray, time: np.ndarray, *, st
     """The relation that `prefix_rows` makes of the nodes' keys and times, [N] each."""
     rows = prefix_rows(key, time, strict=strict)
     return Relation(edge_type, "prefix", rows.indices, rows.begin, rows.end, rows.rank)
+
+
+def link_pairs(
+    origin: Origin, parents: np.ndarray, first_child: int, values: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes that come from others, and those that they come from: children [E] and parents [E].
+
+    parents [n]: node numbers whose children are asked for. values: codes of the parents' category [n], −1
+    for none, or of the rows of a child table, numbered from `first_child` on, the parents' numbers.
+    """
+    if values is None:
+        assert origin == "each"
+        return parents, parents
+    if origin == "values":
+        return values[values >= 0], parents[values >= 0]
+    return first_child + np.arange(len(values)), values

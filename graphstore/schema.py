@@ -1,22 +1,31 @@
-"""The node types and relations of a graph.
+"""What a graph is made of: node types with columns and features, relations, and documents.
 
-A schema is data: it is written into the store's attributes and read back from there, so that a
-store explains itself. Edge types are (source, relation, destination) triples; edges point from the
-head (source) to the tail (destination).
+A schema drives: the writer, the in-memory join, loaders and prompts ask it and switch on no name. It is data,
+written into the store's attributes and read back from there, so that a store explains itself. Edge types are
+(source, relation, destination) triples; edges point from the head (source) to the tail (destination).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 EdgeType = tuple[str, str, str]
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-"""What node types and relations may be called: their names are folders."""
+"""What node types, relations and columns may be called: their names are folders."""
 
-ENCODINGS = ("video", "text", "time", "scalar", "comment", "given", "none")
+Kind = Literal["id", "text", "number", "time", "category"]
+Encoding = Literal["text", "time", "scalar", "video", "text_time", "given", "none"]
+Origin = Literal["rows", "values", "each"]
+
+NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64")
+_FORMER_ENCODINGS = {"comment": "text_time"}
+"""Names in formats 1 and 2."""
 
 
 def edge_name(edge_type: EdgeType) -> str:
@@ -24,28 +33,154 @@ def edge_name(edge_type: EdgeType) -> str:
     return "/".join(edge_type)
 
 
+@dataclass(frozen=True)
+class Column:
+    """One value for each node of a type, kept in the store."""
+
+    name: str
+    kind: Kind
+    title: str = ""
+    """How a person calls it; by default its name."""
+    dtype: str = ""
+    """Type of its numbers; times are int64, codes of categories int32, numbers by default float32."""
+    unknown: float | None = None
+    """The number that says: not known. Of floating point NaN says it too."""
+    low: float | None = None
+    """Least number that there may be."""
+    high: float | None = None
+    """Greatest number that there may be."""
+    array: str = ""
+    """Name of its array, where another column has the one of its own name (in old formats)."""
+
+    @property
+    def number_type(self) -> np.dtype[Any]:
+        """Type of the stored numbers; of a category of its codes."""
+        return np.dtype({"time": "int64", "category": "int32"}.get(self.kind, self.dtype or "float32"))
+
+    @property
+    def is_text(self) -> bool:
+        """Kept as strings."""
+        return self.kind in ("id", "text")
+
+    def path(self, node_type: str) -> str:
+        """Where its values are in a store; of a category the folder of `code` and `value`."""
+        name = self.array or self.name
+        return f"nodes/{node_type}/{f'keys/{name}' if self.kind == 'category' else name}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeType:
+    """A type of nodes: where they come from, what is kept of them, and how they become vectors."""
+
     name: str
-    encoding: Literal["video", "text", "time", "scalar", "comment", "given", "none"]
-    """How raw values become features: a given vector, encoded text, a sinusoidal time,
-    log(1 + n), text followed by time; any given vectors; or no features at all."""
+    encoding: Encoding = "none"
+    """How `inputs` become the features: text: an encoder's vector; time: a sinusoidal code; scalar:
+    log(1 + n); video: a vector by the video's key; text_time: text followed by time; given: vectors as they
+    are; none: no features."""
+    inputs: tuple[str, ...] = ()
+    """Columns of the rows that the features are made of; of `values` the values themselves."""
+    columns: tuple[Column, ...] = ()
+    """What is kept of the nodes besides; `rows` alone have some."""
+    time: str = ""
+    """The time column that says when a node came to be: the order of rows of groups."""
+    origin: Origin = "rows"
+    """rows: a node for each row of the table of its own name; values: one for each distinct value of the
+    category `column` of the type `of`; each: one for each node of the type `of`, numbered as that is."""
+    of: str = ""
+    """The type whose rows or values these are; of `rows` the parent, if they are of a child table."""
+    column: str = ""
+    """The category that `values` are of; for rows of a child table the number of the parent's row."""
+    steps: tuple[float, ...] = ()
+    """Thresholds of the raw number that a model may be told a scalar to be above."""
+    dim: int = 0
+    """Width of features that no encoder sets: of videos where there are none."""
+
+    @property
+    def is_distinct(self) -> bool:
+        """Features are stored once a distinct content, with a row number for each node."""
+        return self.encoding in ("video", "time") or (self.encoding == "text" and self.origin != "values")
+
+    @property
+    def table(self) -> str:
+        """The table that its inputs are columns of; of `values` the one that has the category."""
+        return self.name if self.origin == "rows" else self.of
+
+    def column_named(self, name: str) -> Column | None:
+        return next((column for column in self.columns if column.name == name), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelationType:
+    """A type of edges, and where they come from: a group, a column, or else a list."""
+
     edge_type: EdgeType
     group_by: str | None = None
-    """Key that head and tail share (`topic`, `author`, `url`), for relations that a rule makes."""
+    """The category that head and tail share, for edges that a rule makes: same key, head not later."""
     strict: bool = False
-    """True: the head's sampling date is before the tail's; False: not after it."""
+    """True: the head's time is before the tail's; False: not after it."""
+    column: str = ""
+    """The column that says it, where one end's nodes come from the other's: its category, its own value, or
+    the number of its parent's row."""
+
+    @property
+    def rule(self) -> Literal["listed", "column", "group"]:
+        """Where its rows come from."""
+        return "group" if self.group_by is not None else "column" if self.column else "listed"
+
+
+@dataclass(frozen=True)
+class Items:
+    """A field of a document that is a JSON object of items. An item counts where its own time is before the
+    end of the day in another field of the document; items are drawn, and dropped first."""
+
+    time: str
+    """Key of an item's time."""
+    until: str
+    """The field that has the day."""
+    time_form: str = "%Y-%m-%d %H:%M:%S"
+    until_form: str = "%Y-%m-%d"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A key of a document."""
+
+    name: str
+    free: bool = False
+    """A text, an id or a time: what a small training set can be learnt by heart from."""
+    cut: int = 0
+    """When its text is shortened in a document that is too long: 1 first, then 2, …; 0 never."""
+    items: Items | None = None
+
+
+@dataclass(frozen=True)
+class Document:
+    """The JSON object in a text column that a prompt shows, its fields in order."""
+
+    node_type: str
+    column: str
+    fields: tuple[Field, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The split that a data set comes with: nodes of the target before some number are train, others test."""
+
+    column: str
+    until: int
+    """First value of the test part."""
+    shown: str = ""
+    """The last of train as a person says it: a date."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     target: str
+    """The type that loaders take seeds of where they are told none."""
     node_types: tuple[NodeType, ...]
     relations: tuple[RelationType, ...]
+    documents: tuple[Document, ...] = ()
+    split: Split | None = None
 
     @property
     def edge_types(self) -> tuple[EdgeType, ...]:
@@ -56,32 +191,143 @@ class Schema:
         """Names of the node types that have features."""
         return tuple(n.name for n in self.node_types if n.encoding != "none")
 
+    def node_type(self, name: str) -> NodeType:
+        """The node type of a name. KeyError for others."""
+        for node in self.node_types:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def document(self, node_type: str) -> Document | None:
+        """What a prompt shows of a node, where the data set says it."""
+        return next((d for d in self.documents if d.node_type == node_type), None)
+
+    @property
+    def given_relations(self) -> tuple[RelationType, ...]:
+        """The relations that do not follow from the nodes' columns: lists, and groups by what is not kept."""
+        return tuple(
+            r
+            for r in self.relations
+            if r.rule == "listed"
+            or (r.group_by is not None and self.node_type(r.edge_type[2]).column_named(r.group_by) is None)
+        )
+
+    def linked(self, edge_type: EdgeType) -> NodeType:
+        """The end of a relation with a column rule whose nodes come from the other end's."""
+        src, _, dst = edge_type
+        for own, other in ((src, dst), (dst, src)):
+            if self.node_type(own).of == other:
+                return self.node_type(own)
+        raise ValueError(f"{edge_name(edge_type)}: found a column rule, but neither end comes from the other")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
-    def from_dict(raw: dict[str, Any]) -> Schema:
-        """The schema of a store's attributes. ValueError, KeyError or TypeError where it is none."""
-        found = Schema(
+    def from_dict(raw: Mapping[str, Any]) -> Schema:
+        """The schema of a store's attributes. ValueError, KeyError, TypeError or AttributeError where it is
+        none."""
+        split = raw.get("split")
+        schema = Schema(
             target=raw["target"],
-            node_types=tuple(NodeType(**n) for n in raw["node_types"]),
+            node_types=tuple(_node_type(node) for node in raw["node_types"]),
             relations=tuple(
                 RelationType(
                     edge_type=(r["edge_type"][0], r["edge_type"][1], r["edge_type"][2]),
                     group_by=r["group_by"],
                     strict=r["strict"],
+                    column=r.get("column", ""),
                 )
                 for r in raw["relations"]
             ),
+            documents=tuple(
+                Document(d["node_type"], d["column"], tuple(_field(one) for one in d["fields"]))
+                for d in raw.get("documents", ())
+            ),
+            split=None if split is None else Split(**split),
         )
-        names = {n.name for n in found.node_types}
-        for name in (*names, *(e[1] for e in found.edge_types)):
+        for problem in schema.problems():
+            raise ValueError(problem)
+        return schema
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together in it, one line each."""
+        names = {n.name for n in self.node_types}
+        if len(names) < len(self.node_types) or len(set(self.edge_types)) < len(self.relations):
+            yield "a node type or relation twice"
+        for name in (*names, *(part for e in self.edge_types for part in e)):
             if not NAME.fullmatch(name):
-                raise ValueError(f"name {name!r}")
-        for node in found.node_types:
-            if node.encoding not in ENCODINGS:
-                raise ValueError(f"encoding {node.encoding!r}")
-        for src, _, dst in found.edge_types:
+                yield f"name {name!r}"
+        if self.target not in names:
+            yield f"target {self.target!r}"
+            return
+        for node in self.node_types:
+            yield from self._node_problems(node)
+        for relation in self.relations:
+            src, _, dst = relation.edge_type
             if not {src, dst} <= names:
-                raise ValueError(f"edge type from {src!r} to {dst!r}")
-        return found
+                yield f"edge type from {src!r} to {dst!r}"
+            elif relation.rule == "group" and src != dst:
+                yield f"{edge_name(relation.edge_type)}: a group of two types"
+            elif relation.group_by is not None:
+                node = self.node_type(dst)
+                if node.column_named(relation.group_by) is not None and not node.time:
+                    yield f"{edge_name(relation.edge_type)}: a group of nodes without a time"
+            elif relation.rule == "column":
+                try:
+                    self.linked(relation.edge_type)
+                except ValueError as error:
+                    yield str(error)
+        for document in self.documents:
+            columns = self.node_type(document.node_type).columns if document.node_type in names else ()
+            if not any(c.name == document.column and c.kind == "text" for c in columns):
+                yield f"a document in {document.node_type}.{document.column}, expected a text column"
+        if self.split is not None:
+            column = self.node_type(self.target).column_named(self.split.column)
+            if column is None or column.kind not in ("time", "number") or type(self.split.until) is not int:
+                yield f"a split by {self.split.column!r}, expected a number or time of the target"
+
+    def _node_problems(self, node: NodeType) -> Iterator[str]:
+        if node.encoding not in get_args(Encoding):
+            yield f"encoding {node.encoding!r}"
+        if node.origin not in get_args(Origin) or type(node.dim) is not int or not 0 <= node.dim < 1 << 24:
+            yield f"{node.name}: origin {node.origin!r} or width {node.dim!r}"
+        if len({c.name for c in node.columns}) < len(node.columns) or (
+            node.columns and node.origin != "rows"
+        ):
+            yield f"{node.name}: columns of nodes that are no rows, or one twice"
+        for column in node.columns:
+            if column.kind not in get_args(Kind) or not NAME.fullmatch(column.name):
+                yield f"{node.name}: column {column.name!r} of kind {column.kind!r}"
+            elif (column.array and not NAME.fullmatch(column.array)) or (
+                column.dtype and column.dtype not in NUMBERS
+            ):
+                yield f"{node.name}: column {column.name!r} of {column.dtype!r} in {column.array!r}"
+            bounds = (column.unknown, column.low, column.high)
+            if not all(bound is None or isinstance(bound, int | float) for bound in bounds):
+                yield f"{node.name}: column {column.name!r} with the bounds {bounds}"
+        if not all(isinstance(step, int | float) for step in node.steps):
+            yield f"{node.name}: steps {node.steps}"
+        if node.time and ((time := node.column_named(node.time)) is None or time.kind != "time"):
+            yield f"{node.name}: found no time column {node.time!r}"
+        parent = next((n for n in self.node_types if n.name == node.of), None)
+        if node.origin != "rows" or node.of:
+            if parent is None or parent.origin != "rows" or parent is node:
+                yield f"{node.name}: found no rows of {node.of!r} that it comes from"
+            elif node.origin == "values":
+                category = parent.column_named(node.column)
+                if category is None or category.kind != "category":
+                    yield f"{node.name}: found no category {node.of}.{node.column}"
+
+
+def _node_type(raw: Mapping[str, Any]) -> NodeType:
+    encoding = raw["encoding"]
+    lists = {name: tuple(raw[name]) for name in ("inputs", "steps") if name in raw}
+    columns = tuple(Column(**column) for column in raw.get("columns", ()))
+    known = {"encoding": _FORMER_ENCODINGS.get(encoding, encoding), "columns": columns, **lists}
+    return NodeType(**{**raw, **known})
+
+
+def _field(raw: Mapping[str, Any]) -> Field:
+    items = raw["items"]
+    return Field(raw["name"], raw["free"], raw["cut"], None if items is None else Items(**items))

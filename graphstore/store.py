@@ -13,39 +13,26 @@ from netgpt.graphstore.arrays import Strings, map_array
 from netgpt.graphstore.errors import FormatError, StoreError, UnknownNameError
 from netgpt.graphstore.features import Features
 from netgpt.graphstore.files import MAX_JSON_BYTES, FileWatch, file_digest, inside, read_json, value_digest
-from netgpt.graphstore.integrity.seal import check_sizes, read_seal
 from netgpt.graphstore.relations import Relation, from_indptr
-from netgpt.graphstore.schema import EdgeType, Schema, edge_name
+from netgpt.graphstore.schema import Column, EdgeType, Schema, edge_name
+from netgpt.graphstore.seal import VERSION, check_sizes, read_seal
 
 if TYPE_CHECKING:
+    from netgpt.graphstore.dataset import Dataset
     from netgpt.graphstore.pyg import StoreFeatures, StoreGraph
 
 SPLITS = ("train", "test")
-MAX_LEVEL = 9
-RECORD_KEYS = ("url", "author", "topic", "platform")
-"""Attributes of a record that states can share; stored as codes, so that later states can join."""
-VIDEO_COLUMNS = {
-    "label": np.int8,
-    "time": np.int64,
-    "ctime": np.int64,
-    "platform": np.int32,
-    "split": np.int8,
-}
-"""Columns of the video nodes of a store of records, one number a node."""
 
 
 class Graph:
-    """What samplers and models read of a graph: a store, or a store joined by new states in memory.
+    """What samplers and models read of a graph: a store, or a store joined by new rows in memory.
 
-    Node numbers are per node type, from 0; edge types are (source, relation, destination).
+    Node numbers are per node type, from 0; edge types are (source, relation, destination). What a graph does
+    not have raises UnknownNameError with what it has.
     """
 
     schema: Schema
     num_nodes: dict[str, int]
-    ids: Sequence[str]
-    """Dataset ids of the video nodes, by node number."""
-    texts: Sequence[str]
-    """The record of each video node as JSON without its level."""
 
     @property
     def node_types(self) -> tuple[str, ...]:
@@ -55,11 +42,67 @@ class Graph:
     def edge_types(self) -> tuple[EdgeType, ...]:
         return self.schema.edge_types
 
+    @property
+    def dataset(self) -> Dataset:
+        """The data set that the graph is of; its code is loaded when it is first asked for."""
+        raise NotImplementedError
+
     def relation(self, edge_type: EdgeType) -> Relation:
         raise NotImplementedError
 
     def features(self, node_type: str) -> Features:
         raise NotImplementedError
+
+    def has_column(self, node_type: str, name: str) -> bool:
+        """Whether there is a column of a name."""
+        return any(n.name == node_type and n.column_named(name) is not None for n in self.schema.node_types)
+
+    def column(self, node_type: str, name: str) -> np.ndarray:
+        """Numbers or times of all nodes, codes of a category: [N] of the column's type."""
+        raise NotImplementedError
+
+    def category(self, node_type: str, name: str) -> tuple[np.ndarray, Sequence[str]]:
+        """A category of all nodes: codes [N] int32, −1 for none, and the values."""
+        raise NotImplementedError
+
+    def strings(self, node_type: str, name: str) -> Sequence[str]:
+        """An id or text column: N strings."""
+        raise NotImplementedError
+
+    def known_column(self, node_type: str, name: str, *kinds: str) -> Column:
+        """A column of one of some kinds. UnknownNameError says which ones there are."""
+        if node_type not in self.node_types:
+            raise UnknownNameError(
+                f"node type: found {node_type!r}, expected one of {', '.join(self.node_types)}"
+            )
+        columns = self.schema.node_type(node_type).columns
+        for column in columns:
+            if column.name == name and column.kind in kinds:
+                return column
+        there = ", ".join(c.name for c in columns if c.kind in kinds)
+        expected = f"one of {there}" if there else "one; build the graph from a source with such columns"
+        raise UnknownNameError(
+            f"{' or '.join(kinds)} column of {node_type}: found no {name!r}, expected {expected}"
+        )
+
+    def node_ids(self, node_type: str) -> Sequence[str]:
+        """The data set's own ids of a type's nodes: N strings; of a category's values those themselves."""
+        node = next((n for n in self.schema.node_types if n.name == node_type), None)
+        if node is not None and node.origin == "values":
+            return self.category(node.of, node.column)[1]
+        named = [] if node is None else [c.name for c in node.columns if c.kind == "id"]
+        return self.strings(node_type, self.known_column(node_type, named[0] if named else "id", "id").name)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of the target type's nodes."""
+        return self.node_ids(self.schema.target)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The target type's documents, as JSON."""
+        document = self.schema.document(self.schema.target)
+        return self.strings(self.schema.target, "text" if document is None else document.column)
 
     @property
     def times(self) -> dict[str, np.ndarray]:
@@ -67,11 +110,11 @@ class Graph:
 
         Rows of relations that a group makes are in this order.
         """
-        return {}
+        return {n.name: self.column(n.name, n.time) for n in self.schema.node_types if n.time}
 
     @property
     def fingerprint(self) -> str:
-        """Of the nodes and edges, the same in both layouts; empty where nothing is known."""
+        """A digest of the nodes and edges, the same in both layouts; empty where nothing is known."""
         return ""
 
     def check_unchanged(self) -> None:
@@ -92,6 +135,10 @@ class Store(Graph):
         """SHA-256 over the digests of all files: equal digests mean equal bytes."""
         try:
             self.attributes: dict[str, Any] = read_json(meta)["attributes"]
+            if self.seal.version < VERSION:
+                from netgpt.graphstore.datasets.names import upgraded  # by name, and of old stores alone
+
+                self.attributes = upgraded(self.attributes)
             self.schema = Schema.from_dict(self.attributes["schema"])
             self.num_nodes = {name: self.attributes["num_nodes"][name] for name in self.node_types}
             self._check_attributes()
@@ -99,6 +146,8 @@ class Store(Graph):
             raise FormatError(f"{meta}: found attributes of no graph ({error!r}); build it again") from error
         self._relations: dict[EdgeType, Relation] = {}
         self._features: dict[str, Features] = {}
+        self._columns: dict[tuple[str, str], np.ndarray] = {}
+        self._strings_of: dict[tuple[str, str], Strings] = {}
         self._watch = FileWatch()
 
     def _check_attributes(self) -> None:
@@ -110,17 +159,12 @@ class Store(Graph):
         for (src, _, dst), relation in zip(self.edge_types, relations.values(), strict=True):
             if relation["layout"] not in ("csr", "prefix") or (relation["layout"] == "prefix" and src != dst):
                 raise ValueError(f"layout {relation['layout']!r} from {src} to {dst}")
-        if not isinstance(self.attributes["source_digest"], str):
-            raise ValueError("source_digest")
-        dict(self.attributes["encoders"])
-        if self.has_records:
-            if self.schema.target != "video" or "video" not in self.num_nodes:
-                raise ValueError("records without video nodes")
-            dict(self.attributes["build"])
-            if not all(isinstance(self.attributes[name], str) for name in ("ties", "train_until")):
-                raise ValueError("ties or train_until")
-            if not all(type(self.attributes[name]) is int for name in ("num_skipped", "time_dim")):
-                raise ValueError("num_skipped or time_dim")
+        if not all(isinstance(self.attributes[name], str) for name in ("source_digest", "dataset")):
+            raise ValueError("source_digest or dataset")
+        for name in ("encoders", "build"):
+            dict(self.attributes[name])
+        if not all(type(self.attributes[name]) is int for name in ("num_skipped", "time_dim")):
+            raise ValueError("num_skipped or time_dim")
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {sum(self.num_nodes.values()):,} nodes)"
@@ -129,12 +173,19 @@ class Store(Graph):
         return Store, (self.path,)  # maps are opened again where it is unpickled, not copied
 
     @cached_property
+    def dataset(self) -> Dataset:  # type: ignore[override]  # the base has a plain property
+        """The data set that its attributes name. UnknownNameError where that is not installed."""
+        from netgpt.graphstore.datasets.names import load  # above this room, and loaded by its name alone
+
+        return load(self.attributes["dataset"])
+
+    @cached_property
     def num_edges(self) -> dict[EdgeType, int]:
         relations = self.attributes["relations"]
         return {e: int(relations[edge_name(e)]["num_edges"]) for e in self.edge_types}
 
     def array(self, name: str) -> np.ndarray:
-        """Map one array by its path in the store, such as `nodes/video/label`."""
+        """Map one array by its path in the store, such as `nodes/TYPE/COLUMN`."""
         array = map_array(self.path, name)
         if isinstance(array, np.memmap) and array.filename is not None:
             self._watch.add(Path(array.filename))
@@ -158,8 +209,7 @@ class Store(Graph):
     def relation(self, edge_type: EdgeType) -> Relation:
         if edge_type not in self._relations:
             if edge_type not in self.edge_types:
-                known = ", ".join(edge_name(e) for e in self.edge_types)
-                raise UnknownNameError(f"edge type: found {edge_type!r}, expected one of {known}")
+                raise unknown_relation(self, edge_type)
             folder = f"edges/{edge_name(edge_type)}"
             indices = self.array(f"{folder}/indices")
             num_tails = self.num_nodes[edge_type[2]]
@@ -174,17 +224,12 @@ class Store(Graph):
             self._relations[edge_type] = relation
         return self._relations[edge_type]
 
-    @property
-    def has_records(self) -> bool:
-        """Made from released records: with ids, texts, labels, times and splits. Not so from edge lists."""
-        return "train_until" in self.attributes
-
     def features(self, node_type: str) -> Features:
         if node_type not in self._features:
             if node_type not in self.schema.encoded_types:
-                known = ", ".join(self.schema.encoded_types)
+                there = ", ".join(self.schema.encoded_types)
                 raise UnknownNameError(
-                    f"node type with features: found {node_type!r}, expected one of {known or 'none'}"
+                    f"node type with features: found {node_type!r}, expected one of {there or 'none'}"
                 )
             folder, num = f"nodes/{node_type}", self.num_nodes[node_type]
             rows = None
@@ -206,62 +251,86 @@ class Store(Graph):
             raise FormatError(f"{self.path}: {name}_offset: found {len(offset)} rows, expected {length + 1}")
         return Strings(self.array(name), offset)
 
-    def _video_column(self, name: str) -> np.ndarray:
-        found = self._array_of_length(f"nodes/video/{name}", self.num_nodes["video"])
-        if found.ndim != 1 or found.dtype != (expected := VIDEO_COLUMNS[name]):
-            raise FormatError(f"{self.path}: nodes/video/{name}: found {found.dtype}, expected {expected}")
-        return found
+    def strings(self, node_type: str, name: str) -> Sequence[str]:
+        column = self.known_column(node_type, name, "id", "text")
+        if (node_type, name) not in self._strings_of:
+            strings = self._strings(column.path(node_type), self.num_nodes[node_type])
+            self._strings_of[node_type, name] = strings
+        return self._strings_of[node_type, name]
 
-    @cached_property
-    def ids(self) -> Sequence[str]:  # type: ignore[override]
-        return self._strings("nodes/video/id", self.num_nodes["video"])  # type: ignore[return-value]
+    def column(self, node_type: str, name: str) -> np.ndarray:
+        column = self.known_column(node_type, name, "number", "time", "category")
+        if column.kind == "category":
+            return self.category(node_type, name)[0]
+        if (node_type, name) not in self._columns:
+            num, path = self.num_nodes[node_type], column.path(node_type)
+            if path in self.seal.arrays or self.seal.version == VERSION:
+                values = self._array_of_length(path, num)
+                if values.ndim != 1 or values.dtype != column.number_type:
+                    raise FormatError(
+                        f"{self.path}: {path}: found {values.dtype}, expected {column.number_type}"
+                    )
+            else:  # the store is of a format before the column
+                values = np.asarray(self.dataset.derive(self, node_type, name), column.number_type)
+                values.setflags(write=False)
+            self._columns[node_type, name] = values
+        return self._columns[node_type, name]
 
-    @cached_property
-    def texts(self) -> Sequence[str]:  # type: ignore[override]
-        return self._strings("nodes/video/text", self.num_nodes["video"])  # type: ignore[return-value]
-
-    @property
-    def skipped_ids(self) -> set[str]:
-        """Ids of records that the builds of this store left out (`--on-error skip`)."""
-        name = "nodes/video/skipped_id"
-        if name not in self.seal.arrays:  # format 1 kept their number alone
-            return set()
-        ids = self._strings(name)
-        return {ids[i] for i in range(len(ids))}
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        """Influence level of each video node: [N] int8, −1 unknown."""
-        return self._video_column("label")
-
-    @cached_property
-    def post_time(self) -> np.ndarray:
-        """[N] int64, seconds since 1970."""
-        return self._video_column("time")
-
-    @cached_property
-    def sampling_time(self) -> np.ndarray:
-        """[N] int64, seconds since 1970: midnight of the sampling date in China."""
-        return self._video_column("ctime")
-
-    @property
-    def times(self) -> dict[str, np.ndarray]:
-        return {"video": self.sampling_time} if self.has_records else {}
-
-    def key(self, name: str) -> tuple[np.ndarray, Sequence[str]]:
-        """A shared attribute (url, author, topic, platform): codes [N] int32, −1 empty, and the values."""
-        folder = f"nodes/video/keys/{name}"
-        codes = self._array_of_length(f"{folder}/code", self.num_nodes["video"])
+    def category(self, node_type: str, name: str) -> tuple[np.ndarray, Sequence[str]]:
+        folder = self.known_column(node_type, name, "category").path(node_type)
+        codes = self._array_of_length(f"{folder}/code", self.num_nodes[node_type])
         values = self._strings(f"{folder}/value")
         if codes.dtype != np.int32 or (len(codes) and not -1 <= codes.min() <= codes.max() < len(values)):
             raise FormatError(f"{self.path}: {folder}/code: values outside -1 to {len(values) - 1}")
-        return codes, values  # type: ignore[return-value]
+        return codes, values
+
+    @property
+    def skipped_ids(self) -> set[str]:
+        """Ids of rows of the target type that the builds of this store left out (`--on-error skip`)."""
+        name = f"nodes/{self.schema.target}/skipped_id"
+        if name not in self.seal.arrays:  # format 1 kept their number alone
+            return set()
+        return set(self._strings(name))
+
+    def taken_ids(self) -> frozenset[str]:
+        """Ids that no row which joins this store may have: those of its target type, left out or not."""
+        has_ids = any(c.kind == "id" for c in self.schema.node_type(self.schema.target).columns)
+        return frozenset(self.ids) | self.skipped_ids if has_ids else frozenset()
+
+    # What was there before stores had columns of any name
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The column `label` of the target type: [N]."""
+        return self.column(self.schema.target, "label")
+
+    @property
+    def post_time(self) -> np.ndarray:
+        """The column `time` of the target type: [N] int64, seconds since 1970."""
+        return self.column(self.schema.target, "time")
+
+    @property
+    def sampling_time(self) -> np.ndarray:
+        """The column `ctime` of the target type: [N] int64, seconds since 1970."""
+        return self.column(self.schema.target, "ctime")
+
+    def key(self, name: str) -> tuple[np.ndarray, Sequence[str]]:
+        """A category of the target type: codes [N] int32, −1 empty, and the values."""
+        return self.category(self.schema.target, name)
 
     def split(self, name: str) -> np.ndarray:
-        """Video node numbers of a split (train, test; by post date), ascending: [n] int64."""
+        """Node numbers of the target type of a part of the data set's own split (train, test), ascending:
+        [n] int64. UnknownNameError where the data set has none."""
         if name not in SPLITS:
             raise UnknownNameError(f"split: found {name!r}, expected one of {', '.join(SPLITS)}")
-        return np.flatnonzero(self._video_column("split") == SPLITS.index(name))
+        split = self.schema.split
+        if split is None:
+            raise UnknownNameError(
+                f"{self.path}: split {name!r}: found none in a store of {self.dataset.title}, expected a "
+                "data set with a split; choose nodes by a column"
+            )
+        is_test = self.column(self.schema.target, split.column) >= split.until
+        return np.flatnonzero(is_test == (name == "test"))
 
     def as_pyg(self, *, max_bytes: int = 1 << 30) -> tuple[StoreFeatures, StoreGraph]:
         """PyG's remote-backend pair (FeatureStore, GraphStore) over this store.
@@ -272,3 +341,9 @@ class Store(Graph):
         from netgpt.graphstore.pyg import StoreFeatures, StoreGraph  # torch is imported only here
 
         return StoreFeatures(self), StoreGraph(self, max_bytes=max_bytes)
+
+
+def unknown_relation(graph: Graph, edge_type: EdgeType) -> UnknownNameError:
+    """The error for an edge type that a graph does not have."""
+    there = ", ".join(edge_name(e) for e in graph.edge_types)
+    return UnknownNameError(f"edge type: found {edge_type!r}, expected one of {there}")

@@ -58,8 +58,8 @@ class MiniBatch:
 
     @property
     def num_seeds(self) -> int:
-        """Seeds of the target type."""
-        return self.num_sampled_nodes[self.target][0]
+        """Seeds, of whatever type: where they are of one, the first nodes of it."""
+        return sum(counts[0] for counts in self.num_sampled_nodes.values())
 
     @property
     def num_edges(self) -> int:
@@ -81,7 +81,8 @@ class MiniBatch:
         """A torch_geometric HeteroData with x (float32), n_id, edge_index, and the per-hop counts.
 
         Nodes have x where their type has features, `batch` where the batch is disjoint, and edges
-        have e_id where their numbers were asked for.
+        have e_id where their numbers were asked for. The types that seeds are of have `batch_size`, the
+        target type in a batch without any.
         """
         import torch
         from torch_geometric.data import HeteroData
@@ -96,7 +97,7 @@ class MiniBatch:
             elif name in graph.schema.encoded_types:
                 data[name].x = torch.from_numpy(graph.features(name).gather(ids).astype(np.float32))
             data[name].num_sampled_nodes = self.num_sampled_nodes[name]
-            if self.num_sampled_nodes[name][0] or name == self.target:
+            if self.num_sampled_nodes[name][0] or (name == self.target and not self.num_seeds):
                 data[name].batch_size = self.num_sampled_nodes[name][0]
             if self.trees is not None:
                 data[name].batch = torch.from_numpy(self.trees[name]).long()

@@ -63,9 +63,9 @@ class FeatureGatherer:
     def gather(self, nodes: Mapping[str, np.ndarray]) -> dict[str, BatchFeatures]:
         """Features of nodes by type [n], of the types that have any."""
         self.graph.check_unchanged()  # reading a file that was cut off would end the process
-        found = {name: self._gather(name, nodes[name]) for name in self._features}
+        gathered = {name: self._gather(name, nodes[name]) for name in self._features}
         self.graph.check_unchanged()
-        return found
+        return gathered
 
     def _gather(self, name: str, ids: np.ndarray) -> BatchFeatures:
         import torch

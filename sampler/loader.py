@@ -17,7 +17,7 @@ from netgpt.sampler.errors import SamplerError
 from netgpt.sampler.features import FeatureGatherer
 from netgpt.sampler.kernels.generator import GENERATOR
 from netgpt.sampler.neighbor import NeighborSampler
-from netgpt.sampler.options import SamplingOptions
+from netgpt.sampler.options import SamplingOptions, options_of
 from netgpt.sampler.requests import Request
 from netgpt.sampler.requests import node_ids as check_node_ids
 
@@ -113,6 +113,12 @@ class _Gathering:
         return map_in_order(self.gather, self.engine.stream(requests), self.threads, 1)
 
 
+_LOADER_OPTIONS = (
+    *("node_ids", "batch_size", "shuffle", "drop_last", "rank", "world_size", "node_type"),
+    *("threads", "prefetch", "gather", "pin_memory", "engine"),
+)
+
+
 class NeighborLoader:
     """Sampled mini-batches of one epoch after the other, resumable at the exact batch.
 
@@ -129,7 +135,7 @@ class NeighborLoader:
     def __init__(
         self,
         graph: Graph,
-        node_ids: np.ndarray,
+        node_ids: np.ndarray | None = None,
         *,
         batch_size: int = 512,
         seed: int = 0,
@@ -145,6 +151,9 @@ class NeighborLoader:
         engine: SamplingEngine | None = None,
         **options: Any,
     ) -> None:
+        wanted = options_of({"seed": seed, **options}, *_LOADER_OPTIONS)
+        if node_ids is None:
+            raise SamplerError("node_ids: found none, expected the seed nodes' numbers")
         if not 0 <= rank < world_size:
             raise SamplerError(f"rank: found {rank}, expected 0 to {world_size - 1}")
         if batch_size < world_size:
@@ -162,7 +171,6 @@ class NeighborLoader:
         self.rank, self.world_size = rank, world_size
         self.threads, self.prefetch = threads, prefetch or max(1, 2 * threads)
         self.gatherer = FeatureGatherer(graph, pin_memory=pin_memory) if gather else None
-        wanted = SamplingOptions(seed=seed, **options)
         meaning = wanted.meaning(graph)
         if engine is None:
             sampler = NeighborSampler.of(graph, wanted)
@@ -179,7 +187,7 @@ class NeighborLoader:
         self._stream = self._digest(graph.fingerprint, meaning)
 
     def _digest(self, graph: str, options: str) -> str:
-        """Of all that decides which batches come: not of who samples them, nor of the world size."""
+        """A digest of all that decides which batches come: not who samples them, nor the world size."""
         what = (GENERATOR, graph, options, self.node_type, self.batch_size, self.shuffle, self.drop_last)
         digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
         digest.update(self.node_ids.tobytes())

@@ -15,7 +15,7 @@ from netgpt.sampler.errors import SamplerError
 from netgpt.sampler.kernels import batch as kernels
 from netgpt.sampler.kernels.generator import row_key
 from netgpt.sampler.kernels.memory import address
-from netgpt.sampler.options import SamplingOptions
+from netgpt.sampler.options import SamplingOptions, options_of
 from netgpt.sampler.pool import Lend, MemoryPool, room
 from netgpt.sampler.requests import Request, Seeds, flat_seeds, integer, time_limits
 
@@ -51,7 +51,7 @@ class NeighborSampler:
     """
 
     def __init__(self, graph: Graph, **options: Any) -> None:
-        self.graph, self.options = graph, SamplingOptions(**options)
+        self.graph, self.options = graph, options_of(options)
         if self.options.temporal and not graph.times:
             raise SamplerError("temporal: found a graph without times, expected one whose nodes have them")
         self._fanout_HR = self.options.by_hop(graph)
@@ -132,7 +132,7 @@ class NeighborSampler:
         workspace = self._take_workspace(options.num_hops * (len(seeds) + 1))
         while True:
             space = self._space(workspace, lend or self._pool.lend)
-            problem, needed, workspace.last_stamp, *found = kernels.sample_batch(
+            problem, needed, workspace.last_stamp, *counts = kernels.sample_batch(
                 self._relations,
                 self._node_types,
                 self._fanout_HR,
@@ -156,7 +156,7 @@ class NeighborSampler:
         graph.check_unchanged()  # what was read while it changed is no batch
         if problem[0] != kernels.SOUND:
             raise self._problem(*problem)
-        num_nodes_TH, num_edges_HR = found
+        num_nodes_TH, num_edges_HR = counts
         num_nodes, num_tails = num_nodes_TH.sum(), num_nodes_TH[:, :-1].sum(1)
         num_edges, num_rows = num_edges_HR.sum(), num_tails[self._relations[:, kernels.DST]].sum()
         return FlatBatch(
@@ -176,12 +176,12 @@ class NeighborSampler:
 
     def _row_keys(self, epoch: int) -> np.ndarray:
         """Keys of the relations' rows in an epoch: [R] uint64."""
-        found = self._keys
-        if found is None or found[0] != epoch:
+        of_epoch = self._keys
+        if of_epoch is None or of_epoch[0] != epoch:
             seed = self.options.seed
             keys = np.array([row_key(seed, epoch, e) for e in self.graph.edge_types], np.uint64)
-            found = self._keys = (epoch, keys)
-        return found[1]
+            of_epoch = self._keys = (epoch, keys)
+        return of_epoch[1]
 
     def _take_workspace(self, num_stamps: int) -> _Workspace:
         """One that nobody uses and that has `num_stamps` stamps left, for several tries."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal
 
 import numpy as np
 
@@ -97,14 +98,43 @@ class SamplingOptions:
         return repr(what)
 
 
+PYGS_WORDS = {
+    "num_neighbors": "fanout",
+    "input_nodes": "node_ids, with node_type where they are not of the target type",
+    "num_workers": "threads",
+    "input_time": "times, of NeighborSampler.sample",
+    "time_attr": "temporal, by the times of the graph's nodes",
+    "temporal_strategy": "temporal",
+    "prefetch_factor": "prefetch",
+}
+"""What PyG calls things that have another name here."""
+
+
+def options_of(given: Mapping[str, Any], *others: str) -> SamplingOptions:
+    """The options of these names. SamplerError for a name that there is not, with the one that was meant.
+
+    others: names that the caller takes besides.
+    """
+    names = [field.name for field in fields(SamplingOptions)]
+    for name in given:
+        if name in names:
+            continue
+        if name in PYGS_WORDS:
+            raise SamplerError(f"{name}: found a word of PyG's, expected {PYGS_WORDS[name]}")
+        near = get_close_matches(name, [*names, *others], n=1, cutoff=0.6)
+        meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join((*others, *names))}"
+        raise SamplerError(f"{name}: found an option that there is not; {meant}")
+    return SamplingOptions(**given)
+
+
 def _is_list(fanout: object) -> bool:
     return isinstance(fanout, Sequence) and not isinstance(fanout, str)
 
 
 def _named(graph: Graph, name: str | EdgeType) -> list[EdgeType]:
     """Edge types of a relation's name, or the edge type itself."""
-    found = [e for e in graph.edge_types if name == (e[1] if isinstance(name, str) else e)]
-    if not found:
+    named = [e for e in graph.edge_types if name == (e[1] if isinstance(name, str) else e)]
+    if not named:
         known = ", ".join(edge_name(e) for e in graph.edge_types)
         raise SamplerError(f"relation: found {name!r}, expected one of {known}")
-    return found
+    return named

@@ -66,5 +66,5 @@ class MemoryPool:
                 buffer = None
         if buffer is None:
             buffer = np.empty(num_bytes, np.uint8)
-        free, found = self._free, buffer
-        return Arena(lent(found, lambda: free.append(found)))
+        free, taken = self._free, buffer
+        return Arena(lent(taken, lambda: free.append(taken)))

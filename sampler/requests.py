@@ -34,10 +34,10 @@ def integer(value: Any, name: str) -> int:
 
 def integers(values: Any, name: str) -> np.ndarray:
     """[n] int64, a copy. Raises SamplerError for other shapes and types."""
-    found = np.asarray(values)
-    if found.ndim != 1 or (len(found) and not np.issubdtype(found.dtype, np.integer)):
-        raise SamplerError(f"{name}: found {found.dtype} {list(found.shape)}, expected [n] integers")
-    return found.astype(np.int64)
+    numbers = np.asarray(values)
+    if numbers.ndim != 1 or (len(numbers) and not np.issubdtype(numbers.dtype, np.integer)):
+        raise SamplerError(f"{name}: found {numbers.dtype} {list(numbers.shape)}, expected [n] integers")
+    return numbers.astype(np.int64)
 
 
 def node_ids(graph: Graph, node_type: str, values: Any) -> np.ndarray:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from netgpt import graphstore
-from netgpt.graphstore import BuildConfig, Store
-from netgpt.graphstore.xsvideo.synth import synthetic_records
+from netgpt.graphstore import Store
+from netgpt.graphstore.datasets.xsvideo.schema import Config
+from netgpt.graphstore.datasets.xsvideo.synth import synthetic_records
 
 # Before torch is imported: on the tests' small tensors two threads mostly wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "xs-video" / "sample.json"
-SMALL = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4)
+SMALL = Config(encoder="hash:32", time_dim=8, video_dim=4)
 
 
 @pytest.fixture(scope="session")
@@ -46,12 +47,12 @@ def records_path(records: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
 def store(records_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     out = tmp_path_factory.mktemp("stores") / "prefix"
     graphstore.build(records_path, out, SMALL)
-    return graphstore.open(str(out))
+    return graphstore.open(out)
 
 
 @pytest.fixture(scope="session")
 def csr_store(records_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     out = tmp_path_factory.mktemp("stores") / "csr"
-    config = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4, layout="csr")
+    config = Config(encoder="hash:32", time_dim=8, video_dim=4, layout="csr")
     graphstore.build(records_path, out, config)
-    return graphstore.open(str(out))
+    return graphstore.open(out)

@@ -213,7 +213,7 @@ def _sample_batch(  # type: ignore[no-untyped-def]
             break
         degree_first = _spread(space.degrees, degree_first, tails_R, new_tails)
         longest, drawn, node_room = np.int64(0), np.int64(0), np.zeros(num_types, np.int64)
-        found = []
+        rows_R = []
         for r in range(num_relations):
             src, dst, num_tails = relations[r, SRC], dst_R[r], new_tails[r]
             times, first = _times(node_types[src]), node_first[dst] + bounds[dst, hop, 0]
@@ -226,7 +226,7 @@ def _sample_batch(  # type: ignore[no-untyped-def]
                 space.degrees[degree_first[r] + tails_R[r] :][:num_tails],
                 limit_S[space.trees[first : first + num_tails]] if len(times) else limit_S[:0],
             )
-            found.append(rows)
+            rows_R.append(rows)
             if fanout_HR[hop, r] == 0 or num_tails == 0:
                 rows.degrees[:] = 0
                 continue
@@ -277,7 +277,7 @@ def _sample_batch(  # type: ignore[no-untyped-def]
                 src, dst = relations[r, SRC], dst_R[r]
                 first, last = bounds[dst, hop, s], bounds[dst, hop, s + 1]
                 tails = space.nodes[node_first[dst] + first : node_first[dst] + last]
-                rows = _part(found[r], row_at[r], tails)
+                rows = _part(rows_R[r], row_at[r], tails)
                 row_at[r] += len(tails)
                 total = rows.degrees.sum()
                 if total == 0:

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch_geometric.data import EdgeAttr, TensorAttr
+from torch_geometric.loader import LinkNeighborLoader
+from torch_geometric.loader import NeighborLoader as PygNeighborLoader
+from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
 
 from netgpt import graphstore
 from netgpt.graphstore import Store, StoreError
@@ -42,8 +45,13 @@ def test_a_store_of_edge_lists(tmp_path: Path) -> None:
         "nodes: {a: {features: x.npy}, b: {count: 2}}\nedges: [{type: [a, to, b], path: pairs.npy}]\n"
     )
     graphstore.build_edges(tmp_path / "g.yaml", tmp_path / "s")
-    features, graph = graphstore.open(str(tmp_path / "s")).as_pyg()
-    assert [(a.group_name, a.attr_name) for a in features.get_all_tensor_attrs()] == [("a", "x")]
+    features, graph = graphstore.open(tmp_path / "s").as_pyg()
+    attrs = features.get_all_tensor_attrs()
+    # PyG takes the node types from these: a type without features has the numbers of its nodes
+    assert [(a.group_name, a.attr_name) for a in attrs] == [("a", "x"), ("b", "n_id")]
+    assert [features.get_tensor_size(a) for a in attrs] == [(3, 3), (2,)]
+    assert features.get_tensor(TensorAttr("b", "n_id", index=None)).tolist() == [0, 1]
+    assert features.get_tensor(TensorAttr("b", "n_id", index=torch.tensor([1, 1]))).tolist() == [1, 1]
     row, colptr = graph.get_edge_index(EdgeAttr(("a", "to", "b"), "csc", is_sorted=False))
     assert (row.tolist(), colptr.tolist()) == ([2, 1, 0], [0, 2, 3])
 
@@ -54,3 +62,27 @@ def test_a_store_is_read_only(store: Store) -> None:
         features.put_tensor(torch.zeros(1), TensorAttr("video", "x", index=None))
     with pytest.raises(StoreError, match="read-only"):
         graph.remove_edge_index(EdgeAttr(store.edge_types[0], "csc"))
+
+
+@pytest.mark.skipif(
+    not (WITH_PYG_LIB or WITH_TORCH_SPARSE), reason="needs pyg-lib or torch-sparse: pip install netgpt[pyg]"
+)
+def test_pygs_loaders_run_where_types_have_no_features(tmp_path: Path) -> None:
+    """`IndexError: phmap at()` where a type has no attribute."""
+    pairs = np.random.default_rng(0).integers(0, 20, (80, 2))
+    np.save(tmp_path / "pairs.npy", pairs)
+    np.save(tmp_path / "back.npy", pairs[:, ::-1])
+    np.save(tmp_path / "x.npy", np.eye(20, dtype=np.float32))
+    (tmp_path / "g.yaml").write_text(
+        "nodes: {a: {features: x.npy}, b: {count: 20}}\n"
+        "edges: [{type: [a, to, b], path: pairs.npy}, {type: [b, of, a], path: back.npy}]\n"
+    )
+    graphstore.build_edges(tmp_path / "g.yaml", tmp_path / "s")
+    remote = graphstore.open(tmp_path / "s").as_pyg()
+    nodes = PygNeighborLoader(remote, [2, 2], input_nodes=("b", torch.arange(6)), batch_size=3)
+    for data in nodes:
+        assert data["b"].batch_size == 3 and (data["a"].x.argmax(1) == data["a"].n_id).all()
+    ends = torch.from_numpy(pairs[:6].T.copy())
+    links = LinkNeighborLoader(remote, [2, 2], edge_label_index=(("a", "to", "b"), ends), batch_size=3)
+    for data in links:
+        assert data["a", "to", "b"].edge_label_index.shape == (2, 3)

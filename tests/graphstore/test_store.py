@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netgpt import graphstore
-from netgpt.graphstore import BuildConfig, Store, StoreError, UnknownNameError
+from netgpt.graphstore import Store, StoreError, UnknownNameError
 from netgpt.graphstore.arrays import ArrayWriter, Strings, StringWriter, map_array
+from netgpt.graphstore.datasets.xsvideo.schema import SCALARS, Config
 from netgpt.graphstore.relations import Relation, csr_from_pairs, prefix_rows
-from netgpt.graphstore.xsvideo.schema import SCALARS
 from tests.conftest import SMALL
 
 RULES = {
@@ -90,16 +90,16 @@ def test_rows_equal_a_double_loop_in_both_layouts(
 def test_strict_ties_drop_heads_of_the_same_day(
     records: dict[str, Any], records_path: Path, tmp_path: Path
 ) -> None:
-    config = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4, ties="strict")
+    config = Config(encoder="hash:32", time_dim=8, video_dim=4, ties="strict")
     graphstore.build(records_path, tmp_path / "store", config)
-    check_against_records(graphstore.open(str(tmp_path / "store")), records, ties="strict")
+    check_against_records(graphstore.open(tmp_path / "store"), records, ties="strict")
 
 
 @pytest.mark.parametrize("layout", ["prefix", "csr"])
 def test_released_sample_equals_a_double_loop(layout: str, sample_path: Path, tmp_path: Path) -> None:
-    config = BuildConfig(encoder="hash:32", time_dim=8, video_dim=4, layout=layout)  # type: ignore[arg-type]
+    config = Config(encoder="hash:32", time_dim=8, video_dim=4, layout=layout)  # type: ignore[arg-type]
     graphstore.build(sample_path, tmp_path / "store", config)
-    store = graphstore.open(str(tmp_path / "store"))
+    store = graphstore.open(tmp_path / "store")
     records = json.loads(sample_path.read_text(encoding="utf-8"))
     check_against_records(store, records)
     assert len(store.split("train")) == 770 and len(store.split("test")) == 903
@@ -211,7 +211,7 @@ def test_strings_round_trip(texts: list[str], tmp_path_factory: pytest.TempPathF
 
 def test_same_input_gives_the_same_bytes(records_path: Path, store: Store, tmp_path: Path) -> None:
     graphstore.build(records_path, tmp_path / "again", SMALL)
-    assert graphstore.open(str(tmp_path / "again")).digest == store.digest
+    assert graphstore.open(tmp_path / "again").digest == store.digest
 
 
 def test_opening_maps_and_pickling_opens_again(store: Store) -> None:

@@ -13,8 +13,9 @@ import torch
 from sampling_reference import same_batch
 
 from netgpt import graphstore
-from netgpt.graphstore import BuildConfig, Store
-from netgpt.graphstore.xsvideo.synth import synthetic_records
+from netgpt.graphstore import Store
+from netgpt.graphstore.datasets.xsvideo.schema import Config
+from netgpt.graphstore.datasets.xsvideo.synth import synthetic_records
 from netgpt.sampler import MiniBatch, NeighborLoader, NeighborSampler, Request, SamplerError
 from netgpt.sampler.loader import map_in_order
 
@@ -145,10 +146,8 @@ def test_the_state_of_another_graph_is_refused_and_of_the_other_layout_not(
     make(csr_store).load_state_dict(state)
     records = dict(synthetic_records(0.0005, seed=2))
     (tmp_path / "r.json").write_text(json.dumps(records))
-    graphstore.build(
-        tmp_path / "r.json", tmp_path / "s", BuildConfig(encoder="hash:32", time_dim=8, video_dim=4)
-    )
-    other = graphstore.open(str(tmp_path / "s"))
+    graphstore.build(tmp_path / "r.json", tmp_path / "s", Config(encoder="hash:32", time_dim=8, video_dim=4))
+    other = graphstore.open(tmp_path / "s")
     loader = NeighborLoader(other, store.split("train"), batch_size=16, fanout=2, seed=5)
     with pytest.raises(SamplerError, match="state: found one of a loader with other seeds"):
         loader.load_state_dict(state)

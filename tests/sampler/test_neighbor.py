@@ -158,6 +158,22 @@ def test_stamps_that_are_used_up_start_again(store: Store) -> None:
     assert sampler._workspaces[0].last_stamp < 100
 
 
+def test_pyg_data_of_seeds_of_another_type_than_the_target(store: Store) -> None:
+    sampler = NeighborSampler(store, fanout=3)
+    batch = sampler.sample({"topic": np.array([2, 1, 4])})
+    data = batch.to_hetero_data(store)
+    assert batch.num_seeds == data["topic"].batch_size == 3
+    assert data["topic"].n_id[:3].tolist() == [2, 1, 4]
+    assert [name for name in store.node_types if "batch_size" in data[name]] == ["topic"]
+    both = sampler.sample({"topic": np.array([2]), "video": np.array([7, 8])}).to_hetero_data(store)
+    assert {n: both[n].batch_size for n in store.node_types if "batch_size" in both[n]} == {
+        "video": 2,
+        "topic": 1,
+    }
+    none = sampler.sample(np.empty(0, int)).to_hetero_data(store)
+    assert [(n, none[n].batch_size) for n in store.node_types if "batch_size" in none[n]] == [("video", 0)]
+
+
 class ArithmeticGraph(Graph):
     """Node i has feature i; row v holds every head below v. Any sample can be checked by arithmetic."""
 

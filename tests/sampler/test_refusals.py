@@ -12,7 +12,8 @@ from sampling_reference import MemoryGraph, one_row_graph, random_graph, rows_of
 
 from netgpt import graphstore
 from netgpt.graphstore import FormatError, Store, StoreError
-from netgpt.sampler import FeatureGatherer, NeighborSampler, SamplerError, SamplingOptions
+from netgpt.sampler import FeatureGatherer, NeighborLoader, NeighborSampler, SamplerError, SamplingOptions
+from netgpt.sampler.pyg import Sampler
 
 TOPIC = ("video", "has_same_topic_as", "video")
 
@@ -88,8 +89,43 @@ def test_a_fanout_of_none_and_relations_left_out(store: Store) -> None:
 def test_bad_options_are_refused(store: Store, options: dict[str, object], text: str) -> None:
     with pytest.raises(SamplerError, match=text):
         NeighborSampler(store, **options)
-    with pytest.raises(TypeError):
-        NeighborSampler(store, fan_out=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"fan_out": 3}, "fan_out: found an option that there is not; did you mean fanout?"),
+        ({"zzz": 3}, "zzz: found an option that there is not; expected one of "),
+        ({"num_neighbors": [3, 3]}, "num_neighbors: found a word of PyG's, expected fanout"),
+        ({"time_attr": "time"}, "time_attr: found a word of PyG's, expected temporal"),
+    ],
+)
+def test_other_words_are_answered_with_ours(store: Store, options: dict[str, object], words: str) -> None:
+    for make in (
+        lambda: NeighborSampler(store, **options),
+        lambda: NeighborLoader(store, np.arange(3), **options),
+        lambda: Sampler(store, **options),
+    ):
+        with pytest.raises(SamplerError) as caught:
+            make()
+        assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"input_nodes": np.arange(3)}, "input_nodes: found a word of PyG's, expected node_ids"),
+        (
+            {"node_ids": np.arange(3), "num_workers": 2},
+            "num_workers: found a word of PyG's, expected threads",
+        ),
+        ({"node_ids": np.arange(3), "batchsize": 2}, "batchsize: .*did you mean batch_size"),
+        ({}, "node_ids: found none, expected the seed nodes"),
+    ],
+)
+def test_a_loader_names_its_own_words(store: Store, options: dict[str, object], words: str) -> None:
+    with pytest.raises(SamplerError, match=words):
+        NeighborLoader(store, **options)  # type: ignore[arg-type]
 
 
 def test_times_that_do_not_fit_are_refused(store: Store) -> None:
@@ -153,14 +189,14 @@ def test_an_unsealed_store_is_refused(store: Store, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "s")
     (tmp_path / "s" / "SEAL.json").unlink()
     with pytest.raises((StoreError, FormatError), match=r"SEAL\.json"):
-        graphstore.open(str(tmp_path / "s"))
+        graphstore.open(tmp_path / "s")
 
 
 @pytest.mark.parametrize("fault", ["cut", "overwritten", "emptied"])
 def test_a_store_changed_while_in_use_is_an_error(store: Store, tmp_path: Path, fault: str) -> None:
     path = tmp_path / "s"
     shutil.copytree(store.path, path)
-    sampler = NeighborSampler(graphstore.open(str(path)), fanout=3)
+    sampler = NeighborSampler(graphstore.open(path), fanout=3)
     sampler.sample(np.arange(9))
     file = path / "edges/video/has_same_topic_as/video/indices/c/0"
     if fault == "overwritten":
@@ -179,7 +215,7 @@ def test_times_and_features_cut_off_while_in_use_are_an_error(
 ) -> None:
     path = tmp_path / "s"
     shutil.copytree(store.path, path)
-    one = graphstore.open(str(path))
+    one = graphstore.open(path)
     sampler, gatherer = NeighborSampler(one, fanout=3, temporal="<="), FeatureGatherer(one)
     batch = sampler.sample(np.arange(9))
     gatherer.gather(batch.nodes)
@@ -198,7 +234,7 @@ def test_times_and_features_cut_off_while_in_use_are_an_error(
 def test_a_store_replaced_while_in_use_stays_what_it_was(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "s"
     shutil.copytree(store.path, path)
-    sampler = NeighborSampler(graphstore.open(str(path)), fanout=3)
+    sampler = NeighborSampler(graphstore.open(path), fanout=3)
     before = sampler.sample(np.arange(9))
     path.rename(tmp_path / "old")
     shutil.copytree(store.path, path)

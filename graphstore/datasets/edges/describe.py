@@ -1,0 +1,212 @@
+"""The description of a graph as edge lists: a small YAML (or JSON) file.
+
+    target: item                       # node type that is rated; needed by training alone
+    nodes:
+      user: {count: 1000}              # without a count: the greatest number + 1
+      item: {features: item.npy}       # [count, width] float16 or float32
+    edges:
+      - type: [user, buys, item]
+        path: [buys-0.parquet, buys-1.parquet]     # Parquet, CSV (with a header) or npy
+        columns: [src, dst]            # heads and tails, of Parquet and CSV
+        duplicates: drop               # keep (default), drop (the first stays) or error
+        self_loops: error              # keep (default), drop or error
+      - type: [item, next_to, item]
+        path: [heads.npy, tails.npy]   # a pair of [E] arrays, or one [E, 2] array
+      - type: [item, same_brand_as, item]
+        group: {path: items.parquet, key: brand, time: day, ties: strict}   # row i: node i; or two .npy files
+
+A `group` makes the edges: every node's heads are the nodes of the same key (−1 or no text: none) whose
+time is not later (`ties: strict`: earlier).
+
+Paths are relative to the description.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.schema import NAME, EdgeType, edge_name
+
+Require = Callable[[bool, str, object, str], None]
+"""Condition, place, value found, what was expected."""
+
+_JSON = re.compile(rb'\{\s*"(version|target|nodes|edges)"\s*:')
+"""How a description in JSON, which is YAML too, begins."""
+POLICIES = ("keep", "drop", "error")
+SUFFIXES = (".parquet", ".csv", ".npy")
+
+
+@dataclass
+class NodeDescription:
+    count: int | None = None
+    features: str | None = None
+
+
+@dataclass
+class GroupDescription:
+    key: str = ""
+    time: str = ""
+    path: str | None = None
+    ties: str = "include"
+
+
+@dataclass
+class EdgeDescription:
+    type: list[str] = field(default_factory=list)
+    path: Any = None
+    group: GroupDescription | None = None
+    columns: list[str] = field(default_factory=lambda: ["src", "dst"])
+    duplicates: str = "keep"
+    self_loops: str = "keep"
+
+    @property
+    def edge_type(self) -> EdgeType:
+        src, relation, dst = self.type
+        return src, relation, dst
+
+
+_DEFAULT = asdict(EdgeDescription())
+
+
+@dataclass
+class Description:
+    nodes: dict[str, NodeDescription] = field(default_factory=dict)
+    edges: list[EdgeDescription] = field(default_factory=list)
+    target: str | None = None
+
+
+def is_description(path: Path) -> bool:
+    """Whether a file describes a graph: YAML by its name, or a JSON object that begins as one does."""
+    if path.suffix in (".yaml", ".yml"):
+        return True
+    try:
+        with path.open("rb") as file:
+            return _JSON.match(file.read(4096).lstrip()) is not None
+    except OSError:
+        return False
+
+
+def read_description(path: Path) -> Description:
+    """Read and check a description; paths in it become absolute. Raises StoreError."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        raw = OmegaConf.create(path.read_text(encoding="utf-8"))
+        _check_keys(path, OmegaConf.to_container(raw))
+        description = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Description), raw))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from error
+    except StoreError:
+        raise
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise StoreError(f"{path}: {'; '.join(lines[:2])}") from error
+    assert isinstance(description, Description)
+    _check(path, description)
+    return description
+
+
+def _check_keys(path: Path, raw: Any) -> None:
+    """StoreError for what is no object where one belongs, and for unknown keys, with the nearest that there
+    is."""
+
+    def check(place: str, value: Any, kind: type) -> None:
+        if not isinstance(value, dict):
+            raise StoreError(f"{path}: {place or 'the whole'}: found {value!r:.60}, expected an object")
+        names = [one.name for one in fields(kind)]
+        for key in map(str, value):
+            if key not in names:
+                near = get_close_matches(key, names, n=1, cutoff=0.5)
+                meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+                where = f"{place}.{key}" if place else key
+                raise StoreError(f"{path}: found the unknown key {where}; {meant}")
+
+    check("", raw, Description)
+    nodes, edges = raw.get("nodes", {}), raw.get("edges", [])
+    if not isinstance(nodes, dict) or not isinstance(edges, list):
+        value = edges if isinstance(nodes, dict) else nodes
+        raise StoreError(
+            f"{path}: found {value!r:.60}, expected nodes: an object by name, and edges: a list of objects"
+        )
+    for name, node in nodes.items():
+        check(f"nodes.{name}", node, NodeDescription)
+    for i, edge in enumerate(edges):
+        check(f"edges[{i}]", edge, EdgeDescription)
+        if edge.get("group") is not None:
+            check(f"edges[{i}].group", edge["group"], GroupDescription)
+
+
+def _check(path: Path, description: Description) -> None:
+    def require(condition: bool, where: str, value: object, expected: str) -> None:
+        if not condition:
+            raise StoreError(f"{path}: {where}: found {value!r}, expected {expected}")
+
+    require(bool(description.nodes), "nodes", dict(description.nodes), "at least one node type")
+    require(bool(description.edges), "edges", description.edges, "at least one relation")
+    for name, node in description.nodes.items():
+        require(bool(NAME.fullmatch(name)), "nodes", name, "a name of letters, digits, _, - and .")
+        if node.count is not None:
+            require(node.count >= 1, f"nodes.{name}.count", node.count, "at least 1")
+        if node.features is not None:
+            node.features = str(path.parent / node.features)
+            ok = node.features.endswith(".npy") and Path(node.features).is_file()
+            require(ok, f"nodes.{name}.features", node.features, "an .npy file")
+    known, target = ", ".join(description.nodes), description.target
+    require(target is None or target in description.nodes, "target", target, f"one of {known}")
+    seen: set[EdgeType] = set()
+    for i, edge in enumerate(description.edges):
+        where = f"edges[{i}]"
+        require(len(edge.type) == 3, f"{where}.type", edge.type, "[source, relation, destination]")
+        src, relation, dst = edge.type
+        for end in (src, dst):
+            require(end in description.nodes, f"{where}.type", end, f"one of {known}")
+        require(bool(NAME.fullmatch(relation)), f"{where}.type", relation, "letters, digits, _, - and .")
+        require(edge.edge_type not in seen, f"{where}.type", edge_name(edge.edge_type), "each relation once")
+        seen.add(edge.edge_type)
+        require(len(edge.columns) == 2, f"{where}.columns", edge.columns, "[heads, tails]")
+        for policy in ("duplicates", "self_loops"):
+            value = getattr(edge, policy)
+            require(value in POLICIES, f"{where}.{policy}", value, f"one of {', '.join(POLICIES)}")
+        require(
+            (edge.path is None) != (edge.group is None), where, edge.edge_type, "either a path or a group"
+        )
+        if edge.group is not None:
+            require(src == dst, f"{where}.group", edge.type, "heads and tails of one type")
+            given = [n for n in ("columns", "duplicates", "self_loops") if getattr(edge, n) != _DEFAULT[n]]
+            require(not given, where, ", ".join(given), "no options of edge lists beside a group")
+            _check_group(path, f"{where}.group", edge.group, require)
+            continue
+        paths = [edge.path] if isinstance(edge.path, str) else edge.path
+        listed = isinstance(paths, list) and len(paths) > 0 and all(isinstance(p, str) for p in paths)
+        require(listed, f"{where}.path", edge.path, "a file or a list of files")
+        edge.path = [str(path.parent / p) for p in paths]
+        for p in edge.path:
+            require(p.endswith(SUFFIXES), f"{where}.path", p, f"a name that ends in {', '.join(SUFFIXES)}")
+            require(Path(p).is_file(), f"{where}.path", p, "a file")
+        kinds = {Path(p).suffix for p in edge.path}
+        require(len(kinds) == 1, f"{where}.path", sorted(kinds), "files of one kind")
+        if kinds == {".npy"}:
+            require(len(edge.path) <= 2, f"{where}.path", edge.path, "one [E, 2] array or a pair of [E]")
+
+
+def _check_group(path: Path, where: str, group: GroupDescription, require: Require) -> None:
+    require(group.ties in ("include", "strict"), f"{where}.ties", group.ties, "include or strict")
+    for name in ("key", "time"):
+        require(bool(getattr(group, name)), f"{where}.{name}", getattr(group, name), "a column or .npy file")
+    if group.path is not None:
+        group.path = str(path.parent / group.path)
+        ok = group.path.endswith((".parquet", ".csv")) and Path(group.path).is_file()
+        require(ok, f"{where}.path", group.path, "a .parquet or .csv file")
+        return
+    group.key, group.time = (str(path.parent / file) for file in (group.key, group.time))
+    for name in ("key", "time"):
+        file = getattr(group, name)
+        require(file.endswith(".npy") and Path(file).is_file(), f"{where}.{name}", file, "an .npy file")

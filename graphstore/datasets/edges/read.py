@@ -1,0 +1,171 @@
+"""Edges from files, in pieces of bounded size, checked as they pass.
+
+Legend: n edges of a piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netgpt.graphstore.datasets.edges.describe import EdgeDescription
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.sort import CHUNK_EDGES, Piece
+
+_CSV_BLOCK_BYTES = 1 << 24
+
+
+def read_edges(edge: EdgeDescription) -> Iterator[Piece]:
+    """All edges of a relation, in the order of its files and of their rows. Raises StoreError."""
+    if Path(edge.path[0]).suffix == ".npy":
+        yield from _npy_pieces(edge.path)
+        return
+    for file in edge.path:
+        first = 0
+        for batch in table_batches(file, edge.columns):
+            heads, tails = (
+                integers(file, name, arrow_column(file, name, batch.column(name), first), first)
+                for name in edge.columns
+            )
+            if len(heads):
+                yield Piece(heads, tails, file, first)
+            first += batch.num_rows
+
+
+def integers(file: str, name: str, values: np.ndarray, first: int, *, low: int = 0) -> np.ndarray:
+    """Numbers of a column as int64, from `low` on; `first` is the record of values[0]. Raises StoreError."""
+    if values.dtype.kind not in "iu":
+        raise StoreError(f"{file}: column {name!r}: found type {values.dtype}, expected whole numbers")
+    if values.dtype == np.uint64 and len(values) and int(values.max()) > np.iinfo(np.int64).max:
+        raise StoreError(f"{file}: column {name!r}: found {values.max()}, expected at most 2^63 − 1")
+    values = np.ascontiguousarray(values, np.int64)
+    if len(values) and values.min() < low:
+        row = int(np.argmax(values < low))
+        raise StoreError(
+            f"{file}: record {first + row}: field {name!r}: found {values[row]}, expected "
+            + ("a node number from 0" if low == 0 else f"a number from {low}")
+        )
+    return values
+
+
+def arrow_column(file: str, name: str, column: Any, first: int) -> np.ndarray:
+    """The values of an Arrow column without gaps; `first` is the record of its first row."""
+    import pyarrow as pa
+
+    if column.null_count:
+        row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+        raise StoreError(f"{file}: record {row}: field {name!r}: found nothing, expected a value")
+    if pa.types.is_floating(column.type):
+        raise StoreError(f"{file}: column {name!r}: found type {column.type}, expected whole numbers")
+    return column.to_numpy(zero_copy_only=False)
+
+
+def table_batches(file: str, columns: list[str], *, text: str | None = None) -> Iterator[Any]:
+    """Record batches of a Parquet or CSV file.
+
+    Columns of a CSV file are whole numbers; with `text`, that column is texts and the others are taken
+    for what they look like.
+    """
+    if file.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        with _reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
+            _require_columns(file, columns, parquet.schema_arrow.names)
+            yield from parquet.iter_batches(CHUNK_EDGES, columns=columns)
+        return
+    import pyarrow as pa
+    import pyarrow.csv
+
+    types = dict.fromkeys(columns, pa.int64()) if text is None else {text: pa.string()}
+    options = pyarrow.csv.ConvertOptions(column_types=types)
+    read = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
+    with (
+        _reading(file, "CSV of whole numbers" if text is None else "CSV"),
+        pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader,
+    ):
+        _require_columns(file, columns, reader.schema.names)
+        yield from reader
+
+
+@contextmanager
+def _reading(file: str, kind: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{file}: cannot be read as {kind} ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _require_columns(file: str, wanted: list[str], names: list[str]) -> None:
+    for name in wanted:
+        if names.count(name) != 1:
+            raise StoreError(f"{file}: column: found {', '.join(names)}, expected {name!r} once among them")
+
+
+@dataclass(frozen=True)
+class NpyRows:
+    """The rows of an .npy file, by reads: mapped pages would count as resident memory."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_c_order: bool
+    offset: int
+
+    def require(self, ndim: int) -> NpyRows:
+        """Itself. StoreError for other numbers of dimensions, and for rows that are not in one piece."""
+        if len(self.shape) != ndim or not self.is_c_order:
+            raise StoreError(
+                f"{self.file}: found shape {list(self.shape)}, expected {ndim} dimension(s) in C order"
+            )
+        return self
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        width = int(np.prod(self.shape[1:], dtype=np.int64))
+        count, offset = (last - first) * width, self.offset + first * width * self.dtype.itemsize
+        values = np.fromfile(self.file, self.dtype, count, offset=offset)
+        if len(values) != count:
+            raise StoreError(
+                f"{self.file}: found fewer numbers than its header says, expected shape {list(self.shape)}"
+            )
+        return values.reshape(last - first, *self.shape[1:])
+
+
+def open_npy(file: str) -> NpyRows:
+    """The header of an .npy file; StoreError where it is none."""
+    try:
+        array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file}: cannot be read as npy ({_line(error)})") from error
+    offset = array.offset if isinstance(array, np.memmap) else 0  # of no numbers there is no map
+    return NpyRows(file, array.shape, array.dtype, array.flags.c_contiguous, offset)
+
+
+def _npy_pieces(files: list[str]) -> Iterator[Piece]:
+    """From one [E, 2] array or from a pair of [E] arrays."""
+    arrays = [open_npy(file).require(2 if len(files) == 1 else 1) for file in files]
+    shape, last_shape = arrays[0].shape, arrays[-1].shape
+    if len(files) == 1 and shape[1] != 2:
+        raise StoreError(f"{files[0]}: found shape {list(shape)}, expected [E, 2]")
+    if shape != last_shape:
+        raise StoreError(f"{files[1]}: found {last_shape[0]} numbers, expected {shape[0]} as in {files[0]}")
+    for first in range(0, shape[0], CHUNK_EDGES):
+        parts = [array.read(first, min(first + CHUNK_EDGES, shape[0])) for array in arrays]
+        heads, tails = parts if len(parts) == 2 else parts[0].T
+        yield Piece(
+            integers(files[0], "heads", heads, first),
+            integers(files[-1], "tails", tails, first),
+            files[0],
+            first,
+            files[-1],
+        )

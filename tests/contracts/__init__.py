@@ -1,0 +1,1 @@
+"""What every guest of a kind must keep: test classes to subclass."""

@@ -1,0 +1,107 @@
+"""New states that join a store in memory, against a store built from all records at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netgpt import graphstore
+from netgpt.graphstore import RecordError, Store
+from netgpt.graphstore.datasets.xsvideo.schema import Config
+from netgpt.graphstore.extend import ExtendedGraph
+
+
+@pytest.fixture(scope="module", params=["prefix", "csr"])
+def parts(request: Any, records: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(store of two thirds, path of the rest, store of all), the rest chosen across videos and dates."""
+    root = tmp_path_factory.mktemp("extend")
+    config = Config(encoder="hash:32", time_dim=8, video_dim=4, layout=request.param)
+    new = {k: r for i, (k, r) in enumerate(records.items()) if i % 3 == 1}
+    old = {
+        k: {**r, "历史状态": [h for h in r["历史状态"] if str(h) not in new]}
+        for k, r in records.items()
+        if k not in new
+    }
+    for name, value in (("old", old), ("new", new), ("all", {**old, **new})):
+        (root / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    for name in ("old", "all"):
+        graphstore.build(root / f"{name}.json", root / name, config)
+    return graphstore.open(root / "old"), root / "new.json", graphstore.open(root / "all")
+
+
+def extend(store: Store, path: Path) -> ExtendedGraph:
+    known = frozenset(store.ids)
+    return ExtendedGraph(store, store.dataset.open(path, require_labels=False, known_ids=known))
+
+
+def test_new_rows_equal_a_store_of_all_and_old_rows_stay(parts: Any) -> None:
+    old, new_path, whole = parts
+    graph = extend(old, new_path)
+    assert graph.num_nodes == whole.num_nodes and list(graph.ids) == list(whole.ids)
+    assert list(graph.texts) == list(whole.texts)
+    shorter = 0
+    for edge_type in old.edge_types:
+        joined, before, after = (g.relation(edge_type) for g in (graph, old, whole))
+        for v in range(old.num_nodes["video"]):
+            assert joined.neighbors(v).tolist() == before.neighbors(v).tolist()
+            shorter += len(before.neighbors(v)) < len(after.neighbors(v))
+        for v in graph.new.tolist():
+            assert joined.neighbors(v).tolist() == after.neighbors(v).tolist()
+        assert (joined.degree(graph.new) == after.degree(graph.new)).all()
+    assert shorter > 0  # the case is a real one: in the store of all, old rows did grow
+
+
+def test_features_equal_a_store_of_all(parts: Any) -> None:
+    old, new_path, whole = parts
+    graph = extend(old, new_path)
+    for name in graph.node_types:
+        ids = np.arange(graph.num_nodes[name])
+        np.testing.assert_array_equal(graph.features(name).gather(ids), whole.features(name).gather(ids))
+
+
+def test_an_id_of_the_store_is_an_error(parts: Any, tmp_path: Path, records: dict[str, Any]) -> None:
+    old, _, _ = parts
+    path = tmp_path / "again.json"
+    path.write_text(json.dumps({old.ids[0]: records[old.ids[0]]}))
+    with pytest.raises(RecordError, match="already has") as caught:
+        extend(old, path)
+    assert repr(old.ids[0]) in str(caught.value)
+
+
+def test_history_resolves_against_store_and_file(parts: Any, tmp_path: Path, records: dict[str, Any]) -> None:
+    old, _, _ = parts
+    record = {**next(iter(records.values())), "历史状态": [old.ids[0], 900001]}
+    del record["影响力等级"]
+    path = tmp_path / "new.json"
+    path.write_text(json.dumps({"900000": record}))
+    with pytest.raises(RecordError, match="900001"):
+        extend(old, path)
+    path.write_text(json.dumps({"900000": record, "900001": {**record, "历史状态": []}}))
+    assert extend(old, path).num_new == 2
+
+
+def test_values_that_the_store_has_never_seen_get_nodes(
+    parts: Any, tmp_path: Path, records: dict[str, Any]
+) -> None:
+    old, _, _ = parts
+    record = {
+        **next(iter(records.values())),
+        "历史状态": [],
+        "话题": "全新话题",
+        "平台": "新平台",
+        "发布用户ID": "",
+    }
+    path = tmp_path / "new.json"
+    path.write_text(json.dumps({"900000": record, "900001": {**record, "话题": ""}}, ensure_ascii=False))
+    graph = extend(old, path)
+    assert graph.num_nodes["topic"] == old.num_nodes["topic"] + 1
+    first, second = graph.new.tolist()
+    topic = graph.relation(("topic", "is_topic_of", "video"))
+    assert topic.neighbors(first).tolist() == [old.num_nodes["topic"]]
+    assert topic.neighbors(second).tolist() == []
+    for name in ("has_same_topic_as", "has_same_author_as"):
+        assert graph.relation(("video", name, "video")).neighbors(second).tolist() == []
