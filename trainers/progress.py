@@ -10,11 +10,12 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 PROGRESS = "progress.json"
-_PERIOD_S, _LOG_PERIOD_S = 0.25, 10.0
+_PERIOD_S, _LOG_PERIOD_S, _RATE_S = 0.25, 10.0, 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -24,7 +25,7 @@ class Progress:
     def __init__(self, folder: Path | None) -> None:
         self._path = folder / PROGRESS if folder else None
         self._last = self._logged = 0.0
-        self._first: tuple[int, float] | None = None  # done, when: of this process
+        self._recent: deque[tuple[int, float]] = deque()  # done, when: of this process, the oldest first
         self._note = ""
 
     def note(self, text: str) -> None:
@@ -39,23 +40,26 @@ class Progress:
         if self._path is None or (now - self._last < _PERIOD_S and done < total):
             return
         self._last = now
-        if self._first is None or done < self._first[0]:
-            self._first = (done, now)
+        if self._recent and done < self._recent[-1][0]:
+            self._recent.clear()  # another count has begun
+        self._recent.append((done, now))
+        while len(self._recent) > 2 and now - self._recent[1][1] >= _RATE_S:
+            self._recent.popleft()
         # No fsync: it is for the eye, and a torn file after a crash is only not shown
         temporary = self._path.with_name(f".{PROGRESS}.{os.getpid()}.tmp")
         shown = {key: round(value, 4) for key, value in values.items()}
         found = {"done": done, "total": total, "unit": unit, "values": shown, "note": self._note}
-        temporary.write_text(json.dumps({**found, "rate": self._rate(done, now)}))
+        temporary.write_text(json.dumps({**found, "rate": self._rate()}))
         temporary.replace(self._path)
         if now - self._logged >= _LOG_PERIOD_S or done >= total:
             self._logged = now
             said = "".join(f", {key} {value}" for key, value in shown.items())
             _log.info("%s %d of %d%s", unit, done, total, said)
 
-    def _rate(self, done: int, now: float) -> float:
-        """Units a second since this process began; 0 where it has done none."""
-        assert self._first is not None
-        first, since = self._first
+    def _rate(self) -> float:
+        """Units a second over about the last `_RATE_S` seconds: a slow phase says nothing of the next. 0
+        where this process has done none."""
+        (first, since), (done, now) = self._recent[0], self._recent[-1]
         return (done - first) / (now - since) if now > since else 0.0
 
 

@@ -13,7 +13,7 @@ from netgpt.graphstore.files import files_digest
 from netgpt.trainers.errors import TrainerError
 
 _ENDINGS = (".safetensors", ".bin", ".json", ".txt", ".model")
-"""Of files that change what an encoder gives: weights, configuration, tokenizer."""
+"""Endings of files that change what an encoder gives: weights, configuration, tokenizer."""
 _DIGITS = 16
 
 
@@ -47,7 +47,7 @@ def model_config(folder: Path, key: str) -> Any:
 
 
 def encoder_digest(folder: Path) -> str:
-    """Of all files that change what an encoder gives."""
+    """Digest of all files that change what an encoder gives."""
     return files_digest(folder, (p for p in folder.iterdir() if p.suffix in _ENDINGS and p.is_file()))
 
 

@@ -21,9 +21,9 @@ class FeaturesConfig:
     pooling: str = "mean"
     """One vector from a text's tokens: mean over them, the first (cls), or the model's own pooler."""
     max_tokens: int = 256
-    """Of a text; what is longer is cut at its end."""
+    """Longest text in tokens; what is longer is cut at its end."""
     precision: str = "float32"
-    """Of both encoders: float32 or bfloat16. Vectors are kept in float16."""
+    """Numbers that both encoders compute with: float32 or bfloat16. Vectors are kept in float16."""
     batch_tokens: int = 0
     """Tokens of a batch, padding included; 0: from the memory there is."""
     video: str = ""
@@ -33,10 +33,10 @@ class FeaturesConfig:
     fps: float = 2.0
     """Frames sampled of a second of video."""
     max_frames: int = 768
-    """Of a video."""
+    """Most frames of a video."""
     max_pixels: int = 768 * 28 * 28
-    """Of a frame; larger ones are scaled down, also where the model's own processor would not: a released
-    Qwen2-VL's leaves 12.8 million. 0: as the processor alone."""
+    """Most pixels of a frame; larger ones are scaled down, also where the model's own processor would not: a
+    released Qwen2-VL's leaves 12.8 million. 0: as the processor alone."""
     unreadable: str = "zero"
     """Videos without a file, or with one that cannot be decoded: zero (counted), or error."""
     timeout_s: float = 60.0

@@ -22,7 +22,7 @@ from netgpt.trainers.features.config import FeaturesConfig
 
 _BATCH_TOKENS = 8192
 _SHARE = 0.5
-"""Of its part of a GPU's memory, and of what is free of it, that a batch may take."""
+"""Share of its part of a GPU's memory, and of what is free of it, that a batch may take."""
 
 
 def text_identity(config: FeaturesConfig) -> tuple[str, int]:

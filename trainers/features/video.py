@@ -23,7 +23,7 @@ from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.features.frames import FrameRule, patches
 
 _PREFIXES = ("model.visual.", "visual.")
-"""Of the tower's weights in a checkpoint: as transformers writes them today, and as they were released."""
+"""Beginnings of the names of the tower's weights: as transformers writes them today, and as released."""
 _PATCHES = 16_384
 """That pass through the tower at once, if that is more than a temporal patch has."""
 

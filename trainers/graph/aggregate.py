@@ -201,7 +201,7 @@ class MeanWalk:
         return found
 
     def gradient(self, g: np.ndarray, num_heads: int) -> np.ndarray:
-        """Of a loss by `h`, from that by the means: [T, D] → [num_heads, D], summed in float64."""
+        """A loss's gradient by `h`, from that by the means: [T, D] → [num_heads, D], summed in float64."""
         grad = np.zeros((num_heads, g.shape[1]), np.float64)
         rows = (self.content, self.indices, self.begin, self.end, self.rank)
         with _Columns(g.shape[1], self.threads) as columns:

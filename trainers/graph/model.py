@@ -1,12 +1,12 @@
-"""The model of stage 1: typed input projection, an encoder's layers, one linear predictor, 9 · sigmoid.
+"""The model of stage 1: typed input projection, an encoder's layers, and the task's head.
 
 Shape suffixes: N nodes, S seeds, D hidden width, F feature width, E edges, T tails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netgpt.graphstore import EdgeType, Graph, edge_name
-from netgpt.graphstore.xsvideo.annotation import THRESHOLDS
+from netgpt.graphstore import EdgeType, Graph, Schema, edge_name
 from netgpt.sampler import MiniBatch
 from netgpt.trainers.errors import require
-from netgpt.trainers.graph.encoders import Block, Layer, make_layer
+from netgpt.trainers.graph.encoders import Layer, LayerEdges, LayerSpec, make_layer
 from netgpt.trainers.graph.rows import SampledRows, WholeRows
 from netgpt.trainers.graph.scalars import ScalarEncoding
-from netgpt.trainers.graph.tables import Contents, FeatureTables, WholeContents
+from netgpt.trainers.graph.tables import DistinctRows, FeatureTables, WholeContents
+from netgpt.trainers.tasks.heads import PlainHead
 
-MAX_LEVEL = 9.0
 NUM_LAYERS = 2
 
 
@@ -40,31 +39,41 @@ class ModelShape:
     heads: int = 1
     num_bases: int = 0
     scalar_bins: int = 0
-    thresholds: bool = False
-    """Whether scalars are also told apart at the thresholds of the annotation rule."""
+    steps: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Counts that scalars are also told to be above, or not, by node type."""
     hidden_types: tuple[str, ...] = ()
     """Node types whose features are the zero vector."""
     num_layers: int = NUM_LAYERS
 
     @staticmethod
     def of(
-        graph: Graph, *, hidden: int, without: frozenset[EdgeType] = frozenset(), **rest: Any
+        schema: Schema,
+        feature_dims: Mapping[str, int],
+        *,
+        hidden: int,
+        without: frozenset[EdgeType] = frozenset(),
+        thresholds: bool = False,
+        **rest: Any,
     ) -> ModelShape:
-        """Of a graph, less some relations and the node types that only they would reach."""
-        edge_types = tuple(e for e in graph.edge_types if e not in without)
+        """The shape for a graph, less some relations and the node types that only they would reach.
+
+        feature_dims: width of the features of each node type that has some. thresholds: whether scalars are
+        told apart at the schema's steps.
+        """
+        edge_types = tuple(e for e in schema.edge_types if e not in without)
         require(bool(edge_types), "relations", "none", "at least one that is left")
         for e in edge_types:
-            require(e[2] == graph.schema.target, edge_name(e), e[2], f"an end in {graph.schema.target}")
-        left = {graph.schema.target} | {e[0] for e in edge_types}
-        bare = sorted(left.difference(graph.schema.encoded_types))
+            require(e[2] == schema.target, edge_name(e), e[2], f"an end in {schema.target}")
+        left = {schema.target} | {e[0] for e in edge_types}
+        bare = sorted(left.difference(feature_dims))
         require(not bare, "node types", ", ".join(bare), "features for every type that takes part")
+        scalars = [n for n in schema.node_types if n.encoding == "scalar" and n.name in left]
         return ModelShape(
-            feature_dims={name: graph.features(name).dim for name in graph.node_types if name in left},
-            scalar_types=tuple(
-                n.name for n in graph.schema.node_types if n.encoding == "scalar" and n.name in left
-            ),
+            feature_dims={n.name: feature_dims[n.name] for n in schema.node_types if n.name in left},
+            scalar_types=tuple(n.name for n in scalars),
             edge_types=edge_types,
             hidden=hidden,
+            steps={n.name: tuple(n.steps) for n in scalars if n.steps} if thresholds else {},
             **rest,
         )
 
@@ -82,6 +91,7 @@ class ModelShape:
             shape,
             scalar_types=tuple(shape.scalar_types),
             hidden_types=tuple(shape.hidden_types),
+            steps={name: tuple(steps) for name, steps in shape.steps.items()},
             edge_types=tuple((e[0], e[1], e[2]) for e in shape.edge_types),
         )
 
@@ -92,34 +102,33 @@ class GraphModel(nn.Module):
     def __init__(
         self,
         shape: ModelShape,
+        head: Callable[[int], nn.Module] = PlainHead,
         dropout: float = 0.0,
         feature_dropout: float = 0.0,
         keep_features: Collection[str] = (),
     ) -> None:
-        """keep_features: node types, besides scalars, that feature dropout leaves alone."""
+        """head: makes the map from states of a width to scores, [n, D] → [n]: a task's.
+
+        keep_features: node types, besides scalars, that feature dropout leaves alone.
+        """
         super().__init__()
         self._kept = frozenset([*keep_features, *shape.scalar_types])
         self.shape = shape
         self.dropout, self.feature_dropout = dropout, feature_dropout
         self.target = shape.edge_types[0][2]
-        steps = THRESHOLDS if shape.thresholds else {}
         self.scalars = nn.ModuleDict(
-            {name: ScalarEncoding(shape.scalar_bins, steps.get(name, ())) for name in shape.scalar_types}
+            {
+                name: ScalarEncoding(shape.scalar_bins, shape.steps.get(name, ()))
+                for name in shape.scalar_types
+            }
         )
         dims = shape.feature_dims | {name: self.scalar(name).dim for name in shape.scalar_types}
         self.project = nn.ModuleDict({name: nn.Linear(dim, shape.hidden) for name, dim in dims.items()})
-        self.layers = nn.ModuleList(
-            make_layer(
-                shape.encoder,
-                shape.edge_types,
-                shape.node_types,
-                hidden=shape.hidden,
-                heads=shape.heads,
-                num_bases=shape.num_bases,
-            )
-            for _ in range(shape.num_layers)
+        spec = LayerSpec(
+            shape.edge_types, shape.node_types, shape.hidden, heads=shape.heads, num_bases=shape.num_bases
         )
-        self.predictor = nn.Linear(shape.hidden, 1)
+        self.layers = nn.ModuleList(make_layer(shape.encoder, spec) for _ in range(shape.num_layers))
+        self.predictor = head(shape.hidden)
 
     def scalar(self, node_type: str) -> ScalarEncoding:
         module = self.scalars[node_type]
@@ -140,10 +149,10 @@ class GraphModel(nn.Module):
         for name in self.shape.scalar_types:
             self.scalar(name).fit(tables.gather(name, train))
 
-    def gather(self, batch: MiniBatch, tables: FeatureTables) -> dict[str, Contents]:
+    def gather(self, batch: MiniBatch, tables: FeatureTables) -> dict[str, DistinctRows]:
         """Features of a batch's nodes. Where contents are hidden node by node, one row a node."""
         return {
-            name: Contents(tables.gather(name, batch.nodes[name]), None)
+            name: DistinctRows(tables.gather(name, batch.nodes[name]), None)
             if self.training and self.drops(name)
             else tables.contents(name, batch.nodes[name])
             for name in self.shape.node_types
@@ -181,7 +190,7 @@ class GraphModel(nn.Module):
             h = self.between(self.layer(below).alone(node_type, h))
         return h
 
-    def blocks(self, batch: MiniBatch, device: torch.device, degrees: Degrees | None) -> list[Block]:
+    def blocks(self, batch: MiniBatch, device: torch.device, degrees: Degrees | None) -> list[LayerEdges]:
         """The edges that each layer needs, the first layer's first: trimmed hop by hop."""
         blocks = []
         target_ids = batch.nodes[self.target]
@@ -198,14 +207,16 @@ class GraphModel(nn.Module):
                     heads_E, counts_T, None if degree is None else degree[:num_tails, r]
                 )
             total = None if degree is None else degree[:num_states].sum(1)
-            blocks.append(Block(rows, num_tails, total))
+            blocks.append(LayerEdges(rows, num_tails, total))
         return blocks
 
-    def forward(self, contents: Mapping[str, Contents], blocks: list[Block]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, contents: Mapping[str, DistinctRows], blocks: list[LayerEdges]
+    ) -> tuple[Tensor, Tensor]:
         """Scores [T] and embeddings [T, D] of the last block's tails; all other states by content."""
         return self.encode({name: self.inputs(name, c.x, c.row) for name, c in contents.items()}, blocks)
 
-    def encode(self, h: dict[str, Tensor], blocks: list[Block]) -> tuple[Tensor, Tensor]:
+    def encode(self, h: dict[str, Tensor], blocks: list[LayerEdges]) -> tuple[Tensor, Tensor]:
         """The layers over projected features [n, D] by node type."""
         for index, block in enumerate(blocks):
             layer = self.layer(index)
@@ -217,10 +228,15 @@ class GraphModel(nn.Module):
         raise AssertionError("a model has at least one layer")
 
     def score(self, h_SD: Tensor) -> Tensor:
-        """Level scores of embeddings: [S, D] → [S], in (0, 9). In float32 also under autocast."""
+        """Scores of embeddings: [S, D] → [S]. In the head's float32 also under autocast."""
         with torch.autocast(h_SD.device.type, enabled=False):
-            h_SD = F.dropout(h_SD.to(self.predictor.weight.dtype), self.dropout, self.training)
-            return MAX_LEVEL * torch.sigmoid(self.predictor(h_SD).squeeze(-1))
+            h_SD = F.dropout(h_SD.to(self.head_dtype), self.dropout, self.training)
+            scores_S: Tensor = self.predictor(h_SD)
+            return scores_S
+
+    @property
+    def head_dtype(self) -> torch.dtype:
+        return next(self.predictor.parameters()).dtype
 
 
 class Degrees:
@@ -242,7 +258,7 @@ class WholeGraph:
         self.device = tables.device
         graph, target = tables.graph, model.target
         rows = {}
-        self._contents: dict[str, Contents] = {}
+        self._contents: dict[str, DistinctRows] = {}
         for name in model.shape.node_types:
             whole = WholeContents.of(tables, name)
             x = torch.from_numpy(np.array(whole.x, np.float32)).to(self.device)
@@ -251,7 +267,7 @@ class WholeGraph:
             row = None
             if by_node and whole.row is not None:
                 row = torch.from_numpy(whole.row.astype(np.int64)).to(self.device)
-            self._contents[name] = Contents(x, row)
+            self._contents[name] = DistinctRows(x, row)
             for edge_type in model.shape.edge_types:
                 if edge_type[0] == name:
                     content = None if by_node else whole.row
@@ -259,7 +275,7 @@ class WholeGraph:
         degree = None
         if model.uses_degrees:
             degree = torch.stack([rows[e].degree_T for e in model.shape.edge_types]).sum(0)
-        self.block = Block(rows, graph.num_nodes[target], degree)
+        self.block = LayerEdges(rows, graph.num_nodes[target], degree)
         self.num_layers = model.shape.num_layers
 
     def run(self, model: GraphModel) -> tuple[Tensor, Tensor]:

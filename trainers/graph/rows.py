@@ -20,7 +20,7 @@ from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.aggregate import MeanWalk
 
 SLOPE = 0.2
-"""Of the leaky ReLU in attention scores."""
+"""Slope of the leaky ReLU in attention scores."""
 MAX_EDGES = 50_000_000
 """Edges that attention over whole rows holds at once."""
 
@@ -54,7 +54,7 @@ def joint_mean(parts: list[Attention]) -> Tensor:
     return Attention(top_TH, weight_TH, total_THC).mean()
 
 
-class Rows:
+class HeadRows:
     """The rows of one relation, for the first T nodes of its destination."""
 
     num_tails: int
@@ -70,7 +70,7 @@ class Rows:
         raise NotImplementedError
 
 
-class SampledRows(Rows):
+class SampledRows(HeadRows):
     """heads_E int: positions among the heads' states, row after row; counts_T int: length of each row."""
 
     def __init__(self, heads_E: Tensor, counts_T: Tensor, degree_T: Tensor | None = None) -> None:
@@ -129,7 +129,7 @@ class _ExactMean(torch.autograd.Function):
         return torch.from_numpy(found).to(ctx.dtype), None
 
 
-class WholeRows(Rows):
+class WholeRows(HeadRows):
     """All rows of a relation. content [N] int: the state of each head, by default its number."""
 
     def __init__(

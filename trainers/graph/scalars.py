@@ -22,7 +22,7 @@ class ScalarEncoding(nn.Module):
     edges: Tensor
     steps: Tensor
 
-    def __init__(self, bins: int, thresholds: Sequence[int] = ()) -> None:
+    def __init__(self, bins: int, thresholds: Sequence[float] = ()) -> None:
         """thresholds: counts that a number log(1 + n) is told to be above, or not."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(1))

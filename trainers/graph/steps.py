@@ -16,7 +16,7 @@ from netgpt.trainers.graph.tables import FeatureTables
 
 
 @dataclass(frozen=True)
-class Step:
+class GraphStep:
     """One optimiser step, as this rank sees it."""
 
     seeds: np.ndarray
@@ -27,12 +27,12 @@ class Step:
     """Scores of this rank's seeds: [n]."""
 
 
-class Steps(Protocol):
+class GraphSteps(Protocol):
     def __len__(self) -> int:
         """Steps of an epoch."""
         ...
 
-    def stream(self, epoch: int, first: int) -> Iterator[Step]:
+    def stream(self, epoch: int, first: int) -> Iterator[GraphStep]:
         """The steps of an epoch from number `first` on."""
         ...
 
@@ -48,7 +48,7 @@ class SampledSteps:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def stream(self, epoch: int, first: int) -> Iterator[Step]:
+    def stream(self, epoch: int, first: int) -> Iterator[GraphStep]:
         self.loader.load_state_dict({"epoch": epoch, "next_batch": first})
         for number, batch in enumerate(self.loader, start=first):
 
@@ -58,7 +58,7 @@ class SampledSteps:
                 return scores
 
             seeds = batch.nodes[self.model.target][: batch.num_seeds]
-            yield Step(seeds, self.loader.global_seeds(epoch, number), forward)
+            yield GraphStep(seeds, self.loader.global_seeds(epoch, number), forward)
 
 
 class WholeSteps:
@@ -72,6 +72,6 @@ class WholeSteps:
     def __len__(self) -> int:
         return 1
 
-    def stream(self, epoch: int, first: int) -> Iterator[Step]:
+    def stream(self, epoch: int, first: int) -> Iterator[GraphStep]:
         if first == 0:
-            yield Step(self.seeds, self.seeds, lambda: self.graph.run(self.model)[0][self.seeds_S])
+            yield GraphStep(self.seeds, self.seeds, lambda: self.graph.run(self.model)[0][self.seeds_S])

@@ -16,7 +16,7 @@ from netgpt.graphstore import Graph
 
 
 @dataclass(frozen=True)
-class Contents:
+class DistinctRows:
     """Features of some nodes by distinct content: node i has x[row[i]], or x[i] where row is None."""
 
     x: Tensor
@@ -79,15 +79,15 @@ class FeatureTables:
         x = torch.from_numpy(np.asarray(self.graph.features(node_type).x[distinct])).to(self.device)
         return x.float()[torch.from_numpy(where).to(self.device)]
 
-    def contents(self, node_type: str, ids: np.ndarray) -> Contents:
+    def contents(self, node_type: str, ids: np.ndarray) -> DistinctRows:
         """Features of nodes with as few rows as is cheap: the whole table where that is shorter."""
         if node_type in self.hidden_types:
             x = torch.zeros(1, self.dim(node_type), device=self.device)
-            return Contents(x, torch.zeros(len(ids), dtype=torch.int64, device=self.device))
+            return DistinctRows(x, torch.zeros(len(ids), dtype=torch.int64, device=self.device))
         if node_type in self._tables and len(self._tables[node_type]) <= len(ids):
             rows = torch.from_numpy(self.rows(node_type, ids)).to(self.device)
-            return Contents(self._tables[node_type].float(), rows)
-        return Contents(self.gather(node_type, ids), None)
+            return DistinctRows(self._tables[node_type].float(), rows)
+        return DistinctRows(self.gather(node_type, ids), None)
 
 
 @dataclass(frozen=True)

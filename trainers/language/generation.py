@@ -1,4 +1,4 @@
-"""Greedy generation over packs, and the level that a generated text states.
+"""Greedy generation over packs, and the answer that a generated text states.
 
 What greedy decoding writes is first checked rather than stepped through: a pass over prompt and draft
 gives the model's choice after each of the draft's tokens, and all up to the first other choice are
@@ -7,8 +7,6 @@ needs two passes, packed. What has not ended then is stepped through, and the te
 """
 
 from __future__ import annotations
-
-import re
 
 import numpy as np
 import torch
@@ -19,22 +17,13 @@ from netgpt.trainers.language.model import attention
 from netgpt.trainers.language.model.netgpt import PackedLM
 from netgpt.trainers.language.samples import Samples
 from netgpt.trainers.language.scoring import Progress, over_all
-from netgpt.trainers.language.text.template import NUM_LEVELS
+from netgpt.trainers.tasks.base import Task
 
 EXTRA_TOKENS = 4
 """A text may be so much longer than the longest response before it is cut."""
 DRAFTED_PASSES = 2
-"""The level is another than the draft's in all but one case, and the second pass has the right one."""
+"""The answer is another than the draft's in all but one case, and the second pass has the right one."""
 UNPARSED = -1
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
-
-
-def parse_level(text: str) -> int:
-    """The one number of a text, if it is a level; else UNPARSED. Nothing is guessed."""
-    numbers = _NUMBER.findall(text)
-    if len(numbers) != 1 or not re.fullmatch(r"[0-9]", numbers[0]):
-        return UNPARSED
-    return int(numbers[0])
 
 
 class Generator:
@@ -42,7 +31,7 @@ class Generator:
 
     def __init__(self, model: PackedLM, samples: Samples, budget: int) -> None:
         self.model, self.samples, self.budget = model, samples, budget
-        self.responses = [samples.builder.response(level) for level in range(NUM_LEVELS)]
+        self.responses = [samples.builder.response(i) for i in range(samples.builder.num_choices)]
         self.max_new = max(map(len, self.responses)) + EXTRA_TOKENS
         ends = samples.builder.tokenizer.eos_token_id, int(self.responses[0][-1])
         self.ends = {int(end) for end in ends if end is not None}
@@ -145,14 +134,15 @@ class Generator:
         return [str(tokenizer.decode(t, skip_special_tokens=True)) for t in self.tokens(chosen)]
 
 
-def generated_levels(
-    model: PackedLM, samples: Samples, budget: int, progress: Progress | None = None
+def generated_choices(
+    model: PackedLM, task: Task, samples: Samples, budget: int, progress: Progress | None = None
 ) -> np.ndarray:
-    """The level that each sample's greedy text states, UNPARSED where none: [n] int64, on every rank."""
+    """The choice that each sample's greedy text states, UNPARSED where none: [n] int64, on every rank."""
     generator = Generator(model, samples, budget)
 
     def run(pack: list[int]) -> torch.Tensor:
-        return torch.tensor([[parse_level(text)] for text in generator.texts(pack)], device=samples.device)
+        parsed = [task.parse(text) for text in generator.texts(pack)]
+        return torch.tensor([[UNPARSED if c is None else c] for c in parsed], device=samples.device)
 
     # Training has room for a response; a text may be a few tokens longer
     largest = int(samples.lengths.max(initial=0)) + generator.max_new

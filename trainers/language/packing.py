@@ -41,7 +41,7 @@ def pack(lengths: np.ndarray, order: np.ndarray, budget: int) -> list[list[int]]
 
 
 @dataclass(frozen=True)
-class Step:
+class PackStep:
     """Packs of one optimiser step: sample numbers, or an empty list for a filler of weight zero."""
 
     packs: list[list[int]]
@@ -54,13 +54,15 @@ class Step:
         return [i for p in self.packs for i in p]
 
 
-def plan(lengths: np.ndarray, *, budget: int, packs_per_step: int, seed: tuple[int, ...]) -> list[Step]:
+def plan_packs(
+    lengths: np.ndarray, *, budget: int, packs_per_step: int, seed: tuple[int, ...]
+) -> list[PackStep]:
     """Optimiser steps of one epoch over all samples, shuffled by `seed`."""
     rng = np.random.default_rng(list(seed))
     packs = pack(lengths, rng.permutation(len(lengths)), budget)
     packs = [packs[i] for i in rng.permutation(len(packs))]  # the packs of a step are not alike
     packs += [[] for _ in range(-len(packs) % packs_per_step)]
-    return [Step(packs[i : i + packs_per_step]) for i in range(0, len(packs), packs_per_step)]
+    return [PackStep(packs[i : i + packs_per_step]) for i in range(0, len(packs), packs_per_step)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The samples of a language stage: tokens, embedding rows and pixels of states, packed as batches.
+"""The samples of a language stage: tokens, embedding rows and pixels of nodes, packed as batches.
 
-Shape suffixes: n samples, F fields of a record, D the graph's width.
+Shape suffixes: n samples, F fields of a document, D the graph's width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from netgpt.trainers import distributed
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.language.packing import PackedBatch, collate, plan
+from netgpt.trainers.language.packing import PackedBatch, collate, plan_packs
 from netgpt.trainers.language.pixels import Clip, PixelFolder
 from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.language.text.tokens import Tokens
@@ -27,7 +27,7 @@ _NOTHING = np.empty(0, np.int64)
 class GraphStates:
     """Embeddings of all nodes [N, D], mapped: only the rows of a pack are ever copied; and their scale.
 
-    h_v has no scale of its own. With the mean [D] of the train states taken off and divided by their root
+    h_v has no scale of its own. With the mean [D] of the train nodes' taken off and divided by their root
     mean square distance from it, it has length 1 on average, as long as the projector's bias is: a language
     model normalises each token, and of a vector much longer than the bias only the direction would be left.
     (One scale for all places: those in which h_v varies most are those that stage 1 has found worth it. No
@@ -58,10 +58,10 @@ class GraphStates:
 
 @dataclass(frozen=True)
 class Samples:
-    """States with their prompts. A sample is a position in `ids`."""
+    """Nodes with their prompts. A sample is a position in `ids`."""
 
     ids: np.ndarray
-    """[n] video node numbers."""
+    """[n] node numbers of the target."""
     tokens: Tokens
     builder: PromptBuilder
     device: torch.device
@@ -157,5 +157,5 @@ class Samples:
         self.check_fit(budget, extra_tokens)
         world_size = distributed.world_size()
         lengths = self.lengths + extra_tokens
-        for step in plan(lengths, budget=budget, packs_per_step=world_size, seed=(0,)):
+        for step in plan_packs(lengths, budget=budget, packs_per_step=world_size, seed=(0,)):
             yield step.packs[distributed.rank()]

@@ -1,4 +1,4 @@
-"""Passes over samples without training: the head's scores, and the likelihood of each level's response."""
+"""Passes over samples without training: the head's scores, and the likelihood of each choice's response."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from netgpt.trainers import distributed
 from netgpt.trainers.language.memory import named_out_of_memory
 from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
 from netgpt.trainers.language.samples import Samples
-from netgpt.trainers.language.text.template import NUM_LEVELS
 
 Progress = Callable[[int, int], None]
 
@@ -51,16 +50,16 @@ def score_samples(
     return over_all(model, samples, list(samples.passes(budget)), 1, run, progress)[:, 0]
 
 
-def level_log_probs(
+def choice_log_probs(
     model: PackedLM, samples: Samples, budget: int, progress: Progress | None = None
 ) -> np.ndarray:
-    """Log-probability of each level's response: [n, 10] float64, on every rank.
+    """Log-probability of each choice's response: [n, choices] float64, on every rank.
 
-    A level is scored by its response up to the level. Where the ten differ in one last token alone
-    (and so share all logits) one pass serves all ten; else each level is a sample of its own.
+    A choice is scored by its response up to its answer. Where all differ in one last token alone (and so
+    share all logits) one pass serves all; else each choice is a sample of its own.
     """
     builder = samples.builder
-    responses = [builder.scored_response(level) for level in range(NUM_LEVELS)]
+    responses = [builder.scored_response(choice) for choice in range(builder.num_choices)]
     stem = responses[0][:-1]
     one_token = all(len(r) == len(stem) + 1 and (r[:-1] == stem).all() for r in responses)
     longest = max(len(r) for r in responses)
@@ -90,10 +89,10 @@ def level_log_probs(
                 columns.append(total.index_add(0, sample, log_probs))
             return torch.stack(columns, dim=1)
 
-    return over_all(model, samples, packs, NUM_LEVELS, run, progress)
+    return over_all(model, samples, packs, builder.num_choices, run, progress)
 
 
-def expected_level(log_probs: np.ndarray) -> np.ndarray:
-    """The mean level under the ten responses' probabilities. [n, 10] → [n]."""
+def expected_value(log_probs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mean of the choices' values [choices] under their responses' probabilities. [n, choices] → [n]."""
     p = np.exp(log_probs - log_probs.max(axis=1, keepdims=True))
-    return (p / p.sum(axis=1, keepdims=True)) @ np.arange(NUM_LEVELS)
+    return (p / p.sum(axis=1, keepdims=True)) @ values

@@ -9,8 +9,8 @@ import torch
 
 from netgpt.graphstore import EdgeType, Relation
 from netgpt.graphstore.relations import group_relation
-from netgpt.trainers.graph.encoders import Block
-from netgpt.trainers.graph.rows import Rows, SampledRows, WholeRows
+from netgpt.trainers.graph.encoders import LayerEdges
+from netgpt.trainers.graph.rows import HeadRows, SampledRows, WholeRows
 
 CPU = torch.device("cpu")
 TOPIC: EdgeType = ("v", "same", "v")
@@ -56,9 +56,9 @@ class RandomGraph:
             for name, num in self.num_nodes.items()
         }
 
-    def block(self, kind: str) -> Block:
+    def block(self, kind: str) -> LayerEdges:
         """All edges, as sampled rows or as whole ones."""
-        rows: dict[EdgeType, Rows] = {}
+        rows: dict[EdgeType, HeadRows] = {}
         for edge_type, relation in self.relations.items():
             if kind == "whole":
                 rows[edge_type] = WholeRows(relation, CPU)
@@ -66,4 +66,4 @@ class RandomGraph:
                 heads = torch.from_numpy(relation.heads_of(0, relation.num_dst).astype(np.int64))
                 rows[edge_type] = SampledRows(heads, torch.from_numpy(relation.degree()))
         degree = torch.stack([row.degree_T for row in rows.values()]).sum(0)
-        return Block(rows, self.num_nodes["v"], degree)
+        return LayerEdges(rows, self.num_nodes["v"], degree)

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from random_graph import CPU, RandomGraph
 from torch import Tensor, nn
 from torch_geometric.nn import GCNConv, HANConv, HeteroConv, RGCNConv, SAGEConv
 
 from netgpt.trainers.graph.aggregate import exact_mean
-from netgpt.trainers.graph.encoders import Layer, make_layer
+from netgpt.trainers.graph.encoders import Layer, LayerSpec, make_layer
 from netgpt.trainers.graph.encoders.gcn import GCNLayer
 from netgpt.trainers.graph.encoders.han import HANLayer
 from netgpt.trainers.graph.encoders.hetsann import HetSANNLayer
 from netgpt.trainers.graph.encoders.rgcn import RGCNLayer
 from netgpt.trainers.graph.rows import SampledRows, WholeRows
+from tests.trainers.graph.random_graph import CPU, RandomGraph
 
 SEEDS = range(4)
 WIDTH, HEADS = 8, 2
@@ -30,9 +30,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 def layer_of(encoder: str, graph: RandomGraph, num_bases: int = 0) -> Layer:
     torch.manual_seed(1)
     types = tuple(graph.num_nodes)
-    made = make_layer(
-        encoder, graph.edge_types, types, hidden=WIDTH, heads=HEADS, num_bases=num_bases
-    ).double()
+    spec = LayerSpec(graph.edge_types, types, WIDTH, heads=HEADS, num_bases=num_bases)
+    made = make_layer(encoder, spec).double()
     for parameter in made.parameters():  # biases too
         nn.init.normal_(parameter, std=0.5)
     return made

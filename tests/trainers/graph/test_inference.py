@@ -16,16 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netgpt import graphstore
-from netgpt.graphstore import BuildConfig, EdgeType, Relation, Store
-from netgpt.graphstore.features import Features, encode_scalar
+from netgpt.graphstore import EdgeType, ExtendedGraph, Relation, Store
+from netgpt.graphstore.datasets.xsvideo.annotation import THRESHOLDS
+from netgpt.graphstore.datasets.xsvideo.records import read_records
+from netgpt.graphstore.datasets.xsvideo.schema import Config
+from netgpt.graphstore.datasets.xsvideo.source import RecordSource
+from netgpt.graphstore.features import encode_scalar
 from netgpt.graphstore.relations import prefix_rows
 from netgpt.graphstore.schema import RelationType
-from netgpt.graphstore.xsvideo.annotation import THRESHOLDS
-from netgpt.graphstore.xsvideo.extend import ExtendedGraph
-from netgpt.graphstore.xsvideo.records import read_records
 from netgpt.sampler import NeighborSampler
+from netgpt.trainers.config import AblationConfig
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.graph.ablation import Ablation
 from netgpt.trainers.graph.aggregate import exact_mean
 from netgpt.trainers.graph.exact import (
     ExactInference,
@@ -39,17 +40,20 @@ from netgpt.trainers.graph.exact import (
 from netgpt.trainers.graph.model import Degrees, GraphModel, ModelShape, WholeGraph
 from netgpt.trainers.graph.scalars import ScalarEncoding
 from netgpt.trainers.graph.tables import FeatureTables
+from netgpt.trainers.graph.without import Without
+from tests.reference import ABLATIONS, rating
 
 CPU = torch.device("cpu")
 COUNTERS = ("fans", "likes", "comments", "shares", "views", "collects")
 ENCODERS = ("rgcn", "gcn", "han", "hetsann")
 
 
-def small_model(store: Store, encoder: str = "rgcn", ablation: str = "none", hidden: int = 8) -> GraphModel:
+def small_model(store: Store, encoder: str = "rgcn", ablation: str = "", hidden: int = 8) -> GraphModel:
     torch.manual_seed(0)
-    without = Ablation.of(store, ablation)
+    without = Without.of(store.schema, ablation, ABLATIONS.get(ablation, AblationConfig()))
     shape = ModelShape.of(
-        store,
+        store.schema,
+        dims_of(store),
         hidden=hidden,
         scalar_bins=3,
         thresholds=True,
@@ -58,9 +62,13 @@ def small_model(store: Store, encoder: str = "rgcn", ablation: str = "none", hid
         without=without.relations,
         hidden_types=tuple(without.features),
     )
-    model = GraphModel(shape)
+    model = GraphModel(shape, rating().head)
     model.fit_scalars(tables_of(model, store), store.split("train"))
     return model.eval()
+
+
+def dims_of(store: Store) -> dict[str, int]:
+    return {name: store.features(name).dim for name in store.schema.encoded_types}
 
 
 def tables_of(model: GraphModel, graph: graphstore.Graph) -> FeatureTables:
@@ -238,7 +246,7 @@ def test_embeddings_of_the_released_sample_equal_dense_float64(encoder: str, sam
 @pytest.fixture(scope="module")
 def sample_store(sample_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     out = tmp_path_factory.mktemp("stores") / "sample"
-    graphstore.build(sample_path, out, BuildConfig(encoder="hash:64", time_dim=16, video_dim=8))
+    graphstore.build(sample_path, out, Config(encoder="hash:64", time_dim=16, video_dim=8))
     return graphstore.open(str(out))
 
 
@@ -337,8 +345,9 @@ def test_joined_graphs_of_both_layouts_embed_alike(
     write_cache(tmp_path, model, tables_of(model, store), digests)
     scores = cached_mean_scores(tmp_path, digests)
     new = [replace(r, id=f"new-{r.id}") for r in read_records(records_path)][:40]
+    source = RecordSource(lambda: new, "f", Config(video_dim=4))
     found = [
-        embed(model, tables_of(model, ExtendedGraph(g, new, file="f")), mean_scores=scores)[0]
+        embed(model, tables_of(model, ExtendedGraph(g, source)), mean_scores=scores)[0]
         for g in (store, csr_store)
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
@@ -384,17 +393,9 @@ def test_states_in_memory_keep_to_half_of_the_budget(
 
 
 def test_relations_that_do_not_end_at_the_target_are_refused(store: Store) -> None:
-    class Turned(graphstore.Graph):
-        schema = replace(
-            store.schema,
-            relations=(*store.schema.relations, RelationType(edge_type=("video", "shows", "topic"))),
-        )
-
-        def features(self, node_type: str) -> Features:
-            return store.features(node_type)
-
+    relations = (*store.schema.relations, RelationType(edge_type=("video", "shows", "topic")))
     with pytest.raises(TrainerError, match="video/shows/topic: found 'topic', expected an end in video"):
-        ModelShape.of(Turned(), hidden=8)
+        ModelShape.of(replace(store.schema, relations=relations), dims_of(store), hidden=8)
 
 
 def test_a_cache_of_another_store_or_checkpoint_is_refused(store: Store, tmp_path: Path) -> None:

@@ -14,36 +14,45 @@ import pytest
 import torch
 
 from netgpt.graphstore import Store
-from netgpt.trainers import checkpoint, stage
+from netgpt.trainers import checkpoint, weights
 from netgpt.trainers.config import GraphConfig, SamplerConfig
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.exact import embed
 from netgpt.trainers.graph.model import GraphModel
-from netgpt.trainers.graph.steps import Step
+from netgpt.trainers.graph.steps import GraphStep
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import (
     BAD_BATCH,
-    CHECKPOINT,
     MODEL,
-    TENSORBOARD,
     GraphTrainer,
     load_model,
     sampled_scores,
 )
-from netgpt.trainers.metrics import rating_metrics
-from netgpt.trainers.settings import Settings, StageJob
-from netgpt.trainers.splits import Splits, make_splits
+from netgpt.trainers.loop import CHECKPOINTS, TENSORBOARD, StepResult
+from netgpt.trainers.stages.base import StageJob
+from netgpt.trainers.stages.folder import read_manifest
+from tests.reference import rating, settings_of
 
 CPU = torch.device("cpu")
+TASK = rating()
 CONFIG = GraphConfig(
-    hidden=8, batch_size=32, epochs=3, lr=0.01, dropout=0.2, feature_dropout=0.3, scalar_bins=4
+    hidden=8,
+    batch_size=32,
+    epochs=3,
+    lr=0.01,
+    dropout=0.2,
+    feature_dropout=0.3,
+    scalar_bins=4,
+    keep_features=["platform", "topic"],
 )
 
 
-def train(store: Store, folder: Path, config: GraphConfig = CONFIG, seed: int = 0) -> GraphTrainer:
+def train(
+    store: Store, folder: Path, config: GraphConfig = CONFIG, seed: int = 0, without: str = ""
+) -> GraphTrainer:
     folder.mkdir(exist_ok=True)
-    splits = make_splits(store, 0.2)
-    return GraphTrainer(config, SamplerConfig(fanout=5), store, splits, folder, seed=seed)
+    settings = settings_of(seed=seed, graph=config, sampler=SamplerConfig(fanout=5), without=without)
+    return GraphTrainer(settings, store, TASK, folder)
 
 
 def test_training_twice_gives_the_same_bits_and_another_seed_others(store: Store, tmp_path: Path) -> None:
@@ -56,13 +65,13 @@ def test_training_twice_gives_the_same_bits_and_another_seed_others(store: Store
 def steps_of(trainer: GraphTrainer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the steps that a trainer takes from now on."""
     taken: list[int] = []
-    step = trainer._step
+    step = trainer.train
 
-    def count(batch: object, number: int) -> float:
+    def count(one: GraphStep, number: int) -> StepResult:
         taken.append(number)
-        return step(batch, number)
+        return step(one, number)
 
-    monkeypatch.setattr(trainer, "_step", count)
+    monkeypatch.setattr(trainer, "train", count)
     return taken
 
 
@@ -78,7 +87,7 @@ WHOLE = {"neighbors": "all", "epochs": 9, "patience": 9, "precision": "bfloat16"
     [
         *((fault, {}) for fault in (0, 2, 5, 7)),
         *((3, {"encoder": e, "heads": 2}) for e in ("gcn", "han", "hetsann")),
-        (3, {"num_bases": 3, "ablation": "VV"}),
+        (3, {"num_bases": 3, "without": "VV"}),
         (3, WHOLE),
     ],
 )
@@ -89,31 +98,38 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bits(
     changes: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = replace(CONFIG, checkpoint_steps=2, **changes)
-    whole = train(store, tmp_path / "whole", config).run()
-    trainer = train(store, tmp_path / "killed", config)
+    without = changes.get("without", "")
+    changed = {name: value for name, value in changes.items() if name != "without"}
+    config = replace(CONFIG, checkpoint_steps=2, **changed)
+    whole = train(store, tmp_path / "whole", config, without=without).run()
+    trainer = train(store, tmp_path / "killed", config, without=without)
     fail_at(trainer, fault_step, monkeypatch)
     with pytest.raises(KilledError):
         trainer.run()
-    resumed = train(store, tmp_path / "killed", config)
+    resumed = train(store, tmp_path / "killed", config, without=without)
     done = steps_of(resumed, monkeypatch)
     assert resumed.run() == whole
     num = len(resumed.steps)
     kept = fault_step // 2 * 2 if fault_step < num else fault_step if num == 1 else 0
     assert kept <= done[0] <= fault_step and done[0] == kept if fault_step < num else done[0] >= num
-    for name in (MODEL, CHECKPOINT):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (tmp_path / "killed" / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
+    killed, unbroken = (checkpoint.find(tmp_path / name / CHECKPOINTS) for name in ("killed", "whole"))
+    assert killed is not None and unbroken is not None and killed.name == unbroken.name
+    files = sorted(path.name for path in killed.iterdir())
+    assert files == sorted(path.name for path in unbroken.iterdir()) and len(files) == 3
+    for name in files:
+        assert (killed / name).read_bytes() == (unbroken / name).read_bytes()
 
 
 def fail_at(trainer: GraphTrainer, fault_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = trainer._step
+    step = trainer.train
 
-    def fail(one: Step, number: int) -> float:
+    def fail(one: GraphStep, number: int) -> StepResult:
         if number == fault_step:
             raise KilledError
         return step(one, number)
 
-    monkeypatch.setattr(trainer, "_step", fail)
+    monkeypatch.setattr(trainer, "train", fail)
 
 
 def test_two_ranks_give_the_loss_curve_of_one(store: Store, tmp_path: Path) -> None:
@@ -124,10 +140,10 @@ def test_two_ranks_give_the_loss_curve_of_one(store: Store, tmp_path: Path) -> N
             stage="stage1",
             run=tmp_path / str(world_size),
             store=store.path,
-            settings=Settings(
+            settings=settings_of(
                 seed=3,
                 sampler=SamplerConfig(fanout=5),
-                graph=replace(CONFIG, dropout=0.0, feature_dropout=0.0, val_share=0.2),
+                graph=replace(CONFIG, dropout=0.0, feature_dropout=0.0),
             ),
             inputs={},
         )
@@ -142,7 +158,7 @@ def test_two_ranks_give_the_loss_curve_of_one(store: Store, tmp_path: Path) -> N
             capture_output=True,
             timeout=300,
         )
-        manifest = stage.read_manifest(job.folder)
+        manifest = read_manifest(job.folder)
         assert manifest is not None
         results[world_size] = manifest["metrics"]
         losses = losses_of(job.folder)
@@ -191,17 +207,16 @@ def test_exact_steps_are_sampled_steps_of_all_neighbours(encoder: str, store: St
         CONFIG, encoder=encoder, dropout=0.0, feature_dropout=0.0, epochs=6, patience=6, batch_size=10_000
     )
     # All nodes are seeds: HAN weighs relations by a mean over the tails that are there
-    splits = replace(make_splits(store, 0.2), train=np.arange(store.num_nodes["video"]))
+    splits = replace(TASK.examples(store), train=np.arange(store.num_nodes["video"]))
     results = {}
     for neighbors in ("all", "sampled"):
         results[neighbors] = GraphTrainer(
-            replace(same, neighbors=neighbors),
-            SamplerConfig(fanout=100_000),
+            settings_of(graph=replace(same, neighbors=neighbors), sampler=SamplerConfig(fanout=100_000)),
             store,
-            splits,
+            TASK,
             tmp_path,
+            examples=splits,
             key=neighbors,  # each starts anew
-            seed=0,
         ).run()
     exact, sampled = results["all"], results["sampled"]
     for a, b in zip(exact["history"], sampled["history"], strict=True):
@@ -213,7 +228,7 @@ def test_exact_steps_are_sampled_steps_of_all_neighbours(encoder: str, store: St
     assert scores is not None
     if encoder != "han":
         for part, ids in (("val", splits.val), ("test", splits.test)):
-            found = rating_metrics(scores[ids], store.labels[ids])["mae"]
+            found = TASK.measure(scores[ids], splits.truth[ids])["mae"]
             assert found == pytest.approx(sampled["exact"][part]["mae"], rel=1e-4)
 
 
@@ -225,7 +240,7 @@ def test_bfloat16_is_close_and_scores_are_float32(store: Store, tmp_path: Path) 
                 CONFIG, precision=precision, dropout=0.0, feature_dropout=0.0, epochs=2, **changes
             )
             trainer = train(store, tmp_path / "run", config)
-            trainer.key = f"{precision} {changes}"  # each starts anew
+            trainer.loop.key = f"{precision} {changes}"  # each starts anew
             seen: list[torch.dtype] = []
             score = trainer.model.score
 
@@ -246,7 +261,7 @@ def test_a_checkpoint_of_other_inputs_is_not_resumed(
 ) -> None:
     train(store, tmp_path / "run").run()
     other = train(store, tmp_path / "run")
-    other.key = "of other inputs"
+    other.loop.key = "of other inputs"
     taken = steps_of(other, monkeypatch)
     other.run()
     assert taken[0] == 0
@@ -260,10 +275,10 @@ def test_a_loss_that_is_no_number_ends_the_stage(
     config = replace(CONFIG, checkpoint_steps=2)
     whole = train(store, tmp_path / "whole", config).run()
     trainer = train(store, tmp_path / "run", config)
-    step, folder = trainer._step, tmp_path / "run"
+    step, folder = trainer.train, tmp_path / "run"
     fault_seeds: list[int] = []
 
-    def poison(one: Step, number: int) -> float:
+    def poison(one: GraphStep, number: int) -> StepResult:
         if number == 3:
             fault_seeds.extend(one.global_seeds.tolist())
             forward = one.forward
@@ -277,25 +292,27 @@ def test_a_loss_that_is_no_number_ends_the_stage(
             one = replace(one, forward=bad_forward)
         return step(one, number)
 
-    monkeypatch.setattr(trainer, "_step", poison)
+    monkeypatch.setattr(trainer, "train", poison)
     ids = r"its 24 ids: (\d+, ){5}…"
     with pytest.raises(TrainerError, match=rf"loss of step 3 \(epoch 0, batch 3\): found .*{ids}.*graph\.lr"):
         trainer.run()
     written = json.loads((folder / BAD_BATCH).read_text())
     assert written["ids"] == [store.ids[v] for v in fault_seeds] and written["step"] == 3
     assert not (folder / MODEL).exists()
-    kept, meta = checkpoint.load(folder / CHECKPOINT)
-    assert meta["state"]["next_batch"] == 2
-    assert all(torch.isfinite(t).all() for t in kept.values())
+    kept = checkpoint.open_newest(folder / CHECKPOINTS, "")
+    assert kept is not None and kept.step == kept.meta["state"]["step"] == 2
+    shapes = {name: p.shape for name, p in trainer.optimizer.trained.items()}
+    tensors = [tensor for _, _, tensor in kept.tensors(shapes)]
+    assert len(tensors) == 3 * len(shapes) and all(torch.isfinite(t).all() for t in tensors)
     assert train(store, folder, config).run() == whole
     assert not (folder / BAD_BATCH).exists()
 
 
 def test_a_model_of_another_store_is_refused(store: Store, csr_store: Store, tmp_path: Path) -> None:
     train(store, tmp_path / "run").run()
-    load_model(tmp_path / "run", store, CPU)
+    load_model(tmp_path / "run", store, TASK, CPU)
     with pytest.raises(TrainerError, match=f"found a model of the store {store.digest[:12]}, expected"):
-        load_model(tmp_path / "run", csr_store, CPU)
+        load_model(tmp_path / "run", csr_store, TASK, CPU)
 
 
 def test_training_learns_and_stops_early(store: Store, tmp_path: Path) -> None:
@@ -306,10 +323,10 @@ def test_training_learns_and_stops_early(store: Store, tmp_path: Path) -> None:
     assert result["epochs"] < 60 and result["epochs"] - 1 - result["best"]["epoch"] <= 3
     assert result["best"]["val_mae"] == min(h["val_mae"] for h in history)
     # The kept weights are those of the best epoch, not of the last
-    model = load_model(tmp_path / "run", store, CPU)
+    model = load_model(tmp_path / "run", store, TASK, CPU)
     _, scores = embed(model, FeatureTables(store, CPU))
-    val = make_splits(store, 0.2).val
-    mae = np.abs(np.clip(scores[val].astype(np.float64), 0, 9) - store.labels[val]).mean()
+    val = TASK.examples(store).val
+    mae = np.abs(np.clip(scores[val].astype(np.float64), 0, 9) - TASK.truth(store)[val]).mean()
     assert mae == pytest.approx(result["best"]["val_mae"], rel=1e-9)
 
 
@@ -321,9 +338,9 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for(store: Store, tmp_path: 
     maes = [entry["val_mae"] for entry in result["history"]]
     assert result["epochs"] == 12 and np.argmin(maes) != 11  # the best is another
     assert result["best"] == result["history"][-1]
-    _, scores = embed(load_model(tmp_path / "run", store, CPU), FeatureTables(store, CPU))
-    val = trainer.splits.val
-    assert rating_metrics(scores[val], store.labels[val])["mae"] == pytest.approx(maes[-1], rel=1e-9)
+    _, scores = embed(load_model(tmp_path / "run", store, TASK, CPU), FeatureTables(store, CPU))
+    val, truth = trainer.examples.val, trainer.examples.truth
+    assert TASK.measure(scores[val], truth[val])["mae"] == pytest.approx(maes[-1], rel=1e-9)
 
 
 @pytest.mark.parametrize("neighbors", ["sampled", "all"])
@@ -340,7 +357,7 @@ def test_feature_dropout_hides_nodes_and_leaves_categories_alone(
         return encode(h, blocks)
 
     trainer.model.encode = spy  # type: ignore[method-assign]
-    trainer._step(next(iter(trainer.steps.stream(0, 0))), 0)
+    trainer.train(next(iter(trainer.steps.stream(0, 0))), 0)
     biases = {name: layer.bias.detach() for name, layer in trainer.model.project.items()}
     hidden = {}
     for name, h in seen.items():
@@ -365,7 +382,7 @@ def test_tables_beyond_their_budget_change_only_the_rounding(store: Store, tmp_p
     losses = []
     for gb in (1.0, 20e-6, 0.0):
         trainer = train(store, tmp_path, replace(CONFIG, tables_gb=gb))
-        trainer.key = str(gb)
+        trainer.loop.key = str(gb)
         losses.append([entry["loss"] for entry in trainer.run()["history"]])
         assert (len(trainer.tables.resident) == len(store.node_types)) == (gb == 1.0)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
@@ -373,22 +390,22 @@ def test_tables_beyond_their_budget_change_only_the_rounding(store: Store, tmp_p
 
 
 def test_splits_keep_videos_together_and_in_order(store: Store) -> None:
-    splits: Splits = make_splits(store, 0.25)
-    url = store.key("url")[0]
+    splits = rating(val_share=0.25).examples(store)
+    url = store.category("video", "url")[0]
     parts = {name: set(url[ids].tolist()) for name, ids in splits.named().items()}
     assert not parts["train"] & parts["val"] and not parts["val"] & parts["test"]
-    post = store.post_time
+    post = store.column("video", "time")
     assert (
         post[splits.train].max() < post[splits.val].min() <= post[splits.val].max() < post[splits.test].min()
     )
     assert 0.2 < len(splits.val) / (len(splits.val) + len(splits.train)) < 0.35
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_file_of_weights_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    checkpoint.save(path, {"a": torch.arange(3)}, {"step": 4})
-    tensors, meta = checkpoint.load(path)
+    weights.save(path, {"a": torch.arange(3)}, {"step": 4})
+    tensors, meta = weights.load(path)
     assert meta == {"step": 4} and tensors["a"].tolist() == [0, 1, 2]
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(TrainerError, match="not a readable checkpoint"):
-        checkpoint.load(path)
+    with pytest.raises(TrainerError, match="not a readable file of weights"):
+        weights.load(path)

@@ -17,6 +17,7 @@ from netgpt.trainers.language.samples import GraphStates, Samples
 from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.language.text.template import instruction_texts
 from netgpt.trainers.language.text.tokens import Tokens
+from tests.reference import prompts_of, words_of
 
 TINY = TinyConfig(hidden=32, layers=6, heads=2, vocab=600)
 CPU = torch.device("cpu")
@@ -24,12 +25,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def tokenizer(store: Store) -> Any:
-    return train_tokenizer([*list(store.texts)[:80], *instruction_texts()], TINY.vocab)
+    return train_tokenizer([*list(store.texts)[:80], *instruction_texts(words_of())], TINY.vocab)
 
 
 @pytest.fixture(scope="module")
-def builder(tokenizer: Any) -> PromptBuilder:
-    return PromptBuilder(tokenizer, max_tokens=900, max_comments=5, seed=0)
+def builder(tokenizer: Any, store: Store) -> PromptBuilder:
+    return prompts_of(tokenizer, store)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,13 @@ from transformers import PreTrainedModel
 
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language import generation
-from netgpt.trainers.language.generation import UNPARSED, Generator, generated_levels, parse_level
+from netgpt.trainers.language.generation import UNPARSED, Generator, generated_choices
 from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
 from netgpt.trainers.language.samples import Samples
 from netgpt.trainers.language.scoring import score_samples
+from tests.reference import rating
+
+TASK = rating()
 
 
 def greedy_by_hand(model: PackedLM, samples: Samples, i: int, num: int, ends: set[int]) -> list[int]:
@@ -84,7 +87,7 @@ def test_generation_of_taught_untaught_and_wrong_texts(
     own = replace(samples, ids=ids)
     keys = [round(float(x), 4) for x in samples.graph.rows(ids)[:, 0]]
     model = _Taught(netgpt.base, dict(zip(keys, (s for s, _ in says), strict=True)), builder.num_known + 8)
-    assert generated_levels(model, own, 3000).tolist() == [level for _, level in says]
+    assert generated_choices(model, TASK, own, 3000).tolist() == [level for _, level in says]
     for text, (tokens, _) in zip(Generator(model, own, 3000).tokens(list(ids)), says, strict=True):
         assert text == tokens[: len(text)].tolist() or text[: len(tokens)] == tokens.tolist()
 
@@ -92,8 +95,8 @@ def test_generation_of_taught_untaught_and_wrong_texts(
 def test_parsing_guesses_nothing() -> None:
     said = {"The influence level of this short-video is 4": 4, "9": 9, "level: 0.": 0}
     wrong = ("", "12", "3 or 4", "4.5", "level four", "-", "it is 10", "1,000")
-    assert {text: parse_level(text) for text in said} == said
-    assert [parse_level(text) for text in wrong] == [UNPARSED] * len(wrong)
+    assert {text: TASK.parse(text) for text in said} == said
+    assert [TASK.parse(text) for text in wrong] == [None] * len(wrong)
 
 
 def test_evaluation_has_room_where_training_had(netgpt: NetGPT, samples: Samples) -> None:
@@ -101,7 +104,7 @@ def test_evaluation_has_room_where_training_had(netgpt: NetGPT, samples: Samples
     longest = max(len(samples.builder.response(n)) for n in range(10))
     budget = int(samples.lengths.max()) + longest
     own = replace(samples, ids=samples.ids[:3])
-    assert len(generated_levels(netgpt, own, budget)) == 3
+    assert len(generated_choices(netgpt, TASK, own, budget)) == 3
     with pytest.raises(
         TrainerError, match=r"record '\d+': found \d+ tokens, expected at most .*token_budget"
     ):

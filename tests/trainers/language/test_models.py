@@ -24,7 +24,7 @@ from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
 from netgpt.trainers.language.model.tiny import make_model, save_base, train_tokenizer
 from netgpt.trainers.language.samples import Samples
 from netgpt.trainers.language.scoring import score_samples
-from netgpt.trainers.language.text.prompt import PromptBuilder
+from tests.reference import prompts_of
 
 CPU = torch.device("cpu")
 
@@ -50,16 +50,14 @@ def families(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
-def test_models_of_text_alone(kind: str, families: dict[str, Path], samples: Samples) -> None:
+def test_models_of_text_alone(kind: str, families: dict[str, Path], samples: Samples, store: Store) -> None:
     """Packed and without graph: the same logits as transformers' own forward with its own attention."""
     base = load_base(str(families[kind]), torch.float32)
     model = PackedLM(base).eval()
     own = replace(
         samples,
         graph=None,
-        builder=PromptBuilder(
-            load_tokenizer(str(families[kind])), max_tokens=900, max_comments=5, seed=0, with_graph=False
-        ),
+        builder=prompts_of(load_tokenizer(str(families[kind])), store, with_graph=False),
     )
     with torch.no_grad():
         batch = own.batch([0, 4, 2])
@@ -70,23 +68,21 @@ def test_models_of_text_alone(kind: str, families: dict[str, Path], samples: Sam
             torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
     graph_ids = samples.builder.start_id, samples.builder.pad_id, samples.builder.end_id
     netgpt = NetGPT(load_base(str(families[kind]), torch.float32), 6, graph_ids)
-    names = netgpt.stage_parameters("stage3", 4)
+    names = netgpt.parts(("markers", "projector", "head", "last:4"))
     assert {n.split(".")[3] for n in names if n.startswith("base.")} == {"1", "2", "3", "4"}
     assert score_samples(netgpt.eval(), samples, 2000).shape == (12,)
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2", "llama"])
 def test_lora_trains_adapters_of_the_decoder_alone(
-    kind: str, families: dict[str, Path], samples: Samples
+    kind: str, families: dict[str, Path], samples: Samples, store: Store
 ) -> None:
     model = LoraLM(load_base(str(families[kind]), torch.float32), LoraConfig(rank=4))
-    trained = model.stage_parameters()
+    trained = model.parts(("adapters",))
     model.train_only(trained)
     layers = 6 if kind == "qwen2_vl" else 5
     assert len(trained) == layers * 7 * 2 and all(".layers." in n and ".lora_" in n for n in trained)
-    builder = PromptBuilder(
-        load_tokenizer(str(families[kind])), max_tokens=900, max_comments=5, seed=0, with_graph=False
-    )
+    builder = prompts_of(load_tokenizer(str(families[kind])), store, with_graph=False)
     own = replace(samples, graph=None, builder=builder)
     batch = own.batch([0, 1], [builder.response(n) for n in (3, 5)])
     plain = PackedLM(load_base(str(families[kind]), torch.float32)).eval()
@@ -102,17 +98,17 @@ def test_lora_trains_adapters_of_the_decoder_alone(
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2", "llama"])
 def test_an_export_is_loaded_by_transformers_and_scores_the_same(
-    kind: str, families: dict[str, Path], samples: Samples, tmp_path: Path
+    kind: str, families: dict[str, Path], samples: Samples, store: Store, tmp_path: Path
 ) -> None:
     tokenizer = load_tokenizer(str(families[kind]))
-    builder = PromptBuilder(tokenizer, max_tokens=900, max_comments=5, seed=0)
+    builder = prompts_of(tokenizer, store)
     own = replace(samples, builder=builder)
     netgpt = NetGPT(
         load_base(str(families[kind]), torch.float32), 6, (builder.start_id, builder.pad_id, builder.end_id)
     ).eval()
     assert samples.graph is not None
     with torch.no_grad():
-        for p in netgpt.stage_parameters("stage3", 4).values():
+        for p in netgpt.parts(("markers", "projector", "head", "last:4")).values():
             p.add_(torch.randn_like(p) * 0.05)
     expected = score_samples(netgpt, own, 2000)
     mean = torch.from_numpy(samples.graph.mean)

@@ -21,10 +21,13 @@ from netgpt.trainers.language.model.tiny import make_model, warm_up
 from netgpt.trainers.language.packing import collate
 from netgpt.trainers.language.pixels import PixelFolder
 from netgpt.trainers.language.samples import GraphStates, Samples
-from netgpt.trainers.language.scoring import level_log_probs, score_samples
+from netgpt.trainers.language.scoring import choice_log_probs, score_samples
 from netgpt.trainers.language.text.prompt import PromptBuilder
+from netgpt.trainers.stages.names import stage_of
+from tests.reference import settings_of
 
 CPU = torch.device("cpu")
+STAGE2, STAGE3 = (stage_of(name).parts(settings_of()) for name in ("stage2", "stage3"))  # type: ignore[attr-defined]
 NOTHING = np.empty(0, np.int64)
 
 
@@ -90,7 +93,7 @@ def test_scores_read_the_last_prompt_token_and_do_not_depend_on_the_pack(
 def test_one_pass_for_ten_levels_equals_ten_passes(
     netgpt: NetGPT, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = level_log_probs(netgpt, samples, budget=2000)
+    found = choice_log_probs(netgpt, samples, budget=2000)
     for i in range(2):
         for level in (0, 9):
             response = samples.builder.scored_response(level)
@@ -106,7 +109,7 @@ def test_one_pass_for_ten_levels_equals_ten_passes(
         "scored_response",
         lambda level: np.concatenate([original(level), end][: 1 + (level == 3)]),
     )
-    other = level_log_probs(netgpt, samples, budget=2000)
+    other = choice_log_probs(netgpt, samples, budget=2000)
     keep = [level for level in range(10) if level != 3]
     np.testing.assert_allclose(other[:, keep], found[:, keep], atol=1e-3)
     assert (other[:, 3] < found[:, 3]).all()
@@ -115,12 +118,12 @@ def test_one_pass_for_ten_levels_equals_ten_passes(
 def test_stages_train_exactly_what_the_design_names(netgpt: NetGPT) -> None:
     hidden, graph = 32, 6
     projector = {f"projector.{name}" for name, _ in netgpt.projector.named_parameters()}
-    stage2 = netgpt.stage_parameters("stage2")
+    stage2 = netgpt.parts(STAGE2)
     assert set(stage2) == {"markers_2H"} | projector
     assert sum(p.numel() for p in stage2.values()) == (
         2 * hidden + (graph + 1) * hidden + (hidden + 1) * hidden
     )
-    stage3 = netgpt.stage_parameters("stage3", 4)
+    stage3 = netgpt.parts(STAGE3)
     layers = {name for name in stage3 if name.startswith("base.")}
     assert set(stage3) - layers == set(stage2) | {"head.weight", "head.bias"}
     assert {int(name.split(".")[4]) for name in layers} == {2, 3, 4, 5}
@@ -130,13 +133,15 @@ def test_stages_train_exactly_what_the_design_names(netgpt: NetGPT) -> None:
         assert {n for n in everything if n.startswith(prefix)} == {n for n in layers if n.startswith(prefix)}
     netgpt.train_only(stage3)
     assert {n for n, p in everything.items() if p.requires_grad} == set(stage3)
-    with pytest.raises(TrainerError, match=r"stage3\.layers"):
-        netgpt.stage_parameters("stage3", 7)
+    with pytest.raises(TrainerError, match=r"trained layers: found the last 7, expected 1 to 6"):
+        netgpt.parts(("last:7",))
+    with pytest.raises(TrainerError, match=r"trained parts: found 'tail', expected all, last:N or adapters"):
+        netgpt.parts(("tail",))
     netgpt.train_only([])
 
 
 def test_gradients_reach_the_trained_parts_alone(netgpt: NetGPT, samples: Samples) -> None:
-    netgpt.train_only(netgpt.stage_parameters("stage2"))
+    netgpt.train_only(netgpt.parts(STAGE2))
     batch = samples.batch([0, 1], [samples.builder.response(3), samples.builder.response(5)])
     log_probs, _ = netgpt.response_log_probs(batch)
     assert len(log_probs) == sum(len(samples.builder.response(n)) for n in (3, 5))
@@ -190,7 +195,7 @@ def test_packed_equals_single_from_20_to_4000_tokens(
     prompts = [rng.integers(0, builder.num_known, size) for size in (20, 333, 4000, 150, 1201)]
     for prompt in prompts:
         prompt[4:7] = builder.start_id, builder.pad_id, builder.end_id
-    trained = netgpt.stage_parameters("stage3", 4)
+    trained = netgpt.parts(STAGE3)
     netgpt.train_only(trained)
     torch.nn.init.normal_(netgpt.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     levels = torch.tensor([1.0, 8.0, 4.0, 0.0, 6.0])
@@ -226,7 +231,7 @@ def test_packed_equals_single_from_20_to_4000_tokens(
 
 
 def test_activation_checkpointing_changes_no_gradient(netgpt: NetGPT, samples: Samples) -> None:
-    trained = netgpt.stage_parameters("stage3", 4)
+    trained = netgpt.parts(STAGE3)
     netgpt.train_only(trained)
     batch, found = samples.batch([0, 1, 2], [samples.builder.response(3)] * 3), []
     for on in (False, True):

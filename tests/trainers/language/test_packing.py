@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netgpt.trainers.language.packing import collate, pack, plan
+from netgpt.trainers.language.packing import collate, pack, plan_packs
 
 CPU = torch.device("cpu")
 NOTHING = np.empty(0, np.int64)
@@ -20,7 +20,7 @@ def test_packs_hold_every_sample_once_within_the_budget(lengths: list[int], budg
     packs = pack(array, np.random.default_rng(seed).permutation(len(array)), budget)
     assert sorted(i for p in packs for i in p) == list(range(len(lengths)))
     assert all(array[p].sum() <= budget for p in packs)
-    steps = plan(array, budget=budget, packs_per_step=4, seed=(seed,))
+    steps = plan_packs(array, budget=budget, packs_per_step=4, seed=(seed,))
     assert sorted(i for s in steps for i in s.samples) == list(range(len(lengths)))
     for step in steps:
         for world_size in (1, 2, 4):

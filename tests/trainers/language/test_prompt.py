@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from netgpt import graphstore
 from netgpt.graphstore import Store
-from netgpt.graphstore.xsvideo.records import SAMPLING_DATE
+from netgpt.graphstore.datasets.xsvideo import records as R
+from netgpt.graphstore.datasets.xsvideo.records import SAMPLING_DATE
+from netgpt.graphstore.datasets.xsvideo.schema import Config
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model.tiny import train_tokenizer
-from netgpt.trainers.language.text.fields import ABLATED_FIELDS, FIELDS, FREE_FIELDS, hidden_fields
+from netgpt.trainers.language.text.fields import document_of, free_fields, hidden_fields
 from netgpt.trainers.language.text.prompt import PromptBuilder, visible_record
 from netgpt.trainers.language.text.template import CHATML, ChatTurns, instruction_texts
 from netgpt.trainers.language.text.tokens import (
@@ -28,6 +30,7 @@ from netgpt.trainers.language.text.tokens import (
     tokenize_block,
     write_tokens,
 )
+from tests.reference import ABLATIONS, prompts_of, words_of
 
 VOCAB = 600
 LLAMA_LIKE = (
@@ -80,27 +83,27 @@ def comments(record: dict[str, Any], num: int) -> dict[str, Any]:
 
 def test_comments_are_drawn_by_seed_and_id_and_go_first(store: Store, tokenizer: Any) -> None:
     text = json.dumps(comments(json.loads(store.texts[0]), 60), ensure_ascii=False)
-    wide = PromptBuilder(tokenizer, max_tokens=4000, max_comments=50, seed=0)
-    assert wide.prompt("1", text).tokens.num_comments == 50
+    wide = prompts_of(tokenizer, store, max_tokens=4000, max_comments=50, seed=0)
+    assert wide.prompt("1", text).tokens.num_items == 50
     same, other = wide.prompt("1", text).ids, wide.prompt("2", text).ids
     assert same.tolist() == wide.prompt("1", text).ids.tolist() != other.tolist()
     whole = len(wide.prompt("1", store.texts[0]).ids)
-    tight = PromptBuilder(tokenizer, max_tokens=whole + 150, max_comments=50, seed=0)
+    tight = prompts_of(tokenizer, store, max_tokens=whole + 150, max_comments=50, seed=0)
     prompt = tight.prompt("1", text)
-    assert prompt.tokens.num_comments < 50 and prompt.tokens.cut_characters == 0
+    assert prompt.tokens.num_items < 50 and prompt.tokens.cut_characters == 0
     assert len(prompt.ids) + len(tight.response(9)) <= whole + 150
     with pytest.raises(TrainerError, match="leave no room"):
-        PromptBuilder(tokenizer, max_tokens=128, max_comments=0, seed=0)
+        prompts_of(tokenizer, store, max_tokens=128, max_comments=0, seed=0)
 
 
 def test_comments_of_after_the_sampling_date_do_not_leak(store: Store) -> None:
     record = comments(json.loads(store.texts[0]), 2)
     record["评论"]["1"]["评论时间"] = "2031-01-01 00:00:00"
-    assert list(visible_record(json.dumps(record))["评论"]) == ["0"]
+    assert list(visible_record(document_of(store), json.dumps(record))["评论"]) == ["0"]
 
 
 def test_tokenizer_is_a_function_of_the_text_and_keeps_digits_single(store: Store, tokenizer: Any) -> None:
-    again = train_tokenizer([*list(store.texts)[:80], *instruction_texts()], VOCAB)
+    again = train_tokenizer([*list(store.texts)[:80], *instruction_texts(words_of())], VOCAB)
     added = {"<|graph_start|>", "<|graph_pad|>", "<|graph_end|>"}
     assert again.get_vocab() == {t: i for t, i in tokenizer.get_vocab().items() if t not in added}
     text = "点赞 12345 次，𠮷 e\u0301 \n\t end"
@@ -111,13 +114,13 @@ def test_tokenizer_is_a_function_of_the_text_and_keeps_digits_single(store: Stor
 
 def test_a_prompt_is_the_record_as_json(store: Store, tokenizer: Any) -> None:
     """Pieces add up to the record: what a reader of the prompt's JSON gets is what the store holds."""
-    builder = PromptBuilder(tokenizer, max_tokens=4000, max_comments=5, seed=0)
+    builder = prompts_of(tokenizer, store, max_tokens=4000, max_comments=5, seed=0)
     for v in range(0, store.num_nodes["video"], 17):
         text = builder.tokenizer.decode(builder.prompt(store.ids[v], store.texts[v]).ids)
         found = json.loads(
             text[text.index("short video: ") + len("short video: ") : text.index("}<|im_end|>") + 1]
         )
-        expected = visible_record(store.texts[v])
+        expected = visible_record(document_of(store), store.texts[v])
         assert list(found) == list(expected)
         for name, value in expected.items():
             if name != "评论" or len(value) <= builder.max_comments:
@@ -130,11 +133,11 @@ def test_too_long_a_record_loses_texts_at_their_ends_and_nothing_else(store: Sto
     record = json.loads(store.texts[0]) | {"描述": "长" * 900, "标题": "短题目"}
     record = comments(record, 3)
     text = json.dumps(record, ensure_ascii=False)
-    short = PromptBuilder(tokenizer, max_tokens=700, max_comments=5, seed=0)
+    short = prompts_of(tokenizer, store, max_tokens=700, max_comments=5, seed=0)
     prompt = short.prompt("1", text)
     decoded = short.tokenizer.decode(prompt.ids)
     found = json.loads(decoded[decoded.index("video: {") + 7 : decoded.index("}<|im_end|>") + 1])
-    assert prompt.tokens.num_comments == 0 and found["评论"] == {} and prompt.tokens.dropped_comments
+    assert prompt.tokens.num_items == 0 and found["评论"] == {} and prompt.tokens.dropped_items
     assert prompt.tokens.cut_characters == 900 - len(found["描述"]) > 0 and set(found["描述"]) == {"长"}
     kept = {name: value for name, value in found.items() if name not in ("描述", "评论")}
     assert kept == {name: record[name] for name in kept} and list(found) == list(record)
@@ -142,7 +145,9 @@ def test_too_long_a_record_loses_texts_at_their_ends_and_nothing_else(store: Sto
     # The longest beginning that fits: one more character would not
     longest = max(len(short.response(level)) for level in range(10))
     assert 700 - len("长".encode()) * 3 < len(prompt.ids) + longest <= 700
-    with pytest.raises(TrainerError, match=r"record '1': found \d+ tokens without its comments.*max_tokens"):
+    with pytest.raises(
+        TrainerError, match=r"record '1': found \d+ tokens without 评论, 描述, 标题, expected .*max_tokens"
+    ):
         huge = json.dumps(record | {"话题": "题" * 900}, ensure_ascii=False)
         short.prompt("1", huge)
 
@@ -177,10 +182,10 @@ def test_a_tokenizer_without_a_chat_template_is_refused(store: Store) -> None:
     tokenizer = train_tokenizer(list(store.texts)[:20], 400)
     tokenizer.chat_template = None
     with pytest.raises(TrainerError, match="chat template"):
-        PromptBuilder(tokenizer, max_tokens=900, max_comments=5, seed=0)
+        prompts_of(tokenizer, store, max_tokens=900)
     tokenizer.chat_template = "{{ messages | length }}"
     with pytest.raises(TrainerError, match="chat template"):
-        PromptBuilder(tokenizer, max_tokens=900, max_comments=5, seed=0)
+        prompts_of(tokenizer, store, max_tokens=900)
 
 
 @settings(max_examples=25, deadline=None)
@@ -189,7 +194,7 @@ def test_lengths_are_counted_without_making_prompts(seed: int, num: int) -> None
     store, builder, tokens = _STATE["store"], _STATE["builder"], _STATE["tokens"]
     rng = np.random.default_rng(seed)
     nodes = rng.integers(0, store.num_nodes["video"], num)
-    hidden = rng.random((num, len(FIELDS))) < rng.random()
+    hidden = rng.random((num, len(builder.document.fields))) < rng.random()
     expected = [
         len(builder.assemble(tokens.record(int(v)), row)) for v, row in zip(nodes, hidden, strict=True)
     ]
@@ -208,12 +213,21 @@ def _state(store: Store, builder: PromptBuilder, tokens: Tokens) -> None:
 
 
 def test_hidden_fields_are_absent_and_the_rest_is_valid_json(store: Store, builder: PromptBuilder) -> None:
-    prompt = builder.prompt(store.ids[3], store.texts[3])
-    for names in (ABLATED_FIELDS["IV"], ABLATED_FIELDS["CV"], FREE_FIELDS, FIELDS, ()):
-        decoded = builder.tokenizer.decode(builder.assemble(prompt.tokens, hidden_fields(names)))
+    document = builder.document
+    prompt, fields = builder.prompt(store.ids[3], store.texts[3]), [f.name for f in document.fields]
+    free = [name for name, one in zip(fields, free_fields(document), strict=True) if one]
+    kept = (R.URL, R.SENTIMENT, R.DESCRIPTION, R.TITLE, R.AUTHOR, R.POST_TIME, R.COMMENTS, R.HISTORY)
+    assert set(free) == {*kept, SAMPLING_DATE} and fields == list(R.TEXT_KEYS)
+    for names in (ABLATIONS["IV"].fields, ABLATIONS["CV"].fields, free, fields, ()):
+        hidden = hidden_fields(document, names, "ablations.X.fields")
+        decoded = builder.tokenizer.decode(builder.assemble(prompt.tokens, hidden))
         found = json.loads(decoded[decoded.index("video: {") + 7 : decoded.index("}<|im_end|>") + 1])
-        assert list(found) == [n for n in visible_record(store.texts[3]) if n not in names]
-    assert SAMPLING_DATE in ABLATED_FIELDS["IV"] and len(ABLATED_FIELDS["IV"]) == 7
+        assert list(found) == [n for n in visible_record(document, store.texts[3]) if n not in names]
+    assert SAMPLING_DATE in ABLATIONS["IV"].fields and len(ABLATIONS["IV"].fields) == 7
+    with pytest.raises(
+        TrainerError, match=r"ablations\.X\.fields: found '评', expected fields of the document: "
+    ):
+        hidden_fields(document, ["评"], "ablations.X.fields")
 
 
 def test_cache_is_what_the_builder_says_and_plain_zarr_reads_it(
@@ -244,11 +258,11 @@ def test_a_cache_of_something_else_is_refused(
     with pytest.raises(TrainerError, match="tokens of another store"):
         open_tokens(tmp_path, {**attributes, "store": "0" * 64})
     for changed in ({"max_tokens": 901}, {"max_comments": 4}, {"seed": 1}):
-        other = PromptBuilder(tokenizer, **({"max_tokens": 900, "max_comments": 5, "seed": 0} | changed))
+        other = prompts_of(tokenizer, store, **({"max_tokens": 900, "max_comments": 5, "seed": 0} | changed))
         with pytest.raises(TrainerError, match="another tokenizer, template or limits"):
             open_tokens(tmp_path, cache_attributes(store, other))
     other_tokenizer = train_tokenizer(list(store.texts)[:20], 500)
-    other = PromptBuilder(other_tokenizer, max_tokens=900, max_comments=5, seed=0)
+    other = prompts_of(other_tokenizer, store, max_tokens=900)
     with pytest.raises(TrainerError, match="netgpt tokenize"):
         open_tokens(tmp_path, cache_attributes(store, other))
     with pytest.raises(TrainerError, match="found tokens of another store"):
@@ -258,7 +272,7 @@ def test_a_cache_of_something_else_is_refused(
 def test_the_text_baseline_reads_the_same_cache_without_the_graph(
     store: Store, builder: PromptBuilder, tokenizer: Any
 ) -> None:
-    plain = PromptBuilder(tokenizer, max_tokens=900, max_comments=5, seed=0, with_graph=False)
+    plain = prompts_of(tokenizer, store, max_tokens=900, with_graph=False)
     assert plain.digest == builder.digest
     text = plain.tokenizer.decode(plain.prompt(store.ids[0], store.texts[0]).ids)
     assert "user\nPlease read the following" in text and "Graph" not in text
@@ -275,13 +289,13 @@ def test_permuted_labels_change_no_byte_that_a_model_reads(records_path: Path, t
         record["影响力等级"] = levels[i]
     permuted = tmp_path / "permuted.json"
     permuted.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
-    config = graphstore.BuildConfig(encoder="hash:8", time_dim=8, video_dim=4)
+    config = Config(encoder="hash:8", time_dim=8, video_dim=4)
     prompts, arrays, labels = [], [], []
     for name, path in (("a", records_path), ("b", permuted)):
         graphstore.build(path, tmp_path / name, config)
         store = graphstore.open(str(tmp_path / name))
-        tokenizer = train_tokenizer([*list(store.texts)[:40], *instruction_texts()], 400)
-        builder = PromptBuilder(tokenizer, max_tokens=900, max_comments=5, seed=0)
+        tokenizer = train_tokenizer([*list(store.texts)[:40], *instruction_texts(words_of())], 400)
+        builder = prompts_of(tokenizer, store, max_tokens=900)
         prompts.append([t.ids.tobytes() for t in builder.tokenize(zip(store.ids, store.texts, strict=True))])
         files = [p for p in (tmp_path / name).rglob("*") if p.is_file() and "c" in p.parts[-3:]]
         arrays.append({p.relative_to(tmp_path / name).as_posix(): p.read_bytes() for p in files})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,38 @@ import torch
 import torch.nn.functional as F
 
 from netgpt.graphstore import Store
-from netgpt.trainers import checkpoint, stage
+from netgpt.trainers import checkpoint, weights
 from netgpt.trainers.config import (
+    AlignConfig,
     GraphConfig,
     LanguageConfig,
     RateConfig,
     SamplerConfig,
-    StageConfig,
     TinyConfig,
 )
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.language import snapshots
-from netgpt.trainers.language.curve import Groups
-from netgpt.trainers.language.load import make_netgpt, make_samples, prompt_builder, trained_parameters
-from netgpt.trainers.language.packing import plan
+from netgpt.trainers.language.assembly import WEIGHTS, Assembly
+from netgpt.trainers.language.packing import PackStep, plan_packs
 from netgpt.trainers.language.samples import GraphStates
-from netgpt.trainers.language.train import WEIGHTS, LanguageTrainer
+from netgpt.trainers.language.train import LanguageTrainer
+from netgpt.trainers.loop import StepResult
 from netgpt.trainers.progress import read_progress
 from netgpt.trainers.schedule import learning_rate, seed_of
-from netgpt.trainers.settings import Settings, StageJob
-from netgpt.trainers.splits import make_splits
-from netgpt.trainers.worker import run_stage, use_process_group
+from netgpt.trainers.settings import Settings
+from netgpt.trainers.stages.base import StageJob
+from netgpt.trainers.stages.folder import read_manifest, stage_digest
+from netgpt.trainers.stages.language import LanguageStage
+from netgpt.trainers.stages.names import stage_of
+from netgpt.trainers.stages.session import run_stage
+from netgpt.trainers.tasks.base import Examples
+from netgpt.trainers.tasks.names import make_task
+from tests.reference import TASK, settings_of
 
-SETTINGS = Settings(
+SETTINGS = settings_of(
     seed=3,
+    task=replace(TASK, val_share=0.7),
     sampler=SamplerConfig(fanout=5),
-    graph=GraphConfig(hidden=8, batch_size=32, epochs=1, val_share=0.7),
+    graph=GraphConfig(hidden=8, batch_size=32, epochs=1),
     language=LanguageConfig(
         max_tokens=700,
         token_budget=1400,
@@ -53,19 +58,12 @@ SETTINGS = Settings(
         max_comments=2,
         tiny=TinyConfig(hidden=32, layers=6, heads=2, vocab=600),
     ),
-    stage2=StageConfig(epochs=1, lr=0.003, checkpoint_steps=2, log_steps=1),
+    stage2=AlignConfig(epochs=1, lr=0.003, checkpoint_steps=2, log_steps=1),
     stage3=RateConfig(epochs=2, lr=0.003, checkpoint_steps=2, weight_decay=0.01, log_steps=1),
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    """The group notes its rank in the environment, which commands of later files would inherit."""
-    before = dict(os.environ)
-    use_process_group("cpu")
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +74,11 @@ def base_run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
         execute(run, store, name)
     # As if killed right before the manifest: a stage without checkpoints starts in an empty folder
     for name in ("embeddings", "base", "tokens"):
-        digest = stage.stage_digest(run / name)
+        digest = stage_digest(run / name)
         (run / name / "manifest.json").unlink()
         (run / name / "left-over").touch()
         execute(run, store, name)
-        assert stage.stage_digest(run / name) == digest and not (run / name / "left-over").exists()
+        assert stage_digest(run / name) == digest and not (run / name / "left-over").exists()
     return run
 
 
@@ -99,46 +97,46 @@ def copy_of(base_run: Path, path: Path) -> Path:
     return path
 
 
-def make_trainer(run: Path, store: Store, name: str) -> LanguageTrainer:
-    splits = make_splits(store, SETTINGS.graph.val_share)
+class FewValidated(Assembly):
+    """Six examples to validate on: enough, and fast."""
+
+    @cached_property
+    def examples(self) -> Examples:
+        found = self.task.examples(self.store)
+        return replace(found, val=found.val[:6])
+
+
+def make_trainer(run: Path, store: Store, name: str, settings: Settings = SETTINGS) -> LanguageTrainer:
+    stage = stage_of(name)
+    assert isinstance(stage, LanguageStage)
+    assembly = FewValidated(run, store, settings, make_task(settings.task), torch.device("cpu"))
     h = np.array(np.random.default_rng(0).normal(size=(store.num_nodes["video"], 8)), np.float32)
-    builder = prompt_builder(run, SETTINGS)
-    netgpt = make_netgpt(run, SETTINGS, builder, 8, torch.device("cpu"))
+    netgpt = assembly.netgpt(8, "mean")
     netgpt.start_head_at(3.0)
-    levels = np.asarray(store.labels).astype(np.int64)
-    cpu = torch.device("cpu")
-    graph = GraphStates.of(h, splits.train)
-    train, val = (
-        make_samples(run, store, SETTINGS, builder, ids, graph, cpu) for ids in (splits.train, splits.val[:6])
-    )
     folder = run / name
     folder.mkdir(exist_ok=True)
-    config = SETTINGS.stage2 if name == "stage2" else SETTINGS.stage3
-    return LanguageTrainer(
-        name,
-        SETTINGS.language,
-        config,
-        netgpt,
-        trained_parameters(netgpt, name, SETTINGS),
-        train,
-        val,
-        levels,
-        folder,
-        seed=SETTINGS.seed,
-        groups=Groups(*store.key("platform")),
-    )
+    return LanguageTrainer(stage, assembly, netgpt, GraphStates.of(h, assembly.examples.train), folder)
+
+
+def run_of(trainer: LanguageTrainer) -> dict[str, Any]:
+    trainer.loop.run()
+    return trainer.finish()
 
 
 def plain_torch(trainer: LanguageTrainer, name: str) -> dict[str, torch.Tensor]:
     """The same training by AdamW alone, one loss over each whole step."""
-    config, netgpt = trainer.config, trainer.model
+    config, netgpt, samples = trainer.config, trainer.model, trainer.samples
+
+    def response(node: int) -> np.ndarray:
+        return samples.builder.response(int(trainer.truth[node]))
+
     trained = {key: p.detach().clone().requires_grad_() for key, p in trainer.trained.items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.weight_decay)
     plans = [
         step
         for epoch in range(config.epochs)
-        for step in plan(
-            trainer.train.lengths + [len(trainer._response(int(v))) for v in trainer.train.ids],
+        for step in plan_packs(
+            samples.lengths + [len(response(int(v))) if name == "stage2" else 0 for v in samples.ids],
             budget=SETTINGS.language.token_budget,
             packs_per_step=4,
             seed=(SETTINGS.seed, seed_of(name), epoch),
@@ -147,10 +145,9 @@ def plain_torch(trainer: LanguageTrainer, name: str) -> dict[str, torch.Tensor]:
     for number, step in enumerate(plans):
         losses = []
         for i in step.samples:  # one sample at a time: no packs
-            node = int(trainer.train.ids[i])
-            level = int(trainer.levels[node])
-            responses = [trainer.train.builder.response(level)] if name == "stage2" else None
-            batch = trainer.train.batch([i], responses)
+            node = int(samples.ids[i])
+            level = float(trainer.truth[node])
+            batch = samples.batch([i], [response(node)] if name == "stage2" else None)
 
             def run(method: str, batch: Any = batch) -> Any:
                 class Call(torch.nn.Module):
@@ -167,7 +164,7 @@ def plain_torch(trainer: LanguageTrainer, name: str) -> dict[str, torch.Tensor]:
             if name == "stage2":
                 losses.append(-run("response_log_probs")[0])
             else:
-                losses.append(F.smooth_l1_loss(run("scores"), torch.tensor([float(level)]), reduction="none"))
+                losses.append(F.smooth_l1_loss(run("scores"), torch.tensor([level]), reduction="none"))
         loss = torch.cat(losses).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -184,7 +181,7 @@ def test_zero_equals_plain_torch(name: str, base_run: Path, store: Store, tmp_pa
     expected = plain_torch(make_trainer(run, store, name), name)
     trainer = make_trainer(run, store, name)
     before = {key: p.detach().clone() for key, p in trainer.model.named_parameters()}
-    trainer.run()
+    run_of(trainer)
     for key, parameter in trainer.trained.items():
         torch.testing.assert_close(parameter.detach(), expected[key].detach(), rtol=2e-3, atol=2e-5)
         assert float((parameter.detach() - before[key]).abs().max()) > 1e-4, key
@@ -202,28 +199,28 @@ def test_a_killed_stage_ends_in_the_same_bits(
     name: str, fault_step: int, base_run: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole_run, killed_run = copy_of(base_run, tmp_path / "a"), copy_of(base_run, tmp_path / "b")
-    whole = make_trainer(whole_run, store, name).run()
+    whole = run_of(make_trainer(whole_run, store, name))
     assert whole["steps"] > fault_step
     trainer = make_trainer(killed_run, store, name)
-    step = trainer._step
+    step = trainer.train
 
-    def fail(packs: Any, number: int, *rest: Any) -> float:
+    def fail(packs: PackStep, number: int) -> StepResult:
         if number == fault_step:
             raise KilledError
-        return step(packs, number, *rest)
+        return step(packs, number)
 
-    monkeypatch.setattr(trainer, "_step", fail)
+    monkeypatch.setattr(trainer, "train", fail)
     with pytest.raises(KilledError):
-        trainer.run()
+        run_of(trainer)
     again = make_trainer(killed_run, store, name)
-    again_step, first = again._step, []
+    again_step, first = again.train, []
 
-    def count(packs: Any, number: int, *rest: Any) -> float:
+    def count(packs: PackStep, number: int) -> StepResult:
         first.append(number)
-        return again_step(packs, number, *rest)
+        return again_step(packs, number)
 
-    monkeypatch.setattr(again, "_step", count)
-    assert again.run() == whole
+    monkeypatch.setattr(again, "train", count)
+    assert run_of(again) == whole
     assert first[0] == fault_step // 2 * 2 if fault_step < whole["steps"] / 2 else first[0] >= 2
     assert (killed_run / name / WEIGHTS).read_bytes() == (whole_run / name / WEIGHTS).read_bytes()
 
@@ -231,29 +228,29 @@ def test_a_killed_stage_ends_in_the_same_bits(
 def test_a_torn_checkpoint_is_passed_over(base_run: Path, store: Store, tmp_path: Path) -> None:
     run = copy_of(base_run, tmp_path / "run")
     trainer = make_trainer(run, store, "stage3")
-    whole = trainer.run()
+    whole = run_of(trainer)
     folder = run / "stage3" / "checkpoints"
     newest, older = sorted(folder.glob("step-*"), reverse=True)
-    assert snapshots.find(folder) == newest
+    assert checkpoint.find(folder) == newest
     victim = next(p for p in sorted(newest.glob("part-*.safetensors")))
     victim.write_bytes(victim.read_bytes()[:-10])
-    assert snapshots.find(folder) == older
-    weights = (run / "stage3" / WEIGHTS).read_bytes()
-    assert make_trainer(run, store, "stage3").run() == whole
-    assert (run / "stage3" / WEIGHTS).read_bytes() == weights
+    assert checkpoint.find(folder) == older
+    kept = (run / "stage3" / WEIGHTS).read_bytes()
+    assert run_of(make_trainer(run, store, "stage3")) == whole
+    assert (run / "stage3" / WEIGHTS).read_bytes() == kept
 
 
 def test_checkpoints_leave_out_the_frozen_weights(base_run: Path, store: Store, tmp_path: Path) -> None:
     run = copy_of(base_run, tmp_path / "run")
     trainer = make_trainer(run, store, "stage2")
-    trainer.run()
+    run_of(trainer)
     trained = sum(p.numel() for p in trainer.trained.values())
     frozen = sum(p.numel() for p in trainer.model.parameters()) - trained
-    newest = snapshots.find(run / "stage2" / "checkpoints")
+    newest = checkpoint.find(run / "stage2" / "checkpoints")
     assert newest is not None
     size = sum(p.stat().st_size for p in newest.rglob("*") if p.suffix == ".safetensors")
     assert size < 4 * (8 * trained) + 200_000 < 4 * frozen
-    tensors, _ = checkpoint.load(run / "stage2" / WEIGHTS)
+    tensors, _ = weights.load(run / "stage2" / WEIGHTS)
     assert set(tensors) == set(trainer.trained)
 
 
@@ -284,9 +281,9 @@ class Result:
 
     @staticmethod
     def of(run: Path, name: str) -> Result:
-        manifest = stage.read_manifest(run / name)
+        manifest = read_manifest(run / name)
         assert manifest is not None
-        return Result(manifest["metrics"], checkpoint.load(run / name / WEIGHTS)[0])
+        return Result(manifest["metrics"], weights.load(run / name / WEIGHTS)[0])
 
     def assert_close(self, other: Result) -> None:
         """Loss curve, validation and every weight, to 1e-5.
@@ -351,8 +348,8 @@ def test_ranks_killed_without_warning(
         for rank in ranks:
             rank.kill()
     process.communicate(timeout=120)
-    assert process.returncode != 0 and stage.read_manifest(run / "stage3") is None
-    newest = snapshots.find(checkpoints, job(run, store, "stage3").key)
+    assert process.returncode != 0 and read_manifest(run / "stage3") is None
+    newest = checkpoint.find(checkpoints, job(run, store, "stage3").key)
     assert newest is not None and not list(newest.rglob("*.pt"))
     finish(torchrun(run, store, "stage3", world_size))
     found = Result.of(run, "stage3")
@@ -401,27 +398,27 @@ def test_a_pack_too_large_for_the_gpu_names_the_budget_to_set(
     with pytest.raises(
         TrainerError, match=words + r"language\.token_budget=7\d\d or .*activation_checkpointing"
     ):
-        trainer.run()
+        run_of(trainer)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     base_run: Path, store: Store, tmp_path: Path
 ) -> None:
     trainer = make_trainer(copy_of(base_run, tmp_path / "run"), store, "stage3")
-    step, before = trainer._step, {}
+    step, before = trainer.train, {}
 
-    def spoil(packs: Any, number: int, *rest: Any) -> float:
+    def spoil(packs: PackStep, number: int) -> StepResult:
         if number == 3:
             trainer.model.head.bias.data.fill_(float("nan"))
             before.update({k: p.detach().clone() for k, p in trainer.trained.items()})
-        return step(packs, number, *rest)
+        return step(packs, number)
 
-    trainer._step = spoil  # type: ignore[method-assign]
+    trainer.train = spoil  # type: ignore[method-assign]
     with pytest.raises(TrainerError, match=r"loss of step 3: found nan.*its nodes are \[\d+.*stage3\.lr"):
-        trainer.run()
+        run_of(trainer)
     for key, p in trainer.trained.items():
         assert torch.equal(p, before[key]) or key == "head.bias"
-    newest = snapshots.find(trainer.folder / "checkpoints")
+    newest = checkpoint.find(trainer.folder / "checkpoints")
     assert newest is not None and newest.name == "step-00000002"
 
 
@@ -430,11 +427,24 @@ def test_text_dropout_hides_free_texts_by_seed_and_epoch(
 ) -> None:
     trainer = make_trainer(copy_of(base_run, tmp_path / "run"), store, "stage3")
     trainer.config = replace(trainer.config, text_dropout=0.7)
-    first, again, second = trainer._samples_of(0), trainer._samples_of(0), trainer._samples_of(1)
+    first, again, second = trainer.samples_of(0), trainer.samples_of(0), trainer.samples_of(1)
     assert first is again and (first.lengths != second.lengths).any()
-    assert (first.lengths < trainer.train.lengths).mean() > 0.9
+    assert (first.lengths < trainer.samples.lengths).mean() > 0.9
     share = np.array(first.hidden)[:, trainer._free].mean()
     assert 0.6 < share < 0.8 and not np.array(first.hidden)[:, ~trainer._free].any()
     other = make_trainer(trainer.folder.parent, store, "stage3")
     other.config = trainer.config
-    np.testing.assert_array_equal(other._samples_of(1).lengths, second.lengths)
+    np.testing.assert_array_equal(other.samples_of(1).lengths, second.lengths)
+
+
+def test_more_layers_than_there_are_are_refused_by_their_whole_key(
+    base_run: Path, store: Store, tmp_path: Path
+) -> None:
+    run = copy_of(base_run, tmp_path / "run")
+    run_of(make_trainer(run, store, "stage2"))
+    settings = replace(SETTINGS, stage3=replace(SETTINGS.stage3, layers=7))  # type: ignore[call-arg, attr-defined]
+    assembly = Assembly(run, store, settings, make_task(settings.task), torch.device("cpu"))
+    rate = stage_of("stage3")
+    assert isinstance(rate, LanguageStage)
+    with pytest.raises(TrainerError, match=r"stage3\.layers: found 7, expected 1 to 6"):
+        rate.begin(assembly.netgpt(8, "mean"), assembly)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from netgpt.graphstore import EdgeType
-from netgpt.trainers.graph.encoders.layer import MeanLayer
+from netgpt.trainers.graph.encoders.layer import LayerSpec, MeanLayer
 
 
 class GCNLayer(MeanLayer):
@@ -17,6 +17,7 @@ class GCNLayer(MeanLayer):
     expectation over samples is the sum over all.
     """
 
+    title = "GCN"
     uses_degrees = True
 
     def __init__(self, edge_types: tuple[EdgeType, ...], hidden: int) -> None:
@@ -24,6 +25,10 @@ class GCNLayer(MeanLayer):
         self.linear = nn.Linear(hidden, hidden)
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def make(cls, spec: LayerSpec) -> GCNLayer:
+        return cls(spec.edge_types, spec.hidden)
 
     def send(self, node_type: str, h_ND: Tensor, degree_N: Tensor | None) -> Tensor:
         return h_ND if degree_N is None else h_ND * torch.rsqrt(degree_N.to(h_ND.dtype) + 1)[:, None]

@@ -19,6 +19,8 @@ class HANLayer(AttentionLayer):
     batch (and rank) while training.
     """
 
+    title = "HAN"
+
     def __init__(
         self, edge_types: tuple[EdgeType, ...], node_types: tuple[str, ...], hidden: int, heads: int
     ) -> None:

@@ -20,6 +20,7 @@ class HetSANNLayer(AttentionLayer):
     their states.
     """
 
+    title = "HetSANN"
     uses_degrees = True
 
     def __init__(

@@ -11,37 +11,65 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from netgpt.graphstore import EdgeType
-from netgpt.trainers.graph.rows import Attention, Rows
+from netgpt.trainers.config import GraphConfig
+from netgpt.trainers.errors import require
+from netgpt.trainers.graph.rows import Attention, HeadRows
 
 
 @dataclass(frozen=True)
-class Block:
+class LayerEdges:
     """The edges that one layer works on."""
 
-    rows: Mapping[EdgeType, Rows]
+    rows: Mapping[EdgeType, HeadRows]
     num_tails: int
     degree_N: Tensor | None = None
     """Heads over all relations of every target node whose state is there, in the whole graph; only for
     layers that ask for it."""
 
 
-class Layer(nn.Module):
-    """One layer of an encoder."""
+@dataclass(frozen=True)
+class LayerSpec:
+    """What a layer is made for."""
 
+    edge_types: tuple[EdgeType, ...]
+    node_types: tuple[str, ...]
+    hidden: int
+    heads: int = 1
+    """Attention heads, for layers that have some."""
+    num_bases: int = 0
+    """Bases that relation weights are mixed from, for layers that can; 0: a weight of its own for each."""
+
+
+class Layer(nn.Module):
+    """One layer of an encoder. Subclass `MeanLayer` or `AttentionLayer`: exact inference runs these two."""
+
+    title: ClassVar[str]
+    """The encoder as the literature spells it."""
     uses_degrees = False
     """Whether the layer needs degrees in the whole graph."""
+
+    @classmethod
+    def make(cls, spec: LayerSpec) -> Self:
+        """A freshly initialised layer."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, config: GraphConfig) -> None:
+        """TrainerError for settings that the encoder has no use for, before anything starts."""
+        require(config.num_bases == 0, "graph.num_bases", config.num_bases, "0: only rgcn has bases")
 
     def __init__(self, edge_types: tuple[EdgeType, ...]) -> None:
         super().__init__()
         self.edge_types = edge_types
         self.target = edge_types[0][2]
 
-    def forward(self, h: Mapping[str, Tensor], block: Block) -> Tensor:
+    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> Tensor:
         """States before the layer by node type [N, D] → new states of the first tails [T, D]."""
         raise NotImplementedError
 
@@ -69,7 +97,7 @@ class MeanLayer(Layer):
         """New states from the own ones and what the relations brought."""
         raise NotImplementedError
 
-    def forward(self, h: Mapping[str, Tensor], block: Block) -> Tensor:
+    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> Tensor:
         own_TD = h[self.target][: block.num_tails]
         sent = {
             name: self.send(name, x, block.degree_N if name == self.target else None) for name, x in h.items()
@@ -114,18 +142,28 @@ class AttentionLayer(Layer):
         self.head_RHC = glorot(len(edge_types), heads, self.width)
         self.tail_RHC = glorot(len(edge_types), heads, self.width)
 
+    @classmethod
+    def make(cls, spec: LayerSpec) -> Self:
+        return cls(spec.edge_types, spec.node_types, spec.hidden, spec.heads)  # type: ignore[call-arg]
+
+    @classmethod
+    def check(cls, config: GraphConfig) -> None:
+        super().check(config)
+        divides = config.hidden % config.heads == 0
+        require(divides, "graph.heads", config.heads, f"a divisor of graph.hidden ({config.hidden})")
+
     def values_of(self, node_type: str, h_ND: Tensor) -> Tensor:
         """What nodes of a type show of themselves: [H, N, C], head after head, as they are summed."""
         x_ND: Tensor = self.project[node_type](h_ND)
         return x_ND.view(-1, self.heads, self.width).transpose(0, 1).contiguous()
 
     def key(self, edge_type: EdgeType, value_HNC: Tensor) -> Tensor:
-        """Of a relation's heads: [N, H]."""
+        """Keys of a relation's heads: [N, H]."""
         head_HC = self.head_RHC[self.edge_types.index(edge_type)]
         return torch.einsum("hnc,hc->nh", value_HNC, head_HC)
 
     def query(self, edge_type: EdgeType, value_HTC: Tensor) -> Tensor:
-        """Of a relation's tails: [T, H]."""
+        """Queries of a relation's tails: [T, H]."""
         tail_HC = self.tail_RHC[self.edge_types.index(edge_type)]
         return torch.einsum("htc,hc->th", value_HTC, tail_HC)
 
@@ -134,7 +172,7 @@ class AttentionLayer(Layer):
         keys: Mapping[EdgeType, Tensor],
         values: Mapping[str, Tensor],
         own_HTC: Tensor,
-        rows: Mapping[EdgeType, Rows],
+        rows: Mapping[EdgeType, HeadRows],
     ) -> Tensor:
         """Parts [K, T, D] from the relations' keys, the values of all node types, and those of the tails."""
         return self.parts(
@@ -153,7 +191,7 @@ class AttentionLayer(Layer):
         """New states, given each part's mean score."""
         raise NotImplementedError
 
-    def forward(self, h: Mapping[str, Tensor], block: Block) -> Tensor:
+    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> Tensor:
         own_TD = h[self.target][: block.num_tails]
         values = {name: self.values_of(name, x) for name, x in h.items()}
         keys = {e: self.key(e, values[e[0]]) for e in self.edge_types}

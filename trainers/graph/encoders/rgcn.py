@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from netgpt.graphstore import EdgeType
-from netgpt.trainers.graph.encoders.layer import MeanLayer
+from netgpt.trainers.config import GraphConfig
+from netgpt.trainers.graph.encoders.layer import LayerSpec, MeanLayer
 
 
 class RGCNLayer(MeanLayer):
@@ -16,6 +17,8 @@ class RGCNLayer(MeanLayer):
     One root weight serves every node type: all relations end at the target, so without it the other
     types would vanish after the first layer. With `num_bases`, W_r = Σ_b a_rb V_b.
     """
+
+    title = "RGCN"
 
     def __init__(self, edge_types: tuple[EdgeType, ...], hidden: int, num_bases: int = 0) -> None:
         super().__init__(edge_types)
@@ -29,6 +32,14 @@ class RGCNLayer(MeanLayer):
             nn.init.normal_(self.share_RB, std=num**-0.5)
         nn.init.normal_(self.root.weight, std=hidden**-0.5)
         nn.init.zeros_(self.root.bias)
+
+    @classmethod
+    def make(cls, spec: LayerSpec) -> RGCNLayer:
+        return cls(spec.edge_types, spec.hidden, spec.num_bases)
+
+    @classmethod
+    def check(cls, config: GraphConfig) -> None:
+        """Takes all settings."""
 
     def weight_of(self, edge_type: EdgeType) -> Tensor:
         """W_r, to be multiplied from the right: [D, D]."""

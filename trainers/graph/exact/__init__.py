@@ -5,7 +5,13 @@ in mapped files; everything else is made in blocks. Nodes of other types have no
 follow from their features alone, so they are made once for each distinct content.
 """
 
-from netgpt.trainers.graph.exact.cache import cache_digests, cached_mean_scores, open_cache, write_cache
+from netgpt.trainers.graph.exact.cache import (
+    cache_digests,
+    cached_mean_scores,
+    open_cache,
+    write_cache,
+    write_ids,
+)
 from netgpt.trainers.graph.exact.inference import ExactInference, embed, exact_scores
 
 __all__ = [
@@ -16,4 +22,5 @@ __all__ = [
     "exact_scores",
     "open_cache",
     "write_cache",
+    "write_ids",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor
 from netgpt.graphstore import EdgeType
 from netgpt.trainers.graph.encoders import AttentionLayer
 from netgpt.trainers.graph.exact.workspace import Workspace, own_states
-from netgpt.trainers.graph.rows import Rows, SampledRows
+from netgpt.trainers.graph.rows import HeadRows, SampledRows
 from netgpt.trainers.graph.tables import WholeContents
 
 BLOCK_EDGES = 1 << 22
@@ -46,7 +46,7 @@ def attention_layer(
     parts: list[np.ndarray] = []
     sums_K = torch.zeros(0, dtype=torch.float64)
     for block in work.edge_blocks(np.sum(list(degrees.values()), axis=0), BLOCK_EDGES, max_rows):
-        rows: dict[EdgeType, Rows] = {}
+        rows: dict[EdgeType, HeadRows] = {}
         for e, relation in relations.items():
             heads = relation.heads_of(block.start, block.stop)
             contents = row_of[e[0]]

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 
 from netgpt.graphstore import Store
 from netgpt.graphstore.arrays import ArrayWriter, map_array, write_array
-from netgpt.graphstore.files import file_digest, read_json
+from netgpt.graphstore.files import atomic_file, file_digest, read_json
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.exact.inference import ExactInference, exact_scores
 from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Progress
@@ -19,6 +21,16 @@ from netgpt.trainers.graph.model import GraphModel
 from netgpt.trainers.graph.tables import FeatureTables
 
 MEAN_SCORES = "mean_scores"
+
+
+def write_ids(path: Path, store: Store) -> None:
+    """Write a Parquet table whose row v has the `id` of the target's node v: the data set's own where it has
+    ids, else the node's number."""
+    target = store.schema.target
+    named = any(c.kind == "id" for c in store.schema.node_type(target).columns)
+    ids = list(store.node_ids(target)) if named else np.arange(store.num_nodes[target])
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.table({"id": ids}), temporary)
 
 
 def cache_digests(model_file: Path, store: Store) -> dict[str, str]:

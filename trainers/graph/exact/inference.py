@@ -18,7 +18,7 @@ from netgpt.trainers.graph.model import GraphModel, WholeGraph
 from netgpt.trainers.graph.tables import FeatureTables, WholeContents
 
 CUMULATED_BYTES = 28
-"""Of each number of a cumulative sum on a GPU: gathered, in float64, summed, shifted."""
+"""Bytes for each number of a cumulative sum on a GPU: gathered, in float64, summed, shifted."""
 
 
 class ExactInference:
@@ -51,7 +51,7 @@ class ExactInference:
 
     @property
     def mean_seconds(self) -> dict[str, float]:
-        """Of it the walk over rows, where rows are walked."""
+        """The part of it that walks over rows, where rows are walked."""
         return self.work.mean_seconds
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ def exact_scores(model: GraphModel, h_ND: np.ndarray) -> np.ndarray:
     """Scores of embeddings: [N, D] → [N] float32."""
     training = model.training
     model.eval()
-    device = model.predictor.weight.device
+    device = next(model.predictor.parameters()).device
 
     def score(block: np.ndarray) -> Tensor:
         return model.score(torch.from_numpy(np.array(block)).to(device)).cpu()

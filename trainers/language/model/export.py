@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from netgpt.graphstore.files import atomic_dir
-from netgpt.trainers import checkpoint
+from netgpt.trainers import weights
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model.backbone import load_base
 from netgpt.trainers.language.model.netgpt import NetGPT
@@ -57,7 +57,7 @@ def export(
             "length": length,
             "start": netgpt.start,
         }
-        checkpoint.save(temporary / PART, {**own, "mean": mean}, meta)
+        weights.save(temporary / PART, {**own, "mean": mean}, meta)
 
 
 def load_exported(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[NetGPT, torch.Tensor, float]:
@@ -65,7 +65,7 @@ def load_exported(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Net
 
     Where its `start` is `graph`, its scores ask for those of stage 1 in a batch.
     """
-    own, meta = checkpoint.load(folder / PART)
+    own, meta = weights.load(folder / PART)
     mean = own.pop("mean")
     first, pad, last = meta["graph_ids"]
     netgpt = NetGPT(load_base(str(folder), dtype), meta["graph_dim"], (first, pad, last), meta["start"])

@@ -11,8 +11,6 @@ from netgpt.trainers.config import LoraConfig
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model.netgpt import PackedLM
 
-_ADAPTER = ".lora_"
-
 
 class LoraLM(PackedLM):
     """A language model without graph token and head, whose adapters alone are trained."""
@@ -33,7 +31,3 @@ class LoraLM(PackedLM):
             target_modules=rf".*\.layers\.\d+\..*\.({'|'.join(config.targets)})",
         )
         inject_adapter_in_model(adapters, base)
-
-    def stage_parameters(self) -> dict[str, nn.Parameter]:
-        """The adapters, by name."""
-        return {name: p for name, p in self.named_parameters() if _ADAPTER in name}

@@ -1,4 +1,4 @@
-"""Language models over packs: a plain one, and NetGPT, which reads a graph token and rates.
+"""Language models over packs: a plain one, and NetGPT, which reads a graph token and scores.
 
 Shape suffixes: L tokens of a pack, n samples, H the language model's width, D the graph's width,
 V vocabulary, r response tokens.
@@ -17,6 +17,9 @@ from transformers import PreTrainedModel
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model.backbone import is_multimodal
 from netgpt.trainers.language.packing import PackedBatch
+
+ADAPTER = ".lora_"
+"""In the names of adapters' weights."""
 
 
 class PackedLM(nn.Module):
@@ -39,6 +42,35 @@ class PackedLM(nn.Module):
             raise TrainerError(f"trained parameters: found no {sorted(wanted - known)[0]} in the model")
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in wanted)
+
+    def parts(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
+        """Parameters of some parts of the model, by name: what a stage trains.
+
+        all; last:N, the last N decoder layers; adapters; and those of the subclass. TrainerError for others.
+        """
+        chosen: dict[str, nn.Parameter] = {}
+        for name in names:
+            chosen |= self._part(name)
+        return chosen
+
+    def _part(self, name: str) -> dict[str, nn.Parameter]:
+        if name == "all":
+            return dict(self.named_parameters())
+        if name == "adapters":
+            return {key: p for key, p in self.named_parameters() if ADAPTER in key}
+        kind, _, number = name.partition(":")
+        if kind == "last" and number.isdigit():
+            layers, num = self.text.layers, int(number)
+            if not 1 <= num <= len(layers):
+                raise TrainerError(f"trained layers: found the last {num}, expected 1 to {len(layers)}")
+            first = len(layers) - num
+            prefix = "base.model.language_model.layers" if self.multimodal else "base.model.layers"
+            return {
+                f"{prefix}.{i}.{key}": p
+                for i in range(first, len(layers))
+                for key, p in layers[i].named_parameters()
+            }
+        raise TrainerError(f"trained parts: found {name!r}, expected all, last:N or adapters")
 
     def embed(self, batch: PackedBatch) -> Tensor:
         """What the decoder reads: [L, H]."""
@@ -111,7 +143,7 @@ class PackedLM(nn.Module):
 
 
 class NetGPT(PackedLM):
-    """With `<|graph_pad|>` replaced by projector(h_v), and a rating head.
+    """With `<|graph_pad|>` replaced by projector(h_v), and a head.
 
     The two marker tokens have parameters of their own: the embedding matrix stays frozen, and is
     never asked for an id that it may not have.
@@ -135,25 +167,19 @@ class NetGPT(PackedLM):
         self.markers_2H = nn.Parameter(mean + 0.02 * torch.randn(2, hidden))
         self.head = nn.Linear(hidden, 1)
 
-    def start_head_at(self, level: float) -> None:
+    def start_head_at(self, score: float) -> None:
         """Start the head as a constant: zero weight, this bias."""
         nn.init.zeros_(self.head.weight)
-        nn.init.constant_(self.head.bias, level)
+        nn.init.constant_(self.head.bias, score)
 
-    def stage_parameters(self, stage: str, num_layers: int = 0) -> dict[str, nn.Parameter]:
-        """Exactly what a stage trains, by name: stage2 the projector and the markers; stage3 those, the
-        head and the last `num_layers` decoder layers."""
-        modules: list[tuple[str, nn.Module]] = [("projector", self.projector)]
-        if stage == "stage3":
-            layers = self.text.layers
-            if not 1 <= num_layers <= len(layers):
-                raise TrainerError(f"stage3.layers: found {num_layers}, expected 1 to {len(layers)}")
-            modules.append(("head", self.head))
-            first = len(layers) - num_layers
-            prefix = "base.model.language_model.layers" if self.multimodal else "base.model.layers"
-            modules += [(f"{prefix}.{i}", layers[i]) for i in range(first, len(layers))]
-        found = {f"{name}.{key}": p for name, module in modules for key, p in module.named_parameters()}
-        return {"markers_2H": self.markers_2H, **found}
+    def _part(self, name: str) -> dict[str, nn.Parameter]:
+        """Also projector, markers, head."""
+        if name == "markers":
+            return {"markers_2H": self.markers_2H}
+        if name in ("projector", "head"):
+            module: nn.Module = getattr(self, name)
+            return {f"{name}.{key}": p for key, p in module.named_parameters()}
+        return super()._part(name)
 
     def embed(self, batch: PackedBatch) -> Tensor:
         ids_L = batch.input_ids_L
@@ -168,7 +194,7 @@ class NetGPT(PackedLM):
         return self._with_pixels(x_LH, batch)
 
     def scores(self, batch: PackedBatch) -> Tensor:
-        """Level score of each sample, unclipped: [n] float32."""
+        """Score of each sample, as the head gives it: [n] float32."""
         h_nH = self.hidden_states(batch)[batch.last_prompt_token_n]
         # float32: bfloat16 scores between 4 and 8 come in steps of 0.031
         scores = F.linear(h_nH.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)

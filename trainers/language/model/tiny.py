@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForCondi
 
 from netgpt.trainers.config import TinyConfig
 from netgpt.trainers.language.model import attention
-from netgpt.trainers.language.packing import collate, plan
+from netgpt.trainers.language.packing import collate, plan_packs
 from netgpt.trainers.language.text.template import CHATML
 from netgpt.trainers.schedule import learning_rate, seed_torch
 
@@ -152,7 +152,7 @@ def warm_up(
     lengths = np.array([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)])
     step, epoch, loss_value = 0, 0, float("nan")
     while step < config.warmup_steps:
-        for group in plan(lengths, budget=budget, packs_per_step=WARMUP_PACKS, seed=(seed, epoch)):
+        for group in plan_packs(lengths, budget=budget, packs_per_step=WARMUP_PACKS, seed=(seed, epoch)):
             if step == config.warmup_steps:
                 break
             packs = [p for p in group.packs if p]

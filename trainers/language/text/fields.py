@@ -1,4 +1,7 @@
-"""The fields of a record as a prompt has them, and which ones settings leave out. Imports no tokenizer."""
+"""The fields of a graph's document: which of them a prompt is without. Imports no tokenizer.
+
+A piece's field is its position in the document.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,31 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from netgpt.graphstore.xsvideo.records import (
-    AUTHOR,
-    COMMENTS,
-    COUNTS,
-    DESCRIPTION,
-    HISTORY,
-    POST_TIME,
-    SAMPLING_DATE,
-    SENTIMENT,
-    TEXT_KEYS,
-    TITLE,
-    URL,
-)
-
-FIELDS = TEXT_KEYS
-"""A piece's field is its position here."""
-FREE_FIELDS = (URL, SENTIMENT, DESCRIPTION, TITLE, AUTHOR, POST_TIME, SAMPLING_DATE, COMMENTS, HISTORY)
-"""Fields with a text, an id or a time: what a small training set can be learnt by heart from."""
-ABLATED_FIELDS = {"IV": (SAMPLING_DATE, *COUNTS.values()), "CV": (COMMENTS,)}
-"""Fields that a prompt is without under an ablation; the others leave out what no prompt has."""
+from netgpt.graphstore import Document, Graph
+from netgpt.trainers.errors import TrainerError, require
 
 
-def hidden_fields(names: Iterable[str]) -> np.ndarray:
-    """[len(FIELDS)] bool: which fields the names name."""
+def document_of(graph: Graph) -> Document:
+    """The document of the target's nodes. TrainerError where they have none."""
+    target = graph.schema.target
+    document = graph.schema.document(target)
+    if document is None:
+        raise TrainerError(
+            f"{getattr(graph, 'path', 'graph')}: found no document of {target}, expected texts for "
+            "prompts; a run without language stages: stages=[stage1,embeddings,evaluation]"
+        )
+    return document
+
+
+def hidden_fields(document: Document, names: Iterable[str], key: str) -> np.ndarray:
+    """[fields] bool: which fields the names name. key: the setting that names them, for messages."""
+    known = [field.name for field in document.fields]
     wanted = set(names)
-    return np.array([name in wanted for name in FIELDS])
+    for name in wanted:
+        require(name in known, key, name, f"fields of the document: {', '.join(known)}")
+    return np.array([name in wanted for name in known])
 
 
-def ablated_fields(ablation: str) -> np.ndarray:
-    """[len(FIELDS)] bool: which fields prompts are without under an ablation."""
-    return hidden_fields(ABLATED_FIELDS.get(ablation, ()))
+def free_fields(document: Document) -> np.ndarray:
+    """[fields] bool: texts, ids and times, which a small training set can be learnt by heart from."""
+    return np.array([field.free for field in document.fields])

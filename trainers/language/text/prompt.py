@@ -1,4 +1,4 @@
-"""A record as the tokens of NetGPT's instruction, and the response that stage 2 learns.
+"""A node's document as the tokens of an instruction, and the responses that an answer is learnt by.
 
 The text is tokenised in pieces that are always the same: the turns of the model's chat template, the
 graph token, the request, and of the record each field for itself. Pieces give other ids than one whole
@@ -18,19 +18,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from netgpt.graphstore import Document
 from netgpt.graphstore.files import value_digest
-from netgpt.graphstore.xsvideo.records import (
-    COMMENT_TIME,
-    COMMENTS,
-    DESCRIPTION,
-    SAMPLING_DATE,
-    TIME_FORM,
-    TITLE,
-)
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.text import VERSION
-from netgpt.trainers.language.text.fields import FIELDS
-from netgpt.trainers.language.text.template import GRAPH, NUM_LEVELS, REQUEST, RESPONSE, ChatTurns
+from netgpt.trainers.language.text.template import GRAPH, ChatTurns, Words
 from netgpt.trainers.schedule import seed_of
 
 GRAPH_START, GRAPH_PAD, GRAPH_END = "<|graph_start|>", "<|graph_pad|>", "<|graph_end|>"
@@ -39,6 +31,8 @@ PLACES = ("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>")
 """Tokens of a Qwen2-VL that stand where pixels go."""
 AT_ONCE = 1024
 """Records whose texts are in memory at once."""
+_DRAWS = "comments"
+"""Name of the stream that items are drawn by: results depend on it."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +44,12 @@ class RecordTokens:
     ends: np.ndarray
     """[p] int64: where each piece ends in `ids`."""
     fields: np.ndarray
-    """[p] int8: position in FIELDS."""
-    num_comments: int = 0
-    dropped_comments: bool = False
+    """[p] int8: position in the document."""
+    num_items: int = 0
+    dropped_items: bool = False
     """Whether fewer than were drawn are in it, for its length."""
     cut_characters: int = 0
-    """Of the description and the title, where even no comments were too long."""
+    """Characters that texts lost, where even no items were too long."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +60,34 @@ class Prompt:
     tokens: RecordTokens
 
 
-def visible_record(text: str) -> dict[str, Any]:
-    """A stored record as a model may see it: comments of after the sampling date are left out."""
+def visible_record(document: Document, text: str) -> dict[str, Any]:
+    """A stored record as a model may see it: items of after the document's own day are left out."""
     record = json.loads(text)
-    end = datetime.strptime(record[SAMPLING_DATE], "%Y-%m-%d") + timedelta(days=1)
-    record[COMMENTS] = {
-        key: comment
-        for key, comment in record[COMMENTS].items()
-        if datetime.strptime(comment[COMMENT_TIME], TIME_FORM) < end
-    }
+    for field in document.fields:
+        items = field.items
+        if items is None or field.name not in record:
+            continue
+        end = datetime.strptime(record[items.until], items.until_form) + timedelta(days=1)
+        record[field.name] = {
+            key: item
+            for key, item in record[field.name].items()
+            if datetime.strptime(item[items.time], items.time_form) < end
+        }
     return dict(record)
 
 
 class PromptBuilder:
     """Makes prompts with one tokenizer; adds the graph tokens to it where it lacks them.
 
-    with_graph: whether prompts have the graph's part; the paper's text baselines do not.
+    max_comments: items drawn of a field that has items. with_graph: whether prompts have the graph's part;
+    the paper's text baselines do not.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
+        document: Document,
+        words: Words,
         *,
         max_tokens: int,
         max_comments: int,
@@ -100,22 +101,25 @@ class PromptBuilder:
         """Ids that a model has to have rows for: all but the graph tokens', which may lie behind them."""
         self.never_said = [vocabulary[token] for token in (*GRAPH_TOKENS, *PLACES) if token in vocabulary]
         """Ids that stand for something else than text: no answer has them."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self.document = tokenizer, document
+        self._place = {field.name: i for i, field in enumerate(document.fields)}
+        self._items = next((field.name for field in document.fields if field.items), None)
+        cuts = sorted((field for field in document.fields if field.cut), key=lambda field: field.cut)
+        self._cuts = [field.name for field in cuts]
         self.max_tokens, self.max_comments, self.seed = max_tokens, max_comments, seed
         self.with_graph = with_graph
         self.start_id, self.pad_id, self.end_id = (self._id(token) for token in GRAPH_TOKENS)
         turns = ChatTurns.of(tokenizer)
         self._open = self._special(turns.before)
         head = [*self._special(GRAPH), self.start_id, self.pad_id, self.end_id]
-        with_room = [*self._open, *head, *self._special(". " + REQUEST)]
-        self._before = with_room if with_graph else [*self._open, *self._special(REQUEST)]
+        with_room = [*self._open, *head, *self._special(". " + words.request)]
+        self._before = with_room if with_graph else [*self._open, *self._special(words.request)]
         self.graph_position = len(self._open) + len(head) - 2 if with_graph else None
         """Position of `<|graph_pad|>`, the same in every prompt without video."""
         self._after = self._special(turns.between)
         self._brace, self._comma, self._close = (np.array(self._special(c), np.int32) for c in "{,}")
         self._responses = [
-            np.array(self._special(RESPONSE + str(level) + turns.after), np.int64)
-            for level in range(NUM_LEVELS)
+            np.array(self._special(response + turns.after), np.int64) for response in words.responses
         ]
         self._num_tail = len(self._special(turns.after))
         longest = max(len(r) for r in self._responses)
@@ -134,7 +138,7 @@ class PromptBuilder:
                 [max_tokens, max_comments, seed],
             ]
         )
-        """Of everything that a record's tokens depend on besides the record."""
+        """Digest of everything that a record's tokens depend on besides the record."""
 
     def _id(self, token: str) -> int:
         found = self.tokenizer.convert_tokens_to_ids(token)
@@ -157,9 +161,9 @@ class PromptBuilder:
             backend.encode_special_tokens = False
 
     def tokenize(self, records: Iterable[tuple[str, str]]) -> list[RecordTokens]:
-        """Tokens of stored records, given as (id, JSON text). At most `max_comments` comments each, drawn
-        by (seed, id) and kept in the record's order; then fewer comments, then the end of the description
-        and of the title goes, until it fits `max_tokens`. TrainerError where the rest does not fit."""
+        """Tokens of stored records, given as (id, JSON text). At most `max_comments` items each, drawn by
+        (seed, id) and kept in the record's order; then fewer items, then the ends of the texts that may be
+        cut go, until it fits `max_tokens`. TrainerError where the rest does not fit."""
         found: list[RecordTokens] = []
         source = iter(records)
         while part := list(islice(source, AT_ONCE)):  # whole texts of few records at a time
@@ -169,18 +173,22 @@ class PromptBuilder:
     def _tokenize(self, records: list[tuple[str, str]]) -> list[RecordTokens]:
         drafts = []
         for record_id, text in records:
-            record = visible_record(text)
-            comments = list(record[COMMENTS].items())
-            rng = np.random.default_rng(seed_of(self.seed, "comments", record_id))
-            drawn = rng.permutation(len(comments))[: self.max_comments]
-            record[COMMENTS] = dict(comments[i] for i in sorted(drawn))
-            drafts.append((record_id, record, comments, drawn))
+            record = visible_record(self.document, text)
+            items = list(record[self._items].items()) if self._items in record else []
+            rng = np.random.default_rng(seed_of(self.seed, _DRAWS, record_id))
+            drawn = rng.permutation(len(items))[: self.max_comments]
+            self._keep_items(record, items, drawn)
+            drafts.append((record_id, record, items, drawn))
         pieces = iter(self._plain([p for _, record, _, _ in drafts for p in _pieces(record)]))
-        found = []
-        for record_id, record, comments, drawn in drafts:
+        made = []
+        for record_id, record, items, drawn in drafts:
             first = [next(pieces) for _ in record]
-            found.append(self._fit(record_id, record, comments, drawn, first))
-        return found
+            made.append(self._fit(record_id, record, items, drawn, first))
+        return made
+
+    def _keep_items(self, record: dict[str, Any], items: list[tuple[str, Any]], kept: np.ndarray) -> None:
+        if self._items in record:
+            record[self._items] = dict(items[i] for i in sorted(kept))
 
     def _size(self, pieces: Sequence[Sequence[int]]) -> int:
         between = len(self._comma) * max(0, len(pieces) - 1)
@@ -190,17 +198,17 @@ class PromptBuilder:
         self,
         record_id: str,
         record: dict[str, Any],
-        comments: list[tuple[str, Any]],
+        items: list[tuple[str, Any]],
         drawn: np.ndarray,
         pieces: list[list[int]],
     ) -> RecordTokens:
         num_drawn = len(drawn)
         while self._size(pieces) > self._room and len(drawn):
             drawn = drawn[: len(drawn) * 3 // 4]
-            record[COMMENTS] = dict(comments[i] for i in sorted(drawn))
+            self._keep_items(record, items, drawn)
             pieces = self._plain(_pieces(record))
         cut = 0
-        for name in (DESCRIPTION, TITLE):
+        for name in self._cuts:
             if self._size(pieces) <= self._room or not record.get(name):
                 continue
             whole, kept, top = str(record[name]), 0, len(str(record[name]))
@@ -216,21 +224,22 @@ class PromptBuilder:
             pieces = self._plain(_pieces(record))
         if self._size(pieces) > self._room:
             size = self._size(pieces) + self.max_tokens - self._room
+            without = ", ".join([*([self._items] if self._items else []), *self._cuts]) or "anything"
             raise TrainerError(
-                f"record {record_id!r}: found {size} tokens without its comments, description and title, "
-                f"expected at most language.max_tokens ({self.max_tokens}); raise it"
+                f"record {record_id!r}: found {size} tokens without {without}, expected at most "
+                f"language.max_tokens ({self.max_tokens}); raise it"
             )
         return RecordTokens(
             np.array([i for p in pieces for i in p], np.int32),
             np.cumsum([len(p) for p in pieces], dtype=np.int64),
-            np.array([FIELDS.index(name) for name in record], np.int8),
+            np.array([self._place[name] for name in record], np.int8),
             len(drawn),
             len(drawn) < num_drawn,
             cut,
         )
 
     def assemble(self, tokens: RecordTokens, hidden: np.ndarray | None = None) -> np.ndarray:
-        """The prompt of a tokenised record: [L] int64. hidden [len(FIELDS)] bool: fields to leave out."""
+        """The prompt of a tokenised record: [L] int64. hidden [fields] bool: fields to leave out."""
         parts: list[np.ndarray] = []
         for i, (name, end) in enumerate(zip(tokens.fields.tolist(), tokens.ends.tolist(), strict=True)):
             if hidden is None or not hidden[name]:
@@ -259,18 +268,22 @@ class PromptBuilder:
         (tokens,) = self.tokenize([(record_id, text)])
         return Prompt(self.assemble(tokens), tokens)
 
-    def response(self, level: int) -> np.ndarray:
-        """Tokens that follow the prompt of a record of this level, closing marker included."""
-        return self._responses[level]
+    @property
+    def num_choices(self) -> int:
+        return len(self._responses)
 
-    def scored_response(self, level: int) -> np.ndarray:
-        """The response up to and with its level, without the closing marker."""
-        return self._responses[level][: len(self._responses[level]) - self._num_tail]
+    def response(self, choice: int) -> np.ndarray:
+        """Tokens that follow the prompt of a record whose answer is this choice, closing marker included."""
+        return self._responses[choice]
 
-    def any_response(self, record_id: str, levels: np.ndarray) -> np.ndarray:
-        """A response for a warm-up, with one of `levels` drawn by (seed, id): it teaches what responses look
-        like and nothing of the record's own level."""
-        return self.response(int(levels[seed_of(self.seed, "wording", record_id) % len(levels)]))
+    def scored_response(self, choice: int) -> np.ndarray:
+        """The response up to and with its answer, without the closing marker."""
+        return self._responses[choice][: len(self._responses[choice]) - self._num_tail]
+
+    def any_response(self, record_id: str, choices: np.ndarray) -> np.ndarray:
+        """A response for a warm-up, with one of `choices` drawn by (seed, id): it teaches what responses look
+        like and nothing of the record's own answer."""
+        return self.response(int(choices[seed_of(self.seed, "wording", record_id) % len(choices)]))
 
 
 def _pieces(record: dict[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
-"""The turns of a chat as a model's own template writes them, and the words of NetGPT's instruction.
+"""The turns of a chat as a model's own template writes them, and the words of an instruction.
 
-Source of the wording: NetGPT paper, sections 4.2 and 4.3.
+Source of the instruction's form: NetGPT paper, sections 4.2 and 4.3; its words are the task's.
 """
 
 from __future__ import annotations
@@ -11,15 +11,10 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.tasks.base import Task
 
 SYSTEM = "You are a helpful assistant."
 GRAPH = "Graph: "
-REQUEST = (
-    "Please read the following json format information about the short-video and predict the final "
-    "propagation influence level (levels 0~9) of the short video: "
-)
-RESPONSE = "The influence level of this short-video is "
-NUM_LEVELS = 10
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -67,8 +62,24 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], ask
     )
 
 
-def instruction_texts() -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Words:
+    """What a prompt asks, how a response begins, and how it may end."""
+
+    request: str
+    response: str
+    choices: tuple[str, ...]
+
+    @staticmethod
+    def of(task: Task) -> Words:
+        return Words(task.config.words.request, task.config.words.response, task.choices)
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        return tuple(self.response + choice for choice in self.choices)
+
+
+def instruction_texts(words: Words) -> tuple[str, ...]:
     """What every sample says besides its record: a self-trained tokenizer has to know it."""
     turns = ("<|im_start|>system\n", SYSTEM, "<|im_end|>\n<|im_start|>user\n", "<|im_start|>assistant\n")
-    levels = (RESPONSE + str(level) for level in range(NUM_LEVELS))
-    return (*turns, GRAPH, ". " + REQUEST, *levels)
+    return (*turns, GRAPH, ". " + words.request, *words.responses)

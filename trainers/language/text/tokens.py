@@ -6,7 +6,7 @@ digests of the store and of everything that the tokens depend on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from netgpt.graphstore import Store
+from netgpt.graphstore import Document, Graph, Store
 from netgpt.graphstore.arrays import ArrayWriter, map_array
 from netgpt.graphstore.files import read_json
 from netgpt.trainers.errors import TrainerError
@@ -29,7 +29,7 @@ ARRAYS: dict[str, Any] = {
 """Tokens of all pieces; where each piece ends among them; its field; where each record's pieces end."""
 BLOCK = 4096
 """Records tokenised at once."""
-COUNTS = ("records", "tokens", "records_with_fewer_comments", "records_with_cut_texts")
+COUNTS = ("records", "tokens", "records_with_fewer_items", "records_with_cut_texts")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Tokens:
         return len(self.record_end)
 
     def record(self, node: int) -> RecordTokens:
-        """Of one node number."""
+        """Tokens of one node, by its number."""
         row = node - self.first
         a, b = int(self.record_end[row - 1]) if row else 0, int(self.record_end[row])
         begin = int(self.piece_end[a - 1]) if a else 0
@@ -78,7 +78,7 @@ class Tokens:
     ) -> np.ndarray:
         """Tokens of the prompts that `builder` makes of them: [n] int64, none of which is made for it.
 
-        nodes [n]: node numbers. hidden [n, len(FIELDS)] bool: fields that are left out.
+        nodes [n]: node numbers. hidden [n, fields] bool: fields that are left out.
         """
         rows = nodes - self.first
         last = np.asarray(self.record_end)[rows]
@@ -98,26 +98,44 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Block:
+class TokenBlock:
     """Tokens of consecutive records, and how many of them were shortened."""
 
     tokens: Tokens
-    fewer_comments: int
+    fewer_items: int
     cut_texts: int
 
+    def columns(self) -> dict[str, Any]:
+        """As bytes and numbers, for another process: Arrow has no ragged rows that stay one run of memory."""
+        arrays = {name: getattr(self.tokens, name).tobytes() for name in ARRAYS}
+        return {"first": self.tokens.first, "fewer": self.fewer_items, "cut": self.cut_texts, **arrays}
 
-def tokenize_block(store: Store, builder: PromptBuilder, first: int, last: int) -> Block:
+    @staticmethod
+    def from_columns(columns: dict[str, Any]) -> TokenBlock:
+        arrays = {name: np.frombuffer(columns[name], dtype) for name, dtype in ARRAYS.items()}
+        tokens = Tokens.from_arrays(arrays, int(columns["first"]))
+        return TokenBlock(tokens, int(columns["fewer"]), int(columns["cut"]))
+
+
+def records_of(graph: Graph, document: Document, nodes: Iterable[int]) -> Iterator[tuple[str, str]]:
+    """(id, JSON text) of some of the target's nodes."""
+    ids, texts = graph.node_ids(document.node_type), graph.strings(document.node_type, document.column)
+    return ((ids[v], texts[v]) for v in nodes)
+
+
+def tokenize_block(store: Store, builder: PromptBuilder, first: int, last: int) -> TokenBlock:
     """Tokens of the records of the nodes from `first`, below `last`."""
-    records = builder.tokenize((store.ids[v], store.texts[v]) for v in range(first, last))
-    return Block(
+    records = builder.tokenize(records_of(store, builder.document, range(first, last)))
+    return TokenBlock(
         Tokens.of(records, first),
-        sum(r.dropped_comments for r in records),
+        sum(r.dropped_items for r in records),
         sum(r.cut_characters > 0 for r in records),
     )
 
 
 def blocks_of(store: Store) -> list[tuple[int, int]]:
-    num = store.num_nodes["video"]
+    """First and last node of the target's blocks, half open."""
+    num = store.num_nodes[store.schema.target]
     return [(first, min(first + BLOCK, num)) for first in range(0, num, BLOCK)]
 
 
@@ -126,7 +144,7 @@ def cache_attributes(store: Store, builder: PromptBuilder) -> dict[str, str]:
     return {"store": store.digest, "tokens_of": builder.digest}
 
 
-def write_tokens(folder: Path, blocks: Iterable[Block], attributes: dict[str, str]) -> dict[str, int]:
+def write_tokens(folder: Path, blocks: Iterable[TokenBlock], attributes: dict[str, str]) -> dict[str, int]:
     """Write the cache under `folder`, a Zarr group, front to back; what was written, by COUNTS."""
     counts = dict.fromkeys(COUNTS, 0)
     num_tokens = num_pieces = 0
@@ -144,7 +162,7 @@ def write_tokens(folder: Path, blocks: Iterable[Block], attributes: dict[str, st
             record_end.append(part.record_end + num_pieces)
             num_tokens, num_pieces = num_tokens + len(part.ids), num_pieces + len(part.piece_end)
             counts["records"] += len(part)
-            counts["records_with_fewer_comments"] += block.fewer_comments
+            counts["records_with_fewer_items"] += block.fewer_items
             counts["records_with_cut_texts"] += block.cut_texts
     counts["tokens"] = num_tokens
     zarr.open_group(str(folder), mode="a").attrs.update(attributes)

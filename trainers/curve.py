@@ -1,6 +1,6 @@
-"""The training curve: loss, and in stage 3 the errors by platform, over the steps as they were trained.
+"""The training curve over the steps as trained: loss, and where scores are known errors by group.
 
-The errors are of the scores that training itself computes, so they cost nothing and see each state as
+The errors are of the scores that training itself computes, so they cost nothing and see each example as
 the step saw it: before its update, with dropout.
 """
 
@@ -11,28 +11,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from netgpt.trainers.metrics import clip, to_level
+from netgpt.trainers.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Groups:
-    """A group of states for each name: codes [N] by node number, −1 for none."""
+    """A group of examples for each name: codes [N] by node number, −1 for none. key: their name together."""
 
     codes: np.ndarray
     names: Sequence[str]
+    key: str = ""
 
 
 NO_GROUPS = Groups(np.empty(0, np.int32), [])
 
 
-def group_sums(groups: Groups, nodes: np.ndarray, scores: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """[G, 3] float64: by group the number of states, of right levels, and the sum of squared errors."""
+def group_sums(
+    task: Task, groups: Groups, nodes: np.ndarray, scores: np.ndarray, truth: np.ndarray
+) -> np.ndarray:
+    """[G, 3] float64: by group the number of examples, of right answers, and the sum of squared errors."""
     code = np.asarray(groups.codes)[nodes]
     known = code >= 0
-    error = (clip(scores) - levels)[known]
-    right = (to_level(scores) == levels)[known]
+    error = (task.reported(scores) - truth)[known]
+    right = (task.answers(scores) == truth)[known]
     num = len(groups.names)
     columns = (np.ones(len(error)), right.astype(np.float64), error**2)
     return np.stack([np.bincount(code[known], c, num) for c in columns], axis=1)
@@ -60,7 +62,7 @@ class Curve:
         if groups.names:
             table = np.array(self.sums)
             point |= _rates(table.sum(0))
-            point["platform"] = {
+            point[groups.key] = {
                 name: _rates(row) for name, row in zip(groups.names, table, strict=True) if row[0]
             }
         self.points.append(point)
@@ -71,8 +73,3 @@ class Curve:
 def _rates(row: np.ndarray) -> dict[str, float]:
     num = max(float(row[0]), 1.0)
     return {"train_acc": float(row[1]) / num, "train_mse": float(row[2]) / num, "num": int(row[0])}
-
-
-def sums_tensor(groups: Groups, device: torch.device) -> torch.Tensor:
-    """Zeros for `group_sums` of a step."""
-    return torch.zeros(len(groups.names), 3, dtype=torch.float64, device=device)

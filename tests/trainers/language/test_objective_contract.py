@@ -1,0 +1,31 @@
+"""Our objectives, and the smallest guest, keep the contract of objectives; for the toy task too."""
+
+from __future__ import annotations
+
+from netgpt.trainers.tasks.base import WordsConfig
+from tests.contracts.objective import ObjectiveTests
+from tests.reference import TASK
+from tests.toys.task import Above, AboveConfig
+
+WORDS = WordsConfig(request="Is its level above 4? ", response="The answer is ")
+ABOVE = Above(AboveConfig(name="tests.toys.task:Above", label="label", split=TASK.split, words=WORDS))
+
+
+class TestAnswer(ObjectiveTests):
+    objective = "answer"
+
+
+class TestAnswerOfTheToyTask(TestAnswer):
+    task, trains = ABOVE, ("last:2",)
+
+
+class TestScore(ObjectiveTests):
+    objective, trains = "score", ("markers", "projector", "head", "last:4")
+
+
+class TestScoreOfTheToyTask(TestScore):
+    task = ABOVE
+
+
+class TestToy(ObjectiveTests):
+    objective, trains = "tests.toys.objective:Contrast", ("markers", "projector", "last:1")

@@ -1,0 +1,23 @@
+"""The encoders by name: RGCN, and the three graph baselines of the paper."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from netgpt.trainers import names
+
+if TYPE_CHECKING:
+    from netgpt.trainers.graph.encoders.layer import Layer
+
+ENCODERS = {
+    "rgcn": "netgpt.trainers.graph.encoders.rgcn:RGCNLayer",
+    "gcn": "netgpt.trainers.graph.encoders.gcn:GCNLayer",
+    "han": "netgpt.trainers.graph.encoders.han:HANLayer",
+    "hetsann": "netgpt.trainers.graph.encoders.hetsann:HetSANNLayer",
+}
+
+
+def encoder_class(name: str) -> type[Layer]:
+    """The layer's class of an encoder of the table, or of package.module:Name."""
+    found: type[Layer] = names.load(ENCODERS, name, "graph.encoder")
+    return found

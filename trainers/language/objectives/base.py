@@ -1,0 +1,65 @@
+"""The contract of a language objective. It knows no data set and no Ray.
+
+Shape suffixes: n samples of a pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from netgpt.trainers.config import StageConfig
+from netgpt.trainers.language.model.netgpt import PackedLM
+from netgpt.trainers.language.packing import PackedBatch
+from netgpt.trainers.language.samples import Samples
+from netgpt.trainers.language.text.prompt import PromptBuilder
+from netgpt.trainers.tasks.base import Task
+
+Progress = Callable[[int, int], None]
+NOTHING = np.empty(0, np.int64)
+
+
+class Objective(nn.Module):
+    """What a stage learns of its samples. As a module it is what an engine wraps: a pack in, its loss out."""
+
+    per: ClassVar[Literal["sample", "token"]] = "sample"
+    """What a step's mean is over: samples, or the tokens of their responses."""
+    scores_steps: ClassVar[bool] = False
+    """Whether `forward` gives scores, so that a training curve can show errors by group."""
+    predicts: ClassVar[Mapping[str, str]] = {"": "{stage}"}
+    """Suffixes of what `predict` gives, the reported answer first, and their titles: {stage} is the stage's,
+    {noun} what the task calls an answer."""
+
+    def __init__(self, model: PackedLM, task: Task, builder: PromptBuilder, config: StageConfig) -> None:
+        """config: the settings of the stage that it is the objective of."""
+        super().__init__()
+        self.model, self.task, self.builder = model, task, builder
+
+    def responses(self, truth: float) -> Sequence[np.ndarray]:
+        """Tokens that follow the prompt of a sample with this label in training: one sequence, or several,
+        which stay in one pack."""
+        raise NotImplementedError
+
+    def forward(self, batch: PackedBatch, truth_n: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed loss of a pack, and its samples' scores [n], or none of them [0]."""
+        raise NotImplementedError
+
+    def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> dict[str, Any]:
+        """Metrics of the validation samples, by name; every rank calls this, and all get the same."""
+        raise NotImplementedError
+
+    def predict(
+        self, samples: Samples, generated: Samples, budget: int, progress: Progress
+    ) -> dict[str, np.ndarray]:
+        """Scores by suffix: "" and others of all `samples` [n]; "_generated" of those of `generated`, NaN
+        where a text states none. Every rank calls this, and all get the same."""
+        raise NotImplementedError
+
+
+def judged_metrics(task: Task, scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """The task's metrics alone, named val_…"""
+    measured = task.measure(scores, truth)
+    return {f"val_{metric.name}": measured[metric.name] for metric in task.metrics}

@@ -1,0 +1,21 @@
+"""The objectives by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from netgpt.trainers import names
+
+if TYPE_CHECKING:
+    from netgpt.trainers.language.objectives.base import Objective
+
+OBJECTIVES = {
+    "answer": "netgpt.trainers.language.objectives.answer:Answer",
+    "score": "netgpt.trainers.language.objectives.score:Score",
+}
+
+
+def objective_class(name: str, key: str) -> type[Objective]:
+    """The class of an objective of the table, or of package.module:Name. key: the setting that names it."""
+    found: type[Objective] = names.load(OBJECTIVES, name, key)
+    return found

@@ -1,0 +1,72 @@
+"""The evaluation: scores of every measured stage on every part, beside the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
+from netgpt.trainers.stages.graph import common_inputs
+from netgpt.trainers.stages.language import language_inputs
+from netgpt.trainers.stages.names import stage_of
+
+if TYPE_CHECKING:
+    from netgpt.trainers.settings import Settings
+
+METRICS = "metrics.json"
+
+
+def measured_stages(settings: Settings) -> list[str]:
+    """Stages of a run that give scores, those of a whole run before the baselines."""
+    return [name for name in (*settings.stages, *settings.baselines) if stage_of(name).measured]
+
+
+class Evaluate(Stage):
+    name, title, command = "evaluation", "evaluation", "evaluate"
+    leaves = ("predictions.parquet", METRICS)
+
+    def needs(self, run: Origins) -> Sequence[str]:
+        """The last measured stage of a whole run; none where it was not begun and a baseline is done."""
+        settings = run.settings
+        last = [name for name in settings.stages if stage_of(name).measured][-1:]
+        begun = any((run.path / stage_of(name).name).exists() for name in last)
+        if not begun and any(run.is_done(name) for name in settings.baselines):
+            return []
+        return last
+
+    def inputs(self, run: Origins) -> Json:
+        settings = run.settings
+        has_text = any(stage_of(name).kind == "language" for name in (*settings.stages, *settings.baselines))
+        done = {name: run.digest(name) for name in measured_stages(settings) if run.is_done(name)}
+        made_of = language_inputs(run) if has_text else {"task": asdict(settings.task)}
+        return {
+            **common_inputs(self, run),
+            **made_of,
+            "measured": done,
+            "evaluation": asdict(settings.evaluation),
+        }
+
+    def run(self, job: StageJob, tools: Tools) -> Made:
+        from netgpt.graphstore.files import atomic_file, write_json
+        from netgpt.trainers import distributed
+        from netgpt.trainers.graph.encoders.names import encoder_class
+        from netgpt.trainers.tasks.evaluate import PREDICTIONS, Judge, Scores
+
+        settings, scores = job.settings, Scores()
+        wanted = job.inputs.get("measured", [n for n in measured_stages(settings) if n in settings.stages])
+        for name in measured_stages(settings):
+            if name in wanted:
+                stage_of(name).measure(job, tools, scores)  # one model in memory at a time
+        metrics: dict[str, Any] = {}
+        if distributed.rank() == 0:
+            judge = Judge(tools.store, tools.task, tools.task.examples(tools.store), settings.evaluation)
+            metrics = {
+                "encoder": encoder_class(settings.graph.encoder).title,
+                "stages": judge.stage_metrics(scores),
+                "baselines": judge.baseline_metrics(),
+            }
+            with atomic_file(job.folder / PREDICTIONS) as temporary:
+                judge.write_predictions(temporary, scores)
+            write_json(job.folder / METRICS, metrics)
+        return Made(self.leaves, metrics)

@@ -1,0 +1,242 @@
+"""The language stages: what each trains of the model, and their steps under ZeRO-2.
+
+stage2 (alignment) trains the projector and the markers, stage3 (rating) those, the head and the last decoder
+layers, lora (the text baseline) the adapters of a model without graph. What is learnt is an objective.
+
+A step is the same at every world size: a fixed number of packs, whose losses are summed and divided by the
+step's number of samples or response tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from netgpt.trainers.config import AlignConfig, LoraConfig, RateConfig, StageConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
+from netgpt.trainers.stages.graph import RESOURCES, common_inputs
+from netgpt.trainers.stages.text import base_digest
+
+if TYPE_CHECKING:
+    from netgpt.trainers.language.assembly import Assembly
+    from netgpt.trainers.language.model.netgpt import PackedLM
+    from netgpt.trainers.language.samples import GraphStates
+    from netgpt.trainers.settings import Settings
+    from netgpt.trainers.tasks.evaluate import Scores
+
+LANGUAGE_RESOURCES = ("activation_checkpointing",)
+"""Settings of all language stages that change no weights but for rounding."""
+
+
+def language_inputs(run: Origins) -> Json:
+    """What every language stage reads. Not the number of workers: steps are the same at any."""
+    language = asdict(run.settings.language)
+    return {
+        "language": {k: v for k, v in language.items() if k not in LANGUAGE_RESOURCES},
+        "pixels": run.remembered("pixels", lambda: pixels_digest(run)),
+        "task": asdict(run.settings.task),
+        "without": asdict(run.settings.ablation),
+        "base": base_digest(run),
+        "tokens": run.digest("tokens"),
+    }
+
+
+def pixels_digest(run: Origins) -> str:
+    """Digest of the clips' names, sizes and times: they are too many bytes to read for it."""
+    from pathlib import Path
+
+    from netgpt.graphstore.files import value_digest
+
+    folder = run.settings.language.pixels
+    files = sorted(Path(folder).glob("*.safetensors")) if folder else []
+    return value_digest([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files])
+
+
+class LanguageStage(Stage):
+    """A stage that trains parts of the language model. A new one is a subclass with its own settings."""
+
+    Config: ClassVar[type[StageConfig]] = StageConfig  # type: ignore[assignment]
+    leaves = ("netgpt.safetensors",)
+    resumes = True
+    kind = "language"
+    measured = True
+    with_graph: ClassVar[bool] = True
+    """Whether prompts have the graph token; without it the model has no projector and no head."""
+    after: ClassVar[str] = ""
+    """Stage whose weights it starts from; empty: fresh ones."""
+    short: ClassVar[str] = ""
+    """Title of its results; by default its own."""
+    unreported: ClassVar[tuple[str, ...]] = ()
+    """Suffixes of its objective's predictions that are left out."""
+
+    def config(self, settings: Settings) -> StageConfig:
+        return settings.section(self.name, StageConfig)
+
+    def parts(self, settings: Settings) -> tuple[str, ...]:
+        """What it trains, as `PackedLM.parts` names it."""
+        raise NotImplementedError
+
+    def start(self, settings: Settings) -> str:
+        """What the head's scores are added to: mean, nothing; graph, stage 1's scores."""
+        return "mean"
+
+    def check(self, settings: Settings) -> None:
+        from netgpt.trainers.language.objectives.names import objective_class
+
+        objective_class(self.config(settings).objective, f"{self.name}.objective")
+
+    def inputs(self, run: Origins) -> Json:
+        settings = asdict(self.config(run.settings))
+        made_of = {
+            **common_inputs(self, run),
+            **language_inputs(run),
+            "settings": {k: v for k, v in settings.items() if k not in RESOURCES},
+        }
+        if self.with_graph:
+            made_of |= {"embeddings": run.digest("embeddings"), "start": self.start(run.settings)}
+        return {**made_of, "after": run.digest(self.after)} if self.after else made_of
+
+    def assembly(self, job: StageJob, tools: Tools) -> Assembly:
+        from netgpt.trainers import distributed
+        from netgpt.trainers.language.assembly import Assembly
+
+        device = distributed.device(job.device)
+        return Assembly(job.run, tools.store, job.settings, tools.task, device, self.with_graph)
+
+    def graph(self, assembly: Assembly) -> GraphStates | None:
+        if not self.with_graph:
+            return None
+        return assembly.graph_states(scores=self.start(assembly.settings) == "graph")
+
+    def model(self, assembly: Assembly, graph_dim: int) -> PackedLM:
+        """The model with fresh trainable parts. graph_dim: width of h_v."""
+        return assembly.netgpt(graph_dim, self.start(assembly.settings))
+
+    def begin(self, model: PackedLM, assembly: Assembly) -> None:
+        """Put in what the stage starts from: the weights of those before it, in their order."""
+        from netgpt.trainers.stages.names import stage_of
+
+        if self.after:
+            before = stage_of(self.after)
+            assert isinstance(before, LanguageStage)
+            before.load(model, assembly)
+
+    def load(self, model: PackedLM, assembly: Assembly) -> None:
+        """Put in the finished stage's weights, over what it started from: it may train other parts."""
+        from netgpt.trainers.language.assembly import WEIGHTS, load_weights
+
+        LanguageStage.begin(self, model, assembly)  # not its own, which may start parts anew
+        load_weights(model, assembly.run / self.name / WEIGHTS, self.parts(assembly.settings))
+
+    def run(self, job: StageJob, tools: Tools) -> Made:
+        from netgpt.trainers.language.train import LanguageTrainer
+
+        assembly = self.assembly(job, tools)
+        graph = self.graph(assembly)
+        model = self.model(assembly, 0 if graph is None else len(graph.mean))
+        self.begin(model, assembly)
+        trainer = LanguageTrainer(self, assembly, model, graph, job.folder, key=job.key)
+        trainer.loop.run()
+        return Made(self.leaves, trainer.finish())
+
+    def trained_model(self, assembly: Assembly, graph_dim: int) -> PackedLM:
+        """The model as the finished stage left it, in evaluation mode."""
+        model = self.model(assembly, graph_dim)
+        self.load(model, assembly)
+        return model.eval()
+
+    def titles(self, settings: Settings) -> dict[str, str]:
+        from netgpt.trainers.language.objectives.names import objective_class
+        from netgpt.trainers.tasks.names import make_task
+
+        predicts = objective_class(self.config(settings).objective, f"{self.name}.objective").predicts
+        words = {"stage": self.short or self.title, "noun": make_task(settings.task).noun}
+        return {
+            f"{self.name}{suffix}": title.format_map(words)
+            for suffix, title in predicts.items()
+            if suffix not in self.unreported
+        }
+
+    def measure(self, job: StageJob, tools: Tools, scores: Scores) -> None:
+        from netgpt.trainers.language.objectives.names import objective_class
+
+        assembly = self.assembly(job, tools)
+        graph, named = self.graph(assembly), assembly.examples.named()
+        model = self.trained_model(assembly, 0 if graph is None else len(graph.mean))
+        config = self.config(job.settings)
+        nodes = np.sort(np.concatenate(list(named.values())))
+        judged = np.sort(np.concatenate([named["val"], named["test"]]))
+        objective = objective_class(config.objective, f"{self.name}.objective")
+        predicted = objective(model, tools.task, assembly.builder, config).predict(
+            assembly.samples(nodes, graph),
+            assembly.samples(judged, graph),
+            job.settings.language.token_budget,
+            tools.progress("pack"),
+        )
+        num = tools.store.num_nodes[tools.store.schema.target]
+        for suffix, values in predicted.items():
+            if suffix in self.unreported:
+                continue
+            of_all, generated = np.zeros(num), suffix == "_generated"
+            of_all[judged if generated else nodes] = values
+            parts = {"parts": ("val", "test")} if generated else {}
+            scores.add(f"{self.name}{suffix}", of_all, **parts)
+
+
+class Align(LanguageStage):
+    name, title, command = "stage2", "stage 2: alignment", "align"
+    help = "Stage 2: supervised language fine-tuning of the projector."
+    with_ = ("base", "tokens")
+    Config = AlignConfig
+    reads = ("embeddings", "tokens")
+    short = "stage 2"
+
+    def parts(self, settings: Settings) -> tuple[str, ...]:
+        return ("markers", "projector")
+
+
+class Rate(LanguageStage):
+    name, title, command = "stage3", "stage 3: rating", "rate"
+    help = "Stage 3 alone: task-oriented predictor fine-tuning."
+    Config = RateConfig
+    reads = ("stage2",)
+    after = "stage2"
+    short = "NetGPT"
+
+    def parts(self, settings: Settings) -> tuple[str, ...]:
+        return ("markers", "projector", "head", f"last:{settings.section(self.name, RateConfig).layers}")
+
+    def start(self, settings: Settings) -> str:
+        return settings.section(self.name, RateConfig).start
+
+    def begin(self, model: PackedLM, assembly: Assembly) -> None:
+        from netgpt.trainers.language.model.netgpt import NetGPT
+
+        super().begin(model, assembly)
+        layers, num = assembly.settings.section(self.name, RateConfig).layers, len(model.text.layers)
+        if layers > num:
+            raise TrainerError(f"{self.name}.layers: found {layers}, expected 1 to {num}")
+        assert isinstance(model, NetGPT)
+        examples, from_graph = assembly.examples, self.start(assembly.settings) == "graph"
+        at = 0.0 if from_graph else assembly.task.start(examples.truth[examples.train])
+        model.start_head_at(at)
+
+
+class Lora(LanguageStage):
+    name, title, command = "lora", "LoRA baseline", "lora"
+    help = "A baseline: the language model with LoRA, without the graph; netgpt evaluate has its metrics."
+    with_ = ("base", "tokens")
+    Config = LoraConfig
+    reads = ("tokens",)
+    with_graph = False
+    short = "LoRA"
+    unreported = ("_mean",)
+
+    def parts(self, settings: Settings) -> tuple[str, ...]:
+        return ("adapters",)
+
+    def model(self, assembly: Assembly, graph_dim: int) -> PackedLM:
+        return assembly.lora(assembly.settings.section(self.name, LoraConfig))

@@ -1,0 +1,160 @@
+"""The stages that make text ready: the tiny base model, where a run has one, and the token cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netgpt.graphstore import Store
+from netgpt.graphstore.files import files_digest
+from netgpt.trainers.stages.base import Json, Made, MappedStage, Origins, Stage, StageJob, Tools
+from netgpt.trainers.stages.graph import common_inputs
+
+if TYPE_CHECKING:
+    from netgpt.trainers.settings import Settings
+
+SHORTEST_PROMPT = 100
+"""Tokens; no prompt with a record is shorter."""
+
+
+def limits(settings: Settings) -> Json:
+    """What of a record gets into a prompt."""
+    return {"max_tokens": settings.language.max_tokens, "max_comments": settings.language.max_comments}
+
+
+def base_digest(run: Origins) -> str:
+    """Digest of the base model: the run's own tiny one, or the files or the hub name that settings name."""
+    model = run.settings.language.model
+    if model == "tiny":
+        return run.digest("base")
+
+    def of_files() -> str:
+        path = Path(model)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+        return files_digest(path, files) if files else model
+
+    return run.remembered("base", of_files)
+
+
+class Base(Stage):
+    name, title, command = "base", "tiny base model", "tokenize"
+    leaves = ("model",)
+    placing = "one"
+    uses_gpu = False
+
+    def applies(self, settings: Settings) -> bool:
+        return settings.language.model == "tiny"
+
+    def inputs(self, run: Origins) -> Json:
+        settings = run.settings
+        return {
+            **common_inputs(self, run),
+            "tiny": asdict(settings.language.tiny),
+            "token_budget": settings.language.token_budget,
+            **limits(settings),
+            "task": asdict(settings.task),
+            "without": settings.ablation.fields,
+        }
+
+    def run(self, job: StageJob, tools: Tools) -> Made:
+        """Tokenizer, weights, and the warm-up if one is set."""
+        from netgpt.trainers.language.model.tiny import (
+            WARMUP_PACKS,
+            make_model,
+            save_base,
+            train_tokenizer,
+            warm_up,
+        )
+        from netgpt.trainers.language.text.fields import document_of, hidden_fields
+        from netgpt.trainers.language.text.prompt import PromptBuilder
+        from netgpt.trainers.language.text.template import Words, instruction_texts
+        from netgpt.trainers.language.text.tokens import records_of
+
+        store, settings, task = tools.store, job.settings, tools.task
+        language, tiny, examples = settings.language, settings.language.tiny, task.examples(store)
+        document, words, train = document_of(store), Words.of(task), examples.train
+        # The instruction as often as the records, so that its words are tokens too
+        texts = (
+            text
+            for _, record in records_of(store, document, train.tolist())
+            for text in (record, *instruction_texts(words))
+        )
+        tokenizer = train_tokenizer(texts, tiny.vocab)
+        model = make_model(tiny, tokenizer, settings.seed)
+        loss: float | None = None
+        if tiny.warmup_steps:
+            builder = PromptBuilder(
+                tokenizer,
+                document,
+                words,
+                max_tokens=language.max_tokens,
+                max_comments=language.max_comments,
+                seed=settings.seed,
+            )
+            # Sorted: how often each answer is, and not whose
+            choices = np.sort(np.array([task.choice_of(t) for t in examples.truth[train].tolist()]))
+            # No more records than the steps can see
+            most = tiny.warmup_steps * WARMUP_PACKS * language.token_budget // SHORTEST_PROMPT
+            order = np.random.default_rng((settings.seed, 0)).permutation(len(train))[:most]
+            chosen = train[np.sort(order)].tolist()
+            ids = store.node_ids(document.node_type)
+            records = builder.tokenize(records_of(store, document, chosen))
+            hidden = hidden_fields(document, settings.ablation.fields, f"ablations.{settings.without}.fields")
+            loss = warm_up(
+                model,
+                [builder.assemble(r, hidden) for r in records],
+                [builder.any_response(ids[v], choices) for v in chosen],
+                tiny,
+                seed=settings.seed,
+                budget=language.token_budget,
+                progress=tools.progress("step"),
+            )
+        save_base(job.folder / "model", model, tokenizer)
+        parameters = float(sum(p.numel() for p in model.parameters()))
+        return Made(self.leaves, {"warmup_loss": loss, "parameters": parameters})
+
+
+class Tokenize(MappedStage):
+    name, title, command = "tokens", "token cache", "tokenize"
+    help = "The token cache alone (and the tiny base model, if it is one)."
+    with_ = ("base",)
+    reads = ("base",)
+    leaves = ("zarr.json",)
+    kind = "tokens"
+    unit = "block"
+
+    def inputs(self, run: Origins) -> Json:
+        from netgpt.trainers.language.text import VERSION
+
+        words = asdict(run.settings.task.words)
+        made_of = {**limits(run.settings), "words": words, "base": base_digest(run), "version": VERSION}
+        return {**common_inputs(self, run), **made_of}
+
+    def parts(self, store: Store) -> list[dict[str, Any]]:
+        from netgpt.trainers.language.text.tokens import blocks_of
+
+        return [{"first": first, "last": last} for first, last in blocks_of(store)]
+
+    def maker(self, job: StageJob, store: Store) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        from netgpt.trainers.language.assembly import base_path, make_builder
+        from netgpt.trainers.language.text.tokens import tokenize_block
+        from netgpt.trainers.tasks.names import make_task
+
+        task = make_task(job.settings.task)
+        builder = make_builder(base_path(job.run, job.settings), store, job.settings, task)
+        return lambda part: tokenize_block(store, builder, int(part["first"]), int(part["last"])).columns()
+
+    def write(self, job: StageJob, store: Store, made: Iterator[dict[str, Any]]) -> Made:
+        from netgpt.trainers.language.assembly import base_path, make_builder
+        from netgpt.trainers.language.text.tokens import ARRAYS, TokenBlock, cache_attributes, write_tokens
+        from netgpt.trainers.tasks.names import make_task
+
+        task = make_task(job.settings.task)
+        builder = make_builder(base_path(job.run, job.settings), store, job.settings, task)
+        blocks = (TokenBlock.from_columns(columns) for columns in made)
+        counts = write_tokens(job.folder, blocks, cache_attributes(store, builder))
+        return Made(["zarr.json", *ARRAYS], counts)

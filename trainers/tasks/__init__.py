@@ -1,0 +1,1 @@
+"""Tasks: what is asked of a graph, which examples there are, and how an answer is measured."""

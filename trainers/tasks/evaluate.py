@@ -1,0 +1,195 @@
+"""Scores of everything that a run measures: metrics by part and group, predictions, and the table.
+
+Legend: N nodes of the target, n examples of some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from netgpt.graphstore import Graph
+from netgpt.trainers.config import EvaluationConfig
+from netgpt.trainers.errors import require
+from netgpt.trainers.tasks.base import PARTS, Examples, Task, number_column
+
+PREDICTIONS = "predictions.parquet"
+REST = "rest"
+_ALWAYS = 1 << 40
+"""Days beyond any."""
+
+
+@dataclass
+class Scores:
+    """What is to be measured: scores [N] of all nodes by name, and the parts that they are known of.
+
+    NaN where a generated text states none.
+    """
+
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def add(self, name: str, scores: np.ndarray, parts: tuple[str, ...] = PARTS) -> None:
+        self.scores[name], self.parts[name] = scores, parts
+
+
+class Judge:
+    """Metrics of one graph's examples under a task: whole, by group, and those of a flag apart."""
+
+    def __init__(self, graph: Graph, task: Task, examples: Examples, config: EvaluationConfig) -> None:
+        """TrainerError for groups that are no columns of the target."""
+        self.graph, self.task, self.examples, self.config = graph, task, examples, config
+        target = graph.schema.target
+        self.groups: dict[str, tuple[np.ndarray, Any]] = {}
+        for name in config.by:
+            known = [c.name for c in graph.schema.node_type(target).columns if c.kind == "category"]
+            require(name in known, "evaluation.by", name, f"categories of {target}: {', '.join(known)}")
+            self.groups[name] = graph.category(target, name)
+        self._days = (
+            number_column(graph, target, config.period, "evaluation.period") if config.period else None
+        )
+        self._apart = number_column(graph, target, config.apart, "evaluation.apart") if config.apart else None
+        self._bounds = [] if self._days is None else periods(self._period_bounds(self._days))
+
+    def _period_bounds(self, days: np.ndarray) -> list[int]:
+        """The given bounds, or the quartiles of the labelled nodes' days."""
+        if self.config.period_days:
+            return list(self.config.period_days)
+        known = np.asarray(days)[~np.isnan(self.examples.truth)]
+        return sorted({max(0, int(q)) for q in np.quantile(known, (0.25, 0.5, 0.75), method="lower")})
+
+    def is_apart(self, nodes: np.ndarray) -> np.ndarray | None:
+        """Which of some nodes [n] the flag `evaluation.apart` is set for: [n] bool; None without a flag."""
+        return None if self._apart is None else np.asarray(self._apart)[nodes] != 0
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """Node numbers by part; the test examples that are apart, and the rest of them, too."""
+        named, test = self.examples.named(), self.examples.test
+        apart = self.is_apart(test)
+        if apart is None:
+            return named
+        return {**named, f"test_{self.config.apart}": test[apart], f"test_{REST}": test[~apart]}
+
+    def metrics(self, nodes: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        """Metrics of some nodes [n] with scores [n]; and by each group, where there are any nodes of it."""
+        truth = self.examples.truth[nodes]
+
+        def measured(part: np.ndarray) -> dict[str, Any]:
+            return self.task.measure(scores[part], truth[part])
+
+        found = dict(self.task.measure(scores, truth))
+        for key, (codes, names) in self.groups.items():
+            code = np.asarray(codes)[nodes]
+            found[key] = {names[c] if c >= 0 else "": measured(code == c) for c in np.unique(code).tolist()}
+        if self._days is not None:
+            days = np.asarray(self._days)[nodes]
+            by_period = {
+                name: measured((first <= days) & (days <= last)) for name, first, last in self._bounds
+            }
+            found["period"] = {name: one for name, one in by_period.items() if one["num"]}
+        return found
+
+    def stage_metrics(self, scores: Scores) -> dict[str, Any]:
+        """Metrics by what is measured and part."""
+        parts = self.parts()
+        return {
+            name: {
+                part: self.metrics(nodes, values[nodes])
+                for part, nodes in parts.items()
+                if part.split("_")[0] in scores.parts[name]
+            }
+            for name, values in scores.scores.items()
+        }
+
+    def baseline_metrics(self) -> dict[str, dict[str, Any]]:
+        """Metrics of the task's baselines, which are fitted on the whole train period.
+
+        The test examples that are apart beside the rest, for those that score an example.
+        """
+        examples, test = self.examples, self.examples.test
+        period = np.sort(np.concatenate([examples.train, examples.val]))
+        truth, apart = examples.truth[test], self.is_apart(test)
+        found: dict[str, dict[str, Any]] = {}
+        for name, baseline in self.task.baselines(self.graph, period, test).items():
+            if baseline.scores is None:
+                found[name] = {"test": baseline.metrics}
+                continue
+            found[name] = {"test": self.task.measure(baseline.scores, truth)}
+            if apart is not None:
+                for part, chosen in ((self.config.apart, apart), (REST, ~apart)):
+                    found[name][f"test_{part}"] = self.task.measure(baseline.scores[chosen], truth[chosen])
+        return found
+
+    def write_predictions(self, path: Path, scores: Scores) -> None:
+        """A row for each labelled node: id, part, label, and the task's columns of what was measured of all
+        parts."""
+        examples, target = self.examples, self.graph.schema.target
+        names = np.full(self.graph.num_nodes[target], "", object)
+        for name, nodes in examples.named().items():
+            names[nodes] = name
+        nodes = np.flatnonzero(names != "")
+        ids = self.graph.node_ids(target)
+        label, values = self.task.truth_column(examples.truth[nodes])
+        columns: dict[str, Any] = {
+            "id": [ids[v] for v in nodes.tolist()],
+            "split": names[nodes].tolist(),
+            label: values,
+        }
+        if (apart := self.is_apart(nodes)) is not None:
+            columns[self.config.apart] = apart
+        for name, of_all in scores.scores.items():
+            if scores.parts[name] == PARTS:
+                columns |= self.task.columns(name, of_all[nodes])
+        pq.write_table(pa.table(columns), path)
+
+
+def periods(days: list[int]) -> list[tuple[str, int, int]]:
+    """Periods by bounds in days: name, first and last day."""
+    edges = [-1, *days]
+    between = [
+        (f"{a + 1} to {b} days" if a >= 0 else f"up to {b} days", a + 1 if a >= 0 else -_ALWAYS, b)
+        for a, b in pairwise(edges)
+    ]
+    return [*between, (f"over {days[-1]} days", days[-1] + 1, _ALWAYS)]
+
+
+def metrics_table(
+    metrics: Mapping[str, Any], task: Task, titles: Mapping[str, str], apart: tuple[str, str]
+) -> str:
+    """The test part as text: baselines, then what was measured. apart: the flag's name and title, if any."""
+    chosen = next(m for m in task.metrics if m.name == task.chooses)
+    flag, title = apart
+    heads = [m.title for m in task.metrics]
+    heads += [f"{chosen.title} {flag.replace('_', ' ')}", f"{chosen.title} {REST}"] if flag else []
+    widths = [max(8, 2 + len(head)) for head in heads]
+    head = f"{'test split':<26}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
+    lines = [head, "-" * len(head)]
+
+    def row(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+        values = [found["test"][m.name] for m in task.metrics]
+        if flag:
+            values += [found.get(f"test_{part}", {}).get(chosen.name) for part in (flag, REST)]
+        cells = zip(values, widths, strict=True)
+        return f"{name:<26}" + "".join(" " * w if v is None else f"{v:>{w}.4f}" for v, w in cells)
+
+    lines += [row(name, found) for name, found in metrics["baselines"].items()]
+    lines.append("-" * len(head))
+    lines += [row(titles.get(name, name), found) for name, found in metrics["stages"].items()]
+    lines += [
+        f"{titles.get(name, name)}: {found['test']['unparsed']} of {found['test']['num']} texts state no "
+        f"{task.noun}; they count as wrong, and have no error"
+        for name, found in metrics["stages"].items()
+        if found["test"].get("unparsed")
+    ]
+    if metrics["stages"]:
+        one = next(iter(metrics["stages"].values()))
+        said = f"{one['test']['num']} test examples"
+        lines.append(f"{said}; {one[f'test_{flag}']['num']} of them {title}" if flag else said)
+    return "\n".join(lines)

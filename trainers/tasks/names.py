@@ -1,0 +1,20 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from netgpt.trainers import names
+from netgpt.trainers.tasks.base import Task, TaskConfig
+
+TASKS = {
+    "rating": "netgpt.trainers.tasks.rating:Rating",
+}
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task of the table, or of package.module:Name."""
+    found: type[Task] = names.load(TASKS, name, "task.name")
+    return found
+
+
+def make_task(config: TaskConfig) -> Task:
+    return task_class(config.name)(config)
