@@ -15,7 +15,7 @@ usage: ./launch.sh COMMAND
   submit -- netgpt ARGS          run a command there: ships this tree, follows the log, exits as it exits
   status [RUN]                   nodes and jobs of the cluster; with RUN, the stages of a run
   down                           end the cluster
-  test [PYTEST ARGS]             all checks: format, lint, types, tests
+  test [--all] [PYTEST ARGS]     all checks: format, lint, types, tests; --all: the long repetitions too
   netgpt ARGS                    any netgpt command inside .venv
 TEXT
 }
@@ -91,6 +91,11 @@ demo() {
 }
 
 checks() {
+  local chosen=()
+  if [ "${1:-}" = --all ]; then
+    chosen=(-m "") # instead of the selection in pyproject.toml
+    shift
+  fi
   setup
   say "== format and lint"
   .venv/bin/ruff format --check .
@@ -100,7 +105,7 @@ checks() {
   say "== tests"
   # Files are dealt to processes, the slow ones of Ray first; one process where tests are named
   [ $# -gt 0 ] || set -- -n 2 --dist loadfile --no-loadscope-reorder --durations 25
-  exec .venv/bin/python -m pytest "$@"
+  exec .venv/bin/python -m pytest ${chosen[@]+"${chosen[@]}"} "$@"
 }
 
 cluster() { # up, submit, status, down: the state lies in .cluster of this tree

@@ -1,17 +1,19 @@
-"""A run's whole configuration: a named or given YAML file, with KEY=VALUE overrides.
+"""A run's whole configuration: a recipe by name or file, with KEY=VALUE overrides.
 
-The dataclasses are the schema: a name that they do not have is an error, not a silent default.
+The dataclasses are the schema: a name that they do not have is an error, not a silent default. Which ones
+there are a recipe says itself: its data set, its task and its stages each bring a section.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -19,11 +21,21 @@ from yaml import YAMLError
 
 from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore import BuildConfig
-from netgpt.trainers.errors import require
+from netgpt.graphstore.datasets import names as datasets
+from netgpt.graphstore.errors import StoreError, UnknownNameError
+from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.features.config import FeaturesConfig
-from netgpt.trainers.settings import Settings
+from netgpt.trainers.settings import Settings, settings_type
+from netgpt.trainers.stages.names import BASELINES, STAGES
+from netgpt.trainers.tasks.base import TaskConfig
 
 AUTO, OFF = "auto", "off"
+MOVED = {
+    "graph.ablation": "without",
+    "graph.val_share": "task.val_share",
+    "build.train_until": "task.split.until",
+}
+"""Keys of before, and what says the same now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +77,8 @@ class ClusterConfig:
 class RunConfig(Settings):
     """The trainers' settings, and those of the store and of the cluster."""
 
+    dataset: str = next(iter(datasets.DATASETS))
+    """A data set of the table, or package.module:Name."""
     build: BuildConfig = field(default_factory=BuildConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -86,65 +100,126 @@ class RunConfig(Settings):
         )
         bfloat16 = self.graph.precision == "bfloat16" and self.cluster.device == "cpu"
         require(not bfloat16, "graph.precision", "bfloat16", "auto or float32 with cluster.device=cpu")
-        drops = self.graph.ablation == "V" and bool(self.language.pixels)
-        require(
-            not drops,
-            "language.pixels",
-            self.language.pixels,
-            "none with graph.ablation=V (no video features)",
-        )
 
     @property
     def settings(self) -> Settings:
         """The trainers' part alone."""
-        return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
+        kind = settings_type(self.task.name, (*self.stages, *self.baselines))
+        return kind(**{f.name: getattr(self, f.name) for f in fields(kind)})
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
 
 
+@lru_cache
+def config_type(dataset: str, task: str, stages: tuple[str, ...]) -> type[RunConfig]:
+    """The configuration of a data set, a task and stages, by their names."""
+    kind = settings_type(task, stages, base=RunConfig)
+    build = datasets.load(dataset).Config
+    added = [("build", build, field(default_factory=build))]
+    made = make_dataclass("RunConfig", added, bases=(kind,), frozen=True, kw_only=True)
+    made.__doc__, made.__module__ = RunConfig.__doc__, RunConfig.__module__
+    return cast(type[RunConfig], made)
+
+
 def config_names() -> list[str]:
+    """Recipes that come with the program; those that begin with _ are parts of others."""
     folder = resources.files("netgpt.cluster") / "configs"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    names = [p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")]
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def recipe_file(source: str, place: str = "--config") -> Path:
+    """The file of a recipe, given by name or path."""
+    ours = Path(str(resources.files("netgpt.cluster") / "configs" / f"{source}.yaml"))
+    if "/" not in source and ours.is_file():
+        return ours
+    if Path(source).is_file():
+        return Path(source)
+    raise ClusterError(
+        f"{place}: found {source!r}, expected a YAML file or one of {', '.join(config_names())}"
+    )
+
+
+def _read(source: str, place: str, seen: tuple[Path, ...] = ()) -> Any:
+    """A recipe over the one that its `base` names."""
+    path = recipe_file(source, place)
+    if path in seen:
+        raise ClusterError(f"{source}: base: found {path.name} again, expected recipes that end")
+    raw: Any = OmegaConf.create(path.read_text(encoding="utf-8"))
+    if not OmegaConf.is_dict(raw):
+        raise ClusterError(f"{source}: found no keys, expected a recipe in YAML")
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    beside = path.parent / str(base)
+    below = _read(str(beside if beside.is_file() else base), f"{source}: base", (*seen, path))
+    return OmegaConf.merge(_left_of(below, raw), raw)
+
+
+def _left_of(below: Any, above: Any) -> Any:
+    """A recipe without what another that goes over it makes void: settings of a data set or task that it
+    replaces."""
+    below = below.copy()
+    if (dataset := above.get("dataset")) and dataset != below.get("dataset"):
+        below.pop("build", None)
+    task = OmegaConf.select(above, "task.name")
+    if task and task != OmegaConf.select(below, "task.name") and below.get("task"):
+        common = [one.name for one in fields(TaskConfig)]
+        below.task = {key: value for key, value in below.task.items() if key in common}
+    return below
 
 
 def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
-    """A configuration by name (demo, sample, xs-video) or file, with `key.sub=value` overrides.
+    """A configuration by name (demo, sample, …) or file, with `key.sub=value` overrides.
 
     Raises ClusterError for an unknown name or key, a wrong type, or a value out of range.
     """
-    if source in config_names():
-        path = Path(str(resources.files("netgpt.cluster") / "configs" / f"{source}.yaml"))
-    elif Path(source).is_file():
-        path = Path(source)
-    else:
-        raise ClusterError(
-            f"--config: found {source!r}, expected a YAML file or one of {', '.join(config_names())}"
-        )
     for item in overrides or []:
         if "=" not in item:
             raise ClusterError(f"override: found {item!r}, expected KEY=VALUE such as graph.epochs=5")
-    place = source
+    place, kind = source, RunConfig
     try:
-        merged: Any = OmegaConf.merge(
-            OmegaConf.structured(RunConfig), OmegaConf.create(path.read_text(encoding="utf-8"))
-        )
+        recipe = _read(source, "--config")
+        given = OmegaConf.from_dotlist(overrides or [])
+        recipe = _left_of(recipe, given)
+        kind, sections = _kind(OmegaConf.merge(recipe, given)), {one.name for one in fields(RunConfig)}
+        for name in {*STAGES, *BASELINES} - {one.name for one in fields(kind)} - sections:
+            recipe.pop(name, None)  # of a stage that the run is without
+        merged: Any = OmegaConf.merge(OmegaConf.structured(kind), recipe)
         place = "override"
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides or []))
-        config = OmegaConf.to_object(merged)
+        config = OmegaConf.to_object(OmegaConf.merge(merged, given))
+    except ClusterError:
+        raise
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError, OSError) as error:
         key = getattr(error, "full_key", None)
         if isinstance(error, ConfigKeyError) and key:
-            raise ClusterError(f"{place}: {_unknown(key)}") from error
+            raise ClusterError(f"{place}: {_unknown(key, kind)}") from error
         reason = str(error).split("\n")[0]
-        raise ClusterError(f"{place}: {f'{key}: ' if key else ''}{reason}") from error
+        if isinstance(error, StoreError) and not isinstance(error, UnknownNameError):
+            reason = f"build.{reason}"  # which a data set's own settings do not know they are
+        own = isinstance(error, (TrainerError, StoreError))
+        raise ClusterError(f"{place}: {f'{key}: ' if key and not own else ''}{reason}") from error
     assert isinstance(config, RunConfig)
     return config
 
 
-def config_keys() -> list[str]:
-    """All keys of a configuration, such as graph.epochs."""
-    return list(_keys(RunConfig(), ""))
+def _kind(raw: Any) -> type[RunConfig]:
+    """The class of what a recipe with its overrides names. Raises TrainerError and StoreError for guests that
+    there are not."""
+    defaults = RunConfig()
+    task = OmegaConf.select(raw, "task.name") or TaskConfig().name
+    stages: list[str] = []
+    for key in ("stages", "baselines"):
+        named = raw.get(key) or getattr(defaults, key)
+        require(not isinstance(named, str), key, named, "a list of stages")
+        stages += map(str, named)
+    return config_type(raw.get("dataset") or defaults.dataset, str(task), tuple(stages))
+
+
+def config_keys(kind: type[RunConfig] | None = None) -> list[str]:
+    """All keys of a configuration, such as graph.epochs; by default of the reference job's."""
+    return list(_keys((kind or _kind(OmegaConf.create({})))(), ""))
 
 
 def _keys(config: Any, prefix: str) -> Iterator[str]:
@@ -156,9 +231,11 @@ def _keys(config: Any, prefix: str) -> Iterator[str]:
             yield prefix + one.name
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, kind: type[RunConfig]) -> str:
     """What to say of a key that there is not, with the nearest that there is."""
-    keys = config_keys()
+    if key in MOVED:
+        return f"found the unknown key {key}; it is {MOVED[key]} now"
+    keys = config_keys(None if kind is RunConfig else kind)
     last = key.rsplit(".", 1)[-1]
     near = get_close_matches(key, keys, n=1, cutoff=0.75)
     near = near or [k for k in keys if k.rsplit(".", 1)[-1] == last]  # the right name in the wrong section

@@ -1,37 +1,48 @@
-"""A finished run's NetGPT as a folder for `transformers`."""
+"""A finished run's language model as a folder for `transformers`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
+from netgpt.trainers.stages.language import LanguageStage
+from netgpt.trainers.stages.names import stage_of
+
+
+def last_language_stage(run: Run) -> LanguageStage:
+    """The last stage of a whole run that trains a language model with the graph. ClusterError without one."""
+    stages = [stage_of(name) for name in run.stages]
+    trained = [one for one in stages if isinstance(one, LanguageStage) and one.with_graph]
+    if not trained:
+        raise ClusterError(f"{run.path}: found no language stage with the graph, expected one")
+    return trained[-1]
 
 
 def export(run: Run, out: Path) -> None:
-    """Write `out`, whole or not at all. ClusterError where stage 3 is not done or `out` is there."""
+    """Write `out`, whole or not at all. ClusterError where the last stage is not done or `out` is there."""
     if out.exists():
         raise ClusterError(f"{out}: already there; remove it or choose another --out")
     run.require_trained()
+    stage = last_language_stage(run)
 
+    import torch
     from transformers import AutoConfig
 
-    from netgpt.trainers.language.load import base_path, graph_states, load_model, prompt_builder
+    from netgpt.trainers.language.assembly import Assembly
     from netgpt.trainers.language.model import export as writer
     from netgpt.trainers.language.model.netgpt import NetGPT
 
-    settings = run.config.settings
-    graph = graph_states(run.path, run.store, settings)
-    builder = prompt_builder(run.path, settings)
-    netgpt = load_model(run.path, settings, builder, "stage3", len(graph.mean), torch.device("cpu"))
+    assembly = Assembly(run.path, run.store, run.settings, run.task, torch.device("cpu"))
+    graph = stage.graph(assembly)
+    assert graph is not None
+    netgpt = stage.trained_model(assembly, len(graph.mean))
     assert isinstance(netgpt, NetGPT)
     writer.export(
         out,
         netgpt,
-        builder.tokenizer,
+        assembly.builder.tokenizer,
         mean=torch.from_numpy(graph.mean),
         length=graph.length,
-        dtype=AutoConfig.from_pretrained(base_path(run.path, settings)).dtype,
+        dtype=AutoConfig.from_pretrained(assembly.base_path).dtype,
     )

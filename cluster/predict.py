@@ -1,4 +1,4 @@
-"""Ratings of new videos by a finished run: nothing is retrained, nothing is written to the store."""
+"""Predictions for new rows by a finished run: nothing is retrained, nothing is written to the store."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from netgpt.cluster.export import last_language_stage
 from netgpt.cluster.features.inline import inline_encoders
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import bar
-from netgpt.graphstore.xsvideo.extend import ExtendedGraph
-from netgpt.graphstore.xsvideo.records import read_records
+from netgpt.graphstore import ExtendedGraph
+from netgpt.graphstore.dataset import HeldSource
+from netgpt.graphstore.writer import build_config
 from netgpt.trainers.graph.exact import cache_digests, cached_mean_scores, embed
+from netgpt.trainers.graph.files import VECTORS
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.graph.train import load_model as load_graph_model
-from netgpt.trainers.metrics import clip, to_level
 
 
 @dataclass(frozen=True)
-class Rating:
+class Prediction:
     id: str
-    level: int
-    score: float
+    answer: dict[str, Any]
+    """As the task says it: level and score, …"""
 
     def to_json(self) -> str:
-        return json.dumps(
-            {"id": self.id, "level": self.level, "score": round(self.score, 6)}, ensure_ascii=False
-        )
+        return json.dumps({"id": self.id, **self.answer}, ensure_ascii=False)
 
 
 def predict(
@@ -40,8 +42,8 @@ def predict(
     text: str | None = None,
     video: str | None = None,
     videos: str | None = None,
-) -> Iterator[Rating]:
-    """Rate the records of a file, whose level may be absent, in the file's order.
+) -> Iterator[Prediction]:
+    """Predict for the rows of a file, whose label may be absent, in the file's order.
 
     Their keys and history resolve against the run's store and the file together; their texts go through
     the run's encoder (or `text`, where the run does not name it), and the files of the folder `videos`
@@ -49,65 +51,70 @@ def predict(
     also for an id that the store already has.
     """
     run.require_trained()
-    known = frozenset(run.store.ids)
-    records = list(
-        read_records(
+    stage, store, config = last_language_stage(run), run.store, run.config
+    target = store.schema.target
+    source = HeldSource(
+        store.dataset.open(
             data,
-            require_level=False,
-            known_ids=known,
-            bad_numbers=run.store.attributes["build"].get("bad_numbers", "refuse"),
+            build_config(store),
+            require_labels=False,
+            known_ids=frozenset(store.node_ids(target)),
         )
     )
-    cluster = run.config.cluster
+    cluster = config.cluster
     on_gpu = cluster.device == "cuda" or (cluster.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if on_gpu else "cpu")
-    features = run.config.features
     features = replace(
-        features,
-        text=text or features.text,
-        video=(video or features.video) if videos is not None else "",
+        config.features,
+        text=text or config.features.text,
+        video=(video or config.features.video) if videos is not None else "",
         videos=videos or "",
     )
-    texts, clips = inline_encoders(features, run.store, records, device.type)
-    graph = ExtendedGraph(run.store, records, file=str(data), text=texts, video=clips)
+    texts, clips = inline_encoders(features, store, source, device.type)
+    graph = ExtendedGraph(store, source, text=texts, video=clips)
 
     # Here and not above: bad input is refused before transformers is imported
-    from netgpt.trainers.language.load import graph_states, load_model, pixel_folder, prompt_builder
-    from netgpt.trainers.language.model.netgpt import NetGPT
+    from netgpt.trainers.language.assembly import Assembly
+    from netgpt.trainers.language.objectives.names import objective_class
     from netgpt.trainers.language.samples import Samples
-    from netgpt.trainers.language.scoring import score_samples
-    from netgpt.trainers.language.text.fields import ablated_fields
-    from netgpt.trainers.language.text.tokens import Tokens
+    from netgpt.trainers.language.text.tokens import Tokens, records_of
 
-    settings = run.config.settings
+    settings, task = run.settings, run.task
     torch.set_num_threads(cluster.threads)
-    model = load_graph_model(run.path / "stage1", run.store, device)
+    model = load_graph_model(run.path / "stage1", store, task, device)
     tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)
-    memory_bytes = settings.graph.inference_bytes
-    digests = cache_digests(run.path / "stage1" / MODEL, run.store)
+    digests = cache_digests(run.path / "stage1" / MODEL, store)
     h, graph_scores = embed(
         model,
         tables,
-        memory_bytes=memory_bytes,
+        memory_bytes=settings.graph.inference_bytes,
         progress=bar("embeddings", "relation"),
-        # What is asked for together must not change each other's ratings
-        mean_scores=cached_mean_scores(run.path / "embeddings", digests),
+        # What is asked for together must not change each other's predictions
+        mean_scores=cached_mean_scores(run.path / "embeddings" / VECTORS, digests),
     )
-    builder = prompt_builder(run.path, settings)
-    netgpt = load_model(run.path, settings, builder, "stage3", h.shape[1], device)
-    assert isinstance(netgpt, NetGPT)
-    tokens = builder.tokenize((graph.ids[v], graph.texts[v]) for v in graph.new.tolist())
-    # The scale is the train states': the run's, also for states of another graph
-    states = graph_states(run.path, run.store, settings)
+    assembly = Assembly(run.path, store, settings, task, device)
+    builder = assembly.builder
+    netgpt = stage.trained_model(assembly, h.shape[1])
+    # The scale is the train examples': the run's, also for nodes of another graph
+    states = stage.graph(assembly)
+    assert states is not None
+    new = graph.new
+    tokens = builder.tokenize(records_of(graph, builder.document, new.tolist()))
+    ids = graph.node_ids(target)
     samples = Samples(
-        graph.new,
-        Tokens.of(tokens, first=int(graph.new[0])) if len(records) else Tokens.of([]),
+        new,
+        Tokens.of(tokens, first=int(new[0])) if len(new) else Tokens.of([]),
         builder,
         device,
         replace(states, embeddings=h, scores=None if states.scores is None else graph_scores),
-        names=graph.ids,
-        pixels=pixel_folder(run.path, settings, builder),
-    ).without(ablated_fields(settings.graph.ablation))
-    scores = clip(score_samples(netgpt, samples, settings.language.token_budget, bar("ratings", "pack")))
-    for record, score, level in zip(records, scores, to_level(scores), strict=True):
-        yield Rating(record.id, int(level), float(score))
+        names=ids,
+        pixels=assembly.pixels,
+    ).without(assembly.hidden)
+    stage_config = stage.config(settings)
+    objective = objective_class(stage_config.objective, f"{stage.name}.objective")
+    none = replace(samples, ids=np.empty(0, np.int64))
+    predicted = objective(netgpt, task, builder, stage_config).predict(
+        samples, none, settings.language.token_budget, bar("predictions", "pack")
+    )
+    for node, score in zip(new.tolist(), predicted[""].tolist(), strict=True):
+        yield Prediction(ids[node], task.answer(score))

@@ -4,7 +4,7 @@
     store = netgpt.open("runs/demo/store")
     loader = netgpt.sampler.NeighborLoader(store, store.split("train"), batch_size=64)
 
-The packages `netgpt.graphstore`, `.sampler`, `.trainers` and `.cluster` are the folders of those names at the top
+The packages `netgpt.graphstore`, `.sampler`, `.trainers` and `.cluster` are the folders of those names
 of the source tree: links here, so that one import name holds all, and no other package's name is taken.
 """
 

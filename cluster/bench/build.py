@@ -17,6 +17,7 @@ import numpy as np
 
 from netgpt import graphstore
 from netgpt.cluster.bench.measure import SYNTH, Measured, machine, measure
+from netgpt.cluster.bench.reference import largest_within
 from netgpt.graphstore.files import total_bytes
 from netgpt.graphstore.schema import edge_name
 
@@ -120,7 +121,7 @@ def bench_edges(
 
 
 def bench_synth(scales: list[float], peer_edges: int, scratch: Path | None) -> Iterator[dict[str, Any]]:
-    """One result a scale and layout of synthetic records. Peers take the same-topic relation's edges."""
+    """One result a scale and layout of synthetic records. Peers take the largest relation within a type."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         measure(SYNTH, Path(name) / "store", 0.001, "csr")
     for scale in scales:
@@ -134,11 +135,11 @@ def bench_synth(scales: list[float], peer_edges: int, scratch: Path | None) -> I
                     continue
                 store = graphstore.open(str(path))
                 num_edges = sum(store.num_edges.values())
-                topic = ("video", "has_same_topic_as", "video")
+                relation = largest_within(store)
                 used, peers = _used(folder, path), {}
-                if layout == "csr" and store.num_edges[topic] <= peer_edges:
-                    _write_coo(folder, store.relation(topic))
-                    peers = _peers(folder, store.num_edges[topic], store.num_nodes["video"])
+                if layout == "csr" and store.num_edges[relation] <= peer_edges:
+                    _write_coo(folder, store.relation(relation))
+                    peers = _peers(folder, store.num_edges[relation], store.num_nodes[relation[2]])
                 yield {
                     **result,
                     "num_nodes": sum(store.num_nodes.values()),

@@ -6,7 +6,6 @@ compared with a run without faults: its metrics must be the same bytes.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -21,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from netgpt import graphstore
 from netgpt.cluster.bench.measure import machine
+from netgpt.cluster.bench.reference import largest_within, reference
 from netgpt.cluster.errors import ClusterError, FailedError
 from netgpt.cluster.jobs.nodes import NodeOptions, end_node, start_node
 from netgpt.cluster.jobs.state import ClusterState, StateFolder, marked_processes
@@ -33,7 +34,7 @@ from netgpt.trainers.progress import read_progress
 SCALE, SEED = 0.0005, 1
 SETTINGS = [
     *("build.encoder=hash:32", "build.time_dim=8", "build.video_dim=4", "sampler.fanout=5", "graph.hidden=8"),
-    *("graph.epochs=4", "graph.batch_size=2", "graph.checkpoint_steps=10", "graph.val_share=0.3"),
+    *("graph.epochs=4", "graph.batch_size=2", "graph.checkpoint_steps=10", "task.val_share=0.3"),
     *("language.max_tokens=700", "language.token_budget=1400", "language.max_comments=2"),
     *("language.tiny.hidden=32", "language.tiny.heads=2", "language.tiny.vocab=600"),
     *("language.tiny.warmup_steps=2", "stage2.epochs=1", "stage2.checkpoint_steps=3"),
@@ -202,7 +203,8 @@ def _unfill(scene: Scene) -> None:
 
 
 def _indices(scene: Scene) -> Path:
-    (found,) = (scene.run / "store/edges/video/has_same_topic_as/video/indices/c").rglob("*")
+    source, name, target = largest_within(graphstore.open(scene.run / "store"))
+    (found,) = (scene.run / f"store/edges/{source}/{name}/{target}/indices/c").rglob("*")
     return found
 
 
@@ -277,10 +279,7 @@ def bench_faults(names: list[str], scratch: Path | None) -> Iterator[dict[str, A
     with tempfile.TemporaryDirectory(dir=scratch, prefix="faults-") as folder:
         root = Path(folder)
         data = root / "records.json"
-        from netgpt.graphstore.xsvideo.synth import synthetic_records
-
-        records = dict(synthetic_records(SCALE, seed=SEED))
-        data.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+        reference().write_synthetic(data, SCALE, SEED)
         cold_s, wanted = _whole(root / "cold", data)
         reference_s, again = _whole(root / "whole", data)
         if again != wanted:

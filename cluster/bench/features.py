@@ -17,17 +17,17 @@ from netgpt.cluster.errors import FailedError
 from netgpt.graphstore.files import read_json
 
 _BARE = """
-import json, sys, time
+import json, pathlib, sys, time
 from netgpt.cluster.config import load_config
-from netgpt.cluster.features.contents import Contents
 from netgpt.cluster.features.encode import TEXTS_A_SHARD
-from netgpt.graphstore.xsvideo.records import read_records
+from netgpt.cluster.bench.reference import reference
+from netgpt.graphstore.vectors import contents_of
 from netgpt.trainers.features.text import TextModel
 from transformers import AutoModel, AutoTokenizer
 import torch
 config = load_config("demo", json.loads(sys.argv[3]))
 torch.set_num_threads(config.cluster.threads)
-texts = list(Contents.of(read_records(sys.argv[1])).texts)
+texts = list(contents_of(reference().open(pathlib.Path(sys.argv[1]))).texts)
 features = config.features
 tokens = TextModel(features).batch_tokens
 tokenizer = AutoTokenizer.from_pretrained(features.text)

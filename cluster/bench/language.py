@@ -27,6 +27,8 @@ MODES = ("packed", "longest", "sorted", "padded")
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bfloat16 of a GPU, by a part of its name, as its maker says."""
 GRAPH_DIM, PACKS_PER_STEP = 1024, 8
+STAGE_3 = ("head", "last:{layers}")
+"""Parts that the rating trains besides those of the alignment."""
 
 
 @dataclass(frozen=True)
@@ -94,39 +96,48 @@ run_mode(sys.argv[1], sys.argv[2], sys.argv[3])
 
 def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | None, out: Path) -> int:
     """Prompts of records drawn by seed, ragged, and the graph tokens' ids; the size of the vocabulary."""
-    from netgpt.graphstore.xsvideo.records import read_records
-    from netgpt.graphstore.xsvideo.synth import synthetic_records
+    from netgpt import graphstore
+    from netgpt.cluster.bench.reference import SMALL, reference
+    from netgpt.cluster.config import load_config
     from netgpt.trainers.language.model.backbone import load_tokenizer
     from netgpt.trainers.language.model.tiny import train_tokenizer
-    from netgpt.trainers.language.packing import plan
+    from netgpt.trainers.language.packing import plan_packs
+    from netgpt.trainers.language.text.fields import document_of
     from netgpt.trainers.language.text.prompt import PromptBuilder
-    from netgpt.trainers.language.text.template import instruction_texts
-    from netgpt.trainers.language.text.tokens import Tokens
+    from netgpt.trainers.language.text.template import Words, instruction_texts
+    from netgpt.trainers.language.text.tokens import Tokens, records_of
+    from netgpt.trainers.tasks.names import make_task
 
-    if data is None:
-        data = out.with_name("records.json")
-        data.write_text(json.dumps(dict(synthetic_records(0.002, seed=config.seed)), ensure_ascii=False))
-    records = list(read_records(data))
-    rng = np.random.default_rng(config.seed)
-    chosen = rng.permutation(len(records))[: config.samples]
+    dataset, path = reference(), out.with_name("store")
+    settings = dataset.Config(**SMALL)
+    source = dataset.synthetic(0.002, config.seed, settings) if data is None else data
+    graphstore.build(source, path, settings, dataset=dataset)
+    store, task = graphstore.open(path), make_task(load_config("sample").task)
+    document, words = document_of(store), Words.of(task)
+    rng, num = np.random.default_rng(config.seed), store.num_nodes[document.node_type]
+    chosen = rng.permutation(num)[: config.samples]
     if len(chosen) < config.samples:
-        raise ClusterError(f"--samples: found {config.samples}, expected at most the {len(chosen)} of {data}")
+        raise ClusterError(f"--samples: found {config.samples}, expected at most the {num} of {data}")
     if tokenizer:
-        found = load_tokenizer(tokenizer)
+        made = load_tokenizer(tokenizer)
     else:
-        found = train_tokenizer([r.text for r in records[:500]] + list(instruction_texts()), 8192)
-    builder = PromptBuilder(found, max_tokens=config.max_tokens, max_comments=50, seed=config.seed)
-    tokens = builder.tokenize((records[i].id, records[i].text) for i in chosen)
+        texts = [text for _, text in records_of(store, document, range(min(num, 500)))]
+        made = train_tokenizer(texts + list(instruction_texts(words)), 8192)
+    builder = PromptBuilder(
+        made, document, words, max_tokens=config.max_tokens, max_comments=50, seed=config.seed
+    )
+    tokens = builder.tokenize(records_of(store, document, chosen.tolist()))
     prompts = [builder.assemble(t) for t in tokens]
     if config.stage == "stage2":
+        truth = np.nan_to_num(task.truth(store))
         prompts = [
-            np.concatenate([p, builder.response(max(0, records[i].level))])
-            for p, i in zip(prompts, chosen, strict=True)
+            np.concatenate([p, builder.response(task.choice_of(truth[v]))])
+            for p, v in zip(prompts, chosen.tolist(), strict=True)
         ]
     # As training runs all records: steps of whole packs, fillers of weight zero included
-    parts = builder.tokenize((r.id, r.text) for r in records)
+    parts = builder.tokenize(records_of(store, document, range(num)))
     whole = Tokens.of(parts).prompt_lengths(np.arange(len(parts)), builder)
-    steps = plan(whole, budget=config.token_budget, packs_per_step=PACKS_PER_STEP, seed=(config.seed,))
+    steps = plan_packs(whole, budget=config.token_budget, packs_per_step=PACKS_PER_STEP, seed=(config.seed,))
     fillers = sum(int(whole[s.samples[0]]) * s.packs.count([]) for s in steps)
     np.savez(
         out,
@@ -136,7 +147,7 @@ def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | No
         response=np.array(len(builder.response(0)) if config.stage == "stage2" else 0),
         graph=np.array([builder.start_id, builder.pad_id, builder.end_id]),
     )
-    return -(-len(found) // 64) * 64
+    return -(-len(made) // 64) * 64
 
 
 def run_mode(job: str, prompts: str, out: str) -> None:
@@ -233,8 +244,8 @@ class _Runner:
         self.netgpt = NetGPT(base, GRAPH_DIM, (start, pad, end)).to(self.device)
         for parameter in self.netgpt.parameters():  # as DeepSpeed does; buffers stay as they are
             parameter.data = parameter.data.to(dtype)
-        trained = self.netgpt.stage_parameters(config.stage, config.layers)
-        self.netgpt.train_only(trained)
+        parts = ["markers", "projector", *(STAGE_3 if config.stage == "stage3" else ())]
+        self.netgpt.train_only(self.netgpt.parts(name.format(layers=config.layers) for name in parts))
         if config.activation_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.netgpt.train()
@@ -244,7 +255,7 @@ class _Runner:
             self.torch.cuda.synchronize()
 
     def batches(self, samples: list[np.ndarray]) -> list[_Batch]:
-        from netgpt.trainers.language.packing import collate, plan
+        from netgpt.trainers.language.packing import collate, plan_packs
 
         config = self.config
         nothing = np.empty(0, np.int64)
@@ -266,7 +277,7 @@ class _Runner:
             )
 
         if self.mode == "packed":
-            steps = plan(lengths, budget=config.token_budget, packs_per_step=1, seed=(config.seed,))
+            steps = plan_packs(lengths, budget=config.token_budget, packs_per_step=1, seed=(config.seed,))
             return [_Batch(collated(s.samples), int(lengths[s.samples].sum())) for s in steps]
         order = np.argsort(lengths) if self.mode == "sorted" else np.arange(len(samples))
         size = 1 if self.mode == "padded" else config.batch_size

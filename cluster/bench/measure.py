@@ -22,17 +22,15 @@ class Measured:
 
 SYNTH = """
 import sys, pathlib
-from netgpt import graphstore
-from netgpt.graphstore.xsvideo.synth import build_synthetic
-config = graphstore.BuildConfig(layout=sys.argv[3])
-build_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0, config)
+from netgpt.cluster.bench.reference import build_synthetic
+build_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), layout=sys.argv[3])
 """
 """Code for `measure`: a synthetic store at a path, of a scale, in a layout."""
 
 SYNTH_RECORDS = """
 import sys, pathlib
-from netgpt.graphstore.xsvideo.synth import write_synthetic
-write_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+from netgpt.cluster.bench.reference import reference
+reference().write_synthetic(pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
 """
 """The same for synthetic records: a JSON file at a path, of a scale, by a seed."""
 

@@ -17,13 +17,14 @@ from netgpt.cluster.pipeline.attempts import read_attempts
 from netgpt.graphstore.files import read_json
 
 ALLOWED_SHARE, ALLOWED_S = 0.10, 30.0
-"""Of the direct time, and besides."""
+"""Share of the direct time that the pipeline may add, and seconds besides."""
 _DIRECT = """
 import json, pathlib, sys, time
 from netgpt.cluster.config import load_config
 from netgpt.cluster.pipeline.run import Run
-from netgpt.trainers.settings import StageJob
-from netgpt.trainers.worker import run_stage, use_process_group
+from netgpt.trainers.stages.base import StageJob
+from netgpt.trainers.stages.session import run_stage
+from netgpt.trainers.worker import use_process_group
 path, data = map(pathlib.Path, sys.argv[1:3])
 config = load_config(sys.argv[3], json.loads(sys.argv[4]))
 path.mkdir(parents=True)

@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from netgpt.cluster.bench.measure import machine, measure
 from netgpt.cluster.bench.plan_runs import run_peaks, stage_job
-from netgpt.cluster.config import ClusterConfig, RunConfig
+from netgpt.cluster.config import ClusterConfig, RunConfig, load_config
 from netgpt.cluster.plan.planner import make_plan
-from netgpt.cluster.plan.request import Request
+from netgpt.cluster.plan.request import PlanRequest
 from netgpt.cluster.plan.shapes import DecoderShape
-from netgpt.trainers.config import GraphConfig, LanguageConfig, RateConfig, StageConfig
-from netgpt.trainers.settings import Settings
+from netgpt.trainers.config import GraphConfig, LanguageConfig
 
 CLOSE = 0.15
 """The share that a prediction may be off."""
@@ -43,7 +42,7 @@ class Case:
     activation_checkpointing: bool = False
     scale: float = STATES
     width: int = 64
-    """Of node embeddings."""
+    """Width of node embeddings."""
     batch_size: int = 64
     inference_gb: float = 1.0
 
@@ -59,11 +58,10 @@ class Case:
         graph = GraphConfig(
             hidden=self.width, batch_size=self.batch_size, epochs=1, inference_gb=self.inference_gb
         )
-        return RunConfig(
+        return replace(
+            load_config("sample", ["stage2.epochs=1", "stage3.epochs=1"]),
             graph=graph,
             language=language,
-            stage2=StageConfig(epochs=1),
-            stage3=RateConfig(epochs=1),
             cluster=ClusterConfig(workers=self.world_size, sampling_workers=0),
         )
 
@@ -108,11 +106,11 @@ def bench_plan(cases: list[Case], scratch: Path | None) -> Iterator[dict[str, An
 
 def run_case(case: Case, root: Path) -> dict[str, Any]:
     config = case.config(root)
-    settings = Settings(**{f.name: getattr(config, f.name) for f in fields(Settings)})
+    settings = config.settings
     shape = json.dumps(asdict(case.decoder) if case.decoder else {})
     if not measure(_PREPARE, root, json.dumps(settings.to_dict()), case.stage, shape, case.scale).ok:
         raise RuntimeError(f"{case.name}: was not prepared")
-    predicted = make_plan(Request(config=config, gpus=0, store=root / "store")).stage(case.stage).memory
+    predicted = make_plan(PlanRequest(config=config, gpus=0, store=root / "store")).stage(case.stage).memory
     peaks = run_peaks(root, stage_job(root, settings, case.stage), case.world_size)
     error = predicted.peak_bytes / max(peaks) - 1
     return {

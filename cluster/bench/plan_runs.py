@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from netgpt.trainers.settings import Settings, StageJob
+from netgpt.trainers.settings import Settings
+from netgpt.trainers.stages.base import StageJob
 
 NEEDED = {
     "stage1": (),
@@ -44,20 +44,19 @@ def run_peaks(folder: Path, job: StageJob, world_size: int) -> list[int]:
 
 def prepare(folder: str, raw: str, stage: str, shape: str, scale: str) -> None:
     """In a process of its own: everything that a measured stage reads."""
+    from netgpt.cluster.bench.reference import SMALL, build_synthetic
     from netgpt.cluster.plan.shapes import DecoderShape
-    from netgpt.graphstore import BuildConfig
-    from netgpt.graphstore.xsvideo.synth import build_synthetic
-    from netgpt.trainers.worker import run_stage, use_process_group
+    from netgpt.trainers.stages.session import run_stage
+    from netgpt.trainers.worker import use_process_group
 
-    root, settings = Path(folder), Settings.from_dict(json.loads(raw))
-    build_synthetic(
-        root / "store", float(scale), 0, BuildConfig(encoder="hash:64", time_dim=16, video_dim=16)
-    )
+    values = json.loads(raw)
+    root, settings = Path(folder), Settings.from_dict(values)
+    build_synthetic(root / "store", float(scale), **SMALL)
     use_process_group("cpu")
     if "tokens" in NEEDED[stage]:
-        _write_base(root, DecoderShape(**json.loads(shape)))
+        _write_base(root, settings, DecoderShape(**json.loads(shape)))
     # Nothing is learnt here: the stages before are there for their files
-    short = replace(settings, stage2=replace(settings.stage2, epochs=0))
+    short = Settings.from_dict({**values, "stage2": {**values["stage2"], "epochs": 0}})
     if stage != "stage1":
         _write_untrained(root, settings)
     for name in NEEDED[stage]:
@@ -77,15 +76,18 @@ def _write_untrained(root: Path, settings: Settings) -> None:
     from netgpt import graphstore
     from netgpt.trainers.graph.model import GraphModel, ModelShape
     from netgpt.trainers.graph.train import save_model
+    from netgpt.trainers.tasks.names import make_task
 
     store = graphstore.open(str(root / "store"))
-    model = GraphModel(ModelShape.of(store, hidden=settings.graph.hidden))
+    dims = {name: store.features(name).dim for name in store.schema.encoded_types}
+    task = make_task(settings.task)
+    model = GraphModel(ModelShape.of(store.schema, dims, hidden=settings.graph.hidden), task.head)
     folder = stage_job(root, settings, "stage1").folder
     folder.mkdir(parents=True)
     save_model(folder, model, model.state_dict(), store)
 
 
-def _write_base(root: Path, shape: object) -> None:
+def _write_base(root: Path, settings: Settings, shape: object) -> None:
     """A random Qwen2-VL of the shape, in safetensors, with a tokenizer of the store's text."""
     from netgpt import graphstore
     from netgpt.cluster.plan.shapes import DecoderShape
@@ -95,11 +97,12 @@ def _write_base(root: Path, shape: object) -> None:
         save_base,
         train_tokenizer,
     )
-    from netgpt.trainers.language.text.template import instruction_texts
+    from netgpt.trainers.language.text.template import Words, instruction_texts
+    from netgpt.trainers.tasks.names import make_task
 
     assert isinstance(shape, DecoderShape)
-    texts = graphstore.open(str(root / "store")).texts
-    tokenizer = train_tokenizer([*texts, *instruction_texts()], VOCAB)
+    texts, words = graphstore.open(str(root / "store")).texts, Words.of(make_task(settings.task))
+    tokenizer = train_tokenizer([*texts, *instruction_texts(words)], VOCAB)
     model = random_qwen2_vl(
         vocab=shape.vocab,
         hidden=shape.hidden,
@@ -115,7 +118,8 @@ def _write_base(root: Path, shape: object) -> None:
 def main() -> None:
     """A measured process: the stage of the job, then this process's peak into a file."""
     from netgpt.trainers import distributed
-    from netgpt.trainers.worker import run_stage, use_process_group
+    from netgpt.trainers.stages.session import run_stage
+    from netgpt.trainers.worker import use_process_group
 
     path, folder = Path(sys.argv[1]), Path(sys.argv[2])
     job = StageJob.from_dict(json.loads(path.read_text()))

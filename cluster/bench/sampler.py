@@ -50,7 +50,7 @@ class SamplerBench:
     batch_size: int = 512
     hops: tuple[int, ...] = (1, 2)
     batches: int = 48
-    """Of a round, for this sampler; peers take an eighth of them."""
+    """Batches of a round, for this sampler; peers take an eighth of them."""
     rounds: int = 5
     with_ray: bool = True
     with_peers: bool = True
@@ -132,13 +132,13 @@ def bench_store(config: SamplerBench, path: Path, name: str) -> Iterator[dict[st
 
 def bench_synth(config: SamplerBench, scales: list[float], scratch: Path | None) -> Iterator[dict[str, Any]]:
     """`bench_store` on synthetic stores of both layouts, made here."""
-    from netgpt.graphstore.xsvideo.synth import build_synthetic
+    from netgpt.cluster.bench.reference import build_synthetic
 
     for scale in scales:
         for layout in ("prefix", "csr"):
             with TemporaryDirectory(dir=scratch) as folder:
                 path = Path(folder) / "store"
-                build_synthetic(path, scale, 0, graphstore.BuildConfig(layout=layout))  # type: ignore[arg-type]
+                build_synthetic(path, scale, layout=layout)
                 yield from bench_store(config, path, f"synth-{scale}")
 
 

@@ -24,15 +24,15 @@ from netgpt.cluster.bench.measure import SYNTH_RECORDS, machine, measure
 from netgpt.cluster.bench.subsample import BY, choose, write_parts
 from netgpt.cluster.errors import ClusterError, FailedError
 from netgpt.graphstore.files import total_bytes
-from netgpt.trainers import stage
+from netgpt.trainers.stages.folder import read_manifest
 
 STAGES = ("stage1", "embeddings", "tokens", "stage2")
 VAL_STATES = 64
 _BUILD = """
 import sys
 from netgpt import graphstore
-config = graphstore.BuildConfig(encoder="hash:64", time_dim=16, video_dim=16)
-graphstore.build(sys.argv[1], sys.argv[2], config)
+from netgpt.cluster.bench.reference import SMALL, reference
+graphstore.build(sys.argv[1], sys.argv[2], reference().Config(**SMALL))
 """
 _SAMPLE = """
 import json, sys, time
@@ -48,26 +48,24 @@ print(json.dumps({"seconds": time.perf_counter() - start, "edges": edges}), file
 _RUN = """
 import json, math, pathlib, sys
 from netgpt.cluster.config import load_config
-from netgpt.cluster.pipeline import Run, locked
-from netgpt.cluster.pipeline.driver import Driver
+from netgpt.cluster.pipeline import Run, execute, locked
 from netgpt.cluster.pipeline.room import Room
-from netgpt.cluster.workers.session import ray_session
 path, store, settings = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])
 config = load_config("sample", settings)
 workers = config.cluster.workers
-with locked(path), ray_session(workers):
+with locked(path):
     run = Run.start(path, config, None, store)
     stages = ("stage1", "embeddings", "base", "tokens", "stage2")
     wanted = [name for name in run.possible_stages if name in stages]
     # Room for the workers of one stage: stages beside each other would share the cores
-    Driver(run, Room(1, workers, 0, math.inf)).run_all(wanted)
+    execute(run, wanted, Room(1, workers, 0, math.inf))
 """
 
 
 @dataclass(frozen=True)
 class ScalingBench:
     scale: float = 1.0
-    """Of the synthetic records, where none are given."""
+    """Scale of the synthetic records, where none are given."""
     shares: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
     workers: tuple[int, ...] = (1, 2)
     hidden: int = 64
@@ -153,7 +151,7 @@ def _measured(
         raise FailedError(f"{place}: an epoch could not be sampled")
     stages["sample"] = {**json.loads(out.read_text()), "peak_bytes": sampled.peak_bytes}
     num_train = len(store.split("train"))
-    settings = [*config.settings, f"graph.val_share={min(0.5, VAL_STATES / num_train):.6g}"]
+    settings = [*config.settings, f"task.val_share={min(0.5, VAL_STATES / num_train):.6g}"]
     by_workers = {}
     for workers in config.workers:
         run = folder / f"run-{workers}"
@@ -164,7 +162,7 @@ def _measured(
             shutil.copytree(run / "base" / "model", base)
         shutil.rmtree(run)
     found = {
-        "states": store.num_nodes["video"],
+        "states": store.num_nodes[store.schema.target],
         "train_states": num_train,
         "nodes": sum(store.num_nodes.values()),
         "edges": sum(store.num_edges.values()),
@@ -184,7 +182,7 @@ def _run(run: Path, store: Path, settings: list[str]) -> dict[str, Any]:
         raise FailedError(f"{run}: the stages failed; see its logs")
     found: dict[str, Any] = {}
     for name in STAGES:
-        manifest = stage.read_manifest(run / name)
+        manifest = read_manifest(run / name)
         assert manifest is not None
         found[name] = dict(manifest["cost"])
         if name == "stage2":
@@ -225,7 +223,7 @@ def rows_of(results: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
 
 
 def exponents_of(rows: list[dict[str, Any]], key: str) -> dict[str, float | None]:
-    """Of seconds and bytes against nodes, for one of `keys`."""
+    """Exponents of seconds and bytes against nodes, for one of `keys`."""
     nodes = [float(row["nodes"]) for row in rows]
     return {what: exponent(nodes, [at(row, key, what) for row in rows]) for what in ("seconds", "peak_bytes")}
 

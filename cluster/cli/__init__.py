@@ -6,6 +6,7 @@ Exit status: 0 on success; 2 for wrong usage or bad input, with one line that sa
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
@@ -35,6 +36,7 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     try:
         enter_callers_folder()
+        sys.path.append(os.getcwd())  # a recipe's own modules; behind all that is installed
         app()  # leaves with 0, or with 2 after a message about wrong usage
     except Exception as error:
         if is_bad_input(error):

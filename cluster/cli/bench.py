@@ -164,7 +164,7 @@ def embed(
     from netgpt.cluster.bench.embed import EmbedBench, bench_scales, bench_store, line
     from netgpt.cluster.errors import ClusterError
     from netgpt.cluster.stores import memory_size
-    from netgpt.trainers.config import ENCODERS
+    from netgpt.trainers.graph.encoders.names import ENCODERS
 
     if encoder not in ENCODERS:
         raise ClusterError(f"--encoder: found {encoder!r}, expected one of {', '.join(ENCODERS)}")

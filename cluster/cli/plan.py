@@ -31,10 +31,10 @@ def plan(
     Nothing is started, downloaded or loaded: models are counted without their weights.
     """
     from netgpt.cluster.plan.planner import make_plan
-    from netgpt.cluster.plan.request import Request, planned_config
+    from netgpt.cluster.plan.request import PlanRequest, planned_config
     from netgpt.cluster.plan.text import table
 
-    request = Request(
+    request = PlanRequest(
         config=planned_config(config, overrides, gpus),
         gpus=gpus,
         nodes=nodes,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from netgpt.cluster.progress import say
+from netgpt.trainers.stages.names import commands
 
-Config = Annotated[str, typer.Option("--config", help="demo, sample, xs-video, or a YAML file.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Released records (JSON).")]
+if TYPE_CHECKING:
+    from netgpt.cluster.pipeline.run import Run
+
+Config = Annotated[str, typer.Option("--config", help="A recipe: demo, sample, … (or its YAML file).")]
+Data = Annotated[Path | None, typer.Option("--data", help="A source of the recipe's data set.")]
 StorePath = Annotated[Path | None, typer.Option("--store", help="A sealed store.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default runs/CONFIG).")]
 Text = Annotated[str | None, typer.Option("--text", help="features.text: a transformers encoder.")]
@@ -32,50 +35,40 @@ def with_encoders(
     return [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
 
 
-def _command(stages: list[str] | None) -> Callable[..., None]:
-    """A command that runs some stages of the pipeline, or all and then shows the metrics."""
+def run(
+    context: typer.Context,
+    config: Config = "demo",
+    data: Data = None,
+    store: StorePath = None,
+    out: Out = None,
+    text: Text = None,
+    video: Video = None,
+    videos: Videos = None,
+    overrides: Overrides = None,
+) -> None:
+    """The whole pipeline; started again, it goes on where it stopped."""
+    from netgpt.cluster.config import load_config
+    from netgpt.cluster.pipeline import Run, execute, locked, require_room
+    from netgpt.cluster.report import write_report
 
-    def command(
-        config: Config = "demo",
-        data: Data = None,
-        store: StorePath = None,
-        out: Out = None,
-        text: Text = None,
-        video: Video = None,
-        videos: Videos = None,
-        overrides: Overrides = None,
-    ) -> None:
-        from netgpt.cluster.config import load_config
-        from netgpt.cluster.pipeline import Run, execute, locked, require_room
-        from netgpt.cluster.report import write_report
-        from netgpt.trainers.evaluate import metrics_table
-
-        settings = load_config(config, with_encoders(overrides, text, video, videos))
-        path = out or Path("runs") / Path(config).stem
-        require_room(settings.cluster)
-        with locked(path):
-            run = Run.start(path, settings, data, store)
-            execute(run, run.stages if stages is None else stages)
-            page = write_report(run)
-        if stages is None:
-            print(metrics_table(run.metrics()))
-            say(f"run: {run.path}   predictions: {run.path / 'predictions.parquet'}   report: {page}")
-
-    return command
+    settings = load_config(config, with_encoders(overrides, text, video, videos))
+    path = out or Path("runs") / Path(config).stem
+    require_room(settings.cluster)
+    stage = commands().get(context.info_name or "")  # pretrain, rate, …: one stage with what it takes
+    with locked(path):
+        started = Run.start(path, settings, data, store)
+        execute(started, [*stage.with_, stage.name] if stage else started.stages)
+        page = write_report(started)
+    if stage is None:
+        print(table_of(started))
+        say(f"run: {started.path}   predictions: {started.path / 'predictions.parquet'}   report: {page}")
 
 
-PIPELINE: dict[str, tuple[list[str] | None, str]] = {
-    "run": (None, "The whole pipeline; started again, it goes on where it stopped."),
-    "pretrain": (["stage1"], "Stage 1 alone: pretraining of the graph encoder."),
-    "embed": (["embeddings"], "The embedding cache alone: exact inference over all neighbours."),
-    "tokenize": (["base", "tokens"], "The token cache alone (and the tiny base model, if it is one)."),
-    "align": (["base", "tokens", "stage2"], "Stage 2: supervised language fine-tuning of the projector."),
-    "rate": (["stage3"], "Stage 3 alone: task-oriented predictor fine-tuning."),
-    "lora": (
-        ["base", "tokens", "lora"],
-        "A baseline: the language model with LoRA, without the graph; netgpt evaluate has its metrics.",
-    ),
-}
+def table_of(finished: Run) -> str:
+    """A finished run's metrics as text."""
+    from netgpt.trainers.tasks.evaluate import metrics_table
+
+    return metrics_table(finished.metrics(), finished.task, finished.titles, finished.apart)
 
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
@@ -87,16 +80,15 @@ def evaluate(
 ) -> None:
     """Metrics of a run by stage and split, beside the baselines."""
     from netgpt.cluster.pipeline import Run, execute, locked
-    from netgpt.trainers.evaluate import metrics_table
 
-    found = Run.open_(run_path)
+    finished = Run.open_(run_path)
     with locked(run_path):
-        execute(found, ["evaluation"])
-    print(json.dumps(found.metrics()) if as_json else metrics_table(found.metrics()))
+        execute(finished, ["evaluation"])
+    print(json.dumps(finished.metrics()) if as_json else table_of(finished))
 
 
 def features(
-    records: Annotated[Path, typer.Argument(help="Released records (JSON).")],
+    records: Annotated[Path, typer.Argument(help="A source of the recipe's data set.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of features; what it has is kept.")],
     config: Config = "demo",
     text: Text = None,
@@ -125,34 +117,34 @@ def status(
 
 def predict(
     run_path: RunPath,
-    data: Annotated[Path, typer.Option("--data", help="Records of new videos; the level may be absent.")],
+    data: Annotated[Path, typer.Option("--data", help="New rows of the data set; the label may be absent.")],
     out: Annotated[Path | None, typer.Option("--out", help="JSON lines (default standard output).")] = None,
     text: Text = None,
     video: Video = None,
     videos: Videos = None,
 ) -> None:
-    """Rate new videos with a finished run."""
+    """Predict for new rows with a finished run."""
     from netgpt.cluster.pipeline.run import Run
-    from netgpt.cluster.predict import predict as ratings
+    from netgpt.cluster.predict import predict as predictions
     from netgpt.graphstore.files import atomic_file
 
     lines = [
-        rating.to_json() + "\n"
-        for rating in ratings(Run.open_(run_path), data, text=text, video=video, videos=videos)
+        prediction.to_json() + "\n"
+        for prediction in predictions(Run.open_(run_path), data, text=text, video=video, videos=videos)
     ]
     if out is None:
         sys.stdout.writelines(lines)
     else:
         with atomic_file(out) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
-        say(f"{out}: {len(lines)} ratings")
+        say(f"{out}: {len(lines)} predictions")
 
 
 def export(
     run_path: RunPath,
     out: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
 ) -> None:
-    """Write a run's NetGPT as a folder that transformers loads, and its own small part beside it."""
+    """Write a run's language model as a folder that transformers loads, and its own small part beside it."""
     from netgpt.cluster.export import export as write
     from netgpt.cluster.pipeline.run import Run
 
@@ -160,11 +152,17 @@ def export(
     say(f"{out}: written")
 
 
+def recipes() -> None:
+    """Names of the recipes that come with the program, and where each is."""
+    from netgpt.cluster.config import config_names, recipe_file
+
+    for name in config_names():
+        print(f"{name:<14}{recipe_file(name)}")
+
+
 def register(app: typer.Typer) -> None:
-    for name, (stages, text) in PIPELINE.items():
-        app.command(name, help=text)(_command(stages))
-    app.command()(evaluate)
-    app.command()(features)
-    app.command()(status)
-    app.command()(predict)
-    app.command()(export)
+    app.command()(run)
+    for name, stage in commands().items():
+        app.command(name, help=stage.help)(run)
+    for command in (evaluate, features, status, predict, export, recipes):
+        app.command()(command)

@@ -1,4 +1,4 @@
-"""Commands of stores: made, joined, described, checked, shipped."""
+"""Commands of stores: made, joined, described, checked, shipped; and those that data sets bring."""
 
 from __future__ import annotations
 
@@ -16,89 +16,78 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")
 
 
 def build(
-    source: Annotated[Path, typer.Argument(help="Released records (JSON), or EDGES.yaml: any edge lists.")],
+    source: Annotated[Path, typer.Argument(help="A source of a data set: records, or EDGES.yaml.")],
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
-    layout: Annotated[str, typer.Option(help="prefix or csr.")] = "prefix",
-    encoder: Annotated[str, typer.Option(help="Text encoder: hash:DIM.")] = "hash:256",
-    ties: Annotated[str, typer.Option(help="include or strict: heads of the tail's own day.")] = "include",
-    on_error: OnErrorOption = "fail",
-    video_dim: Annotated[int, typer.Option("--video-dim", help="Width of video features.")] = 3584,
-    time_dim: Annotated[int, typer.Option("--time-dim", help="Width of encoded times.")] = 32,
-    features: Annotated[
-        Path | None, typer.Option("--features", help="What netgpt features made of these records.")
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Its data set (default: the one that reads it).")
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="prefix (default) or csr.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Text encoder: hash:DIM (default hash:256).")] = None,
+    time_dim: Annotated[int | None, typer.Option("--time-dim", help="Width of encoded times.")] = None,
+    on_error: Annotated[str | None, typer.Option("--on-error", help="fail (default) or skip.")] = None,
+    ties: Annotated[str | None, typer.Option(help="Of some data sets: include or strict.")] = None,
+    video_dim: Annotated[
+        int | None, typer.Option("--video-dim", help="Of some data sets: width of video features.")
     ] = None,
     bad_numbers: Annotated[
-        str, typer.Option("--bad-numbers", help="refuse or zero: counts that are absent or negative.")
-    ] = "refuse",
-    train_until: Annotated[
-        str, typer.Option("--train-until", help="Last post date of train.")
-    ] = "2024-12-20",
+        str | None, typer.Option("--bad-numbers", help="Of some data sets: refuse or zero.")
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="What netgpt features made of this source.")
+    ] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", help="For edge lists: such as 500MB; default 4GB.")
+        str | None, typer.Option("--memory", help="For listed edges: such as 500MB; default 4GB.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the data set's build settings.")
     ] = None,
 ) -> None:
-    """Build a sealed graph store from released records, or from any typed edge lists.
+    """Build a sealed graph store from released records, from any typed edge lists, or another data set."""
+    from netgpt.cluster.stores import build_config, build_store, memory_size
 
-    Options other than --out, --layout and --memory are of records.
-    """
-    from netgpt.cluster.errors import ClusterError
-    from netgpt.cluster.stores import build_edge_store, build_store
-    from netgpt.graphstore import BuildConfig
-
-    config = BuildConfig(
-        layout=layout,  # type: ignore[arg-type]  # checked by BuildConfig
-        ties=ties,
-        encoder=encoder,
-        time_dim=time_dim,
-        video_dim=video_dim,
-        train_until=train_until,
-        bad_numbers=bad_numbers,  # type: ignore[arg-type]  # checked by BuildConfig
-        on_error=on_error,  # type: ignore[arg-type]
-    )
-    if source.suffix in (".yaml", ".yml"):
-        if config != BuildConfig(layout=config.layout) or features is not None:
-            raise ClusterError(
-                "build: found options of records, expected --out, --layout and --memory for edge lists"
-            )
-        build_edge_store(source, out, config.layout, memory or "4GB")
-    elif memory is not None:
-        raise ClusterError(f"--memory: found {memory!r}, expected it with edge lists (EDGES.yaml) alone")
-    else:
-        build_store(source, out, config, features)
+    given = {
+        "layout": layout,
+        "encoder": encoder,
+        "time_dim": time_dim,
+        "on_error": on_error,
+        "ties": ties,
+        "video_dim": video_dim,
+        "bad_numbers": bad_numbers,
+    }
+    values = {name: value for name, value in given.items() if value is not None}
+    known, config = build_config(source, dataset, values, options or [])
+    memory_bytes = None if memory is None else memory_size(memory)
+    build_store(source, out, config, features, dataset=known, memory_bytes=memory_bytes)
     say(f"{out}: built")
 
 
 def synth(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write released-layout records.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write a source that build reads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a store.")] = None,
-    scale: Annotated[float, typer.Option(help="1.0: 117,720 videos.")] = 1.0,
+    scale: Annotated[float, typer.Option(help="1.0: the published size.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     layout: Annotated[str, typer.Option(help="prefix or csr.")] = "prefix",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Whose shape (default: the reference job's).")
+    ] = None,
 ) -> None:
-    """Generate data of XS-Video's shape, as records, as a store, or both.
+    """Generate data of a data set's shape, as its own kind of file, as a store, or both.
 
-    Nodes and edges are the published numbers times the scale (below 0.05, fewer same-topic edges).
+    Nodes and edges are the published numbers times the scale (the first data set's below 0.05: fewer
+    edges of the largest relation).
     """
     from netgpt.cluster.errors import ClusterError
-    from netgpt.cluster.progress import counting_bar
-    from netgpt.graphstore import BuildConfig
-    from netgpt.graphstore.xsvideo.synth import build_synthetic, write_synthetic
+    from netgpt.cluster.stores import synthesize
 
     if json_file is None and out is None:
         raise ClusterError("synth: found neither --json nor --out, expected at least one")
-    if out is None:
-        assert json_file is not None
-        num = write_synthetic(json_file, scale, seed)
-    else:
-        config = BuildConfig(layout=layout)  # type: ignore[arg-type]
-        with counting_bar("synth", " records") as progress:
-            num = build_synthetic(out, scale, seed, config, json_file=json_file, progress=progress)
-    say(f"{num:,} states in {' and '.join(str(path) for path in (json_file, out) if path)}")
+    num = synthesize(dataset, json_file, out, scale, seed, layout)
+    say(f"{num:,} rows in {' and '.join(str(path) for path in (json_file, out) if path)}")
 
 
 def append(
     store: StoreArgument,
-    data: Annotated[Path, typer.Option("--data", help="Released records of new states (JSON).")],
+    data: Annotated[Path, typer.Option("--data", help="A source of new rows, of the store's data set.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="The new version; default: STORE-2, then STORE-3, …")
     ] = None,
@@ -107,55 +96,11 @@ def append(
         Path | None, typer.Option("--features", help="What netgpt features made of these records.")
     ] = None,
 ) -> None:
-    """New states join a store as a new version of it; files that stay the same are shared by hard links."""
+    """New rows join a store as a new version of it; files that stay the same are shared by hard links."""
     from netgpt.cluster.stores import append_records
 
     made = append_records(store, data, out, on_error, features)  # type: ignore[arg-type]  # checked by BuildConfig
     say(f"{made}: built on {store}")
-
-
-def annotate(
-    source: Annotated[Path, typer.Argument(metavar="JSON", help="Released records; levels may be absent.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Write the records with their levels.")] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option("--pairs", help="Fit factors: CSV with platform, indicator, x (there), y (Kuaishou)."),
-    ] = None,
-    factors: Annotated[
-        Path | None, typer.Option("--factors", help="Given factors: JSON {platform: {indicator: factor}}.")
-    ] = None,
-    save_factors: Annotated[
-        Path | None, typer.Option("--save-factors", help="Write the factors that were used.")
-    ] = None,
-    provisional: Annotated[
-        bool, typer.Option("--provisional", help="With --out: also videos younger than two weeks.")
-    ] = False,
-    on_error: OnErrorOption = "fail",
-    as_json: AsJson = False,
-) -> None:
-    """Rate videos by the annotation rule, and say where that differs from the levels in the records."""
-    from netgpt.cluster.errors import ClusterError
-    from netgpt.graphstore.files import write_json
-    from netgpt.graphstore.xsvideo import annotation
-
-    if pairs is not None and factors is not None:
-        raise ClusterError("annotate: found both --pairs and --factors, expected one of them")
-    used: dict[str, dict[str, float]] = {}
-    if pairs is not None:
-        used = annotation.read_pairs(pairs)
-    elif factors is not None:
-        used = annotation.read_factors(factors)
-    found = annotation.annotate_file(
-        source,
-        out,
-        factors=used,
-        provisional=provisional,
-        on_error=on_error,  # type: ignore[arg-type]  # checked by read_records
-    )
-    if save_factors is not None:
-        write_json(save_factors, used)
-    report = annotation.summary(found, used)
-    print(json.dumps(report, ensure_ascii=False) if as_json else annotation.summary_table(report))
 
 
 def info(
@@ -166,24 +111,27 @@ def info(
         Path | None, typer.Option("--tokenizer", help="A tokenizer.json or its folder, to count tokens.")
     ] = None,
 ) -> None:
-    """What a store holds: nodes, relations, and of records the statistics of the paper."""
+    """What a store holds: nodes, relations, columns, and its data set's own statistics."""
     from netgpt import graphstore
     from netgpt.cluster.errors import ClusterError
     from netgpt.graphstore.info import describe, table
-    from netgpt.graphstore.xsvideo.plots import write_plots
-    from netgpt.graphstore.xsvideo.statistics import statistics, statistics_table
 
-    opened = graphstore.open(str(store))
-    found = describe(opened)
-    if opened.has_records:
-        found["statistics"] = statistics(opened, tokenizer)
-    elif plots is not None or tokenizer is not None:
-        raise ClusterError(f"{store}: found edge lists, expected records for --plots and --tokenizer")
-    print(json.dumps(found, ensure_ascii=False) if as_json else table(found))
-    if opened.has_records and not as_json:
-        print("\n" + statistics_table(found["statistics"]))
-    if plots is not None:
-        for path in write_plots(found["statistics"], plots):
+    opened = graphstore.open(store)
+    described = describe(opened)
+    statistics = opened.dataset.statistics(opened, tokenizer)
+    if statistics is None and (plots is not None or tokenizer is not None):
+        raise ClusterError(
+            f"{store}: found a store of {opened.dataset.title}, which has no statistics, expected one that "
+            "has for --plots and --tokenizer"
+        )
+    if as_json:
+        print(json.dumps({**described, "statistics": statistics}, ensure_ascii=False))
+    else:
+        print(table(described))
+        if statistics is not None:
+            print("\n" + opened.dataset.statistics_table(statistics))
+    if plots is not None and statistics is not None:
+        for path in opened.dataset.write_plots(statistics, plots):
             say(str(path))
 
 
@@ -225,5 +173,10 @@ def unpack(
 
 
 def register(app: typer.Typer) -> None:
-    for command in (build, synth, append, annotate, info, verify, pack, unpack):
+    from netgpt.graphstore.datasets import names
+
+    for command in (build, synth, append, info, verify, pack, unpack):
         app.command()(command)
+    for dataset in map(names.load, names.DATASETS):
+        for name, of_dataset in dataset.commands().items():
+            app.command(name)(of_dataset)

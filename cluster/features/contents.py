@@ -1,39 +1,14 @@
-"""What records have to encode: each distinct text and each video once."""
+"""Files of videos, and words on what has none."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.progress import say
-from netgpt.graphstore.xsvideo.records import Record
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.features.frames import NO_FILE, REASONS
-
-
-@dataclass
-class Contents:
-    texts: dict[str, None] = field(default_factory=dict)
-    """Distinct texts of all kinds, in the order of the records."""
-    videos: dict[str, list[str]] = field(default_factory=dict)
-    """Address of each video → ids of its states."""
-    num_texts: int = 0
-    num_states: int = 0
-
-    @staticmethod
-    def of(records: Iterable[Record]) -> Contents:
-        found = Contents()
-        for record in records:
-            named = [text for text in (record.platform, record.topic) if text]
-            texts = [record.title, record.description, *named, *(c.text for c in record.comments)]
-            found.texts.update(dict.fromkeys(texts))
-            found.videos.setdefault(record.url, []).append(record.id)
-            found.num_texts += len(texts)
-            found.num_states += 1
-        return found
 
 
 def video_files(features: FeaturesConfig, videos: dict[str, list[str]]) -> dict[str, Path | None]:
@@ -53,7 +28,7 @@ def video_files(features: FeaturesConfig, videos: dict[str, list[str]]) -> dict[
             names = f"{stems[path.stem].name} and {path.name}"
             raise ClusterError(f"{folder}: found {names}, expected one a state")
         stems[path.stem] = path
-    found: dict[str, Path | None] = {}
+    files: dict[str, Path | None] = {}
     for url, states in videos.items():
         own = [stems[state] for state in states if state in stems]
         if len(own) > 1:
@@ -65,8 +40,8 @@ def video_files(features: FeaturesConfig, videos: dict[str, list[str]]) -> dict[
                 f"{folder}: found no file of the video {url} (states {', '.join(states[:4])}), expected one "
                 "a video with features.unreadable=error"
             )
-        found[url] = own[0].resolve() if own else None
-    return found
+        files[url] = own[0].resolve() if own else None
+    return files
 
 
 def say_lacking(files: dict[str, Path | None], failed: list[str]) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 
 from netgpt.cluster.errors import ClusterError, StageFailedError
 from netgpt.cluster.workers.pool import map_on_pool
-from netgpt.graphstore.feature_cache import KINDS, OK, FeatureTable, write_part
 from netgpt.graphstore.features import content_key
+from netgpt.graphstore.vectors import KINDS, OK, FeatureTable, write_part
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.features.frames import NO_FILE, REASONS, TOO_LONG, FramesError

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from netgpt.cluster.errors import ClusterError
-from netgpt.cluster.features.contents import Contents, say_lacking, video_files
+from netgpt.cluster.features.contents import say_lacking, video_files
 from netgpt.cluster.features.encode import failure, no_vectors
-from netgpt.graphstore import Store
+from netgpt.graphstore import Source, Store
 from netgpt.graphstore.features import TextEncoder, VideoEncoder
-from netgpt.graphstore.xsvideo.records import Record
+from netgpt.graphstore.vectors import contents_of
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.features.frames import FramesError
 
@@ -47,11 +46,11 @@ class _VideoFiles:
 
 
 def inline_encoders(
-    config: FeaturesConfig, store: Store, records: Sequence[Record], device: str
+    config: FeaturesConfig, store: Store, source: Source, device: str
 ) -> tuple[TextEncoder | None, VideoEncoder | None]:
-    """The encoders that settings name, for these records; None where they name none.
+    """The encoders that settings name, for these rows; None where they name none.
 
-    config.videos: folder of the records' files; without one, videos have the zero vector. Raises ClusterError
+    config.videos: folder of the rows' files; without one, videos have the zero vector. Raises ClusterError
     where the store has text vectors of a model that the settings do not name.
     """
     text: TextEncoder | None = None
@@ -64,6 +63,6 @@ def inline_encoders(
     elif "text" in made_of:
         raise ClusterError(f"{store.path}: found text features of {made_of['text']}; name the model: --text")
     if config.video:
-        files = video_files(config, Contents.of(records).videos)
+        files = video_files(config, contents_of(source).videos)
         video = _VideoFiles(config, files, device)
     return text, video

@@ -1,19 +1,18 @@
-"""A folder of features for a file of records: read, encode what is missing, say what was found."""
+"""A folder of features for a data set's file: read, encode what is missing, say what there was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from netgpt.cluster.config import ClusterConfig, RunConfig
 from netgpt.cluster.errors import ClusterError
-from netgpt.cluster.features.contents import Contents, say_lacking, video_files
+from netgpt.cluster.features.contents import say_lacking, video_files
 from netgpt.cluster.features.encode import Encoder, Pool, encode_texts, encode_videos
 from netgpt.cluster.progress import bar, counting_bar, say
 from netgpt.cluster.workers.locks import locked
 from netgpt.cluster.workers.session import local_cpus, ray_session
-from netgpt.graphstore import BuildConfig
-from netgpt.graphstore.xsvideo.records import Record, read_records
+from netgpt.graphstore.datasets import names as datasets
+from netgpt.graphstore.vectors import contents_of
 from netgpt.trainers.features.config import FeaturesConfig
 
 
@@ -26,8 +25,10 @@ def make_features(config: RunConfig, records: Path, out: Path) -> Path:
     features = config.features
     if not (features.text or features.video):
         raise ClusterError("features: found neither --text nor --video, expected an encoder")
-    with counting_bar("records", " records") as progress:
-        contents = Contents.of(_counted(records, config.build, progress))
+    dataset = datasets.load(config.dataset)
+    source = dataset.open(records, config.build, check_history=False)
+    with counting_bar(dataset.unit, f" {dataset.unit}") as progress:
+        contents = contents_of(source, progress)
     files = video_files(features, contents.videos) if features.video else {}
     encoders = _encoders(features)
     with locked(out), ray_session(local_cpus(config.cluster)):
@@ -53,16 +54,16 @@ def make_features(config: RunConfig, records: Path, out: Path) -> Path:
 
 def _encoders(features: FeaturesConfig) -> dict[str, Encoder]:
     """Name and width of the encoders that settings ask for, by kind."""
-    found = {}
+    asked = {}
     if features.text:
         from netgpt.trainers.features.text import text_identity
 
-        found["text"] = text_identity(features)
+        asked["text"] = text_identity(features)
     if features.video:
         from netgpt.trainers.features.video import video_identity
 
-        found["video"] = video_identity(features)
-    return found
+        asked["video"] = video_identity(features)
+    return asked
 
 
 def feature_encoders(features: FeaturesConfig) -> dict[str, str]:
@@ -93,11 +94,3 @@ def _pool(features: FeaturesConfig, cluster: ClusterConfig) -> Pool:
         return Pool(features.workers or cluster.workers, cluster.threads, 0.0)
     # Shares do not go over from one GPU to the next
     return Pool(features.workers or int(gpus) * int(1 / features.gpus), cluster.threads, features.gpus)
-
-
-def _counted(records: Path, build: BuildConfig, progress: Callable[[int], object]) -> Iterator[Record]:
-    for record in read_records(
-        records, on_error=build.on_error, bad_numbers=build.bad_numbers, check_history=False
-    ):
-        progress(1)
-        yield record

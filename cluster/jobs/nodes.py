@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 import time
 import urllib.error
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 
 from netgpt.cluster.errors import ClusterError, NodeFailedError
 from netgpt.cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
-from netgpt.cluster.workers.session import NO_METRICS, QUIET
+from netgpt.cluster.workers.compat import NO_METRICS, STARTED, start_command
+from netgpt.cluster.workers.session import QUIET
 from netgpt.graphstore.files import write_json
 
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
@@ -30,18 +30,14 @@ class NodeOptions:
     host: str
     """Its address. Ray turns 127.0.0.1 into the machine's own address, 127.0.0.2 stays loopback."""
     port: int = 6379
-    """Of the head, for nodes that join."""
+    """Port of the head, for nodes that join."""
     dashboard_host: str = "127.0.0.1"
     dashboard_port: int = 8265
     cpus: int | None = None
     """CPUs that Ray counts; None: what the machine has."""
     gpus: int | None = None
     metrics_port: int | None = None
-    """Of Ray's Prometheus endpoint, which asks for no token; None: there is none."""
-
-
-def is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    """Port of Ray's Prometheus endpoint, which asks for no token; None: there is none."""
 
 
 def check_exposure(options: NodeOptions) -> None:
@@ -60,7 +56,7 @@ def check_exposure(options: NodeOptions) -> None:
 
 
 def node_environment(folder: StateFolder, mark: str, metrics: bool) -> dict[str, str]:
-    """Of a node's processes, and so of the jobs that run there: `netgpt` is on the PATH."""
+    """Environment of a node's processes, and so of the jobs that run there: `netgpt` is on the PATH."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     own = {**QUIET, **folder.environment(), **({} if metrics else NO_METRICS), "PATH": path, MARK: mark}
     # Jobs inherit it: what looks like a secret of the person who starts the cluster is not theirs
@@ -97,7 +93,7 @@ def start_node(folder: StateFolder, cluster: str, options: NodeOptions, join: st
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments],
+            start_command(arguments),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -108,7 +104,7 @@ def start_node(folder: StateFolder, cluster: str, options: NodeOptions, join: st
     node.parent.mkdir(parents=True, exist_ok=True)
     write_json(node, {"host": options.host, "pid": process.pid, "machine": socket.gethostname()})
     until = time.monotonic() + START_S
-    while b"Ray runtime started" not in log.read_bytes() or not (
+    while STARTED not in log.read_bytes() or not (
         join or _answers(folder, f"http://{options.dashboard_host}:{options.dashboard_port}")
     ):
         ended = process.poll() is not None

@@ -16,6 +16,8 @@ from typing import Any
 from netgpt.cluster.errors import ClusterError, NodeFailedError
 from netgpt.cluster.jobs.nodes import is_up
 from netgpt.cluster.jobs.state import STATE, ClusterState, StateFolder
+from netgpt.cluster.workers.compat import JOB_FOLDER
+from netgpt.trainers.stages.names import commands
 
 CALLED_FROM = "NETGPT_CALLED_FROM"
 """Folder that relative paths of a job's command mean: the job itself runs in a copy of the tree."""
@@ -34,7 +36,7 @@ def enter_callers_folder() -> None:
     """
     if folder := os.environ.pop(CALLED_FROM, ""):
         os.chdir(folder)
-    elif "/working_dir_files/" in os.getcwd():
+    elif JOB_FOLDER in os.getcwd():
         relative = [a for a in _paths(sys.argv[1:]) if not Path(a).is_absolute()]
         if relative:
             raise ClusterError(
@@ -59,7 +61,7 @@ def _paths(arguments: list[str]) -> list[str]:
     named = ("--data", "--store", "--out")
     found = [value for name, value in pairwise(arguments) if name in named]
     found += [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f"{name}=" for name in named))]
-    writes = arguments[:1] in (["run"], ["pretrain"], ["embed"], ["tokenize"], ["align"], ["rate"], ["lora"])
+    writes = bool(arguments) and arguments[0] in ("run", *commands())
     given = any(a == "--out" or a.startswith("--out=") for a in arguments)
     return [*found, *([] if given or not writes else ["runs (no --out was given)"])]
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from netgpt.cluster.config import ClusterConfig, RunConfig
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.progress import say
-from netgpt.cluster.stages import Resources, resources
+from netgpt.cluster.workers.resources import Resources, resources
 from netgpt.cluster.workers.session import is_local, local_cpus, ray_session
+from netgpt.trainers.stages.names import stage_of
 
 _POLL_S = 2.0
 
@@ -79,7 +80,7 @@ class Room:
         return ""
 
     def need(self, name: str, config: RunConfig) -> Resources:
-        return resources(name, config.cluster, config.graph, int(self.gpus))
+        return resources(stage_of(name), config.cluster, config, int(self.gpus))
 
     def take(self, name: str, need: Resources) -> bool:
         """Hold room for a stage, if there is some beside the others. A stage alone always has it."""

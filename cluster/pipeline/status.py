@@ -12,11 +12,12 @@ from netgpt.cluster.config import load_config
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.attempts import FAILED, Attempt, read_attempts
 from netgpt.cluster.pipeline.run import CONFIG
-from netgpt.cluster.stages import STAGES
 from netgpt.cluster.workers.locks import LOCK
-from netgpt.trainers import stage
 from netgpt.trainers.logs import log_path
 from netgpt.trainers.progress import read_progress
+from netgpt.trainers.stages import folder
+from netgpt.trainers.stages.base import Stage
+from netgpt.trainers.stages.names import stage_of
 
 DONE, RUNNING, WAITING, STOPPED = "done", "running", "waiting", "stopped"
 
@@ -28,7 +29,7 @@ class StageStatus:
     state: str
     """done, running, waiting, failed, or stopped: its driver ended; the same command goes on."""
     seconds: float
-    """Of all attempts so far."""
+    """Time of all attempts so far."""
     attempts: int
     restarts: int
     done: int | None = None
@@ -64,23 +65,23 @@ def run_status(run: Path) -> list[StageStatus]:
     """Each stage that the run has or will have, in order. ClusterError where there is no run."""
     if not (run / CONFIG).exists():
         raise ClusterError(f"{run}: found no run, expected a folder made by netgpt run")
-    tiny = load_config(str(run / CONFIG)).language.model == "tiny"
+    config = load_config(str(run / CONFIG))
     attempts, held = read_attempts(run), is_worked_on(run)
-    found = []
-    for name in STAGES:
-        own = [attempt for attempt in attempts if attempt.stage == name]
-        if (name == "base" and not tiny) or (name == "lora" and not own):
-            continue
-        found.append(_of_stage(run, name, own, held))
-    return found
+    stages = []
+    for name in (*config.stages, *config.baselines):
+        stage = stage_of(name)
+        own = [attempt for attempt in attempts if attempt.stage == stage.name]
+        if stage.applies(config) and (own or name in config.stages):
+            stages.append(_status_of(run, stage, own, held))
+    return stages
 
 
-def _of_stage(run: Path, name: str, attempts: list[Attempt], held: bool) -> StageStatus:
-    folder, last, now = run / name, attempts[-1] if attempts else None, time.time()
+def _status_of(run: Path, stage: Stage, attempts: list[Attempt], held: bool) -> StageStatus:
+    place, last, now = run / stage.name, attempts[-1] if attempts else None, time.time()
     open_ = last is not None and last.end_s is None
     if open_ and held:
         state = RUNNING
-    elif stage.read_manifest(folder) is not None:
+    elif folder.read_manifest(place) is not None:
         state = DONE
     elif last is None:
         state = WAITING
@@ -91,12 +92,12 @@ def _of_stage(run: Path, name: str, attempts: list[Attempt], held: bool) -> Stag
     if state == RUNNING:
         assert last is not None
         seconds += now - last.start_s
-        known = read_progress(folder) or {}
+        known = read_progress(place) or {}
         progress = {key: known[key] for key in ("done", "total", "unit", "rate", "values") if key in known}
-    log = log_path(run, name)
+    log = log_path(run, stage.name)
     return StageStatus(
-        name,
-        STAGES[name].title,
+        stage.name,
+        stage.title,
         state,
         seconds,
         len(attempts),
@@ -118,7 +119,7 @@ def status_text(run: Path) -> str:
     for one in stages:
         line = f"{one.title:<22}{one.state:<9}{_duration(one.seconds) if one.attempts else '':>8}"
         if one.state == RUNNING and one.total:
-            line += f"  {one.done} of {one.total} {one.unit}"
+            line += f"  {one.done} of {one.total} {plural(one.unit, one.total)}"
             line += f", {one.rate:.3g}/s" if one.rate else ""
             line += f", {_duration(one.remaining_s)} to go" if one.remaining_s is not None else ""
             line += "".join(f", {key} {value:g}" for key, value in (one.values or {}).items())
@@ -128,6 +129,11 @@ def status_text(run: Path) -> str:
     if not is_worked_on(run) and any(one.state != DONE for one in stages):
         lines.append("nobody works on this run; the command that started it goes on where it stopped")
     return "\n".join(lines)
+
+
+def plural(unit: str, num: int) -> str:
+    """A unit's name for so many of it."""
+    return unit if num == 1 else f"{unit}s"
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from netgpt.cluster.pipeline.status import plural
 from netgpt.cluster.progress import say
 from netgpt.trainers.progress import PROGRESS, read_progress
 
@@ -55,7 +56,7 @@ def shown_progress(folder: Path, title: str) -> Iterator[None]:
     period_s = POLL_S if moving else LOG_PERIOD_S
 
     def draw() -> None:
-        shown = _Bar(title) if moving else _Lines(title)
+        shown = _Bar(title) if moving else _StageLines(title)
         said, ended = "", False
         while not ended:
             ended = stop.wait(period_s)
@@ -96,7 +97,7 @@ class _Bar:
         self._bar.close()
 
 
-class _Lines:
+class _StageLines:
     """A line at the start, where something is new, and at the end with the time it took."""
 
     def __init__(self, title: str) -> None:
@@ -110,7 +111,8 @@ class _Lines:
         self._last = (progress["done"], progress["total"])
         rate = f", {progress['rate']:.3g}/s" if progress.get("rate") else ""
         values = "".join(f", {key} {value:g}" for key, value in progress["values"].items())
-        say(f"{self._title}: {progress['done']} of {progress['total']} {progress['unit']}s{rate}{values}")
+        num, unit = progress["total"], plural(progress["unit"], progress["total"])
+        say(f"{self._title}: {progress['done']} of {num} {unit}{rate}{values}")
 
     def close(self) -> None:
         say(f"{self._title}: ended after {time.monotonic() - self._start:.0f} s")

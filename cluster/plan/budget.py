@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from netgpt.cluster.config import RunConfig
 from netgpt.cluster.plan.memory import LanguageCase, language_memory
-from netgpt.cluster.plan.request import Request
+from netgpt.cluster.plan.request import PlanRequest
 from netgpt.cluster.plan.shapes import LanguageShape
+from netgpt.trainers.stages.language import LanguageStage
+from netgpt.trainers.stages.names import stage_of
 
 BUDGET_STEP, BUDGET_MOST = 256, 1 << 20
 """Token budgets that are tried: multiples, up to a million."""
@@ -23,31 +27,45 @@ class Budget:
     advice: str
 
 
-def language_case(request: Request, shape: LanguageShape, stage: str) -> LanguageCase:
+def language_stages(config: RunConfig) -> list[LanguageStage]:
+    """Stages of a whole run that train the language model with the graph."""
+    stages = [stage_of(name) for name in config.stages]
+    return [one for one in stages if isinstance(one, LanguageStage) and one.with_graph]
+
+
+def layers_trained(parts: Sequence[str]) -> int:
+    """Decoder layers among the parts that a stage trains."""
+    return sum(int(part.partition(":")[2]) for part in parts if part.startswith("last:"))
+
+
+def language_case(request: PlanRequest, shape: LanguageShape, stage: LanguageStage) -> LanguageCase:
     config = request.config
-    settings = config.stage3 if stage == "stage3" else config.stage2
+    settings = stage.config(config)
     return LanguageCase(
         shape=shape,
-        stage=stage,
+        stage=stage.name,
+        answers=settings.objective != "score",
         token_budget=config.language.token_budget,
         world_size=request.workers,
         accumulation=config.language.packs_per_step // request.workers,
         activation_checkpointing=config.language.activation_checkpointing,
-        trained_layers=config.stage3.layers,
+        layers_trained=layers_trained(stage.parts(config)),
         device=request.device,
         epochs=settings.epochs,
     )
 
 
-def fits(request: Request, shape: LanguageShape, tokens: int, *, checkpointing: bool | None = None) -> bool:
-    """Whether both language stages fit the GPUs with packs of so many tokens."""
-    cases = [language_case(request, shape, stage) for stage in ("stage2", "stage3")]
+def fits(
+    request: PlanRequest, shape: LanguageShape, tokens: int, *, checkpointing: bool | None = None
+) -> bool:
+    """Whether all language stages fit the GPUs with packs of so many tokens."""
+    cases = [language_case(request, shape, stage) for stage in language_stages(request.config)]
     if checkpointing is not None:
         cases = [replace(c, activation_checkpointing=checkpointing) for c in cases]
     return all(language_memory(c, tokens).peak_bytes <= request.usable_bytes for c in cases)
 
 
-def largest_budget(request: Request, shape: LanguageShape, *, checkpointing: bool | None = None) -> int:
+def largest_budget(request: PlanRequest, shape: LanguageShape, *, checkpointing: bool | None = None) -> int:
     """The largest multiple of 256 tokens that fits; 0 where none does."""
     low, high = 0, BUDGET_MOST // BUDGET_STEP
     while low < high:
@@ -59,7 +77,7 @@ def largest_budget(request: Request, shape: LanguageShape, *, checkpointing: boo
     return low * BUDGET_STEP
 
 
-def suggested(request: Request, shape: LanguageShape) -> Budget:
+def suggested(request: PlanRequest, shape: LanguageShape) -> Budget:
     language = request.config.language
     found, least = largest_budget(request, shape), language.max_tokens
     if found >= least:
@@ -71,7 +89,7 @@ def suggested(request: Request, shape: LanguageShape) -> Budget:
             ways.append(f"language.activation_checkpointing=true language.token_budget={with_it}")
     if found >= LEAST_TOKENS:
         ways.append(f"language.max_tokens={found} language.token_budget={found}")
-    more = language_case(request, shape, "stage3")
+    more = language_case(request, shape, language_stages(request.config)[-1])
     if (
         language_memory(replace(more, world_size=8 * request.workers), least).peak_bytes
         <= request.usable_bytes

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from netgpt.cluster.config import RunConfig
 from netgpt.cluster.plan.graphs import BatchSize, GraphSize
 from netgpt.cluster.plan.shapes import DecoderShape
-from netgpt.trainers.config import GraphConfig
 from netgpt.trainers.graph.model import ModelShape
 
 CPU_FLOPS = 29e9
-"""Of one core in the language stages: 7,580 tokens/s of stage 3 at width 128, 6 layers, on two (README)."""
+"""Speed of one core in the language stages: 7,580 tokens/s of stage 3 at width 128, 6 layers, on two
+(docs/measurements.md)."""
 STAGE1_SEEDS, STAGE1_WIDTH, STAGE1_EDGES = 395.0, 128, 1_737_622 / 512
 """Seeds a second on two cores at that width, and edges of a seed at fanout 50 (README: 370 to 420)."""
 SAMPLED_EDGES = 50e6
@@ -89,7 +90,7 @@ def language_duration(
     response: int,
     checkpointing: bool,
 ) -> Duration:
-    """Of all epochs of a stage over samples of a mean length; without validation."""
+    """Duration of all epochs of a stage over samples of a mean length; without validation."""
     dims = {name: getattr(shape, name) for name in ("hidden", "layers", "heads", "kv_heads", "intermediate")}
     one = stage_flops(
         dims, [tokens + response], trained_layers=trained_layers, vocab=shape.vocab, response=response
@@ -104,12 +105,12 @@ def stage1_duration(
     size: GraphSize,
     shape: ModelShape,
     batch: BatchSize,
-    config: GraphConfig,
+    config: RunConfig,
     machines: Machines,
     samplers: int,
 ) -> Duration:
-    """Of all epochs; early stopping may end before."""
-    seeds = size.train_states * (1 - config.val_share) * config.epochs
+    """Duration of all epochs; early stopping may end before."""
+    seeds = size.train_states * (1 - config.task.val_share) * config.graph.epochs
     per_seed = batch.edges / max(1, batch.seeds)
     sampling = seeds * per_seed / (SAMPLED_EDGES * machines.workers * max(1, samplers))
     if not machines.gpus:
@@ -133,7 +134,7 @@ def stage1_duration(
 
 
 def embedding_duration(size: GraphSize, width: int, threads: int, layout: str) -> Duration:
-    """Of exact inference in blocks on the CPU, by one worker."""
+    """Duration of exact inference in blocks on the CPU, by one worker."""
     whole = 381_926
     seconds = EMBED_LINEAR_S * width + EMBED_SQUARE_S * width**2
     seconds += EMBED_CSR_S * width if layout == "csr" else 0

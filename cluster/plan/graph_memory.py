@@ -60,8 +60,8 @@ def batch_terms(case: GraphCase) -> tuple[list[Term], list[Term]]:
         rows = min(n, case.size.rows[name])  # a type of few contents is projected by content
         features += F32 * rows * dim
         projected += F32 * width * (n + (rows if rows < n else 0))
-        others += 0 if name == case.size.target else F32 * width * n
-    states = F32 * width * batch.nodes[case.size.target]
+        others += 0 if name == case.size.schema.target else F32 * width * n
+    states = F32 * width * batch.nodes[case.size.schema.target]
     tails = F32 * width * batch.tails
     # Of each relation the mean that its weight is multiplied with, where heads are as many as tails or more
     means = sum(tails for e in shape.edge_types if batch.nodes[e[0]] >= batch.tails)
@@ -78,7 +78,7 @@ def batch_terms(case: GraphCase) -> tuple[list[Term], list[Term]]:
 
 
 def stage1_memory(case: GraphCase) -> Memory:
-    """Of one rank of stage 1; rank 0's, which keeps the best weights and validates."""
+    """Memory of one rank of stage 1; rank 0's, which keeps the best weights and validates."""
     cpu = case.device == "cpu"
     size = F32 * case.parameters
     base = [
@@ -100,7 +100,7 @@ def stage1_memory(case: GraphCase) -> Memory:
             held = sum(t.num_bytes for t in terms)
             holes.append(int(HEAP_HOLES * held) if _in_heap(case) else 0)
             terms.append(Term("holes in the heap", holes[-1]))
-        # trainers.checkpoint.save copies weights, best weights and both moments
+        # trainers.weights.save copies weights, best weights and both moments
         copies = Term("checkpoint's copies", 4 * size)
         moments["writing a checkpoint"] = [copies, Term("holes in the heap", max(holes))]
         moments["validation by exact inference"] = inference_terms(case.size, case.shape, case.config)
@@ -116,7 +116,7 @@ def inference_terms(size: GraphSize, shape: ModelShape, config: GraphConfig) -> 
     """Arrays and blocks of exact inference on a CPU, as trainers.graph.exact.workspace lends them."""
     width, budget = shape.hidden, config.inference_bytes
     states = F32 * width * size.states
-    first = F32 * width * min(size.states, size.rows[size.target])
+    first = F32 * width * min(size.states, size.rows[size.schema.target])
     # The layer's input and its sums; the first layer's input is by content. Beyond half of the budget they
     # are mapped files, whose pages count as resident too, but may be written back
     arrays = max(first + states, 2 * states)
@@ -125,7 +125,7 @@ def inference_terms(size: GraphSize, shape: ModelShape, config: GraphConfig) -> 
     tables = [
         F32 * width * size.rows[name]
         for name in shape.node_types
-        if name != size.target and 8 * F32 * width * size.rows[name] <= budget
+        if name != size.schema.target and 8 * F32 * width * size.rows[name] <= budget
     ]
     orders = 8 * size.states * 3  # of the walks over the relations between target nodes
     read = sum(size.rows[n] * d * size.item[n] for n, d in shape.feature_dims.items())
@@ -142,6 +142,6 @@ def inference_terms(size: GraphSize, shape: ModelShape, config: GraphConfig) -> 
 
 
 def embedding_memory(size: GraphSize, shape: ModelShape, parameters: int, config: GraphConfig) -> Memory:
-    """Of the one process that makes the embedding cache, its blocks on the CPU."""
+    """Memory of the one process that makes the embedding cache, its blocks on the CPU."""
     base = [Term("process", PROCESS_BYTES), Term("weights (float32)", F32 * parameters)]
     return largest(base, {"layer by layer": inference_terms(size, shape, config)})

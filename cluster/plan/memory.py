@@ -87,13 +87,15 @@ class LanguageCase:
 
     shape: LanguageShape
     stage: str
+    answers: bool
+    """Whether logits of responses are computed; else a head's scores."""
     token_budget: int
     world_size: int
     accumulation: int
     """Packs of a step a rank."""
     activation_checkpointing: bool
-    trained_layers: int
-    """Of stage 3."""
+    layers_trained: int
+    """Last decoder layers that are trained."""
     device: str
     """cpu or cuda."""
     epochs: int = 1
@@ -110,12 +112,8 @@ class LanguageCase:
         return self.shape.trained[self.stage]
 
     @property
-    def layers_trained(self) -> int:
-        return self.trained_layers if self.stage == "stage3" else 0
-
-    @property
     def bucket_numbers(self) -> int:
-        """As trainers.language.train sets it: a power of two above what is trained."""
+        """As trainers.engine sets it: a power of two above what is trained."""
         return self.bucket or min(2**28, 1 << self.num_trained.bit_length())
 
 
@@ -134,7 +132,7 @@ def activation_terms(case: LanguageCase, tokens: int) -> tuple[list[Term], list[
     # Gradients inside the last layer's MLP: of the product, of silu(gate), of up; then the residual's
     mlp = tokens * (3 * item * shape.intermediate + 2 * item * shape.hidden)
     logits = 0
-    if case.stage == "stage2":
+    if case.answers:
         responses = -(-tokens // (case.mean_prompt + RESPONSE)) * RESPONSE
         # Kept: log-softmax. Backwards: its gradient and the logits'; on GPUs also the half-precision ones
         kept += responses * shape.vocab * F32
@@ -158,11 +156,11 @@ def weight_terms(case: LanguageCase) -> list[Term]:
         frozen = Term("frozen weights", item * shape.frozen(case.stage))
         return [frozen, Term("trained weights", item * case.num_trained)]
     # On a CPU float32 files are mapped: only what was read counts, and it is the page cache's. The vision
-    # tower is not read without pixels, the output layer is not in stage 3; the trained layers are read
+    # tower is not read without pixels, the output layer not for scores; the trained layers are read
     # once, to be copied into ZeRO's flat buffer
     mapped = shape.file_bytes == F32 * shape.base
     read = shape.embedding + shape.decoder.layers * shape.layer
-    if case.stage == "stage2":
+    if case.answers:
         read += shape.output
     # Converted files are the process's own, the vision tower too
     frozen = Term("base model, mapped", F32 * read) if mapped else Term("frozen weights", F32 * shape.base)
@@ -195,7 +193,7 @@ def gradient_moments(case: LanguageCase) -> tuple[list[Term], list[Term], list[T
 
 
 def language_memory(case: LanguageCase, tokens: int | None = None) -> Memory:
-    """Of one rank at `language.token_budget`; rank 0's, which keeps the best weights too."""
+    """Memory of one rank at `language.token_budget`; rank 0's, which keeps the best weights too."""
     tokens = case.token_budget if tokens is None else tokens
     cpu = case.device == "cpu"
     base = [Term("process" if cpu else "CUDA context", PROCESS_BYTES if cpu else CUDA_BYTES)]
@@ -219,8 +217,8 @@ def language_memory(case: LanguageCase, tokens: int | None = None) -> Memory:
 
 
 def checkpoint_terms(case: LanguageCase) -> list[Term]:
-    """What trainers.language.snapshots.save puts together on the host: the best weights, whole, and this
-    rank's share of values and moments, which trainers.checkpoint.save copies once more."""
+    """What trainers.checkpoint.save puts together on the host: the best weights, whole, and this
+    rank's share of values and moments, which trainers.weights.save copies once more."""
     best = 0 if case.device == "cpu" and case.epochs > 1 else case.num_trained  # a term of its own there
     return [
         Term("best weights", F32 * best),

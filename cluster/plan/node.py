@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-from netgpt.cluster.plan.budget import language_case
+from netgpt.cluster.plan.budget import language_case, language_stages
 from netgpt.cluster.plan.graphs import GraphSize
 from netgpt.cluster.plan.memory import F32, MEAN_PROMPT, PROCESS_BYTES, Term, checkpoint_terms
-from netgpt.cluster.plan.request import Request
+from netgpt.cluster.plan.request import PlanRequest
 from netgpt.cluster.plan.shapes import LanguageShape
+from netgpt.trainers.stages.names import stage_of
 
 RAY_BYTES = 2_000_000_000
-"""Of a node: GCS, raylet, agents, object store's own. An assumption: not measured."""
+"""Memory of Ray on a node: GCS, raylet, agents, object store's own. An assumption: not measured."""
 SAMPLER_BYTES = 300_000_000
-"""Of a sampling worker, with its slots; the mapped store apart. An assumption: not measured."""
+"""Memory of a sampling worker, with its slots; the mapped store apart. An assumption: not measured."""
 PACKED_SHARE = 0.15
-"""Of a store's bytes in its packed form (README: 1.2 GB of 8.0, csr)."""
+"""Share of a store's bytes in its packed form (docs/measurements.md: 1.2 GB of 8.0, csr)."""
 TOKEN_BYTES = 4
 """The token cache holds int32."""
 
 
-def host_terms(request: Request, shape: LanguageShape) -> tuple[Term, ...]:
-    """Of one node. On GPUs the base model's files are mapped while they are copied to the device."""
+def host_terms(request: PlanRequest, shape: LanguageShape) -> tuple[Term, ...]:
+    """Memory of one node. On GPUs the base model's files are mapped while they are copied to the device."""
     config = request.config
     per_node = -(-request.workers // request.nodes)
     samplers = per_node * config.cluster.sampling_workers
     found = [Term("Ray", RAY_BYTES), Term("sampling workers (stage 1)", samplers * SAMPLER_BYTES)]
     if request.gpus:
         found.append(Term("training workers' processes", per_node * PROCESS_BYTES))
-        one = checkpoint_terms(language_case(request, shape, "stage3"))
-        found.append(Term("best weights (rank 0)", one[0].num_bytes))
-        found.append(Term("a checkpoint being written, twice", per_node * one[1].num_bytes))
+        for stage in language_stages(config)[-1:]:
+            one = checkpoint_terms(language_case(request, shape, stage))
+            found.append(Term("best weights (rank 0)", one[0].num_bytes))
+            found.append(Term("a checkpoint being written, twice", per_node * one[1].num_bytes))
     return tuple(found)
 
 
-def disk_terms(request: Request, size: GraphSize, shape: LanguageShape, num_graph: int) -> tuple[Term, ...]:
+def disk_terms(
+    request: PlanRequest, size: GraphSize, shape: LanguageShape, num_graph: int
+) -> tuple[Term, ...]:
     config = request.config
     found = [
         Term("store", size.store_bytes),
         Term("packed store", int(PACKED_SHARE * size.store_bytes)),
         Term("token cache", size.states * MEAN_PROMPT * TOKEN_BYTES),
         Term("embeddings", F32 * size.states * (config.graph.hidden + 1)),
-        Term("stage 1: checkpoint and weights", 5 * F32 * num_graph),
+        # Two checkpoints of values, moments and the best weights; a third while it is written; the weights
+        Term("stage 1: checkpoints and weights", (3 * 4 + 1) * F32 * num_graph),
         Term("base model", shape.file_bytes),
     ]
     found += [
-        # Two checkpoints of values, moments and the best weights; a third while it is written; the weights
-        Term(f"{stage.replace('stage', 'stage ')}: checkpoints and weights", (3 * 4 + 1) * F32 * num)
-        for stage, num in shape.trained.items()
+        Term(f"{stage_of(name).title}: checkpoints and weights", (3 * 4 + 1) * F32 * num)
+        for name, num in shape.trained.items()
     ]
     return tuple(found)

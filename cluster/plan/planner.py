@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from netgpt.cluster.config import RunConfig
 from netgpt.cluster.plan import durations, graphs
-from netgpt.cluster.plan.budget import Budget, language_case, suggested
+from netgpt.cluster.plan.budget import Budget, language_case, language_stages, suggested
 from netgpt.cluster.plan.durations import Duration, Machines
 from netgpt.cluster.plan.graph_memory import GraphCase, embedding_memory, stage1_memory
 from netgpt.cluster.plan.memory import (
@@ -20,11 +21,13 @@ from netgpt.cluster.plan.memory import (
     language_memory,
 )
 from netgpt.cluster.plan.node import PACKED_SHARE, disk_terms, host_terms
-from netgpt.cluster.plan.request import Request
+from netgpt.cluster.plan.request import PlanRequest
 from netgpt.cluster.plan.shapes import LanguageShape, language_shape
+from netgpt.trainers.stages.language import LanguageStage
+from netgpt.trainers.stages.names import stage_of
 
 TOKENIZER_BYTES = 700_000_000
-"""Of a tokenising actor: Python with transformers. An assumption: not measured."""
+"""Memory of a tokenising actor: Python with transformers. An assumption: not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +52,16 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    request: Request
+    request: PlanRequest
     graph: graphs.GraphSize
     shape: LanguageShape
     stages: tuple[StagePlan, ...]
     budget: Budget | None
-    """None on CPUs."""
+    """None on CPUs, and without a language stage."""
     host: tuple[Term, ...]
     """Memory of a node, besides what a stage's CPU workers hold."""
     disk: tuple[Term, ...]
-    """Of a run, on the shared folder, and of a node's store."""
+    """Disk of a run, on the shared folder, and of a node's store."""
     unpack_bytes: int
     """That a node reads once to have its store."""
     notes: tuple[str, ...]
@@ -97,21 +100,23 @@ class Plan:
         }
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: PlanRequest) -> Plan:
     """Everything a run needs. ClusterError where the model or the store is not known."""
     config = request.config
+    language = language_stages(config)
     shape = language_shape(
         config.language.model,
         config.language.tiny,
         graph_dim=config.graph.hidden,
-        stage3_layers=config.stage3.layers,
+        parts={stage.name: stage.parts(config) for stage in language},
     )
-    size = graphs.of_store(request.store) if request.store else graphs.published(config)
+    size = graphs.of_store(request.store, config) if request.store else graphs.published(config)
+    kinds, made = {stage_of(name).kind for name in config.stages}, _graph_stages(request, size)
     stages = (
-        *_graph_stages(request, size),
-        *(_language_stage(request, size, shape, s) for s in ("stage2", "stage3")),
+        *(made[kind] for kind in made if kind in kinds),
+        *(_language_stage(request, size, shape, stage) for stage in language),
     )
-    budget = suggested(request, shape) if request.gpus else None
+    budget = suggested(request, shape) if request.gpus and language else None
     return Plan(
         request=request,
         graph=size,
@@ -119,13 +124,13 @@ def make_plan(request: Request) -> Plan:
         stages=stages,
         budget=budget,
         host=host_terms(request, shape),
-        disk=disk_terms(request, size, shape, stages[0].trained),
+        disk=disk_terms(request, size, shape, made["graph"].trained),
         unpack_bytes=int(PACKED_SHARE * size.store_bytes) if request.nodes > 1 else 0,
         notes=_notes(request, budget),
     )
 
 
-def _machines(request: Request, workers: int) -> Machines:
+def _machines(request: PlanRequest, workers: int) -> Machines:
     return Machines(
         gpus=request.gpus,
         workers=workers,
@@ -135,12 +140,13 @@ def _machines(request: Request, workers: int) -> Machines:
     )
 
 
-def _graph_stages(request: Request, size: graphs.GraphSize) -> tuple[StagePlan, ...]:
+def _graph_stages(request: PlanRequest, size: graphs.GraphSize) -> dict[str, StagePlan]:
+    """Stages that train no language model, by kind."""
     config, workers = request.config, request.workers
     shape = graphs.model_shape(size, config)
-    parameters = graphs.graph_parameters(shape)
+    parameters = graphs.graph_parameters(shape, config)
     seeds = -(-config.graph.batch_size // workers)
-    batch = graphs.batch_size(size, seeds, config.sampler.fanout, request.store)
+    batch = graphs.batch_size(size, seeds, config.sampler.fanout)
     case = GraphCase(
         size=size,
         shape=shape,
@@ -153,17 +159,17 @@ def _graph_stages(request: Request, size: graphs.GraphSize) -> tuple[StagePlan, 
     samplers, threads = config.cluster.sampling_workers, config.cluster.threads
     one = _machines(request, workers)
     first = StagePlan(
-        name="stage1",
+        name=_named(config, "graph"),
         workers=workers,
         device=request.device,
         frozen=0,
         trained=parameters,
         memory=stage1_memory(case),
-        duration=durations.stage1_duration(size, shape, batch, config.graph, one, samplers),
+        duration=durations.stage1_duration(size, shape, batch, config, one, samplers),
         sent_bytes=_ring(F32 * parameters, workers, twice=True),
     )
     embeddings = StagePlan(
-        name="embeddings",
+        name=_named(config, "embeddings"),
         workers=1,
         device="cpu",
         frozen=parameters,
@@ -172,7 +178,7 @@ def _graph_stages(request: Request, size: graphs.GraphSize) -> tuple[StagePlan, 
         duration=durations.embedding_duration(size, config.graph.hidden, threads, config.build.layout),
     )
     tokens = StagePlan(
-        name="tokens",
+        name=_named(config, "tokens"),
         workers=workers,
         device="cpu",
         frozen=0,
@@ -180,24 +186,26 @@ def _graph_stages(request: Request, size: graphs.GraphSize) -> tuple[StagePlan, 
         memory=Memory("all along", (Term("process", TOKENIZER_BYTES),)),
         duration=durations.token_duration(size, workers),
     )
-    return first, embeddings, tokens
+    return {"graph": first, "embeddings": embeddings, "tokens": tokens}
 
 
-def _language_stage(request: Request, size: graphs.GraphSize, shape: LanguageShape, stage: str) -> StagePlan:
+def _language_stage(
+    request: PlanRequest, size: graphs.GraphSize, shape: LanguageShape, stage: LanguageStage
+) -> StagePlan:
     config, case = request.config, language_case(request, shape, stage)
-    settings = config.stage3 if stage == "stage3" else config.stage2
+    settings = stage.config(config)
 
     def activations(on: bool) -> int:
         kept, _ = activation_terms(replace(case, activation_checkpointing=on), case.token_budget)
         return sum(t.num_bytes for t in kept)
 
-    train = round(size.train_states * (1 - config.graph.val_share))
+    train = round(size.train_states * (1 - config.task.val_share))
     moved = case.item * case.num_trained
     return StagePlan(
-        name=stage,
+        name=stage.name,
         workers=request.workers,
         device=request.device,
-        frozen=shape.frozen(stage),
+        frozen=shape.frozen(stage.name),
         trained=case.num_trained,
         memory=language_memory(case),
         duration=durations.language_duration(
@@ -207,7 +215,7 @@ def _language_stage(request: Request, size: graphs.GraphSize, shape: LanguageSha
             tokens=MEAN_PROMPT,
             epochs=settings.epochs,
             trained_layers=case.layers_trained,
-            response=RESPONSE if stage == "stage2" else 0,
+            response=RESPONSE if case.answers else 0,
             checkpointing=case.activation_checkpointing,
         ),
         # Each pack's gradients are reduced; new weights are gathered once a step
@@ -218,12 +226,17 @@ def _language_stage(request: Request, size: graphs.GraphSize, shape: LanguageSha
     )
 
 
+def _named(config: RunConfig, kind: str) -> str:
+    """The stage of a kind that a run has."""
+    return next((stage_of(n).name for n in config.stages if stage_of(n).kind == kind), kind)
+
+
 def _ring(num_bytes: int, workers: int, *, twice: bool) -> int:
     """Bytes that each of `workers` sends in a ring: an all-gather, or twice that, an all-reduce."""
     return (1 + twice) * num_bytes * (workers - 1) // workers
 
 
-def _notes(request: Request, budget: Budget | None) -> tuple[str, ...]:
+def _notes(request: PlanRequest, budget: Budget | None) -> tuple[str, ...]:
     config = request.config
     notes = ["memory of Ray, sampling workers and tokenising actors is assumed, not measured"]
     if request.gpus:

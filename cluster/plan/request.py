@@ -8,10 +8,11 @@ from pathlib import Path
 from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.plan.memory import GPU_SLACK
+from netgpt.trainers.stages.names import stage_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class PlanRequest:
     """What is planned for."""
 
     config: RunConfig
@@ -60,8 +61,11 @@ def planned_config(name: str, overrides: list[str] | None, gpus: int) -> RunConf
             raise ClusterError(f"cluster.workers: found {given[-1]}, expected one a GPU (--gpus {gpus})")
         found = [*found, f"cluster.workers={gpus}"]
     try:
-        return load_config(name, found)
+        config = load_config(name, found)
     except ClusterError as error:
         if gpus and "cluster.workers" in str(error):
             raise ClusterError(f"{error}; the plan sets cluster.workers to --gpus ({gpus})") from error
         raise
+    for stage in config.stages:
+        stage_of(stage).check(config.settings)  # as a run does before anything starts
+    return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,15 @@ class LanguageShape:
     vision: int
     embedding: int
     output: int
-    """Of the output layer; 0 where it is the embedding matrix."""
+    """Parameters of the output layer; 0 where it is the embedding matrix."""
     layer: int
-    """Of one decoder layer."""
+    """Parameters of one decoder layer."""
     own: int
     """Projector, markers and head."""
     trained: dict[str, int]
-    """By stage: stage2, stage3."""
+    """By stage."""
     file_bytes: int
-    """Of the base model's weights, a parameter as it is stored."""
+    """Bytes of the base model's weights, a parameter as it is stored."""
 
     def frozen(self, stage: str) -> int:
         return self.parameters - self.trained[stage]
@@ -92,7 +93,7 @@ class LanguageShape:
 
 
 def decoder_of(config: Any) -> DecoderShape:
-    """Of a transformers configuration."""
+    """The dimensions that a transformers configuration says."""
     text = config.get_text_config()
     return DecoderShape(
         hidden=text.hidden_size,
@@ -105,17 +106,22 @@ def decoder_of(config: Any) -> DecoderShape:
     )
 
 
-def language_shape(model: str, tiny: TinyConfig, *, graph_dim: int, stage3_layers: int) -> LanguageShape:
-    """Of `language.model`: `tiny`, a directory, a published hub id, or one in the local hub cache.
+def language_shape(
+    model: str, tiny: TinyConfig, *, graph_dim: int, parts: Mapping[str, Sequence[str]]
+) -> LanguageShape:
+    """The shape of `language.model`: `tiny`, a directory, a published hub id, or one in the local hub cache.
 
-    Nothing is downloaded. ClusterError where the model is not known here.
+      parts: what each stage trains, as `PackedLM.parts` names it. Nothing is downloaded. ClusterError where
+    the model is not known here.
     """
     base, item_bytes = _base(model, tiny)
-    return _shape_of(model, base, item_bytes, graph_dim=graph_dim, stage3_layers=stage3_layers)
+    return _shape_of(model, base, item_bytes, graph_dim=graph_dim, parts=parts)
 
 
-def _shape_of(name: str, base: Any, item_bytes: int, *, graph_dim: int, stage3_layers: int) -> LanguageShape:
-    """Of a base model on the meta device."""
+def _shape_of(
+    name: str, base: Any, item_bytes: int, *, graph_dim: int, parts: Mapping[str, Sequence[str]]
+) -> LanguageShape:
+    """The shape over a base model on the meta device."""
     with torch.device("meta"):
         netgpt = NetGPT(base, graph_dim, (0, 1, 2))
     embedding = base.get_input_embeddings().weight
@@ -123,7 +129,6 @@ def _shape_of(name: str, base: Any, item_bytes: int, *, graph_dim: int, stage3_l
     parameters = sum(p.numel() for p in netgpt.parameters())
     base_parameters = sum(p.numel() for p in base.parameters())
     vision = sum(p.numel() for p in base.model.visual.parameters()) if netgpt.multimodal else 0
-    stages = (("stage2", 0), ("stage3", stage3_layers))
     return LanguageShape(
         name=name,
         decoder=decoder_of(base.config),
@@ -133,7 +138,7 @@ def _shape_of(name: str, base: Any, item_bytes: int, *, graph_dim: int, stage3_l
         output=0 if output is embedding else output.numel(),
         layer=sum(p.numel() for p in netgpt.text.layers[-1].parameters()),
         own=parameters - base_parameters,
-        trained={s: sum(p.numel() for p in netgpt.stage_parameters(s, n).values()) for s, n in stages},
+        trained={s: sum(p.numel() for p in netgpt.parts(names).values()) for s, names in parts.items()},
         file_bytes=base_parameters * item_bytes,
     )
 

@@ -31,6 +31,8 @@ STYLES = (
     ("#a00006", (0, (8, 2, 1, 2, 1, 2)), "X"),
 )
 """Colour, dashes and marker of a line: any two differ in all three, for those who see no colours."""
+NUM_STYLES = len(STYLES)
+"""Lines that a reader can tell apart."""
 VARIABLES = {INK: "--muted", GRID: "--grid", **{c: f"--c{i + 1}" for i, (c, *_) in enumerate(STYLES)}}
 FEW_POINTS = 30
 """Lines of up to so many points have markers."""

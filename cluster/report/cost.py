@@ -10,7 +10,7 @@ from netgpt.cluster.pipeline.attempts import Attempt
 from netgpt.cluster.report.facts import CostFacts, CostRow
 
 OUTCOMES = {"failed": "failed", "interrupted": "interrupted"}
-"""Of attempts that are worth a word."""
+"""Ends of attempts that are worth a word."""
 
 
 def cost_facts(

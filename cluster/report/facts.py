@@ -1,11 +1,15 @@
 """What a report shows, as values: filled by the modules beside, read by the page alone.
 
-Names of platforms, types and settings are as the data has them: the page escapes them.
+Names of groups, types and settings are as the data has them: the page escapes them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from netgpt.graphstore.dataset import Published
+from netgpt.trainers.tasks.base import Metric
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,12 @@ class Missing:
 
 @dataclass(frozen=True)
 class Metrics:
-    """ACC (0 to 1), MSE and MAE (levels) of `num` states; None where there are none to measure."""
+    """The task's metrics of `num` examples, by name; None where there are none to measure."""
 
-    acc: float | None
-    mse: float | None
-    mae: float | None
+    values: Mapping[str, float | None]
     num: int
     unparsed: int = 0
-    """States of which a generated text names no level."""
+    """Examples of which a generated text states no answer."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,20 @@ class Result:
     test: Metrics
     splits: dict[str, Metrics]
     """train, val, test; of baselines test alone."""
-    age_zero: Metrics | None
-    """Of the test states sampled on the day of the post with all counters at zero."""
+    apart: Metrics | None
+    """Metrics of the test examples that are measured apart."""
     rest: Metrics | None
-    platforms: dict[str, Metrics]
-    """Of the test split, by displayed name."""
+    groups: dict[str, dict[str, Metrics]]
+    """Metrics of the test split, by title of a grouping and displayed name of a group."""
     periods: dict[str, Metrics]
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """States of the test split by true level (row) and rated level (column)."""
+    """Examples of the test split by true choice (row) and given choice (column)."""
 
     title: str
+    choices: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
 
 
@@ -81,7 +84,16 @@ class Results:
     baselines: tuple[Result, ...]
     stages: tuple[Result, ...]
     confusions: tuple[Confusion, ...]
-    num_age_zero: int
+    metrics: tuple[Metric, ...]
+    chosen: Metric
+    """The one by which the best epoch is chosen."""
+    noun: str
+    """What the task calls an answer."""
+    apart: str
+    """What the test examples are that are measured apart; empty where none are."""
+    published: tuple[Published, ...]
+    compared: tuple[str, ...]
+    """Keys of what is compared by group; a style is a place here."""
 
 
 @dataclass(frozen=True)
@@ -168,10 +180,12 @@ class GraphFacts:
     nodes: tuple[NodeRow, ...]
     relations: tuple[RelationRow, ...]
     splits: tuple[SplitRow, ...]
-    platforms: tuple[tuple[str, int], ...]
+    categories: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+    """By title the nodes of each value, the most frequent first."""
     encoders: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
-    levels: Chart
+    choices: Chart | None
+    """Labels by part, of a task whose answers are a list."""
     quantile_names: tuple[str, ...]
     quantiles: tuple[Quantiles, ...]
 
@@ -233,7 +247,7 @@ class SettingsGroup:
 @dataclass(frozen=True)
 class Report:
     name: str
-    """Of the run's folder."""
+    """Name of the run's folder."""
     stages: tuple[StageFacts, ...]
     results: Results | None
     results_missing: Missing | None

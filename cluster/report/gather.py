@@ -8,49 +8,43 @@ from typing import Any
 
 from netgpt.cluster.config import RunConfig
 from netgpt.cluster.pipeline.attempts import read_attempts
-from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.pipeline.run import EVALUATION, Run
+from netgpt.cluster.pipeline.status import plural
 from netgpt.cluster.report.cost import cost_facts
 from netgpt.cluster.report.facts import Missing, Report, Setting, SettingsGroup, StageFacts
 from netgpt.cluster.report.graph import graph_facts
-from netgpt.cluster.report.results import period_charts, read_results
-from netgpt.cluster.report.training import TRAINING, convergence_charts, loss_charts, trained_stages
-from netgpt.cluster.stages import STAGES
+from netgpt.cluster.report.results import ResultWords, period_charts, read_results
+from netgpt.cluster.report.training import convergence_charts, loss_charts, trained_stages, training_stages
 from netgpt.graphstore.files import total_bytes, value_digest
-from netgpt.trainers import stage
-from netgpt.trainers.evaluate import PREDICTIONS
 from netgpt.trainers.progress import read_progress
-
-TITLES = {stage.name: stage.title for stage in STAGES.values()}
-OPTIONAL = ("lora",)
-"""Stages that are shown only where the run has them."""
+from netgpt.trainers.stages import folder
+from netgpt.trainers.stages.names import stage_of
 
 
 def gather(run: Run) -> Report:
     """All that the page of a run shows."""
-    names = [n for n in run.possible_stages if n not in OPTIONAL or (run.path / n).exists()]
+    baselines = run.config.baselines  # shown only where the run has them
+    names = [n for n in run.possible_stages if n not in baselines or run.folder(n).exists()]
+    titles = {name: stage_of(name).title for name in names}
     done = {name for name in names if run.is_done(name)}
     manifests = {name: found for name in names if name in done and (found := _manifest(run, name))}
-    stages = tuple(_stage(run.path, name, name in done) for name in names)
+    stages = tuple(_stage(run, name, name in done) for name in names)
     undone = [s for s in stages if s.state != "done"]
     missing = {s.name: _missing(s, first=s is undone[0]) for s in undone}
-    graph, platforms = graph_facts(run.store, run.config.graph.val_share)
     results = None
-    if "evaluation" in manifests:
-        results = read_results(
-            manifests["evaluation"]["metrics"],
-            run.path / "evaluation" / PREDICTIONS,
-            run.store.attributes["train_until"],
-        )
+    if EVALUATION in manifests:
+        results = read_results(run, manifests[EVALUATION]["metrics"], ResultWords.of(run))
+    evaluation, training = run.config.evaluation, training_stages(names)
     return Report(
         name=run.path.resolve().name,
         stages=stages,
         results=results,
-        results_missing=missing.get("evaluation"),
-        periods=period_charts(results, missing.get("evaluation")),
-        losses=loss_charts(manifests, TITLES, next((missing[n] for n in TRAINING if n in missing), None)),
-        convergence=convergence_charts(manifests, platforms, missing),
-        trained=trained_stages(manifests, TITLES),
-        graph=graph,
+        results_missing=missing.get(EVALUATION),
+        periods=period_charts(results, run.task.metrics, _period(run), missing.get(EVALUATION)),
+        losses=loss_charts(manifests, titles, next((missing[n] for n in training if n in missing), None)),
+        convergence=convergence_charts(manifests, titles, run.store, evaluation.by, missing),
+        trained=trained_stages(manifests, titles),
+        graph=graph_facts(run.store, run.task, evaluation),
         cost=cost_facts(
             read_attempts(run.path),
             [(s.name, s.title, s.disk_bytes) for s in stages],
@@ -62,35 +56,42 @@ def gather(run: Run) -> Report:
 
 
 def _manifest(run: Run, name: str) -> dict[str, Any] | None:
-    return stage.read_manifest(run.path / name)
+    return folder.read_manifest(run.folder(name))
 
 
-def _stage(run: Path, name: str, done: bool) -> StageFacts:
-    folder = run / name
-    manifest = stage.read_manifest(folder)
+def _period(run: Run) -> str:
+    """What the evaluation's periods are of."""
+    columns = run.store.schema.node_type(run.store.schema.target).columns
+    name = run.config.evaluation.period
+    return next((c.title or c.name for c in columns if c.name == name), name)
+
+
+def _stage(run: Run, name: str, done: bool) -> StageFacts:
+    where = run.folder(name)
+    manifest = folder.read_manifest(where)
     state, detail = "not started", ""
     if done:
         state = "done"
     elif manifest is not None:
         state, detail = "out of date", "made from other inputs or settings, or its files have changed"
-    elif folder.exists():
-        state, detail = "unfinished", _progress(folder)
+    elif where.exists():
+        state, detail = "unfinished", _progress(where)
     return StageFacts(
         name=name,
-        title=STAGES[name].title,
+        title=stage_of(name).title,
         state=state,
         detail=detail,
         inputs_key=value_digest(manifest["inputs"]) if done and manifest else "",
-        outputs_digest=stage.stage_digest(folder) if done else "",
-        disk_bytes=total_bytes(folder) if folder.is_dir() else None,
+        outputs_digest=folder.stage_digest(where) if done else "",
+        disk_bytes=total_bytes(where) if where.is_dir() else None,
     )
 
 
-def _progress(folder: Path) -> str:
-    found = read_progress(folder) or {}
+def _progress(where: Path) -> str:
+    found = read_progress(where) or {}
     if not all(isinstance(found.get(key), int) for key in ("done", "total")):
         return ""
-    return f"{found['done']:,} of {found['total']:,} {found.get('unit', 'step')}s"
+    return f"{found['done']:,} of {found['total']:,} {plural(found.get('unit', 'step'), found['total'])}"
 
 
 def _missing(found: StageFacts, *, first: bool) -> Missing:
@@ -101,16 +102,16 @@ def _missing(found: StageFacts, *, first: bool) -> Missing:
     detail = f" ({found.detail})" if found.detail else ""
     if not first:
         command = "netgpt run --config RUN/config.yaml --out RUN"
-    elif found.name == "evaluation":
+    elif found.name == EVALUATION:
         command = "netgpt evaluate RUN"
     else:
-        command = f"netgpt {STAGES[found.name].command} --config RUN/config.yaml --out RUN"
+        command = f"netgpt {stage_of(found.name).command} --config RUN/config.yaml --out RUN"
     return Missing(f"{found.title[:1].upper()}{found.title[1:]} is {found.state}{detail}.", command)
 
 
 def _settings(config: RunConfig) -> tuple[SettingsGroup, ...]:
     """The configuration by group, each value beside whether it is the default."""
-    values, defaults = asdict(config), asdict(RunConfig())
+    values, defaults = asdict(config), asdict(type(config)())
     top = {key: value for key, value in values.items() if not isinstance(value, dict)}
     groups = [_group("run", top, defaults)]
     for key, value in values.items():
@@ -123,10 +124,10 @@ def _group(name: str, values: dict[str, Any], defaults: dict[str, Any]) -> Setti
     found = []
     for key, value in values.items():
         if isinstance(value, dict):  # language.tiny
-            inner = _group(key, value, defaults[key])
+            inner = _group(key, value, default if isinstance(default := defaults.get(key), dict) else {})
             found += [Setting(f"{key}.{s.name}", s.value, s.changed) for s in inner.settings]
         else:
-            found.append(Setting(key, _text(value), value != defaults[key]))
+            found.append(Setting(key, _text(value), value != defaults.get(key)))
     return SettingsGroup(name, tuple(found))
 
 

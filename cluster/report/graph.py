@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
 from netgpt.cluster.report.facts import (
     Chart,
@@ -13,89 +13,78 @@ from netgpt.cluster.report.facts import (
     Series,
     SplitRow,
 )
-from netgpt.cluster.report.names import platform_title
 from netgpt.graphstore import Store
 from netgpt.graphstore.info import describe
-from netgpt.graphstore.store import MAX_LEVEL
-from netgpt.graphstore.xsvideo.statistics import QUANTILES, statistics
+from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.splits import is_age_zero, make_splits
+from netgpt.trainers.tasks.base import Examples, Task
+from netgpt.trainers.tasks.evaluate import Judge
 
-SHOWN_PLATFORMS = 20
 
-
-def graph_facts(store: Store, val_share: float) -> tuple[GraphFacts, list[str]]:
-    """Of a store of records. Also the platforms' names as the store has them, the most frequent first.
-
-    val_share: of the train states, for the run's validation split.
-    """
-    info, stats = describe(store), statistics(store)
-    records = info["records"]
-    platforms: dict[str, int] = stats["platforms"]["states"]
-    facts = GraphFacts(
+def graph_facts(store: Store, task: Task, evaluation: EvaluationConfig) -> GraphFacts:
+    """What a run's store holds, and how its task splits it."""
+    info, data = describe(store), store.dataset.facts(store)
+    try:
+        examples = task.examples(store)
+    except TrainerError:  # of a store that cannot be trained on
+        examples = None
+    return GraphFacts(
         nodes=tuple(NodeRow(name, **node) for name, node in info["nodes"].items()),
         relations=tuple(
-            RelationRow(*edge, num_edges=store.num_edges[edge], layout=relation["layout"])
+            RelationRow(*edge, num_edges=store.num_edges[edge], layout=str(relation["layout"]))
             for edge, relation in zip(store.edge_types, info["relations"].values(), strict=True)
         ),
-        splits=_splits(store, val_share, records),
-        platforms=tuple((platform_title(n), num) for n, num in list(platforms.items())[:SHOWN_PLATFORMS]),
+        splits=() if examples is None else _splits(store, task, evaluation, examples),
+        categories=tuple((title, tuple(named.items())) for title, named in data.categories.items()),
         encoders=tuple((str(k), str(v)) for k, v in info["encoders"].items()),
-        facts=(
-            ("states", f"{store.num_nodes['video']:,}"),
-            ("videos", f"{records['videos']:,}"),
-            ("authors", f"{records['authors']:,}"),
-            ("topics", f"{stats['topics']['num']:,}"),
-            ("records left out", f"{records['num_skipped']:,}"),
-            ("heads of the tail's own day", "included" if records["ties"] == "include" else "left out"),
-        ),
-        levels=_levels(stats["levels"]),
-        quantile_names=tuple(f"{q:.0%}" for q in QUANTILES),
-        quantiles=tuple(
-            Quantiles(name, tuple(values["quantiles"].get(str(q)) for q in QUANTILES))
-            for name, values in (
-                ("duration, s", stats["durations_s"]),
-                ("daily increase of likes, %", stats["daily_increase_of_likes_percent"]),
-                (f"record, {stats['record_length']['unit']}", stats["record_length"]),
-            )
-        ),
+        facts=data.counts,
+        choices=None if examples is None else _choices(task, examples),
+        quantile_names=data.quantile_names,
+        quantiles=tuple(Quantiles(name, values) for name, values in data.quantiles),
     )
-    return facts, list(platforms)
 
 
-def _splits(store: Store, val_share: float, records: dict[str, Any]) -> tuple[SplitRow, ...]:
-    until = records["train_until"]
-    found = [
-        SplitRow("train period", records["splits"]["train"], f"posted up to {until}"),
-        SplitRow("test period", records["splits"]["test"], f"posted after {until}"),
-    ]
-    try:
-        splits = make_splits(store, val_share)
-    except TrainerError:  # of a store that cannot be trained on: its own splits are what there is
-        return tuple(found)
-    zero = int(is_age_zero(store, splits.test).sum())
+def _splits(
+    store: Store, task: Task, evaluation: EvaluationConfig, examples: Examples
+) -> tuple[SplitRow, ...]:
+    split, num = task.config.split, store.num_nodes[examples.node_type]
+    column = next(c for c in store.schema.node_type(examples.node_type).columns if c.name == split.column)
+    early = int(np.count_nonzero(np.asarray(store.column(examples.node_type, column.name)) < split.end_s()))
+    when, test_note = column.title or column.name, "labelled"
+    apart = Judge(store, task, examples, evaluation).is_apart(examples.test)
+    if apart is not None:
+        columns = store.schema.node_type(examples.node_type).columns
+        title = next(c.title or c.name for c in columns if c.name == evaluation.apart)
+        test_note += f"; {int(apart.sum()):,} {title}"
     return (
-        *found,
-        SplitRow("train", len(splits.train), "labelled; the models learn from these"),
+        SplitRow("train period", early, f"{when} up to {split.until}"),
+        SplitRow("test period", num - early, f"{when} after {split.until}"),
+        SplitRow("train", len(examples.train), "labelled; the models learn from these"),
         SplitRow(
-            "validation", len(splits.val), f"labelled; about the latest {val_share:.0%} of the train period"
+            "validation",
+            len(examples.val),
+            f"labelled; about the latest {task.config.val_share:.0%} of the train period",
         ),
-        SplitRow(
-            "test", len(splits.test), f"labelled; {zero:,} sampled on the post's day with all counters zero"
-        ),
+        SplitRow("test", len(examples.test), test_note),
     )
 
 
-def _levels(levels: dict[str, list[int]]) -> Chart:
-    places = tuple(float(level) for level in range(MAX_LEVEL + 1))
+def _choices(task: Task, examples: Examples) -> Chart | None:
+    """Shares of the labels among the answers that there are, in the train period and in the test period."""
+    names = task.choices
+    if not names:
+        return None
+    parts = {"train": np.concatenate([examples.train, examples.val]), "test": examples.test}
+    places, series = tuple(float(i) for i in range(len(names))), []
+    for style, (part, nodes) in enumerate(parts.items()):
+        chosen = [task.choice_of(truth) for truth in examples.truth[nodes].tolist()]
+        shares = 100 * np.bincount(chosen, minlength=len(names)) / max(1, len(chosen))
+        series.append(Series(part, style, places, tuple(shares.tolist())))
     return Chart(
-        title="Levels by split",
-        xlabel="influence level",
+        title=f"Labels by split: {task.noun}",
+        xlabel=task.noun,
         ylabel="share of the split",
-        series=tuple(
-            Series(name, style, places, tuple(100 * num / max(1, sum(counts)) for num in counts))
-            for style, (name, counts) in enumerate(levels.items())
-        ),
-        ticks=tuple(str(level) for level in range(MAX_LEVEL + 1)),
+        series=tuple(series),
+        ticks=names,
         bars=True,
     )

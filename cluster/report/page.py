@@ -9,8 +9,7 @@ from markupsafe import Markup
 
 from netgpt.cluster.report.charts import draw, swatch
 from netgpt.cluster.report.facts import Chart, ChartGroup, Confusion, Metrics, Report, Result, Results
-from netgpt.cluster.report.paper import NETGPT, PUBLISHED
-from netgpt.cluster.report.results import COMPARED, METRIC_NAMES, UNFAIR, best_of, figure
+from netgpt.cluster.report.results import UNFAIR, best_of, figure
 
 NONE = "–"
 STATE_SIGNS = {"done": "✓", "out of date": "!", "unfinished": "…", "not started": "○"}
@@ -20,7 +19,7 @@ def render(report: Report) -> str:
     """The page as text. The same report gives the same text."""
     environment = Environment(
         loader=PackageLoader("netgpt.cluster", "report/templates"),
-        autoescape=True,  # whatever the data calls its platforms and settings
+        autoescape=True,  # whatever the data calls its groups and settings
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -41,15 +40,13 @@ def render(report: Report) -> str:
         style=Markup(style),
         sections=_sections(report),
         signs=STATE_SIGNS,
-        published=PUBLISHED,
-        published_main=NETGPT,
-        metric_names=METRIC_NAMES,
         best=_best(report.results),
         charts=_Charts(),
         groups=chart_groups,
         shades=shades,
         test_parts=test_parts,
         compared=compared,
+        groupings=groupings,
         digits=lambda matrix: max(2, len(str(max(max(row) for row in matrix.counts)))),
     )
 
@@ -59,7 +56,7 @@ def _sections(report: Report) -> list[tuple[str, str]]:
     return [
         ("results", "Results"),
         ("confusion", "Confusion matrices"),
-        ("groups", "By platform and period"),
+        ("groups", "By group and period"),
         ("training", "Training"),
         ("graph", "Graph"),
         ("cost", "Cost"),
@@ -92,10 +89,10 @@ def _best(results: Results | None) -> dict[str, set[str]]:
     if results is None:
         return {}
     fair = [r for r in (*results.baselines, *results.stages) if r.key not in UNFAIR]
-    found = {metric: best_of(fair, metric) for metric in METRIC_NAMES}
+    bests = {metric.name: best_of(fair, metric) for metric in results.metrics}
     return {
-        metric: {r.key for r in fair if figure(getattr(r.test, metric)) == figure(getattr(best.test, metric))}
-        for metric, best in found.items()
+        name: {r.key for r in fair if figure(r.test.values[name]) == figure(best.test.values[name])}
+        for name, best in bests.items()
         if best is not None
     }
 
@@ -106,33 +103,40 @@ def chart_groups(groups: tuple[ChartGroup, ...]) -> list[ChartGroup]:
 
 
 def compared(results: Results) -> list[Result]:
-    """What tables by platform and period have columns for."""
-    return [r for key in COMPARED for r in results.stages if r.key == key]
+    """What tables by group and period have columns for."""
+    return [r for key in results.compared for r in results.stages if r.key == key]
 
 
-def test_parts(results: Results, kind: str) -> list[tuple[str, int, list[Metrics | None]]]:
-    """Rows of a table by platform or by period: name, number of states, and metrics of what is compared.
+def groupings(results: Results) -> list[str]:
+    """Titles of what the results are told apart by."""
+    return list(dict.fromkeys(title for r in results.stages for title in r.groups))
 
-    kind: platforms or periods.
+
+def test_parts(results: Results, grouping: str) -> list[tuple[str, int, list[Metrics | None]]]:
+    """Rows of a table by group or by period: name, number of examples, and metrics of what is compared.
+
+    grouping: the title of one; empty: periods.
     """
-    parts: list[dict[str, Metrics]] = [getattr(r, kind) for r in compared(results)]
+    parts: list[dict[str, Metrics]] = [
+        r.groups.get(grouping, {}) if grouping else r.periods for r in compared(results)
+    ]
     names = list(dict.fromkeys(name for found in parts for name in found))
     rows = [
         (name, max(found[name].num for found in parts if name in found), [found.get(name) for found in parts])
         for name in names
     ]
-    return sorted(rows, key=lambda row: -row[1]) if kind == "platforms" else rows
+    return sorted(rows, key=lambda row: -row[1]) if grouping else rows
 
 
 def shades(confusion: Confusion) -> list[tuple[int, int, float | None, list[tuple[int, int, int]]]]:
-    """Rows of a matrix: true level, number of states, share of right ones, and by rated level its number of
-    states and percentage of the row."""
+    """Rows of a matrix: true choice, number of examples, share of right ones, and by given choice its number
+    of examples and percentage of the row."""
     rows = []
-    for level, counts in enumerate(confusion.counts):
+    for choice, counts in enumerate(confusion.counts):
         num = sum(counts)
-        right = counts[level] / num if num else None
-        cells = [(rated, n, round(100 * n / num) if num else 0) for rated, n in enumerate(counts)]
-        rows.append((level, num, right, cells))
+        right = counts[choice] / num if num else None
+        cells = [(given, n, round(100 * n / num) if num else 0) for given, n in enumerate(counts)]
+        rows.append((choice, num, right, cells))
     return rows
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from netgpt.cluster.pipeline.run import EVALUATION, Run
+from netgpt.cluster.report.charts import NUM_STYLES
 from netgpt.cluster.report.facts import (
     Chart,
     ChartGroup,
@@ -21,85 +24,119 @@ from netgpt.cluster.report.facts import (
     Results,
     Series,
 )
-from netgpt.cluster.report.names import platform_title
-from netgpt.cluster.report.paper import NETGPT
-from netgpt.graphstore.store import MAX_LEVEL
-from netgpt.trainers.evaluate import STAGE_NAMES
+from netgpt.trainers.stages.names import stage_of
+from netgpt.trainers.tasks.base import PARTS, Metric, Task
+from netgpt.trainers.tasks.evaluate import PREDICTIONS, REST
 
-METRIC_NAMES = ("acc", "mse", "mae")
-MEANINGS = {
-    "acc": "states whose rounded score is their level",
-    "mse": "mean squared error of the score, in levels squared",
-    "mae": "mean absolute error of the score, in levels",
-}
 UNFAIR = ("constant (best on test)",)
-"""Baselines that have seen the test levels: shown, but no measure of what is to be beaten."""
-MAIN = ("stage3", "lora", "stage1")
-"""What the headline is about: the first of these that was measured."""
-MATRICES = ("stage3", "stage1", "lora")
-COMPARED = ("stage3", "stage1", "stage2", "lora")
-"""Whose error by period is drawn; their styles are their places here."""
+"""Baselines that have seen the test labels: shown, but no measure of what is to be beaten."""
 
 
-def read_results(metrics: dict[str, Any], predictions: Path, last_train_day: str) -> Results:
-    """metrics: of the evaluation's manifest. predictions: its Parquet file."""
-    titles = {"stage1": metrics["encoder"], "stage1_sampled": f"{metrics['encoder']}, sampled", **STAGE_NAMES}
-    stages = tuple(_result(key, titles.get(key, key), found) for key, found in metrics["stages"].items())
-    baselines = tuple(_result(key, key, found) for key, found in metrics["baselines"].items())
-    by_key = {result.key: result for result in stages}
-    main = next((by_key[key] for key in MAIN if key in by_key), stages[0])
-    return Results(
-        main=main.title,
-        headline=_headline(main, by_key, baselines),
-        sentences=_sentences(main, by_key, stages, last_train_day),
+@dataclass(frozen=True)
+class ResultWords:
+    """What the run calls what was measured, and which of it comes first."""
+
+    titles: Mapping[str, str]
+    order: tuple[str, ...]
+    """Keys of the stages that give scores: the last of a whole run, the first, the others, baselines."""
+    groupings: Mapping[str, str]
+    """Title of each column that metrics are told apart by."""
+
+    @staticmethod
+    def of(run: Run) -> ResultWords:
+        config, titles = run.config, run.titles
+        first = {name: next(iter(stage_of(name).titles(config)), "") for name in run.possible_stages}
+        whole = [first[name] for name in run.stages if first[name]]
+        order = list(dict.fromkeys([*whole[-1:], *whole, *(k for k in first.values() if k)]))
+        columns = run.store.schema.node_type(run.store.schema.target).columns
+        groupings = {c.name: c.title or c.name for c in columns if c.name in config.evaluation.by}
+        return ResultWords(titles, tuple(order), groupings)
+
+
+def read_results(run: Run, metrics: dict[str, Any], words: ResultWords) -> Results:
+    """metrics: of the evaluation's manifest."""
+    task, dataset = run.task, run.store.dataset
+    flag, apart = run.apart
+
+    def result(key: str, title: str, measured: dict[str, Any]) -> Result:
+        test = measured["test"]
+        return Result(
+            key=key,
+            title=title,
+            test=_metrics(task, test),
+            splits={name: _metrics(task, measured[name]) for name in PARTS if name in measured},
+            apart=_metrics(task, measured[f"test_{flag}"]) if f"test_{flag}" in measured else None,
+            rest=_metrics(task, measured[f"test_{REST}"]) if f"test_{REST}" in measured else None,
+            groups={
+                title: {dataset.shown(name, value): _metrics(task, m) for value, m in test[name].items()}
+                for name, title in words.groupings.items()
+                if name in test
+            },
+            periods={name: _metrics(task, m) for name, m in test.get("period", {}).items()},
+        )
+
+    stages = tuple(result(key, words.titles.get(key, key), m) for key, m in metrics["stages"].items())
+    baselines = tuple(result(key, key, m) for key, m in metrics["baselines"].items())
+    by_key = {one.key: one for one in stages}
+    order = [key for key in words.order if key in by_key] or [one.key for one in stages[:1]]
+    chosen = next(m for m in task.metrics if m.name == task.chooses)
+    shown = Results(
+        main=by_key[order[0]].title if order else "",
+        headline=(),
+        sentences=(),
         baselines=baselines,
         stages=stages,
-        confusions=_confusions(predictions, titles),
-        num_age_zero=main.age_zero.num if main.age_zero else 0,
+        confusions=_confusions(
+            task, run.path / EVALUATION / PREDICTIONS, {k: by_key[k].title for k in order}
+        ),
+        metrics=task.metrics,
+        chosen=chosen,
+        noun=task.noun,
+        apart=apart if flag else "",
+        published=dataset.published,
+        compared=tuple(order[:NUM_STYLES]),
+    )
+    if not order:
+        return shown
+    main, first = by_key[order[0]], next((by_key[k] for k in order[1:2]), None)
+    graph = first if first is not None and words.order.index(first.key) == 1 else None
+    return Results(
+        **{
+            **vars(shown),
+            "headline": _headline(shown, main, graph),
+            "sentences": _sentences(shown, main, graph, task.config.split.until),
+        }
     )
 
 
-def _metrics(found: dict[str, Any]) -> Metrics:
-    return Metrics(
-        found["acc"], found["mse"], found["mae"], int(found.get("num", 0)), int(found.get("unparsed", 0))
-    )
+def _metrics(task: Task, measured: Mapping[str, Any]) -> Metrics:
+    values = {m.name: measured.get(m.name) for m in task.metrics}
+    return Metrics(values, int(measured.get("num", 0)), int(measured.get("unparsed", 0)))
 
 
-def _result(key: str, title: str, found: dict[str, Any]) -> Result:
-    test = found["test"]
-    return Result(
-        key=key,
-        title=title,
-        test=_metrics(test),
-        splits={name: _metrics(found[name]) for name in ("train", "val", "test") if name in found},
-        age_zero=_metrics(found["test_age_zero"]) if "test_age_zero" in found else None,
-        rest=_metrics(found["test_rest"]) if "test_rest" in found else None,
-        platforms={platform_title(name): _metrics(m) for name, m in test.get("platform", {}).items()},
-        periods={name: _metrics(m) for name, m in test.get("period", {}).items()},
-    )
-
-
-def best_of(results: Sequence[Result], metric: str) -> Result | None:
+def best_of(results: Sequence[Result], metric: Metric) -> Result | None:
     """The best fair one of some results by a metric of the test split; None where none has it."""
-    known = [r for r in results if r.key not in UNFAIR and getattr(r.test, metric) is not None]
-    sign = -1 if metric == "acc" else 1
-    return min(known, key=lambda r: sign * getattr(r.test, metric), default=None)
+    known = [r for r in results if r.key not in UNFAIR and r.test.values[metric.name] is not None]
+    sign = -1 if metric.larger_is_better else 1
+    return min(known, key=lambda r: sign * (r.test.values[metric.name] or 0.0), default=None)
 
 
-def _headline(
-    main: Result, by_key: dict[str, Result], baselines: tuple[Result, ...]
-) -> tuple[HeadlineFigure, ...]:
+def _headline(shown: Results, main: Result, graph: Result | None) -> tuple[HeadlineFigure, ...]:
+    """graph: the first stage's result, where the main one is another's."""
     figures = []
-    for metric in METRIC_NAMES:
+    published = next((p for p in shown.published if p.main), None)
+    for metric in shown.metrics:
         beside = []
-        if "stage1" in by_key and main.key != "stage1":
-            encoder = by_key["stage1"]
-            beside.append(Comparison(f"{encoder.title} alone", figure(getattr(encoder.test, metric))))
-        if (best := best_of(baselines, metric)) is not None:
-            beside.append(Comparison(f"best baseline: {best.title}", figure(getattr(best.test, metric))))
-        beside.append(Comparison("paper's NetGPT, on its full data", getattr(NETGPT, metric)))
-        value = getattr(main.test, metric)
-        figures.append(HeadlineFigure(metric.upper(), MEANINGS[metric], value, tuple(beside)))
+        if graph is not None:
+            beside.append(Comparison(f"{graph.title} alone", figure(graph.test.values[metric.name])))
+        if (best := best_of(shown.baselines, metric)) is not None:
+            beside.append(Comparison(f"best baseline: {best.title}", figure(best.test.values[metric.name])))
+        if published is not None and metric.name in published.figures:
+            beside.append(
+                Comparison(f"published {published.name}, on its full data", published.figures[metric.name])
+            )
+        value = main.test.values[metric.name]
+        figures.append(HeadlineFigure(metric.title, metric.meaning, value, tuple(beside)))
     return tuple(figures)
 
 
@@ -108,87 +145,95 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _sentences(
-    main: Result, by_key: dict[str, Result], stages: tuple[Result, ...], last_train_day: str
-) -> tuple[str, ...]:
+def _sentences(shown: Results, main: Result, graph: Result | None, last_day: str) -> tuple[str, ...]:
+    measured = ", ".join(
+        f"{m.title} {figure(main.test.values[m.name])} ({m.meaning})"
+        for m in shown.metrics
+        if main.test.values[m.name] is not None
+    )
     said = []
-    if main.test.acc is not None and main.test.mae is not None:
+    if measured:
         said.append(
-            f"{main.title} was trained on videos posted up to {last_train_day}, and measured on "
-            f"{main.test.num:,} states of later ones. It gives {100 * main.test.acc:.1f}% of them their "
-            f"exact level, and is {main.test.mae:.2f} levels off on average."
+            f"{main.title} was trained on examples up to {last_day}, and measured on {main.test.num:,} later "
+            f"ones: {measured}."
         )
-    encoder = by_key.get("stage1")
-    if encoder and encoder is not main and main.test.num and encoder.test.num:
-        said.append(_beside(main, encoder))
-    if main.age_zero and main.age_zero.num and main.rest and main.rest.mae is not None:
+    if graph is not None and main.test.num and graph.test.num:
+        said.append(_beside(shown.metrics, main, graph))
+    if main.apart and main.apart.num and main.rest and main.rest.values[shown.chosen.name] is not None:
+        name, title = shown.chosen.name, shown.chosen.title
         said.append(
-            f"{main.age_zero.num:,} of the test states were sampled on the day of the post, with all "
-            f"counters at zero: there the MAE is {figure(main.age_zero.mae)}, and "
-            f"{figure(main.rest.mae)} on the rest."
+            f"{main.apart.num:,} of the test examples are apart ({shown.apart}): there the {title} is "
+            f"{figure(main.apart.values[name])}, and {figure(main.rest.values[name])} on the rest."
         )
     said += [
-        f"{r.title}: {r.test.unparsed:,} of {r.test.num:,} texts name no level. They count as wrong in ACC, "
-        "and not in MSE and MAE."
-        for r in stages
+        f"{r.title}: {r.test.unparsed:,} of {r.test.num:,} texts state no {shown.noun}. They count as wrong, "
+        "and have no error."
+        for r in shown.stages
         if r.test.unparsed
     ]
     return tuple(said)
 
 
-def _beside(main: Result, encoder: Result) -> str:
-    """What the language stages change: differences of the figures as they are shown."""
+def _beside(metrics: Sequence[Metric], main: Result, graph: Result) -> str:
+    """What the later stages change: differences of the figures as they are shown."""
     changes = []
-    for metric in METRIC_NAMES:
-        ours, theirs = getattr(main.test, metric), getattr(encoder.test, metric)
+    for metric in metrics:
+        ours, theirs = main.test.values[metric.name], graph.test.values[metric.name]
         if ours is not None and theirs is not None:
             difference = round(ours, 4) - round(theirs, 4)
             word = "is the same" if abs(difference) < 5e-5 else f"changes by {difference:+.4f}"
-            changes.append(f"{metric.upper()} {word}".replace("-", "−"))
-    return f"Beside the {encoder.title} alone, {', '.join(changes[:-1])} and {changes[-1]}."
+            changes.append(f"{metric.title} {word}".replace("-", "−"))
+    listed = " and ".join(filter(None, [", ".join(changes[:-1]), *changes[-1:]]))
+    return f"Beside the {graph.title} alone, {listed}."
 
 
-def _confusions(predictions: Path, titles: dict[str, str]) -> tuple[Confusion, ...]:
-    """Of what has predictions for every state; of the test split."""
-    names = pq.read_schema(predictions).names
-    keys = [key for key in MATRICES if f"{key}_level" in names]
-    table = pq.read_table(predictions, columns=["split", "level", *(f"{key}_level" for key in keys)])
+def _confusions(task: Task, predictions: Path, titles: Mapping[str, str]) -> tuple[Confusion, ...]:
+    """Tables of the test split's answers, for what has predictions of every example. None of a task whose
+    answers are no list."""
+    names, columns = task.choices, pq.read_schema(predictions).names
+    keys = [key for key in titles if f"{key}_{task.noun}" in columns]
+    label = task.truth_column(np.empty(0))[0]
+    if not names or not keys:
+        return ()
+    table = pq.read_table(predictions, columns=["split", label, *(f"{key}_{task.noun}" for key in keys)])
     is_test = np.array(table["split"].to_pylist()) == "test"
-    truth = table["level"].to_numpy()[is_test].astype(np.int64)
+    truth = np.array([task.choice_of(t) for t in table[label].to_numpy()[is_test].tolist()], np.int64)
     made = []
     for key in keys:
-        rated = table[f"{key}_level"].to_numpy()[is_test].astype(np.int64)
-        counts = np.zeros((MAX_LEVEL + 1, MAX_LEVEL + 1), np.int64)
-        known = rated >= 0  # a text that names no level has no column
-        np.add.at(counts, (truth[known], rated[known]), 1)
-        made.append(Confusion(titles[key], tuple(tuple(row) for row in counts.tolist())))
+        given = table[f"{key}_{task.noun}"].to_numpy()[is_test].astype(np.int64)
+        counts = np.zeros((len(names), len(names)), np.int64)
+        known = given >= 0  # a text that states no answer has no column
+        np.add.at(counts, (truth[known], given[known]), 1)
+        made.append(Confusion(titles[key], names, tuple(tuple(row) for row in counts.tolist())))
     return tuple(made)
 
 
-def period_charts(results: Results | None, missing: Missing | None) -> ChartGroup:
-    """MSE and MAE of the test split by observation period, for what the run has measured."""
+def period_charts(
+    results: Results | None, metrics: Sequence[Metric], xlabel: str, missing: Missing | None
+) -> ChartGroup:
+    """Errors of the test split by period, for what the run has measured. xlabel: what the periods are of."""
     by_key = {r.key: r for r in results.stages} if results else {}
-    compared = [(style, by_key[key]) for style, key in enumerate(COMPARED) if key in by_key]
+    compared = [(i, by_key[key]) for i, key in enumerate(results.compared)] if results else []
     names = tuple(compared[0][1].periods) if compared else ()
     charts = [
         Chart(
-            title=f"{metric.upper()} by observation period",
-            xlabel="days from the post to the sampling date",
-            ylabel=metric.upper(),
+            title=f"{metric.title} by period",
+            xlabel=xlabel,
+            ylabel=metric.title,
             series=tuple(
-                _by_place(r.title, style, [getattr(r.periods[n], metric) for n in names])
+                _by_place(r.title, style, [r.periods[n].values[metric.name] for n in names])
                 for style, r in compared
             ),
             ticks=tuple(name.removesuffix(" days") for name in names),
         )
-        for metric in ("mse", "mae")
-        if names
+        for metric in metrics
+        if names and not metric.larger_is_better
     ]
     caption = (
-        "Test states by the days between the post and the sampling date. Unless the configuration gives "
-        "bounds, periods are quartiles of all labelled states."
+        f"Test examples by the {xlabel}. Unless the configuration gives bounds, periods are quartiles of all "
+        "labelled examples."
     )
-    return ChartGroup("Error by observation period", tuple(charts), caption, missing)
+    return ChartGroup("Error by period", tuple(charts), caption, missing)
 
 
 def _by_place(name: str, style: int, values: list[float | None]) -> Series:

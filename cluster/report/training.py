@@ -1,33 +1,42 @@
-"""The curves of the training stages: loss, and accuracy and error by platform, as they were trained."""
+"""The curves of the training stages: loss, and accuracy and error by group, as they were trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from netgpt.cluster.report.facts import Chart, ChartGroup, Missing, Series, Trained
-from netgpt.cluster.report.names import platform_title
+import numpy as np
 
-TRAINING = ("stage1", "stage2", "stage3", "lora")
-NUM_STYLES = 6
-"""Lines that a reader can tell apart."""
+from netgpt.cluster.report.charts import NUM_STYLES
+from netgpt.cluster.report.facts import Chart, ChartGroup, Missing, Series, Trained
+from netgpt.graphstore import Store
+from netgpt.trainers.stages.names import stage_of
+
+DRAWN = ("acc", "mse")
+"""Metrics by group that are drawn, where the points have them."""
 Json = dict[str, Any]
 Manifests = Mapping[str, Json]
 """Manifests of the stages that are done, by name."""
 
 
+def training_stages(names: Sequence[str]) -> list[str]:
+    """Those that train a model."""
+    return [name for name in names if stage_of(name).kind in ("graph", "language")]
+
+
 def loss_charts(manifests: Manifests, titles: Mapping[str, str], missing: Missing | None) -> ChartGroup:
     """Training loss of every stage that is done."""
     charts = []
-    for name in TRAINING:
+    for name in training_stages(list(titles)):
         if name in manifests:
             points, unit = _points(manifests[name]["metrics"])
             if points:
                 series = _series("loss", 0, points, unit, lambda point: point["loss"])
                 charts.append(Chart(_upper(titles[name]), unit, "loss", (series,)))
     caption = (
-        "Mean training loss: Smooth L1 of the score in stages 1 and 3, cross-entropy of the response’s "
-        "tokens in stage 2 and LoRA. Stage 1 has a point an epoch, the others one every few steps."
+        "Mean training loss: the task’s own where a stage learns scores, cross-entropy of the tokens where "
+        "it learns responses. Without a curve a stage has a point an epoch, else one every few steps."
     )
     return ChartGroup("Loss", tuple(charts), caption, missing)
 
@@ -56,74 +65,95 @@ def _series(name: str, style: int, points: Sequence[Json], unit: str, value: Any
 
 
 def convergence_charts(
-    manifests: Manifests, platforms: Sequence[str], missing: Mapping[str, Missing]
-) -> tuple[ChartGroup, ...]:
-    """ACC and MSE by platform: of stage 1 on the validation split, of stage 3 on the train states.
-
-    platforms: the store's names, the most frequent first: the first few are drawn.
-    """
-    drawn = list(platforms[:NUM_STYLES])
-    left = len(platforms) - len(drawn)
-    more = f" The {len(drawn)} largest platforms are drawn, {left:,} are left out." if left else ""
-    stage1 = _by_platform(
-        manifests, "stage1", "history", "epoch", "val_platform", ("acc", "mse"), drawn, "validation"
-    )
-    stage3 = _by_platform(
-        manifests, "stage3", "curve", "step", "platform", ("train_acc", "train_mse"), drawn, "training"
-    )
-    return (
-        ChartGroup(
-            "Stage 1: validation by platform",
-            stage1,
-            "Validation states after every epoch, under exact inference." + more,
-            missing.get("stage1"),
-        ),
-        ChartGroup(
-            "Stage 3: training by platform",
-            stage3,
-            "Train states as the steps saw them: before their update, with dropout. Platforms of few states "
-            "jump." + more,
-            missing.get("stage3"),
-        ),
-    )
-
-
-def _by_platform(
     manifests: Manifests,
-    stage: str,
-    kind: str,
-    unit: str,
-    key: str,
-    metrics: tuple[str, str],
-    platforms: list[str],
-    split: str,
-) -> tuple[Chart, ...]:
-    if stage not in manifests:
-        return ()
-    points = [point for point in manifests[stage]["metrics"].get(kind, []) if key in point]
-    charts = []
-    for metric, name in zip(metrics, ("ACC", "MSE"), strict=True):
-        lines = [
-            _series(
-                platform_title(platform),
-                style,
-                points,
-                unit,
-                lambda point, p=platform, m=metric: point[key].get(p, {}).get(m),
+    titles: Mapping[str, str],
+    store: Store,
+    by: Sequence[str],
+    missing: Mapping[str, Missing],
+) -> tuple[ChartGroup, ...]:
+    """Metrics by the first grouping: of graph stages on the validation split, of others on what they train.
+
+    by: categories of the target that metrics are told apart by. The largest groups are drawn.
+    """
+    made = []
+    for column in by[:1]:
+        groups = _Drawn.of(store, column)
+        for name in training_stages(list(titles)):
+            of_graph = stage_of(name).kind == "graph"
+            unit, key = ("epoch", f"val_{column}") if of_graph else ("step", column)
+            kind = "history" if of_graph else "curve"
+            points = [p for p in manifests.get(name, {}).get("metrics", {}).get(kind, []) if key in p]
+            split = "validation" if of_graph else "training"
+            if not points and (name not in missing or not _tells_apart(name)):
+                continue
+            what = (
+                "Validation examples after every epoch, under exact inference."
+                if of_graph
+                else "Train examples as the steps saw them: before their update, with dropout. Groups of few "
+                "examples jump."
             )
-            for style, platform in enumerate(platforms)
-        ]
+            made.append(
+                ChartGroup(
+                    f"{_upper(titles[name])}: {split} by {groups.title}",
+                    _by_group(points, unit, key, groups, split),
+                    what + groups.left_out,
+                    missing.get(name),
+                )
+            )
+    return tuple(made)
+
+
+def _tells_apart(name: str) -> bool:
+    """Whether a stage that is not done will have a curve by group."""
+    return stage_of(name).kind == "graph"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Groups of a column that charts have lines for."""
+
+    title: str
+    values: tuple[str, ...]
+    names: tuple[str, ...]
+    """As they are shown."""
+    left_out: str
+
+    @staticmethod
+    def of(store: Store, column: str) -> _Drawn:
+        target = store.schema.target
+        codes, values = store.category(target, column)
+        codes = np.asarray(codes)
+        order = np.argsort(-np.bincount(codes[codes >= 0], minlength=len(values)), kind="stable").tolist()
+        drawn = tuple(values[i] for i in order[:NUM_STYLES])
+        title = next(c.title or c.name for c in store.schema.node_type(target).columns if c.name == column)
+        left = len(values) - len(drawn)
+        more = f" The {len(drawn)} largest groups are drawn, {left:,} are left out." if left else ""
+        return _Drawn(title, drawn, tuple(store.dataset.shown(column, v) for v in drawn), more)
+
+
+def _by_group(points: list[Json], unit: str, key: str, groups: _Drawn, split: str) -> tuple[Chart, ...]:
+    """A chart for each metric that the points have of their groups."""
+    measured = [m for point in points for of_group in point[key].values() for m in of_group]
+    charts = []
+    for metric in (m for m in dict.fromkeys(measured) if m.removeprefix("train_") in DRAWN):
+
+        def value(group: str, metric: str = metric) -> Callable[[Json], Any]:
+            return lambda point: point[key].get(group, {}).get(metric)
+
+        named = enumerate(zip(groups.names, groups.values, strict=True))
+        lines = [_series(name, style, points, unit, value(group)) for style, (name, group) in named]
         lines = [line for line in lines if line.xs]
+        title = metric.removeprefix("train_").upper()
         if lines:
-            top = 1.0 if name == "ACC" else None
-            charts.append(Chart(f"{name}, {split}", unit, name, tuple(lines), top=top))
+            top = 1.0 if title == "ACC" else None
+            charts.append(Chart(f"{title}, {split}", unit, title, tuple(lines), top=top))
     return tuple(charts)
 
 
 def trained_stages(manifests: Manifests, titles: Mapping[str, str]) -> tuple[Trained, ...]:
     """What every finished training stage trained, and for how long."""
     found = []
-    for name in TRAINING:
+    for name in training_stages(list(titles)):
         if name not in manifests:
             continue
         metrics = manifests[name]["metrics"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from netgpt.cluster.errors import ClusterError
@@ -20,8 +20,26 @@ WAIT_S, _POLL_S = 120.0, 0.2
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, or one of features: two commands must not work on one."""
+    """Hold a run's folder, or one of features: two commands must not work on one.
+
+    A folder that is new, and still empty where the work is refused, is taken away again.
+    """
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _held(folder):
+            yield
+    except BaseException:
+        if new and [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            for one in new:
+                with suppress(OSError):  # another's work is in it
+                    one.rmdir()
+        raise
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
     with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

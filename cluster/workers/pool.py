@@ -7,7 +7,8 @@ from collections.abc import Generator
 from typing import Any
 
 _MOST_RESTARTS = 8
-"""Of an actor, and of a row: Ray Data's own number is without end, also for a row that kills each actor."""
+"""Restarts of an actor, and of a row: Ray Data's own number is without end, also for a row that kills each
+actor."""
 
 
 def map_on_pool(

@@ -9,17 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from netgpt.cluster.config import ClusterConfig
+from netgpt.cluster.workers.compat import NO_METRICS, init_local
 
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_LOG_LEVEL": "ERROR", "RAY_TRAIN_V2_ENABLED": "1"}
-NO_METRICS = {
-    # Ray serves metrics on all interfaces and asks for no token: off, but where someone asks for them.
-    # Two of the three servers have no switch; a port that cannot be opened is theirs
-    "RAY_enable_metrics_collection": "0",
-    "DASHBOARD_METRIC_PORT": "-1",
-    "AUTOSCALER_METRIC_PORT": "-1",
-}
 # Ray Train watches for nodes that a cloud takes back, with a process more a stage
 NO_WATCHER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -45,7 +39,8 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     """
     local = is_local()
     # No second Ray behind our back: a stage that is ended with the session must not start one
-    own = {**QUIET, "RAY_ENABLE_AUTO_CONNECT": "0", **(NO_METRICS | NO_WATCHER if local else {})}
+    of_local = NO_METRICS | NO_WATCHER if local else {}
+    own = {**QUIET, "RAY_ENABLE_AUTO_CONNECT": "0", **of_local}
     for name, value in own.items():
         os.environ.setdefault(name, value)
     if local:
@@ -59,10 +54,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
         "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
     }
     if local:
-        # "local": never another Ray that runs on this machine
-        ray.init(
-            address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=num_cpus, **options
-        )
+        init_local(LOOPBACK, num_cpus=num_cpus, **options)
     else:
         ray.init(**options)
     try:

@@ -20,8 +20,8 @@ from netgpt import graphstore
 from netgpt.cluster.cli import app
 from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore import BuildConfig, StoreError
+from netgpt.graphstore.datasets.xsvideo.synth import write_synthetic
 from netgpt.graphstore.files import file_digest
-from netgpt.graphstore.xsvideo.synth import write_synthetic
 
 
 @pytest.fixture
@@ -46,13 +46,26 @@ def test_build_says_what_it_dropped_and_info_describes(description: Path, tmp_pa
     assert "page/links_to/page" in CliRunner().invoke(app, ["info", str(out)]).stdout
 
 
-def test_a_run_needs_a_store_of_records(description: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            ["run", "--out", "RUN", "--store"],
+            "task.label: found 'label', expected a number or time column of page",
+        ),
+        (["append", "--data", "GRAPH"], "found a store of edge lists, expected one whose relations follow"),
+        (["info", "--plots", "p"], "found a store of edge lists, which has no statistics, expected one"),
+    ],
+)
+def test_what_edge_lists_lack_is_one_line(
+    command: list[str], words: str, description: Path, tmp_path: Path
+) -> None:
     graphstore.build_edges(description, tmp_path / "s")
-    for command in (["run", "--store"], ["append", "--data", str(description)], ["info", "--plots", "p"]):
-        options = ["--out", str(tmp_path / "r")] if command[0] == "run" else []
-        done = CliRunner().invoke(app, [*command, str(tmp_path / "s"), *options])
-        assert isinstance(done.exception, ValueError), done.output
-        assert "edge lists, expected" in str(done.exception)
+    places = {"RUN": tmp_path / "r", "GRAPH": description}
+    done = CliRunner().invoke(app, [*(str(places.get(word, word)) for word in command), str(tmp_path / "s")])
+    assert isinstance(done.exception, ValueError), done.output
+    assert words in str(done.exception) and "\n" not in str(done.exception)
+    assert {p.name for p in tmp_path.iterdir()} == {"graph.yaml", "pairs.npy", "s"}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +73,20 @@ def test_a_run_needs_a_store_of_records(description: Path, tmp_path: Path) -> No
     [
         (["--memory", "lots"], ClusterError, "found 'lots', expected a size such as"),
         (["--memory", "100"], StoreError, "expected at least"),
-        (["--encoder", "hash:8"], ClusterError, "options of records"),
+        (["--encoder", "hash:8"], ClusterError, "found --encoder, expected it where there is something to"),
+        (["--time-dim", "8"], ClusterError, "found --time-dim, expected it where there is something to"),
+        (["--ties", "strict"], ClusterError, "found --ties, expected settings of edge lists"),
+        (["--video-dim", "8"], ClusterError, "found --video-dim, expected settings of edge lists"),
+        (["--bad-numbers", "zero"], ClusterError, "found --bad-numbers, expected settings of edge lists"),
+        (["--features", "f"], StoreError, "f: found no features"),
+        (["--set", "encoder"], ClusterError, "--set: found 'encoder', expected KEY=VALUE with one of layout"),
+        (["--set", "ties=strict"], ClusterError, "--set: found 'ties=strict', expected KEY=VALUE"),
+        (
+            ["--set", "time_dim=x"],
+            ClusterError,
+            "--set: found 'time_dim=x', expected time_dim=VALUE of type int",
+        ),
+        (["--dataset", "nothing"], StoreError, "dataset: found 'nothing', expected one of xsvideo, edges"),
     ],
 )
 def test_wrong_options_leave_no_store(
@@ -146,13 +172,27 @@ def digests(path: Path) -> dict[str, str]:
     return {p.relative_to(path).as_posix(): file_digest(p) for p in path.rglob("*") if p.is_file()}
 
 
+@pytest.mark.parametrize("kind", ["edge lists", "records"])
+def test_killed_at_some_moments_there_is_nothing_or_all_of_it(
+    kind: str, works: dict[str, Work], tmp_path: Path
+) -> None:
+    kill(works[kind], 3, tmp_path)
+
+
+@pytest.mark.all
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_any_moment_there_is_nothing_or_all_of_it(
     kind: str, works: dict[str, Work], tmp_path: Path
 ) -> None:
+    kill(works[kind], works[kind].num_kills, tmp_path)
+
+
+def kill(work: Work, num_kills: int, tmp_path: Path) -> None:
+    """Kill a command so often, each time at another moment, and look at what it left."""
+
     def started(out: Path) -> subprocess.Popen[bytes]:
         """The command, from the moment when its work begins."""
-        process = subprocess.Popen(works[kind].command(out), stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(work.command(out), stderr=subprocess.DEVNULL)
         while process.poll() is None and not list(tmp_path.glob(f".{out.name}.*.tmp")):
             time.sleep(0.001)
         return process
@@ -164,17 +204,18 @@ def test_killed_at_any_moment_there_is_nothing_or_all_of_it(
     works_s = time.perf_counter() - start
     assert process.wait() == 0
     whole, rng, unfinished = digests(tmp_path / "whole"), random.Random(0), 0
-    for i in range(works[kind].num_kills):
+    for i in range(num_kills):
         out = tmp_path / f"s{i}"
         process = started(out)
-        time.sleep(rng.uniform(0, works_s))
+        # The first as soon as it works; the others anywhere in their part of the time
+        time.sleep(rng.uniform(i, i + 1) / num_kills * works_s if i else 0.0)
         process.send_signal(signal.SIGKILL)
         process.wait()
         if out.exists():
             assert digests(out) == whole
         else:
             unfinished += 1
-    assert unfinished >= works[kind].num_kills // 3
+    assert unfinished >= num_kills // 3
     # What a killed process left behind does not stand in the way of the next
-    assert subprocess.run(works[kind].command(tmp_path / "s"), check=False).returncode == 0
+    assert subprocess.run(work.command(tmp_path / "s"), check=False).returncode == 0
     assert digests(tmp_path / "s") == whole

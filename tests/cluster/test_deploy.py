@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -116,3 +120,43 @@ def test_the_slurm_script_is_shell_and_calls_what_there_is() -> None:
     config = run_config(line.replace('"$@"', ""))
     nodes, gpus = (int(re.search(rf"--{n}=(\d+)", text)[1]) for n in ("nodes", "gpus-per-node"))  # type: ignore[index]
     assert nodes * gpus == config.cluster.workers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        ([], ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"]),
+        (["tests/a.py", "-x"], ["tests/a.py", "-x"]),
+        (
+            ["--all"],
+            ["-m", "", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"],
+        ),
+        (["--all", "tests/a.py"], ["-m", "", "tests/a.py"]),
+    ],
+)
+def test_all_tests_are_asked_for_by_one_word(arguments: list[str], passed: list[str], tmp_path: Path) -> None:
+    """By default the selection is pyproject's; an expression behind it, also an empty one, replaces it."""
+    for name in ("launch.sh", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "ruff", "mypy", "pip"):
+        (programs / name).write_text("#!/bin/sh\nprintf '<%s>' " + name + ' "$@"; echo\n')
+        (programs / name).chmod(0o755)
+    made = "cat pyproject.toml constraints.txt | cksum > .venv/.installed"
+    subprocess.run(["sh", "-c", made], check=True, cwd=tmp_path)
+    (tmp_path / "any").write_text("#!/bin/sh\n")
+    (tmp_path / "any").chmod(0o755)
+    stand_ins = {**os.environ, "PYTHON": str(tmp_path / "any"), "CXX": "sh"}
+    done = subprocess.run(
+        [str(tmp_path / "launch.sh"), "test", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=stand_ins,
+    )
+    ran = [re.findall("<(.*?)>", line) for line in done.stdout.splitlines()]
+    assert [line[0] for line in ran[-4:]] == ["ruff", "ruff", "mypy", "python"]
+    assert ran[-1] == ["python", "-m", "pytest", *passed]
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "not slow and not all" in options["addopts"]

@@ -22,14 +22,14 @@ from netgpt import graphstore
 from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.features import encode, make
-from netgpt.cluster.features.contents import Contents, video_files
+from netgpt.cluster.features.contents import video_files
 from netgpt.cluster.features.make import feature_encoders, make_features
 from netgpt.cluster.workers import pool
 from netgpt.cluster.workers.session import ray_session
 from netgpt.graphstore import StoreError
-from netgpt.graphstore.feature_cache import FeatureTable
+from netgpt.graphstore.datasets import names as datasets
 from netgpt.graphstore.features import content_key
-from netgpt.graphstore.xsvideo.records import read_records
+from netgpt.graphstore.vectors import Contents, FeatureTable, contents_of
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.features.frames import BROKEN, EMPTY, NOT_VIDEO, read_frames
@@ -90,6 +90,11 @@ def on_ray(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make, "ray_session", lambda cpus: nullcontext())
 
 
+def contents_in(records: Path) -> Contents:
+    """What a file of records has to encode."""
+    return contents_of(datasets.load("xsvideo").open(records))
+
+
 def parts(root: Path, kind: str) -> dict[str, int]:
     """Whole parts of a folder, and when each was written."""
     return {p.name: p.stat().st_mtime_ns for p in (root / kind / "parts").glob("[!.]*")}
@@ -110,14 +115,17 @@ def test_contents_are_counted_once(sample_path: Path) -> None:
     raws = json.loads(sample_path.read_text(encoding="utf-8"))
     texts = [raw[key] for raw in raws.values() for key in ("标题", "描述", "平台", "话题")]
     texts += [c["评论内容"] for raw in raws.values() for c in raw["评论"].values()]
-    found = Contents.of(read_records(sample_path))
+    found = contents_in(sample_path)
     assert set(found.texts) == set(texts) and found.num_texts == len(texts)
     assert len(found.texts) < len(texts) / 3
     assert (len(found.videos), found.num_states) == (700, 1673)
     assert sum(len(states) for states in found.videos.values()) == 1673
 
 
-@pytest.mark.parametrize(("workers", "shard"), [(1, 2048), (2, 7), (3, 1000)])
+@pytest.mark.parametrize(
+    ("workers", "shard"),
+    [pytest.param(1, 2048, marks=pytest.mark.all), (2, 7), pytest.param(3, 1000, marks=pytest.mark.all)],
+)
 def test_texts_are_the_models_own_at_any_sharding(
     on_ray: None,
     few: Path,
@@ -130,7 +138,7 @@ def test_texts_are_the_models_own_at_any_sharding(
     monkeypatch.setattr(encode, "TEXTS_A_SHARD", shard)
     config = settings(f"features.text={roberta}", f"features.workers={workers}")
     make_features(config, few, tmp_path / "f")
-    texts = list(Contents.of(read_records(few)).texts)
+    texts = list(contents_in(few).texts)
     table = FeatureTable(tmp_path / "f", "text")
     assert len(table) == len(texts) and len(parts(tmp_path / "f", "text")) == -(-len(texts) // shard)
     alone = TextModel(FeaturesConfig(text=str(roberta), max_tokens=100, batch_tokens=1)).vectors(texts)
@@ -153,7 +161,7 @@ def test_nothing_is_encoded_twice(
     make_features(config, records_path, out)  # the same records and more
     second = parts(out, "text")
     assert first.items() < second.items()
-    texts = Contents.of(read_records(records_path)).texts
+    texts = contents_in(records_path).texts
     rows = sum(len(np.asarray(graphstore.arrays.map_array(p, "key"))) for p in (out / "text/parts").iterdir())
     assert rows == len(texts) == len(FeatureTable(out, "text"))
     with pytest.raises(StoreError, match="vectors of two encoders do not go together"):
@@ -171,7 +179,7 @@ def test_videos_end_in_a_vector_or_in_the_policys_outcome(
     assert "20 videos of" in said and "6 with a file, 6 tried now" in said
     for words in ("no file: 14", "cannot be decoded: 1", "no bytes: 1", "no video stream: 1"):
         assert words in said
-    found = video_files(config.features, Contents.of(read_records(few)).videos)
+    found = video_files(config.features, contents_in(few).videos)
     files = {url: path for url, path in found.items() if path is not None}
     table, model = FeatureTable(out, "video"), VideoModel(config.features)
     reasons = []
@@ -230,7 +238,7 @@ def test_a_killed_encoder_loses_no_row(
     monkeypatch.setattr(make, "bar", lambda title, unit: progress)
     make_features(config, records_path, out)
     assert len(killed) == 2
-    texts = list(Contents.of(read_records(records_path)).texts)
+    texts = list(contents_in(records_path).texts)
     found = FeatureTable(out, "text").gather([content_key(text) for text in texts]).astype(np.float32)
     alone = TextModel(FeaturesConfig(text=str(roberta), max_tokens=100)).vectors(texts)
     np.testing.assert_allclose(found, alone, rtol=2**-11, atol=1e-5)
@@ -278,7 +286,7 @@ def test_a_command_that_was_ended_goes_on(
     make_features(config, records_path, out)
     assert first.items() < parts(out, "text").items()
     keys = [graphstore.arrays.map_array(p, "key") for p in (out / "text/parts").iterdir()]
-    assert sum(map(len, keys)) == len(Contents.of(read_records(records_path)).texts)
+    assert sum(map(len, keys)) == len(contents_in(records_path).texts)
 
 
 def test_features_of_records_that_join_a_store(
@@ -319,7 +327,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     (folder / f"{first}.mp4").write_bytes(b"")
     (folder / f"{first}.mkv").write_bytes(b"")
     assert not list(out.glob("*/parts"))
-    contents = Contents.of(read_records(few))
+    contents = contents_in(few)
     asked = FeaturesConfig(video="model", videos=str(folder))
     with pytest.raises(ClusterError, match=r"expected one a state"):
         video_files(asked, contents.videos)
@@ -343,7 +351,7 @@ def test_a_run_with_encoders_names_them_and_predicts_with_them(
     run = tmp_path / "run"
     overrides = [
         *("features.max_tokens=100", "sampler.fanout=5", "graph.hidden=8", "graph.epochs=1"),
-        *("graph.val_share=0.3", "language.max_tokens=700", "language.token_budget=1400"),
+        *("task.val_share=0.3", "language.max_tokens=700", "language.token_budget=1400"),
         *("language.tiny.hidden=32", "language.tiny.heads=2", "language.tiny.vocab=600"),
         *("language.tiny.warmup_steps=2", "stage2.epochs=1", "stage3.epochs=1", "cluster.workers=1"),
     ]

@@ -187,6 +187,7 @@ print("still in", os.getcwd(), "of", len(ray.nodes()), "nodes")
 """A job that works on every node: raylets of one machine unpack its tree each, in the same place."""
 
 
+@pytest.mark.all
 @pytest.mark.multinode
 def test_a_plain_job_goes_on_when_a_second_raylet_unpacks_its_tree(
     tree: Path, tmp_path_factory: pytest.TempPathFactory
@@ -336,6 +337,7 @@ def loopback_hosts(folder: Path) -> tuple[Path, Path]:
     return hosts, shell
 
 
+@pytest.mark.all
 @pytest.mark.multinode
 def test_a_hosts_file_makes_a_cluster_and_down_ends_all_of_it(tmp_path: Path) -> None:
     hosts, shell = loopback_hosts(tmp_path)
@@ -353,6 +355,7 @@ def test_a_hosts_file_makes_a_cluster_and_down_ends_all_of_it(tmp_path: Path) ->
     assert "no cluster is up" in made.run("down").stderr
 
 
+@pytest.mark.all
 @pytest.mark.multinode
 def test_tasks_of_a_slurm_step_find_each_other(tmp_path: Path) -> None:
     made = new_cluster(tmp_path)

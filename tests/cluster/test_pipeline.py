@@ -24,15 +24,17 @@ from netgpt.cluster.pipeline.attempts import DONE, FAILED, end_attempt, read_att
 from netgpt.cluster.pipeline.room import Room
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.pipeline.status import run_status, status_json, status_text
-from netgpt.cluster.stages import STAGES, Resources, resources
 from netgpt.cluster.workers import locks
 from netgpt.cluster.workers.locks import locked
 from netgpt.cluster.workers.node_store import NodeStore, place_store
+from netgpt.cluster.workers.resources import Resources, resources
+from netgpt.cluster.workers.training import StageWork
 from netgpt.graphstore import Store
-from netgpt.trainers import stage
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.logs import log_path, stage_log
 from netgpt.trainers.progress import Progress
+from netgpt.trainers.stages import folder as stage_folder
+from netgpt.trainers.stages.names import STAGES, stage_of
 
 
 def test_attempts_are_read_back_also_behind_a_torn_line(tmp_path: Path) -> None:
@@ -49,22 +51,22 @@ def test_attempts_are_read_back_also_behind_a_torn_line(tmp_path: Path) -> None:
 
 
 def make_run(folder: Path, store: Store) -> Run:
-    return Run.start(folder, load_config("demo", ["graph.val_share=0.3"]), None, store.path)
+    return Run.start(folder, load_config("demo", ["task.val_share=0.3"]), None, store.path)
 
 
 def finish(run: Run, name: str) -> None:
     """A stage as its worker leaves it."""
-    folder = run.path / name
-    for wanted in STAGES[name].leaves:
+    folder, leaves = run.path / name, list(stage_of(name).leaves)
+    for wanted in leaves:
         (folder / wanted).parent.mkdir(parents=True, exist_ok=True)
         (folder / wanted).write_text(name)
-    stage.finish(folder, run.inputs(name), list(STAGES[name].leaves), {}, {"peak_bytes": 5})
+    stage_folder.finish(folder, run.inputs(name), leaves, {}, {"peak_bytes": 5})
 
 
 def test_status_tells_done_running_stopped_failed_and_waiting(store: Store, tmp_path: Path) -> None:
     run = make_run(tmp_path, store)
     states = {one.stage: one.state for one in run_status(tmp_path)}
-    assert set(states) == {*STAGES} - {"lora"} and set(states.values()) == {"waiting"}
+    assert set(states) == {*STAGES} and set(states.values()) == {"waiting"}
     name = start_attempt(tmp_path, "stage1", workers=2, device="cpu", threads=1)
     finish(run, "stage1")
     end_attempt(tmp_path, "stage1", name, DONE, restarts=1, peak_bytes=None)
@@ -85,7 +87,7 @@ def test_status_tells_done_running_stopped_failed_and_waiting(store: Store, tmp_
         assert (one.done, one.total, one.unit, one.values) == (3, 4, "relation", {"loss": 0.25})
         assert 0 < one.rate < 2 / 0.3 + 1 and one.remaining_s == pytest.approx(1 / one.rate)
         assert found["stage1"].restarts == 1
-        assert "3 of 4 relation" in status_text(tmp_path) and "nobody" not in status_text(tmp_path)
+        assert "3 of 4 relations," in status_text(tmp_path) and "nobody" not in status_text(tmp_path)
     assert {one.state for one in run_status(tmp_path) if one.stage == "embeddings"} == {"stopped"}
     assert "nobody works on this run" in status_text(tmp_path)
     assert json.loads(json.dumps(status_json(tmp_path)))["worked_on"] is False
@@ -118,15 +120,21 @@ def test_stages_side_by_side_never_take_more_than_there_is(
 
 
 def test_what_a_stage_asks_for() -> None:
-    graph = load_config("demo").graph
+    settings = load_config("demo").settings
     cluster = ClusterConfig(workers=4, threads=3, memory_gb=2)
-    assert resources("stage2", cluster, graph, 4) == Resources(4, 3, 1, 2_000_000_000)
-    assert resources("stage2", cluster, graph, 3).device == "cpu"
-    assert resources("embeddings", cluster, graph, 1) == Resources(1, 3, 1, 2_000_000_000)
-    assert resources("tokens", cluster, graph, 4).gpus == 0
-    assert resources("base", cluster, graph, 4).gpus == 0
-    assert resources("stage1", ClusterConfig(workers=4, device="cpu"), graph, 4).device == "cpu"
-    assert resources("stage3", cluster, graph, 4).per_worker() == {"CPU": 3.0, "GPU": 1.0, "memory": 2e9}
+
+    def of(name: str, gpus: int, cluster: ClusterConfig = cluster) -> Resources:
+        return resources(stage_of(name), cluster, settings, gpus)
+
+    assert of("stage2", 4) == Resources(4, 3, 1, 2_000_000_000)
+    assert of("stage2", 3).device == "cpu"
+    assert of("embeddings", 1) == Resources(1, 3, 1, 2_000_000_000)
+    assert of("tokens", 4).gpus == 0
+    assert of("base", 4).gpus == 0
+    exact = load_config("demo", ["graph.neighbors=all"]).settings
+    assert resources(stage_of("stage1"), cluster, exact, 4).workers == 1
+    assert of("stage1", 4, ClusterConfig(workers=4, device="cpu")).device == "cpu"
+    assert of("stage3", 4).per_worker() == {"CPU": 3.0, "GPU": 1.0, "memory": 2e9}
 
 
 @pytest.mark.parametrize(
@@ -181,6 +189,25 @@ def test_workers_of_a_killed_driver_are_waited_for(tmp_path: Path, monkeypatch: 
     assert worker.wait(10) == -signal.SIGKILL and time.monotonic() - start >= 0.4
 
 
+def test_a_folder_is_one_commands_and_is_gone_where_nothing_came_into_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(TrainerError), locked(run):
+        with pytest.raises(ClusterError, match="another process works on this folder"), locked(run):
+            pass
+        assert run.exists()
+        raise TrainerError("refused")
+    assert not run.exists()
+    with locked(run):
+        (run / "config.yaml").touch()
+    with pytest.raises(TrainerError), locked(run):
+        raise TrainerError("refused")
+    assert (run / "config.yaml").exists()
+    (tmp_path / "mine").mkdir()  # was there before
+    with locked(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").exists()
+
+
 def test_a_node_unpacks_the_store_once_and_again_when_it_is_damaged(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,9 +235,12 @@ def test_a_node_unpacks_the_store_once_and_again_when_it_is_damaged(
 
 
 def test_workers_hear_of_bad_input_before_they_meet_it_again(tmp_path: Path) -> None:
-    stage.refuse(tmp_path, "first", TrainerError("loss: found nan"))
-    assert stage.refused(tmp_path, "first") == "loss: found nan"
-    assert stage.refused(tmp_path, "second") == "" and stage.refused(tmp_path / "none", "first") == ""
+    stage_folder.refuse(tmp_path, "first", TrainerError("loss: found nan"))
+    assert stage_folder.refused(tmp_path, "first") == "loss: found nan"
+    assert (
+        stage_folder.refused(tmp_path, "second") == ""
+        and stage_folder.refused(tmp_path / "none", "first") == ""
+    )
 
 
 def test_a_stages_log_has_its_lines_its_ranks_and_its_error(tmp_path: Path) -> None:
@@ -232,7 +262,8 @@ class _Recorded:
         self.together = threading.Barrier(2)
         self.ended = threading.Event()
 
-    def place(self, job: Any, *_: Any) -> None:
+    def place(self, work: StageWork, need: Resources) -> None:
+        job = work.job
         self.order.append(job.stage)
         if job.stage in ("stage1", "base"):
             self.together.wait(20)  # passes only where both run at once
@@ -258,7 +289,7 @@ def test_stages_run_side_by_side_in_the_order_of_what_they_read(
 ) -> None:
     run = make_run(tmp_path, store)
     recorded = _Recorded(run)
-    monkeypatch.setattr(executing, "_work", recorded.place)
+    monkeypatch.setattr(executing, "run_on_ray", recorded.place)
     executing.execute(run, run.stages)
     assert sorted(recorded.order) == sorted(run.stages)
     for name in run.stages:
@@ -279,7 +310,7 @@ def test_the_first_error_ends_the_stages_beside_it(
 
     run = make_run(tmp_path, store)
     recorded = _Recorded(run, fail="base")
-    monkeypatch.setattr(executing, "_work", recorded.place)
+    monkeypatch.setattr(executing, "run_on_ray", recorded.place)
     monkeypatch.setattr(ray, "shutdown", recorded.ended.set)
     with pytest.raises(TrainerError, match="base: found nothing"):
         executing.execute(run, run.stages)
@@ -295,9 +326,9 @@ def test_a_stage_that_leaves_less_than_it_declares_is_not_done(
 ) -> None:
     run = make_run(tmp_path, store)
 
-    def place(job: Any, *_: Any) -> None:
-        stage.finish(job.folder, job.inputs, [], {})
+    def place(work: StageWork, need: Resources) -> None:
+        stage_folder.finish(work.job.folder, work.job.inputs, [], {})
 
-    monkeypatch.setattr(executing, "_work", place)
+    monkeypatch.setattr(executing, "run_on_ray", place)
     with pytest.raises(RuntimeError, match=r"stage1: left no model\.safetensors"):
         executing.execute(run, ["stage1"])

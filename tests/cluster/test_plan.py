@@ -22,22 +22,38 @@ from netgpt.cluster.plan import graphs
 from netgpt.cluster.plan.budget import fits, largest_budget
 from netgpt.cluster.plan.memory import LanguageCase, activation_terms, language_memory, saved_per_token
 from netgpt.cluster.plan.planner import make_plan
-from netgpt.cluster.plan.request import Request, planned_config
+from netgpt.cluster.plan.request import PlanRequest, planned_config
 from netgpt.cluster.plan.shapes import decoder_of, language_shape
 from netgpt.cluster.plan.text import table
 from netgpt.graphstore import Store
-from netgpt.trainers.config import ENCODERS, TinyConfig
+from netgpt.trainers.config import TinyConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.graph.encoders.names import ENCODERS
 from netgpt.trainers.graph.model import GraphModel, ModelShape
 from netgpt.trainers.language.model import attention
 from netgpt.trainers.language.model.netgpt import NetGPT
 from netgpt.trainers.language.model.tiny import random_qwen2_vl
 from netgpt.trainers.language.packing import collate
+from netgpt.trainers.stages.language import LanguageStage
+from netgpt.trainers.stages.names import stage_of
+from netgpt.trainers.tasks.names import make_task
 
-SEVEN = language_shape("Qwen/Qwen2-VL-7B-Instruct", TinyConfig(), graph_dim=1024, stage3_layers=4)
+
+def parts(layers: int) -> dict[str, tuple[str, ...]]:
+    """What each language stage says that it trains, with so many layers in stage 3."""
+    settings, named = load_config("demo", [f"stage3.layers={layers}"]).settings, {}
+    for name in ("stage2", "stage3"):
+        stage = stage_of(name)
+        assert isinstance(stage, LanguageStage)
+        named[name] = stage.parts(settings)
+    return named
 
 
-def request(*overrides: str, gpus: int = 8, config: str = "xs-video", **more: Any) -> Request:
-    return Request(config=planned_config(config, list(overrides), gpus), gpus=gpus, **more)
+SEVEN = language_shape("Qwen/Qwen2-VL-7B-Instruct", TinyConfig(), graph_dim=1024, parts=parts(4))
+
+
+def request(*overrides: str, gpus: int = 8, config: str = "xs-video", **more: Any) -> PlanRequest:
+    return PlanRequest(config=planned_config(config, list(overrides), gpus), gpus=gpus, **more)
 
 
 def count(parameters: Any) -> int:
@@ -46,20 +62,20 @@ def count(parameters: Any) -> int:
 
 @pytest.mark.parametrize("model, parameters", [("2B", 2_208_985_600), ("7B", 8_291_375_616)])
 def test_published_models_have_their_published_size(model: str, parameters: int) -> None:
-    shape = language_shape(f"Qwen/Qwen2-VL-{model}-Instruct", TinyConfig(), graph_dim=64, stage3_layers=4)
+    shape = language_shape(f"Qwen/Qwen2-VL-{model}-Instruct", TinyConfig(), graph_dim=64, parts=parts(4))
     assert shape.base == parameters
     assert shape.file_bytes == 2 * parameters and (shape.output == 0) == (model == "2B")
 
 
 def test_counts_are_those_of_a_real_model() -> None:
     tiny = TinyConfig(hidden=64, layers=7, heads=4, vocab=500)
-    shape = language_shape("tiny", tiny, graph_dim=24, stage3_layers=3)
+    shape = language_shape("tiny", tiny, graph_dim=24, parts=parts(3))
     base = random_qwen2_vl(vocab=512, hidden=64, layers=7, heads=4, kv_heads=2, intermediate=192)
     netgpt = NetGPT(base, 24, (500, 501, 502))
     assert shape.decoder == decoder_of(base.config) and shape.base == count(base.parameters())
     assert shape.parameters == count(netgpt.parameters())
-    assert shape.trained["stage2"] == count(netgpt.stage_parameters("stage2").values())
-    assert shape.trained["stage3"] == count(netgpt.stage_parameters("stage3", 3).values())
+    assert shape.trained["stage2"] == count(netgpt.parts(parts(3)["stage2"]).values())
+    assert shape.trained["stage3"] == count(netgpt.parts(parts(3)["stage3"]).values())
     assert shape.layer == count(netgpt.text.layers[0].parameters())
     assert shape.vision == count(base.model.visual.parameters())
     products = [p for n, p in netgpt.text.layers[0].named_parameters() if p.dim() == 2]
@@ -70,18 +86,20 @@ def test_counts_are_those_of_a_real_model() -> None:
 def test_a_directory_is_counted_without_its_weights(tmp_path: Path) -> None:
     base = random_qwen2_vl(vocab=512, hidden=64, layers=6, heads=4, kv_heads=2, intermediate=96)
     base.config.save_pretrained(tmp_path)
-    shape = language_shape(str(tmp_path), TinyConfig(), graph_dim=8, stage3_layers=4)
+    shape = language_shape(str(tmp_path), TinyConfig(), graph_dim=8, parts=parts(4))
     assert shape.base == count(base.parameters()) and shape.decoder == decoder_of(base.config)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_graph_models_are_counted(encoder: str, store: Store) -> None:
     more = ["graph.scalar_bins=4", "graph.thresholds=true", "graph.hidden=16", f"graph.encoder={encoder}"]
+    more.append("task.val_share=0.3")
     config = load_config("demo", more)
-    shape = graphs.model_shape(graphs.of_store(store.path), config)
+    shape = graphs.model_shape(graphs.of_store(store.path, config), config)
     graph = config.graph
     real = ModelShape.of(
-        store,
+        store.schema,
+        {name: store.features(name).dim for name in store.schema.encoded_types},
         hidden=16,
         encoder=encoder,
         heads=graph.heads,
@@ -90,7 +108,9 @@ def test_graph_models_are_counted(encoder: str, store: Store) -> None:
         thresholds=True,
     )
     assert shape == real
-    assert graphs.graph_parameters(shape) == count(GraphModel(real).parameters())
+    assert graphs.graph_parameters(shape, config) == count(
+        GraphModel(real, make_task(config.task).head).parameters()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -99,7 +119,7 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(dtype: torch.dtype, trained: 
     base = random_qwen2_vl(vocab=512, hidden=64, layers=6, heads=4, kv_heads=2, intermediate=200, dtype=dtype)
     base.set_attn_implementation({"text_config": attention.NAME})
     netgpt = NetGPT(base, 4, (500, 501, 502)).to(dtype)
-    netgpt.train_only(netgpt.stage_parameters("stage3", 6 if trained else 1))
+    netgpt.train_only(netgpt.parts(parts(6 if trained else 1)["stage3"]))
     prompt = np.arange(300) % 400
     prompt[3:6] = 500, 501, 502
     batch = collate([prompt], [np.empty(0, np.int64)], torch.device("cpu"), graph=np.ones((1, 4), np.float32))
@@ -137,11 +157,12 @@ def test_memory_rises_with_the_budget_and_not_with_ranks(
     case = LanguageCase(
         shape=SEVEN,
         stage=stage,
+        answers=stage == "stage2",
         token_budget=tokens,
         world_size=world_size,
         accumulation=2,
         activation_checkpointing=checkpointing,
-        trained_layers=4,
+        layers_trained=4 if stage == "stage3" else 0,
         device=device,
     )
     peak = language_memory(case).peak_bytes
@@ -182,10 +203,13 @@ def test_a_plan_of_the_published_size() -> None:
 
 
 def test_a_plan_of_a_store_on_cpus(store: Store) -> None:
-    plan = make_plan(request(config="demo", gpus=0, store=store.path))
+    plan = make_plan(request("task.val_share=0.3", config="demo", gpus=0, store=store.path))
     assert plan.budget is None and plan.graph.states == store.num_nodes["video"]
     assert all(s.device == "cpu" and not s.duration.assumed for s in plan.stages)
+    assert plan.graph.train_states == len(store.split("train"))
     assert "CPU workers" in table(plan)
+    with pytest.raises(TrainerError, match=r"task\.label: found 'likes'"):
+        make_plan(request("task.label=likes", config="demo", gpus=0, store=store.path))
 
 
 def test_json_has_the_numbers_of_the_table() -> None:
@@ -210,6 +234,12 @@ def test_refusals() -> None:
         request(gpus=5)
     with pytest.raises(ClusterError, match="one a GPU"):
         request("cluster.workers=2")
+    with pytest.raises(
+        TrainerError, match=r"graph\.encoder: found 'gat', expected one of rgcn, gcn, han, hetsann"
+    ):
+        request("graph.encoder=gat")
+    with pytest.raises(TrainerError, match=r"graph\.heads: found 5, expected a divisor"):
+        request("graph.encoder=han", "graph.heads=5")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_run import netgpt
+from test_run import called
 
 from netgpt import graphstore
 from netgpt.cluster.config import load_config
@@ -24,15 +24,15 @@ from netgpt.cluster.pipeline.attempts import read_attempts
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.report import write_report
 from netgpt.cluster.report.cost import cost_facts
+from netgpt.graphstore.datasets.xsvideo.schema import Config
 from netgpt.graphstore.files import write_json
-from netgpt.trainers import stage
-from netgpt.trainers.evaluate import PREDICTIONS, Scores, all_metrics, grouped_metrics, write_predictions
-from netgpt.trainers.splits import make_splits
+from netgpt.trainers.stages import folder as stage_folder
+from netgpt.trainers.tasks.evaluate import PREDICTIONS, Judge, Scores
 
 EVIL = "<script>alert(1)</script>&$x^2$"
 STAGES = ["stage1", "embeddings", "base", "tokens", "stage2", "stage3", "evaluation"]
 HEADINGS = [
-    *("Results", "Confusion matrices", "By platform and period", "Training", "Graph", "Cost"),
+    *("Results", "Confusion matrices", "By group and period", "Training", "Graph", "Cost"),
     *("Configuration", "Stages and digests"),
 ]
 
@@ -44,42 +44,48 @@ def evil_store(records: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     largest = max({r["平台"] for r in records.values()}, key=[r["平台"] for r in records.values()].count)
     changed = {k: {**r, "平台": EVIL if r["平台"] == largest else r["平台"]} for k, r in records.items()}
     (root / "records.json").write_text(json.dumps(changed, ensure_ascii=False), encoding="utf-8")
-    config = graphstore.BuildConfig(encoder="hash:16", time_dim=8, video_dim=4)
+    config = Config(encoder="hash:16", time_dim=8, video_dim=4)
     graphstore.build(root / "records.json", root / "store", config)
     return root / "store"
 
 
 def make_run(store: Path, path: Path, last: str = "evaluation") -> Run:
     """A run with made-up scores in which all stages up to `last` are done; nothing is trained."""
-    run = Run.start(path, load_config("demo", ["graph.val_share=0.3", "graph.epochs=3"]), None, store)
-    splits = make_splits(run.store, 0.3)
+    run = Run.start(path, load_config("demo", ["task.val_share=0.3", "graph.epochs=3"]), None, store)
+    examples = run.task.examples(run.store)
+    judge = Judge(run.store, run.task, examples, run.config.evaluation)
     random = np.random.default_rng(0)
-    levels = np.asarray(run.store.labels).astype(np.float64)
+    levels = np.asarray(run.store.column("video", "label")).astype(np.float64)
     noisy = {name: levels + random.normal(0, scale, len(levels)) for name, scale in NOISE.items()}
     for name in STAGES[: STAGES.index(last) + 1]:
         folder, inputs = path / name, run.inputs(name)
-        stage.prepare(folder, inputs, resumes=False)
+        stage_folder.prepare(folder, inputs, resumes=False)
         (folder / "made").write_text(name)
-        outputs, metrics = ["made"], _metrics(name, run, noisy["stage1"][splits.val], splits.val)
+        outputs = ["made"]
+        metrics = _metrics(name, run, judge.metrics(examples.val, noisy["stage1"][examples.val]))
         if name == "evaluation":
             scores = Scores()
             for key, values in noisy.items():
                 scores.add(key, values)
             generated = np.where(np.arange(len(levels)) % 5 == 0, np.nan, np.rint(levels))
             scores.add("stage2_generated", generated, ("val", "test"))
-            write_predictions(folder / PREDICTIONS, run.store, splits, scores)
+            judge.write_predictions(folder / PREDICTIONS, scores)
             outputs.append(PREDICTIONS)
-            metrics = all_metrics(run.store, splits, scores, encoder="RGCN", period_days=[])
-        stage.finish(folder, inputs, outputs, metrics)
+            metrics = {
+                "encoder": "RGCN",
+                "stages": judge.stage_metrics(scores),
+                "baselines": judge.baseline_metrics(),
+            }
+        stage_folder.finish(folder, inputs, outputs, metrics)
     return run
 
 
 NOISE = {"stage1": 0.9, "stage2": 1.4, "stage2_mean": 1.6, "stage3": 0.7}
 
 
-def _metrics(name: str, run: Run, scores: np.ndarray, val: np.ndarray) -> dict[str, Any]:
-    found = grouped_metrics(run.store, val, scores, [])
-    platforms = list(run.store.key("platform")[1])
+def _metrics(name: str, run: Run, found: dict[str, Any]) -> dict[str, Any]:
+    """What a stage leaves. found: metrics of the validation split."""
+    platforms = list(run.store.category("video", "platform")[1])
     if name == "stage1":
         one = {f"val_{key}": value for key, value in found.items() if key != "num"}
         history = [{"epoch": e, "loss": 1 / (e + 1), **one} for e in range(3)]
@@ -180,7 +186,7 @@ def test_figures_are_those_of_the_evaluation(run: Run, page: str) -> None:
     assert found.row("results", "RGCN graph")[1:4] == ["0.6313", "0.7801", "0.5844"]
     assert found.row("results", "NetGPT graph, text")[1:4] == ["0.6777", "0.7169", "0.5457"]
     test = metrics["stages"]["stage2_generated"]["test"]
-    assert f"{test['unparsed']:,} of {test['num']:,} texts name no level" in page
+    assert f"{test['unparsed']:,} of {test['num']:,} texts state no level" in page
     for name, period in metrics["stages"]["stage3"]["test"]["period"].items():
         assert found.row("groups", name)[1:5] == [
             str(period["num"]),
@@ -190,7 +196,7 @@ def test_figures_are_those_of_the_evaluation(run: Run, page: str) -> None:
     assert found.row("groups", EVIL)[1:3] == [str(platform["num"]), f"{platform['acc']:.4f}"]
 
 
-@pytest.mark.parametrize(("key", "place"), [("stage3", 0), ("stage1", 1)])
+@pytest.mark.parametrize(("key", "place"), [("stage3", 0), ("stage1", 1), ("stage2", 2)])
 def test_confusion_matrices_count_the_predictions(run: Run, page: str, key: str, place: int) -> None:
     table = pq.read_table(run.path / "evaluation" / PREDICTIONS).to_pylist()
     counts = [[0] * 10 for _ in range(10)]
@@ -198,7 +204,7 @@ def test_confusion_matrices_count_the_predictions(run: Run, page: str, key: str,
         if row["split"] == "test":
             counts[row["level"]][row[f"{key}_level"]] += 1
     rows = [cells for section, cells in read(page).rows if section == "confusion" and len(cells) == 13]
-    assert len(rows) == 20
+    assert len(rows) == 30
     for level, cells in enumerate(rows[10 * place : 10 * place + 10]):
         num, right = sum(counts[level]), counts[level][level]
         share = f"{100 * right / num:.0f}%" if num else "–"
@@ -212,12 +218,13 @@ def test_the_graph_s_tables_are_the_store_s(run: Run, page: str) -> None:
         assert [*edge, f"{store.num_edges[edge]:,}", layout] in [cells for _, cells in found.rows]
     for name in store.node_types:
         assert [name, f"{store.num_nodes[name]:,}"] in [cells[:2] for _, cells in found.rows]
-    splits = make_splits(store, 0.3)
-    assert found.row("graph", "validation")[1] == f"{len(splits.val):,}"
+    for name, nodes in run.task.examples(store).named().items():
+        title = {"val": "validation"}.get(name, name)
+        assert found.row("graph", title)[1] == f"{len(nodes):,}"
     assert store.digest in page and store.attributes["source_digest"] in page
     assert all(str(value) in page for value in store.attributes["encoders"].values())
     for name in STAGES:
-        assert stage.stage_digest(run.path / name) in page
+        assert stage_folder.stage_digest(run.path / name) in page
     assert found.row("configuration", "val_share") == ["val_share", "0.3"]
     assert found.row("training", "Stage 3: rating")[1:3] == ["50 steps, 1 epoch", "0.1234"]
 
@@ -333,16 +340,16 @@ def test_a_run_without_attempts_says_so(page: str, run: Run) -> None:
 
 
 def test_the_command(run: Run, page: str, tmp_path: Path) -> None:
-    done = netgpt("report", run.path, "--out", tmp_path / "sub" / "page.html")
+    done = called("report", run.path, "--out", tmp_path / "sub" / "page.html")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sub" / "page.html").read_text(encoding="utf-8") == page
     assert done.stdout == "" and "page.html: written" in done.stderr
     for folder in (tmp_path, tmp_path / "nowhere"):
-        done = netgpt("report", folder)
+        done = called("report", folder)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 2 and "found no run" in line
     assert not (tmp_path / "nowhere").exists() and not (tmp_path / "report.html").exists()
-    done = netgpt("report", run.path, "--out", tmp_path)
+    done = called("report", run.path, "--out", tmp_path)
     assert done.returncode == 2 and "found a folder" in done.stderr
 
 

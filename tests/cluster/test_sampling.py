@@ -61,7 +61,9 @@ def expected(store: Store, asked: list[Request], **options: Any) -> list[MiniBat
     return list(NeighborSampler(store, **({"fanout": 4, "seed": 1} | options)).stream(asked))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize(
+    "num_workers", [pytest.param(1, marks=pytest.mark.all), 2, pytest.param(4, marks=pytest.mark.all)]
+)
 def test_any_number_of_workers_gives_the_loaders_batches(
     store: Store, csr_store: Store, num_workers: int
 ) -> None:
@@ -154,6 +156,7 @@ def test_no_more_than_prefetch_requests_are_taken(store: Store) -> None:
         assert num_workers <= ahead <= max(prefetch, num_workers)
 
 
+@pytest.mark.all
 def test_workers_killed_at_any_time_change_nothing(store: Store) -> None:
     import ray
 

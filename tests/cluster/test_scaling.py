@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from netgpt import graphstore
 from netgpt.cluster.bench.faults import FAULTS, bench_faults
+from netgpt.cluster.bench.faults import SETTINGS as FAULT_SETTINGS
 from netgpt.cluster.bench.faults import line as fault_line
 from netgpt.cluster.bench.pipeline import line as pipeline_line
 from netgpt.cluster.bench.scaling import STAGES, ScalingBench, exponent, keys, line, summary
 from netgpt.cluster.bench.scaling_plot import plot
 from netgpt.cluster.bench.subsample import BY, choose, write_parts
+from netgpt.cluster.config import load_config
 from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore import Store
+from netgpt.graphstore.datasets.xsvideo.schema import Config
 
 SHARES = [0.05, 0.2, 0.6, 1.0]
 
@@ -67,9 +70,7 @@ def test_a_part_is_the_store_of_its_records(
         found = json.loads(path.read_text())
         assert found == expected and list(found) == list(expected)
     small = tmp_path / "store"
-    graphstore.build(
-        tmp_path / "1.json", small, graphstore.BuildConfig(encoder="hash:8", video_dim=4, time_dim=8)
-    )
+    graphstore.build(tmp_path / "1.json", small, Config(encoder="hash:8", video_dim=4, time_dim=8))
     assert graphstore.verify(small) == []
 
 
@@ -139,6 +140,12 @@ def test_the_summary_and_the_picture(tmp_path: Path) -> None:
 def test_wrong_sizes_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ClusterError, match=words):
         ScalingBench(**changes)
+
+
+def test_settings_of_benchmarks_are_those_that_there_are() -> None:
+    """A key that moved would end each of their runs."""
+    assert load_config("demo", FAULT_SETTINGS).graph.epochs == 4
+    assert load_config("sample", [*ScalingBench().settings, "task.val_share=0.5"]).stage2.max_steps == 20  # type: ignore[attr-defined]
 
 
 def test_faults_and_pipelines_are_told_in_a_line(tmp_path: Path) -> None:

@@ -1,25 +1,109 @@
-"""What a Ray of a command's own is spared, which ends with it."""
+"""What of Ray is private and used all the same: each test here fails when Ray has it otherwise."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+from netgpt.cluster.config import load_config
+from netgpt.cluster.errors import ClusterError, StageFailedError
+from netgpt.cluster.workers import training
+from netgpt.cluster.workers.compat import (
+    StartFailure,
+    start_failure,
+    trainer_class,
+    worker_failures,
+    worker_logs,
+)
 from netgpt.cluster.workers.session import is_local, ray_session
-from netgpt.cluster.workers.training import trainer_class
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.stages.base import StageJob
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with ray_session(num_cpus=1):
+        yield
 
 
 def test_only_a_ray_that_stays_is_cleaned_up_behind_a_dead_controller(
-    monkeypatch: pytest.MonkeyPatch,
+    ray_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ray_session(num_cpus=1):
-        assert is_local()  # also while it runs
-        from ray.train import ScalingConfig
+    assert is_local()  # also while it runs
+    from ray.train import ScalingConfig
 
-        def callbacks(local: bool) -> list[str]:
-            trainer = trainer_class(local)(lambda: None, scaling_config=ScalingConfig(num_workers=2))
-            return [type(one).__name__ for one in trainer._create_default_callbacks()]  # type: ignore[attr-defined]
+    def callbacks(local: bool) -> list[str]:
+        trainer = trainer_class(local)(lambda: None, scaling_config=ScalingConfig(num_workers=2))
+        return [type(one).__name__ for one in trainer._create_default_callbacks()]  # type: ignore[attr-defined]
 
-        kept = [name for name in callbacks(False) if name != "PlacementGroupCleanerCallback"]
-        assert callbacks(True) == kept != callbacks(False)
+    kept = [name for name in callbacks(False) if name != "PlacementGroupCleanerCallback"]
+    assert callbacks(True) == kept != callbacks(False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.2:6379")
     assert not is_local()
+
+
+def test_what_ray_trains_errors_hold() -> None:
+    """Ranks and causes; and whether workers did not start for want of room."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    failed = {1: RuntimeError("gone"), 3: ValueError("else")}
+    assert worker_failures(WorkerGroupError("two failed", failed)) == failed
+    assert worker_failures(RuntimeError("gone")) == {}
+    no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
+    assert start_failure(no_room) is StartFailure.NO_ROOM
+    assert (
+        start_failure(ControllerError(RuntimeError("gone"))) is None and start_failure(ValueError()) is None
+    )
+
+    cause = training._cause(WorkerGroupError("two failed", failed), "stage2")
+    assert isinstance(cause, StageFailedError) and str(cause) == "stage2: workers failed (ranks 1, 3): gone"
+    cause = training._cause(no_room, "stage2")
+    assert isinstance(cause, ClusterError) and "stage2: its workers found no room on the cluster" in str(
+        cause
+    )
+    bad = TrainerError("stage2.lr: found nan")
+    assert training._cause(WorkerGroupError("one failed", {0: bad}), "stage2") is bad
+
+
+def test_the_last_words_of_a_worker_are_found(ray_here: None) -> None:
+    import ray
+
+    def dies() -> None:
+        sys.stderr.write('Traceback (most recent call last):\n  File "x"\nImportError: no such thing\n')
+        sys.stderr.flush()
+        os._exit(1)
+
+    since = time.time_ns()
+    with pytest.raises(ray.exceptions.RayError):
+        ray.get(ray.remote(max_retries=0)(dies).remote())
+    said = [path.read_text() for path in worker_logs() if path.stat().st_mtime_ns >= since]
+    assert any("ImportError: no such thing" in text for text in said)
+
+
+def test_a_worker_that_cannot_start_is_quoted_and_its_log_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, old = tmp_path / "worker-a.err", tmp_path / "worker-b.err"
+    old.write_text("Traceback (most recent call last):\nKeyError: of another run\n")
+    os.utime(old, ns=(1, 1))
+    log.write_text("Traceback (most recent call last):\n  File 'sampler.py'\nImportError: cannot import\n")
+    monkeypatch.setattr(training, "worker_logs", lambda: [old, log])
+    job = StageJob(
+        stage="stage2", run=tmp_path, store=tmp_path, settings=load_config("demo").settings, inputs={}
+    )
+    cause = StageFailedError("stage2: workers failed (ranks unknown): died")
+    found = training._with_last_words(cause, RuntimeError("the group did not start"), job, since=2)
+    assert type(found) is StageFailedError
+    kept = tmp_path / "logs" / "stage2-start.log"
+    assert str(found) == f"{cause}; a worker that was started said: ImportError: cannot import (see {kept})"
+    text = kept.read_text()
+    assert "ImportError: cannot import" in text and "the group did not start" in text
+    assert "of another run" not in text
+    refused = TrainerError("loss: found nan")  # says all there is
+    assert training._with_last_words(refused, refused, job, since=2) is refused
