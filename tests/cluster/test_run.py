@@ -156,11 +156,11 @@ def test_a_finished_run_is_not_done_again(whole: Path, data: tuple[Path, Path]) 
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("manifest.json")}
     predictions = (whole / "predictions.parquet").read_bytes()
     (whole / "predictions.parquet").unlink()  # as if killed between the last stage and its publication
-    again = netgpt("run", "--config", "demo", "--data", data[0], "--out", whole, *SETTINGS)
+    again = called("run", "--config", "demo", "--data", data[0], "--out", whole, *SETTINGS)
     assert (whole / "predictions.parquet").read_bytes() == predictions
     assert again.returncode == 0 and again.stderr.count("done before") == 7
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("manifest.json")} == before
-    other = netgpt("run", "--config", "demo", "--data", data[1], "--out", whole, *SETTINGS)
+    other = called("run", "--config", "demo", "--data", data[1], "--out", whole, *SETTINGS)
     assert other.returncode == 2 and "other data" in other.stderr
 
 

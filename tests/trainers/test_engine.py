@@ -26,7 +26,7 @@ def step(engine: AdamWEngine | ZeroEngine, network: Network, number: int, norms:
     x, y = points()
     chosen = torch.arange(number * BATCH, (number + 1) * BATCH) % len(x)
     parts = [chosen[:3], chosen[3:]] if isinstance(engine, ZeroEngine) else [chosen]
-    call = engine if isinstance(engine, ZeroEngine) else network
+    call = engine.forward if isinstance(engine, ZeroEngine) else network
     for i, part in enumerate(parts):
         loss = ((call(x[part]) - y[part]) ** 2).sum()
         engine.backward(loss, BATCH, last=i + 1 == len(parts))

@@ -92,7 +92,9 @@ def test_a_value_of_another_type_is_refused_by_its_whole_key(key: str) -> None:
 def test_what_a_stage_cannot_run_with_is_refused_before_anything_starts() -> None:
     for name in ("stage2", "stage3", "lora"):
         section = replace(getattr(settings_of(), name), objective="guess")
-        with pytest.raises(TrainerError, match=rf"^{name}\.objective: found 'guess', expected answer, score"):
+        with pytest.raises(
+            TrainerError, match=rf"^{name}\.objective: found 'guess', expected one of answer, score"
+        ):
             stage_of(name).check(settings_of(**{name: section}))
     for config, found in (
         (

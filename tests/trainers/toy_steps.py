@@ -89,7 +89,7 @@ class ToySteps:
         num_packs = PACKS if isinstance(self.engine, ZeroEngine) else 1
         for pack, part in enumerate(np.split(step, num_packs)):
             seed_torch(number, pack)
-            call = self.engine if isinstance(self.engine, ZeroEngine) else self.network
+            call = self.engine.forward if isinstance(self.engine, ZeroEngine) else self.network
             found = call(x[part])
             loss = ((found - y[part]) ** 2).sum() * (float("nan") if number == self.spoilt else 1.0)
             self.engine.backward(loss, BATCH, last=pack + 1 == num_packs)
