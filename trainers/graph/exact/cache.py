@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 
 from netgpt.graphstore import Store
@@ -26,6 +24,9 @@ MEAN_SCORES = "mean_scores"
 def write_ids(path: Path, store: Store) -> None:
     """Write a Parquet table whose row v has the `id` of the target's node v: the data set's own where it has
     ids, else the node's number."""
+    import pyarrow as pa  # 25 MB that inference has no use for
+    import pyarrow.parquet as pq
+
     target = store.schema.target
     named = any(c.kind == "id" for c in store.schema.node_type(target).columns)
     ids = list(store.node_ids(target)) if named else np.arange(store.num_nodes[target])
