@@ -46,18 +46,9 @@ find_python() {
   fail "found no Python 3.11 or newer; install one, or name it: PYTHON=/path/to/python ./launch.sh …"
 }
 
-# DeepSpeed builds the kernels it is asked for when it starts: that takes a C++ compiler and Python's headers
-check_compiler() {
-  command -v "${CXX:-c++}" >/dev/null 2>&1 ||
-    fail "found no C++ compiler ${CXX:-c++}; install one (Debian, Ubuntu: apt-get install g++)"
-  "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
-    fail "found no Python.h for $1; install its headers (Debian, Ubuntu: apt-get install python3-dev)"
-}
-
 setup() {
   local python stamp wanted
   python=$(find_python)
-  check_compiler "$python"
   stamp=.venv/.installed
   wanted=$(cat pyproject.toml constraints.txt | cksum)
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
