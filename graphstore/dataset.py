@@ -195,10 +195,11 @@ class BatchNodes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedSize:
-    """The published size of a data set, for plans without a store."""
+class GraphSize:
+    """How large a graph is, for plans: a store's own numbers, or the published ones of a data set."""
 
-    title: str
+    source: str
+    """What the numbers are of, as a plan says it."""
     nodes: dict[str, int]
     rows: dict[str, int]
     """Distinct contents by node type."""
@@ -207,12 +208,26 @@ class PublishedSize:
     """Bytes of a stored number of the features."""
     schema: Schema
     train_states: int
+    """Labelled examples of the train period."""
     longest_indices: int
     """Heads that the longest relation stores."""
     store_bytes: int
     edges: int
     batch: Callable[[int, int], BatchNodes]
-    """The mini-batch of so many seeds and fanout."""
+    """One rank's mini-batch of so many seeds and fanout."""
+
+    @property
+    def target(self) -> str:
+        return self.schema.target
+
+    @property
+    def edge_types(self) -> tuple[EdgeType, ...]:
+        return self.schema.edge_types
+
+    @property
+    def states(self) -> int:
+        """Nodes of the target."""
+        return self.nodes[self.target]
 
 
 class Dataset:
@@ -311,7 +326,7 @@ class Dataset:
 
     def sizes(
         self, config: BuildConfig, text_dim: int | None = None, video_dim: int | None = None
-    ) -> PublishedSize | None:
+    ) -> GraphSize | None:
         """The published size, with features as the settings, or encoders of these widths, make them."""
         return None
 

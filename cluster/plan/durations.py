@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from netgpt.cluster.config import RunConfig
-from netgpt.cluster.plan.graphs import BatchSize, GraphSize
+from netgpt.cluster.plan.graphs import BatchSize
 from netgpt.cluster.plan.shapes import DecoderShape
+from netgpt.graphstore.dataset import GraphSize
 from netgpt.trainers.graph.model import ModelShape
 
 CPU_FLOPS = 29e9

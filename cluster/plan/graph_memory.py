@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netgpt.cluster.plan.graphs import BatchSize, GraphSize
+from netgpt.cluster.plan.graphs import BatchSize
 from netgpt.cluster.plan.memory import CUDA_BYTES, F32, HEAP_HOLES, HEAP_LIMIT, Memory, Term, largest
+from netgpt.graphstore.dataset import GraphSize
 from netgpt.trainers.config import GraphConfig
 from netgpt.trainers.graph.exact.workspace import BLOCK_COPIES, MAX_BLOCK_ROWS, MIN_BLOCK_ROWS
 from netgpt.trainers.graph.model import ModelShape

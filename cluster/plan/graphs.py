@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import torch
 from netgpt import graphstore
 from netgpt.cluster.config import RunConfig
 from netgpt.cluster.errors import ClusterError
-from netgpt.graphstore import EdgeType, Schema
-from netgpt.graphstore.dataset import BatchNodes
+from netgpt.graphstore.dataset import BatchNodes, GraphSize
 from netgpt.graphstore.datasets import names as datasets
 from netgpt.graphstore.files import total_bytes
 from netgpt.sampler import NeighborSampler
@@ -22,41 +20,6 @@ from netgpt.trainers.features.video import video_identity
 from netgpt.trainers.graph.model import GraphModel, ModelShape
 from netgpt.trainers.graph.without import Without
 from netgpt.trainers.tasks.names import make_task
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraphSize:
-    """What a plan needs to know of a graph."""
-
-    source: str
-    nodes: dict[str, int]
-    rows: dict[str, int]
-    """Distinct contents by node type."""
-    dims: dict[str, int]
-    item: dict[str, int]
-    """Bytes of a stored number of the features."""
-    schema: Schema
-    train_states: int
-    """Labelled examples of the train period."""
-    longest_indices: int
-    """Heads that the longest relation stores."""
-    store_bytes: int
-    edges: int
-    batch: Callable[[int, int], BatchNodes]
-    """One rank's mini-batch of so many seeds and fanout."""
-
-    @property
-    def target(self) -> str:
-        return self.schema.target
-
-    @property
-    def edge_types(self) -> tuple[EdgeType, ...]:
-        return self.schema.edge_types
-
-    @property
-    def states(self) -> int:
-        """Nodes of the target."""
-        return self.nodes[self.target]
 
 
 @dataclass(frozen=True)
@@ -80,19 +43,7 @@ def published(config: RunConfig) -> GraphSize:
         raise ClusterError(
             f"plan: found no published size of {dataset.title}, expected a store to plan for: --store STORE"
         )
-    return GraphSize(
-        source=f"published size of {dataset.title}",
-        nodes=size.nodes,
-        rows=size.rows,
-        dims=size.dims,
-        item=size.item,
-        schema=size.schema,
-        train_states=size.train_states,
-        longest_indices=size.longest_indices,
-        store_bytes=size.store_bytes,
-        edges=size.edges,
-        batch=size.batch,
-    )
+    return size
 
 
 def of_store(path: Path, config: RunConfig) -> GraphSize:
@@ -126,20 +77,8 @@ def of_store(path: Path, config: RunConfig) -> GraphSize:
 
 def model_shape(size: GraphSize, config: RunConfig) -> ModelShape:
     """Stage 1's model under the configuration, as the trainer makes it."""
-    graph = config.graph
     without = Without.of(size.schema, config.without, config.ablation)
-    return ModelShape.of(
-        size.schema,
-        size.dims,
-        hidden=graph.hidden,
-        without=without.relations,
-        hidden_types=tuple(sorted(without.features)),
-        encoder=graph.encoder,
-        heads=graph.heads,
-        num_bases=graph.num_bases,
-        scalar_bins=graph.scalar_bins,
-        thresholds=graph.thresholds,
-    )
+    return ModelShape.configured(size.schema, size.dims, config.graph, without)
 
 
 def graph_parameters(shape: ModelShape, config: RunConfig) -> int:

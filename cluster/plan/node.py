@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from netgpt.cluster.plan.budget import language_case, language_stages
-from netgpt.cluster.plan.graphs import GraphSize
 from netgpt.cluster.plan.memory import F32, MEAN_PROMPT, PROCESS_BYTES, Term, checkpoint_terms
 from netgpt.cluster.plan.request import PlanRequest
 from netgpt.cluster.plan.shapes import LanguageShape
+from netgpt.graphstore.dataset import GraphSize
 from netgpt.trainers.stages.names import stage_of
 
 RAY_BYTES = 2_000_000_000

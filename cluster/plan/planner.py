@@ -23,6 +23,7 @@ from netgpt.cluster.plan.memory import (
 from netgpt.cluster.plan.node import PACKED_SHARE, disk_terms, host_terms
 from netgpt.cluster.plan.request import PlanRequest
 from netgpt.cluster.plan.shapes import LanguageShape, language_shape
+from netgpt.graphstore.dataset import GraphSize
 from netgpt.trainers.stages.language import LanguageStage
 from netgpt.trainers.stages.names import stage_of
 
@@ -53,7 +54,7 @@ class StagePlan:
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     request: PlanRequest
-    graph: graphs.GraphSize
+    graph: GraphSize
     shape: LanguageShape
     stages: tuple[StagePlan, ...]
     budget: Budget | None
@@ -140,7 +141,7 @@ def _machines(request: PlanRequest, workers: int) -> Machines:
     )
 
 
-def _graph_stages(request: PlanRequest, size: graphs.GraphSize) -> dict[str, StagePlan]:
+def _graph_stages(request: PlanRequest, size: GraphSize) -> dict[str, StagePlan]:
     """Stages that train no language model, by kind."""
     config, workers = request.config, request.workers
     shape = graphs.model_shape(size, config)
@@ -190,7 +191,7 @@ def _graph_stages(request: PlanRequest, size: graphs.GraphSize) -> dict[str, Sta
 
 
 def _language_stage(
-    request: PlanRequest, size: graphs.GraphSize, shape: LanguageShape, stage: LanguageStage
+    request: PlanRequest, size: GraphSize, shape: LanguageShape, stage: LanguageStage
 ) -> StagePlan:
     config, case = request.config, language_case(request, shape, stage)
     settings = stage.config(config)

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from netgpt.graphstore import EdgeType, Graph, Schema, edge_name
 from netgpt.sampler import MiniBatch
+from netgpt.trainers.config import GraphConfig
 from netgpt.trainers.errors import require
 from netgpt.trainers.graph.encoders import Layer, LayerEdges, LayerSpec, make_layer
 from netgpt.trainers.graph.rows import SampledRows, WholeRows
 from netgpt.trainers.graph.scalars import ScalarEncoding
 from netgpt.trainers.graph.tables import DistinctRows, FeatureTables, WholeContents
+from netgpt.trainers.graph.without import Without
 from netgpt.trainers.tasks.heads import PlainHead
 
 NUM_LAYERS = 2
@@ -75,6 +77,24 @@ class ModelShape:
             hidden=hidden,
             steps={n.name: tuple(n.steps) for n in scalars if n.steps} if thresholds else {},
             **rest,
+        )
+
+    @staticmethod
+    def configured(
+        schema: Schema, feature_dims: Mapping[str, int], config: GraphConfig, without: Without
+    ) -> ModelShape:
+        """The shape that settings ask for: of what is trained, and of what is planned."""
+        return ModelShape.of(
+            schema,
+            feature_dims,
+            hidden=config.hidden,
+            without=without.relations,
+            hidden_types=tuple(sorted(without.features)),
+            encoder=config.encoder,
+            heads=config.heads,
+            num_bases=config.num_bases,
+            scalar_bins=config.scalar_bins,
+            thresholds=config.thresholds,
         )
 
     @property

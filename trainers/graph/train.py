@@ -92,18 +92,8 @@ class GraphTrainer:
             known = store.node_types
             require(name in known, "graph.keep_features", name, f"one of {', '.join(known)}")
         seed_torch(self.seed, "rgcn")
-        shape = ModelShape.of(
-            store.schema,
-            {name: store.features(name).dim for name in store.schema.encoded_types},
-            hidden=config.hidden,
-            without=without.relations,
-            hidden_types=tuple(sorted(without.features)),
-            encoder=config.encoder,
-            heads=config.heads,
-            num_bases=config.num_bases,
-            scalar_bins=config.scalar_bins,
-            thresholds=config.thresholds,
-        )
+        dims = {name: store.features(name).dim for name in store.schema.encoded_types}
+        shape = ModelShape.configured(store.schema, dims, config, without)
         tables = FeatureTables(
             store,
             self.device,

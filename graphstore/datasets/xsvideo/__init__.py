@@ -15,7 +15,7 @@ from netgpt.graphstore.dataset import (
     BuildConfig,
     Dataset,
     Facts,
-    PublishedSize,
+    GraphSize,
     ReadReport,
     Source,
 )
@@ -128,7 +128,7 @@ class XSVideo(Dataset):
 
     def sizes(
         self, config: BuildConfig, text_dim: int | None = None, video_dim: int | None = None
-    ) -> PublishedSize:
+    ) -> GraphSize:
         return published_size(self.configured(config), text_dim, video_dim)
 
     def commands(self) -> dict[str, Callable[..., None]]:

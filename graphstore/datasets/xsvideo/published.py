@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from netgpt.graphstore.dataset import BatchNodes, Published, PublishedSize
+from netgpt.graphstore.dataset import BatchNodes, GraphSize, Published
 from netgpt.graphstore.datasets.xsvideo.schema import SCALARS, Config, xs_video
 from netgpt.graphstore.datasets.xsvideo.synth import world
 
@@ -54,7 +54,7 @@ _EDGES = ((5_484, 61_422), (25_609, 236_373), (202_463, 1_737_622), (762_054, 5_
 (synthetic store of the published size, all relations, random train seeds, 2026-11-22)."""
 
 
-def published_size(config: Config, text_dim: int | None, video_dim: int | None) -> PublishedSize:
+def published_size(config: Config, text_dim: int | None, video_dim: int | None) -> GraphSize:
     """The full release, with features as the settings, or encoders of these widths, make them."""
     schema = xs_video()
     nodes = {n.name: STATES for n in schema.node_types}
@@ -72,8 +72,8 @@ def published_size(config: Config, text_dim: int | None, video_dim: int | None) 
     edges += (len(nodes) - 2) * STATES + world.FULL_COMMENTS
     is_prefix = config.layout == "prefix"
     relations = 107_000_000 if is_prefix else 6_730_000_000  # measured on 2026-11-22
-    return PublishedSize(
-        title="published size",
+    return GraphSize(
+        source="published size of XS-Video",
         nodes=nodes,
         rows=rows,
         dims=dims,
