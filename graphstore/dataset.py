@@ -316,7 +316,7 @@ class Dataset:
             counts = np.bincount(codes[codes >= 0], minlength=len(values))
             order = np.argsort(-counts, kind="stable")[:20].tolist()
             shown = {self.shown(column.name, values[i]): int(counts[i]) for i in order}
-            categories[column.title or column.name] = shown
+            categories[node.title_of(column.name)] = shown
         counts_shown = tuple((name, f"{num:,}") for name, num in store.num_nodes.items())
         return Facts(counts=counts_shown, categories=categories)
 

@@ -108,6 +108,11 @@ class NodeType:
     def column_named(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
 
+    def title_of(self, name: str) -> str:
+        """How a person calls a column; its name where it has no title, or there is none of that name."""
+        column = self.column_named(name)
+        return (column.title if column else "") or name
+
 
 @dataclass(frozen=True, kw_only=True)
 class RelationType:

@@ -217,8 +217,7 @@ class Run:
     def apart(self) -> tuple[str, str]:
         """Name and title of the flag whose test examples are measured apart; empty without one."""
         name = self.config.evaluation.apart
-        columns = self.store.schema.node_type(self.store.schema.target).columns
-        return name, next((c.title or c.name for c in columns if c.name == name), name)
+        return name, self.store.schema.node_type(self.store.schema.target).title_of(name)
 
 
 def _with_features(config: RunConfig, store: Store, run: Path | None) -> RunConfig:

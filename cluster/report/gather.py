@@ -61,9 +61,7 @@ def _manifest(run: Run, name: str) -> dict[str, Any] | None:
 
 def _period(run: Run) -> str:
     """What the evaluation's periods are of."""
-    columns = run.store.schema.node_type(run.store.schema.target).columns
-    name = run.config.evaluation.period
-    return next((c.title or c.name for c in columns if c.name == name), name)
+    return run.store.schema.node_type(run.store.schema.target).title_of(run.config.evaluation.period)
 
 
 def _stage(run: Run, name: str, done: bool) -> StageFacts:

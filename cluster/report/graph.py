@@ -48,14 +48,12 @@ def _splits(
     store: Store, task: Task, evaluation: EvaluationConfig, examples: Examples
 ) -> tuple[SplitRow, ...]:
     split, num = task.config.split, store.num_nodes[examples.node_type]
-    column = next(c for c in store.schema.node_type(examples.node_type).columns if c.name == split.column)
-    early = int(np.count_nonzero(np.asarray(store.column(examples.node_type, column.name)) < split.end_s()))
-    when, test_note = column.title or column.name, "labelled"
+    node = store.schema.node_type(examples.node_type)
+    early = int(np.count_nonzero(np.asarray(store.column(node.name, split.column)) < split.end_s()))
+    when, test_note = node.title_of(split.column), "labelled"
     apart = Judge(store, task, examples, evaluation).is_apart(examples.test)
     if apart is not None:
-        columns = store.schema.node_type(examples.node_type).columns
-        title = next(c.title or c.name for c in columns if c.name == evaluation.apart)
-        test_note += f"; {int(apart.sum()):,} {title}"
+        test_note += f"; {int(apart.sum()):,} {node.title_of(evaluation.apart)}"
     return (
         SplitRow("train period", early, f"{when} up to {split.until}"),
         SplitRow("test period", num - early, f"{when} after {split.until}"),

@@ -48,8 +48,8 @@ class ResultWords:
         first = {name: next(iter(stage_of(name).titles(config)), "") for name in run.possible_stages}
         whole = [first[name] for name in run.stages if first[name]]
         order = list(dict.fromkeys([*whole[-1:], *whole, *(k for k in first.values() if k)]))
-        columns = run.store.schema.node_type(run.store.schema.target).columns
-        groupings = {c.name: c.title or c.name for c in columns if c.name in config.evaluation.by}
+        node = run.store.schema.node_type(run.store.schema.target)
+        groupings = {c.name: node.title_of(c.name) for c in node.columns if c.name in config.evaluation.by}
         return ResultWords(titles, tuple(order), groupings)
 
 

@@ -125,7 +125,7 @@ class _Drawn:
         codes = np.asarray(codes)
         order = np.argsort(-np.bincount(codes[codes >= 0], minlength=len(values)), kind="stable").tolist()
         drawn = tuple(values[i] for i in order[:NUM_STYLES])
-        title = next(c.title or c.name for c in store.schema.node_type(target).columns if c.name == column)
+        title = store.schema.node_type(target).title_of(column)
         left = len(values) - len(drawn)
         more = f" The {len(drawn)} largest groups are drawn, {left:,} are left out." if left else ""
         return _Drawn(title, drawn, tuple(store.dataset.shown(column, v) for v in drawn), more)
