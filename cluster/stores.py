@@ -10,7 +10,7 @@ from typing import Any
 from netgpt import graphstore
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.progress import counting_bar, say
-from netgpt.graphstore import BuildConfig, ReadReport, Schema
+from netgpt.graphstore import BuildConfig, ReadReport
 from netgpt.graphstore.dataset import OnError
 from netgpt.graphstore.datasets import names as datasets
 
@@ -91,7 +91,7 @@ def build_store(
     known = datasets.of_build(data, config, dataset)
     with counting_bar("graph store", f" {known.unit}", scaled=memory_bytes is not None) as progress:
         source = known.open(data, config, report=ReadReport())
-        if memory_bytes is not None and not _has_lists(source.schema):
+        if memory_bytes is not None and not source.schema.given_relations:
             raise ClusterError(
                 f"--memory: found {memory_bytes:,} bytes, expected it with edge lists alone; the relations "
                 f"of {known.title} follow from its {known.unit}"
@@ -109,16 +109,6 @@ def build_store(
     made = graphstore.open(out).attributes
     if "video" in made.get("features", {}):
         say(f"{made['num_without_video']:,} rows without a video have zeros")
-
-
-def _has_lists(schema: Schema) -> bool:
-    """Whether a relation is of a source's own lists, and not of its nodes' columns."""
-    for relation in schema.relations:
-        keys = schema.node_type(relation.edge_type[2])
-        of_lists = relation.group_by is not None and keys.column_named(relation.group_by) is None
-        if relation.rule == "listed" or of_lists:
-            return True
-    return False
 
 
 def say_skipped(report: ReadReport) -> None:
