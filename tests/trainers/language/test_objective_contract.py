@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
+
+from netgpt.trainers.language.objectives.names import OBJECTIVES
 from netgpt.trainers.tasks.base import WordsConfig
 from tests.contracts.objective import ObjectiveTests
 from tests.reference import TASK
@@ -29,3 +35,14 @@ class TestScoreOfTheToyTask(TestScore):
 
 class TestToy(ObjectiveTests):
     objective, trains = "tests.toys.objective:Contrast", ("markers", "projector", "last:1")
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_titles_cost_no_import_of_transformers(name: str) -> None:
+    """Tables and reports of a finished run ask for them."""
+    code = (
+        "import sys\nfrom netgpt.trainers.language.objectives.names import objective_class\n"
+        f"assert objective_class({name!r}, 'stage2.objective').predicts\nassert 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

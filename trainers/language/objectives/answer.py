@@ -6,16 +6,16 @@ Measured by the likeliest choice, by the mean over choices, and by greedy genera
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from netgpt.trainers.language.generation import UNPARSED, generated_choices
 from netgpt.trainers.language.objectives.base import Objective, Progress, judged_metrics
 from netgpt.trainers.language.packing import PackedBatch
-from netgpt.trainers.language.samples import Samples
-from netgpt.trainers.language.scoring import choice_log_probs, expected_value
+
+if TYPE_CHECKING:
+    from netgpt.trainers.language.samples import Samples
 
 
 class Answer(Objective):
@@ -33,6 +33,8 @@ class Answer(Objective):
         return -self.model.response_log_probs(batch)[0].sum(), truth_n[:0]
 
     def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> dict[str, Any]:
+        from netgpt.trainers.language.scoring import choice_log_probs, expected_value
+
         log_probs = choice_log_probs(self.model, samples, budget)
         choices = [self.task.choice_of(t) for t in truth.tolist()]
         of_truth = log_probs[np.arange(len(choices)), choices] if choices else np.empty(0)
@@ -42,6 +44,9 @@ class Answer(Objective):
     def predict(
         self, samples: Samples, generated: Samples, budget: int, progress: Progress
     ) -> dict[str, np.ndarray]:
+        from netgpt.trainers.language.generation import UNPARSED, generated_choices
+        from netgpt.trainers.language.scoring import choice_log_probs, expected_value
+
         values = self.task.choice_values
         log_probs = choice_log_probs(self.model, samples, budget, progress)
         choices = generated_choices(self.model, self.task, generated, budget, progress)

@@ -1,22 +1,27 @@
 """The contract of a language objective. It knows no data set and no Ray.
 
+Importing an objective's module must be cheap: tables and reports ask it for titles alone. What imports
+transformers is imported where it runs.
+
 Shape suffixes: n samples of a pack.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
 from netgpt.trainers.config import StageConfig
-from netgpt.trainers.language.model.netgpt import PackedLM
 from netgpt.trainers.language.packing import PackedBatch
-from netgpt.trainers.language.samples import Samples
-from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.tasks.base import Task
+
+if TYPE_CHECKING:
+    from netgpt.trainers.language.model.netgpt import PackedLM
+    from netgpt.trainers.language.samples import Samples
+    from netgpt.trainers.language.text.prompt import PromptBuilder
 
 Progress = Callable[[int, int], None]
 NOTHING = np.empty(0, np.int64)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from netgpt.trainers.config import RateConfig, StageConfig
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
 from netgpt.trainers.language.objectives.base import NOTHING, Objective, Progress, judged_metrics
 from netgpt.trainers.language.packing import PackedBatch
-from netgpt.trainers.language.samples import Samples
-from netgpt.trainers.language.scoring import score_samples
-from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.tasks.base import Task
+
+if TYPE_CHECKING:
+    from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
+    from netgpt.trainers.language.samples import Samples
+    from netgpt.trainers.language.text.prompt import PromptBuilder
 
 
 class Score(Objective):
@@ -29,6 +30,8 @@ class Score(Objective):
     @property
     def scoring(self) -> NetGPT:
         """The model, which must be one with a head."""
+        from netgpt.trainers.language.model.netgpt import NetGPT
+
         if not isinstance(self.model, NetGPT):
             raise TrainerError("objective: found score, expected answer for a model without graph and head")
         return self.model
@@ -41,9 +44,13 @@ class Score(Objective):
         return self.task.loss(scores_n, truth_n, self.beta), scores_n.detach()
 
     def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> dict[str, Any]:
+        from netgpt.trainers.language.scoring import score_samples
+
         return judged_metrics(self.task, score_samples(self.scoring, samples, budget), truth)
 
     def predict(
         self, samples: Samples, generated: Samples, budget: int, progress: Progress
     ) -> dict[str, np.ndarray]:
+        from netgpt.trainers.language.scoring import score_samples
+
         return {"": score_samples(self.scoring, samples, budget, progress)}
