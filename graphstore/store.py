@@ -69,6 +69,11 @@ class Graph:
         """An id or text column: N strings."""
         raise NotImplementedError
 
+    @property
+    def feature_dims(self) -> dict[str, int]:
+        """Width of the features of each node type that has some."""
+        return {name: self.features(name).dim for name in self.schema.encoded_types}
+
     def known_column(self, node_type: str, name: str, *kinds: str) -> Column:
         """A column of one of some kinds. UnknownNameError says which ones there are."""
         if node_type not in self.node_types:

@@ -125,8 +125,9 @@ def _asked() -> tuple[dict[str, Any], Store, Any]:
     torch.set_num_threads(asked["threads"])
     store = graphstore.open(asked["path"])
     torch.manual_seed(0)
-    dims = {name: store.features(name).dim for name in store.schema.encoded_types}
-    shape = ModelShape.of(store.schema, dims, hidden=asked["hidden"], encoder=asked["encoder"], heads=4)
+    shape = ModelShape.of(
+        store.schema, store.feature_dims, hidden=asked["hidden"], encoder=asked["encoder"], heads=4
+    )
     return asked, store, GraphModel(shape).eval()
 
 

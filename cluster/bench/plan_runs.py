@@ -79,9 +79,10 @@ def _write_untrained(root: Path, settings: Settings) -> None:
     from netgpt.trainers.tasks.names import make_task
 
     store = graphstore.open(str(root / "store"))
-    dims = {name: store.features(name).dim for name in store.schema.encoded_types}
     task = make_task(settings.task)
-    model = GraphModel(ModelShape.of(store.schema, dims, hidden=settings.graph.hidden), task.head)
+    model = GraphModel(
+        ModelShape.of(store.schema, store.feature_dims, hidden=settings.graph.hidden), task.head
+    )
     folder = stage_job(root, settings, "stage1").folder
     folder.mkdir(parents=True)
     save_model(folder, model, model.state_dict(), store)

@@ -92,8 +92,7 @@ class GraphTrainer:
             known = store.node_types
             require(name in known, "graph.keep_features", name, f"one of {', '.join(known)}")
         seed_torch(self.seed, "rgcn")
-        dims = {name: store.features(name).dim for name in store.schema.encoded_types}
-        shape = ModelShape.configured(store.schema, dims, config, without)
+        shape = ModelShape.configured(store.schema, store.feature_dims, config, without)
         tables = FeatureTables(
             store,
             self.device,

@@ -42,7 +42,8 @@ def test_titles_cost_no_import_of_transformers(name: str) -> None:
     """Tables and reports of a finished run ask for them."""
     code = (
         "import sys\nfrom netgpt.trainers.language.objectives.names import objective_class\n"
-        f"assert objective_class({name!r}, 'stage2.objective').predicts\nassert 'transformers' not in sys.modules"
+        f"assert objective_class({name!r}, 'stage2.objective').predicts\n"
+        "assert 'transformers' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
