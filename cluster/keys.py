@@ -63,15 +63,15 @@ def all_keys() -> list[Key]:
     stages = (*STAGES, *BASELINES)
     guests = [("data set", name, config_type(name, next(iter(TASKS)), stages)) for name in DATASETS]
     guests += [("task", name, config_type(next(iter(DATASETS)), name, stages)) for name in TASKS]
-    found: dict[str, Key] = {}
+    first: dict[str, Key] = {}
     owners: dict[str, dict[str, list[str]]] = {}
     for kind, guest, config in guests:
         for key in _keys(config, ""):
-            found.setdefault(key.name, key)
+            first.setdefault(key.name, key)
             owners.setdefault(key.name, {}).setdefault(kind, []).append(guest)
     totals = {"data set": len(DATASETS), "task": len(TASKS)}
     keys = []
-    for name, key in found.items():
+    for name, key in first.items():
         only = ""
         for kind, section in (("data set", "build"), ("task", "task")):
             guests_of = owners[name].get(kind, [])
@@ -145,7 +145,7 @@ def _default(one: Field[Any]) -> str:
 @cache
 def _docs(kind: type) -> dict[str, str]:
     """Docstrings of a class's fields, its bases' too, in one line each."""
-    found: dict[str, str] = {}
+    docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         tree = _tree(base)
         for before, after in zip(tree.body, tree.body[1:], strict=False) if tree else ():
@@ -156,8 +156,8 @@ def _docs(kind: type) -> dict[str, str]:
                 and isinstance(after.value, ast.Constant)
                 and isinstance(after.value.value, str)
             ):
-                found[before.target.id] = " ".join(after.value.value.split())
-    return found
+                docs[before.target.id] = " ".join(after.value.value.split())
+    return docs
 
 
 def _tree(kind: type) -> ast.ClassDef | None:
@@ -175,10 +175,10 @@ def _tree(kind: type) -> ast.ClassDef | None:
 def _about(section: str) -> str:
     """The first line of what a section's class says of itself."""
     kind = get_type_hints(config_type(next(iter(DATASETS)), next(iter(TASKS)), (*STAGES, *BASELINES)))
-    found = RunConfig if section == TOP else kind[section]
-    if found == dict[str, AblationConfig]:
-        found = AblationConfig
-    tree = _tree(found)
+    described = RunConfig if section == TOP else kind[section]
+    if described == dict[str, AblationConfig]:
+        described = AblationConfig
+    tree = _tree(described)
     text = ast.get_docstring(tree) if tree else None
     return " ".join(text.split("\n\n")[0].split()) if text else ""
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from netgpt.trainers.progress import OnProgress
+
 LOG_PERIOD_S = 10.0
 
 
@@ -39,7 +41,7 @@ class _Lines:
             say(f"{self.title}: {done:,}{of}{unit} after {now - self._start:.0f} s")
 
 
-def bar(title: str, unit: str) -> Callable[[int, int], None]:
+def bar(title: str, unit: str) -> OnProgress:
     """A progress bar on standard error that shows itself after a second; without a terminal, lines."""
     if not sys.stderr.isatty():
         return _Lines(title, unit).update

@@ -25,6 +25,10 @@ MAX_JSON_BYTES = 1 << 26
 """Longest metadata that is read: a store of a terabyte has a seal of 10 MB."""
 
 
+Json = dict[str, Any]
+"""An object as JSON has it, of keys that its writer knows."""
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, read in blocks of 1 MiB."""
     digest = hashlib.sha256()

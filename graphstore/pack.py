@@ -42,7 +42,7 @@ from netgpt.graphstore.seal import (
     seal_value,
     store_files,
 )
-from netgpt.graphstore.verify import Progress
+from netgpt.graphstore.verify import OnProgress
 
 PACK_FORMAT, PACK_VERSION = "netgpt-graph-pack", 1
 SHARD_BYTES = 1 << 26
@@ -50,7 +50,7 @@ _THREADS = 4
 _MAX_NAME, _MAX_DEPTH = 200, 16
 
 
-def pack(store: Path | str, out: Path | str, progress: Progress | None = None) -> None:
+def pack(store: Path | str, out: Path | str, progress: OnProgress | None = None) -> None:
     """Compress the sealed store `store` into the new folder `out`.
 
     Every file is checked against the seal first. Raises FormatError for a store that is not whole,
@@ -112,7 +112,7 @@ def _pack_array(store: Path, root: Path, name: str) -> None:
         array[first : first + len(rows)] = rows
 
 
-def unpack(source: Path | str, out: Path | str, progress: Progress | None = None) -> None:
+def unpack(source: Path | str, out: Path | str, progress: OnProgress | None = None) -> None:
     """Restore the store that was packed into the folder `source` at `out`, byte for byte.
 
     Nothing of a damaged or hostile pack is trusted: names stay inside the folders, chunks decode into

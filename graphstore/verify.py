@@ -21,13 +21,14 @@ from netgpt.graphstore.schema import Column, edge_name
 from netgpt.graphstore.seal import VERSION, file_problems, read_seal, store_files, within
 from netgpt.graphstore.store import Store
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
+"""Is told that so many of so many are done."""
 """Called with (done, total) bytes."""
 
 _TEXT_BYTES = 1 << 22
 
 
-def verify(root: Path | str, progress: Progress | None = None) -> list[str]:
+def verify(root: Path | str, progress: OnProgress | None = None) -> list[str]:
     """Read every byte of a store and say what is wrong: one line each, none for a sound store.
 
     Digests of all files, files that are missing or were added, links; then, where the bytes are those

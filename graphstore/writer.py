@@ -42,7 +42,7 @@ from netgpt.graphstore.store import Store
 from netgpt.graphstore.vectors import choose_encoders, folder_encoders
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
-Progress = Callable[[int], None]
+OnCount = Callable[[int], None]
 """Called with the number of rows, or of listed edges, that were written since the last call."""
 
 
@@ -67,7 +67,7 @@ def write_store(
     *,
     features: Path | None = None,
     after: Store | None = None,
-    progress: Progress | None = None,
+    progress: OnCount | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
 ) -> None:
     """Write a sealed store of a source's rows, behind those of `after`, into the folder `root`."""
@@ -182,7 +182,7 @@ def _write_listed(
     relation: RelationType,
     num_nodes: dict[str, int],
     memory_bytes: int,
-    progress: Progress | None,
+    progress: OnCount | None,
 ) -> RowStats:
     src, _, dst = relation.edge_type
     return write_rows(
@@ -204,7 +204,7 @@ def build(
     *,
     dataset: Dataset | str | None = None,
     features: Path | str | None = None,
-    progress: Progress | None = None,
+    progress: OnCount | None = None,
     memory_bytes: int | None = None,
 ) -> ReadReport:
     """Build a store at `out` from a data set's file, or from a source that is open.
@@ -253,7 +253,7 @@ def append(
     *,
     on_error: OnError = "fail",
     features: Path | None = None,
-    progress: Progress | None = None,
+    progress: OnCount | None = None,
 ) -> tuple[Path, ReadReport]:
     """Write the store of `store`'s rows followed by those of `source`; returns where, and what was read.
 

@@ -48,7 +48,7 @@ class Engine(Protocol):
         """This rank's part of values and moments, by KIND.PARAMETER; every rank calls this."""
         ...
 
-    def load(self, found: Checkpoint) -> None:
+    def load(self, saved: Checkpoint) -> None:
         """Put a checkpoint's values and moments in; every rank calls this."""
         ...
 
@@ -94,15 +94,15 @@ class AdamWEngine:
                 tensors |= {f"{kind}.{name}": state[kind] for kind in MOMENTS if kind in state}
         return tensors
 
-    def load(self, found: Checkpoint) -> None:
+    def load(self, saved: Checkpoint) -> None:
         with torch.no_grad():
-            for kind, name, tensor in found.tensors({name: p.shape for name, p in self.trained.items()}):
+            for kind, name, tensor in saved.tensors({name: p.shape for name, p in self.trained.items()}):
                 p = self.trained[name]
                 if kind == VALUE:
                     p.copy_(tensor)
                 else:
                     state = self.optimizer.state[p]
-                    state.setdefault("step", torch.tensor(float(found.step)))
+                    state.setdefault("step", torch.tensor(float(saved.step)))
                     state[kind] = tensor.to(p.device).clone()
 
 
@@ -196,12 +196,12 @@ class ZeroEngine:
                 tensors |= {f"{kind}.{name}": value.cpu() for kind, value in parts.items()}
         return tensors
 
-    def load(self, found: Checkpoint) -> None:
+    def load(self, saved: Checkpoint) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         shapes = {name: p.shape for name, p in self.trained.items()}
-        make_optimizer_state(self.engine, found.step)
-        for kind, name, tensor in found.tensors(shapes):
+        make_optimizer_state(self.engine, saved.step)
+        for kind, name, tensor in saved.tensors(shapes):
             p = self.trained[name]
             if kind == VALUE:
                 safe_set_full_fp32_param(p, tensor)

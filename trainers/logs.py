@@ -31,11 +31,11 @@ def stage_log(run: Path, stage: str, rank: int) -> Iterator[logging.Logger]:
     handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     place = f"rank {rank} ({socket.gethostname()}, {os.getpid()})"
     handler.setFormatter(logging.Formatter(_FORMAT.format(place=place)))
-    found = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in found]
-    for logger in found:
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
         logger.addHandler(handler)
-    own = found[0]
+    own = loggers[0]
     own.setLevel(logging.INFO)
     logging.captureWarnings(True)
     assert handler.stream is not None
@@ -48,7 +48,7 @@ def stage_log(run: Path, stage: str, rank: int) -> Iterator[logging.Logger]:
     finally:
         faulthandler.disable()
         logging.captureWarnings(False)
-        for logger, level in zip(found, levels, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
         handler.close()

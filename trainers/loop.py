@@ -204,9 +204,9 @@ class Loop:
         checkpoint.save(self.folder / CHECKPOINTS, self.state.step, self.engine.share(), best, meta)
 
     def _resume(self) -> None:
-        found = checkpoint.open_newest(self.folder / CHECKPOINTS, self.key)
-        if found:
-            self.engine.load(found)
-            self.best = found.best
-            self.state, self.curve = State(**found.meta["state"]), Curve(**found.meta["curve"])
+        saved = checkpoint.open_newest(self.folder / CHECKPOINTS, self.key)
+        if saved:
+            self.engine.load(saved)
+            self.best = saved.best
+            self.state, self.curve = State(**saved.meta["state"]), Curve(**saved.meta["curve"])
         distributed.barrier()  # nobody writes the next checkpoint before all have read this one

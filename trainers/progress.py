@@ -11,12 +11,30 @@ import logging
 import os
 import time
 from collections import deque
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from netgpt.graphstore.verify import OnProgress as OnProgress
 
 PROGRESS = "progress.json"
 _PERIOD_S, _LOG_PERIOD_S, _RATE_S = 0.25, 10.0, 30.0
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ProgressState:
+    """What the file says."""
+
+    done: int
+    total: int
+    unit: str
+    """Of one: step, part."""
+    values: dict[str, float]
+    """By name, such as loss."""
+    note: str
+    """The last line for the person who waits."""
+    rate: float
+    """Units a second over about the last `_RATE_S` seconds; 0 where it is not known yet."""
 
 
 class Progress:
@@ -48,8 +66,8 @@ class Progress:
         # No fsync: it is for the eye, and a torn file after a crash is only not shown
         temporary = self._path.with_name(f".{PROGRESS}.{os.getpid()}.tmp")
         shown = {key: round(value, 4) for key, value in values.items()}
-        found = {"done": done, "total": total, "unit": unit, "values": shown, "note": self._note}
-        temporary.write_text(json.dumps({**found, "rate": self._rate()}))
+        state = ProgressState(done, total, unit, shown, self._note, self._rate())
+        temporary.write_text(json.dumps(asdict(state)))
         temporary.replace(self._path)
         if now - self._logged >= _LOG_PERIOD_S or done >= total:
             self._logged = now
@@ -63,8 +81,9 @@ class Progress:
         return (done - first) / (now - since) if now > since else 0.0
 
 
-def read_progress(folder: Path) -> dict[str, Any] | None:
+def read_progress(folder: Path) -> ProgressState | None:
+    """None where there is no file, or a torn one."""
     try:
-        return dict(json.loads((folder / PROGRESS).read_text()))
-    except (OSError, ValueError):
+        return ProgressState(**json.loads((folder / PROGRESS).read_text()))
+    except (OSError, ValueError, TypeError):
         return None

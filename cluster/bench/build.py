@@ -184,11 +184,9 @@ def _peers(folder: Path, num_edges: int, num_nodes: int) -> dict[str, dict[str, 
     }
 
 
-def _rates(found: Measured, num_edges: int) -> dict[str, Any]:
-    return asdict(found) | (
-        {"edges_per_s": num_edges / found.wall_s, "edges_per_cpu_s": num_edges / found.cpu_s}
-        if found.ok
-        else {}
+def _rates(cost: Measured, num_edges: int) -> dict[str, Any]:
+    return asdict(cost) | (
+        {"edges_per_s": num_edges / cost.wall_s, "edges_per_cpu_s": num_edges / cost.cpu_s} if cost.ok else {}
     )
 
 

@@ -70,7 +70,7 @@ def _case(config: EmbedBench, paths: dict[str, Path], scratch: Path) -> dict[str
     first = next(iter(paths.values()))
     store = graphstore.open(str(first))
     largest = max(store.edge_types, key=lambda e: store.num_edges[e])
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "num_nodes": sum(store.num_nodes.values()),
         "num_targets": store.num_nodes[store.schema.target],
         "num_edges": sum(store.num_edges.values()),
@@ -82,10 +82,10 @@ def _case(config: EmbedBench, paths: dict[str, Path], scratch: Path) -> dict[str
     }
     for layout, path in paths.items():
         rounds = config.rounds if layout == "prefix" else 1
-        found[layout] = _measured("exact_main", config, path, scratch, rounds)
-    if "csr" in found and "prefix" in found and not {"failed"} & {*found["csr"], *found["prefix"]}:
-        prefix, csr = found["prefix"], found["csr"]
-        found["csr_times_slower"] = {
+        result[layout] = _measured("exact_main", config, path, scratch, rounds)
+    if "csr" in result and "prefix" in result and not {"failed"} & {*result["csr"], *result["prefix"]}:
+        prefix, csr = result["prefix"], result["csr"]
+        result["csr_times_slower"] = {
             what: csr[key] / prefix[key]
             for what, key in (
                 ("all", "seconds"),
@@ -94,23 +94,23 @@ def _case(config: EmbedBench, paths: dict[str, Path], scratch: Path) -> dict[str
             )
             if csr[key] and prefix[key]  # attention has no time of one relation
         }
-    if found["num_edges"] <= config.peer_edges and config.encoder == "rgcn":
+    if result["num_edges"] <= config.peer_edges and config.encoder == "rgcn":
         peer = _measured("pyg_main", config, first, scratch, config.rounds)
-        if "failed" not in peer and "failed" not in (ours := found[next(iter(paths))]):
+        if "failed" not in peer and "failed" not in (ours := result[next(iter(paths))]):
             peer["times_slower"] = peer["seconds"] / ours["seconds"]
-        found["pyg"] = peer
+        result["pyg"] = peer
     if config.batches:
-        found["training"] = _measured("training_main", config, first, scratch, 1)
-    return {**found, "machine": machine()}
+        result["training"] = _measured("training_main", config, first, scratch, 1)
+    return {**result, "machine": machine()}
 
 
 def _measured(main: str, config: EmbedBench, path: Path, scratch: Path, rounds: int) -> dict[str, Any]:
     out = scratch / f"{main}.json"
     asked = json.dumps({**config.__dict__, "path": str(path), "scratch": str(scratch), "rounds": rounds})
-    found = measure(f"from netgpt.cluster.bench.embed import {main}; {main}()", asked, out)
-    if not found.ok:
-        return {"failed": True, "peak_bytes": found.peak_bytes}
-    return json.loads(out.read_text()) | {"peak_bytes": found.peak_bytes}
+    cost = measure(f"from netgpt.cluster.bench.embed import {main}; {main}()", asked, out)
+    if not cost.ok:
+        return {"failed": True, "peak_bytes": cost.peak_bytes}
+    return json.loads(out.read_text()) | {"peak_bytes": cost.peak_bytes}
 
 
 # What the processes run: sys.argv[1] says what, sys.argv[2] where the figures go
@@ -149,9 +149,9 @@ def exact_main() -> None:
             h = inference.run()
             rounds.append((time.perf_counter() - start, inference.seconds, inference.mean_seconds))
     assert h is not None
-    rounds.sort(key=lambda found: found[0])
+    rounds.sort(key=lambda result: result[0])
     seconds, by_relation, means = rounds[len(rounds) // 2]
-    found = {
+    result = {
         "seconds": seconds,
         "seconds_of_rounds": [r[0] for r in rounds],
         "largest_seconds": by_relation.get(largest),
@@ -159,7 +159,7 @@ def exact_main() -> None:
         "by_relation": by_relation,
         "checksum": float(np.abs(h[:: max(1, len(h) // 1000)]).mean(dtype=np.float64)),
     }
-    Path(sys.argv[2]).write_text(json.dumps(found))
+    Path(sys.argv[2]).write_text(json.dumps(result))
 
 
 def pyg_main() -> None:
@@ -204,12 +204,12 @@ def pyg_main() -> None:
                     h[target] = model.between(out)
         rounds.append(time.perf_counter() - start)
     ours, _ = embed(model, FeatureTables(store, torch.device("cpu"), max_bytes=0))
-    found = {
+    result = {
         "seconds": sorted(rounds)[len(rounds) // 2],
         "seconds_of_rounds": rounds,
         "largest_difference": float(np.abs(ours - out.numpy()).max() / np.abs(ours).max()),
     }
-    Path(sys.argv[2]).write_text(json.dumps(found))
+    Path(sys.argv[2]).write_text(json.dumps(result))
 
 
 def training_main() -> None:
@@ -258,15 +258,15 @@ def training_main() -> None:
 
     seconds, seeds = epoch(0)
     total = sum(parts.values())
-    found = {
+    result = {
         "batch_size": size,
         "seeds_per_s": seeds / seconds,
         "share": {name: part / total for name, part in parts.items()},
         "ms_per_batch": {name: 1e3 * part * size / seeds for name, part in parts.items()},
     }
     seconds, seeds = epoch(1)
-    found["seeds_per_s_sampling_ahead"] = seeds / seconds
-    Path(sys.argv[2]).write_text(json.dumps(found))
+    result["seeds_per_s_sampling_ahead"] = seeds / seconds
+    Path(sys.argv[2]).write_text(json.dumps(result))
 
 
 def line(result: dict[str, Any]) -> str:
@@ -275,18 +275,18 @@ def line(result: dict[str, Any]) -> str:
         f"{result['graph']}: {result['num_edges']:,} edges, {result['encoder']}, hidden {result['hidden']}:"
     ]
     for name in ("prefix", "csr", "pyg"):
-        if (found := result.get(name)) is None:
+        if (part := result.get(name)) is None:
             continue
-        if "failed" in found:
-            parts.append(f"{name} failed ({found['peak_bytes'] / 1e9:.1f} GB)")
+        if "failed" in part:
+            parts.append(f"{name} failed ({part['peak_bytes'] / 1e9:.1f} GB)")
             continue
-        text = f"{name} {found['seconds']:.2f} s, {found['peak_bytes'] / 1e9:.2f} GB"
+        text = f"{name} {part['seconds']:.2f} s, {part['peak_bytes'] / 1e9:.2f} GB"
         for key, what in (("largest_seconds", "largest relation"), ("largest_mean_seconds", "its means")):
-            if found.get(key) is not None:
-                text += f", {what} {found[key]:.3f} s"
-        if "times_slower" in found:
-            text += f" ({found['times_slower']:.1f} times slower"
-            text += f", largest difference {found['largest_difference']:.1e})"
+            if part.get(key) is not None:
+                text += f", {what} {part[key]:.3f} s"
+        if "times_slower" in part:
+            text += f" ({part['times_slower']:.1f} times slower"
+            text += f", largest difference {part['largest_difference']:.1e})"
         parts.append(text)
     if "csr_times_slower" in result:
         slower = ", ".join(

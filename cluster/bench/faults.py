@@ -43,7 +43,7 @@ SETTINGS = [
 RESULTS = ("metrics.jsonl", "predictions.parquet", "stage3/netgpt.safetensors")
 LIMIT_S = 900.0
 _POLL_S = 0.02
-TRAINING, SAMPLING, TOKENISING = "ray::RayTrainWo", "ray::SamplingWo", "ray::MapWorker"
+TRAINING, SAMPLING, TOKENISING = "ray::RayTrainWo", "ray::SamplingWo", "ray::PartMaker"
 """Names of Ray's processes, as far as the kernel keeps them."""
 
 
@@ -93,22 +93,22 @@ class Scene:
         log = self.log(stage)
         while time.monotonic() < until and self.process.poll() is None:
             works = log.exists() and f"{stage}: " in log.read_text(errors="replace")
-            if works and (not done or (read_progress(self.run / stage) or {"done": 0})["done"] >= done):
+            if works and (not done or ((made := read_progress(self.run / stage)) and made.done >= done)):
                 return
             time.sleep(_POLL_S)
         raise FailedError(f"{self.run}: {stage} never had {done} units done: {self.process.poll()}")
 
     def processes(self, name: str) -> list[int]:
         """This scene's processes of a name: those that inherited its mark."""
-        found, mark = [], f"NETGPT_FAULTS={self.mark}".encode()
+        pids, mark = [], f"NETGPT_FAULTS={self.mark}".encode()
         for entry in Path("/proc").iterdir():
             try:
                 named = entry.name.isdigit() and (entry / "comm").read_text().startswith(name)
                 if named and mark in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
+                    pids.append(int(entry.name))
             except OSError:
                 continue
-        return sorted(found)
+        return sorted(pids)
 
     def kill_rank(self, stage: str) -> None:
         """SIGKILL the last rank that the stage's log names."""
@@ -124,11 +124,11 @@ class Scene:
     def kill(self, name: str) -> None:
         """SIGKILL the last process of a name, as soon as there is one."""
         until = time.monotonic() + 60
-        while not (found := self.processes(name)):
+        while not (pids := self.processes(name)):
             if time.monotonic() > until:
                 raise FailedError(f"{self.run}: found no process {name}")
             time.sleep(_POLL_S)
-        os.kill(found[-1], signal.SIGKILL)
+        os.kill(pids[-1], signal.SIGKILL)
         self.killed += 1
 
 
@@ -161,7 +161,8 @@ def _kill_sampling(scene: Scene) -> None:
     """Five times in the second epoch, each time another batch is under way."""
     steps = 0
     scene.wait_for("stage1", 1)
-    total = (read_progress(scene.run / "stage1") or {"total": 4})["total"]
+    progress = read_progress(scene.run / "stage1")
+    total = progress.total if progress else 4
     for k in range(5):
         steps = total // 4 + 1 + k * max(1, total // 24)
         scene.wait_for("stage1", steps)
@@ -204,8 +205,8 @@ def _unfill(scene: Scene) -> None:
 
 def _indices(scene: Scene) -> Path:
     source, name, target = largest_within(graphstore.open(scene.run / "store"))
-    (found,) = (scene.run / f"store/edges/{source}/{name}/{target}/indices/c").rglob("*")
-    return found
+    (chunk,) = (scene.run / f"store/edges/{source}/{name}/{target}/indices/c").rglob("*")
+    return chunk
 
 
 def _truncate(scene: Scene) -> None:
@@ -297,7 +298,7 @@ def _tried(
     fault: Fault, root: Path, data: Path, wanted: dict[str, str], reference_s: float
 ) -> dict[str, Any]:
     run = root / fault.name
-    found: dict[str, Any] = {"fault": fault.name, "what": fault.what}
+    result: dict[str, Any] = {"fault": fault.name, "what": fault.what}
     with _own_disk(run, fault.name == "disk"), _nodes(root, fault.cluster) as nodes:
         extra = ["cluster.wait_minutes=5"] if fault.cluster else []
         scene = Scene(run, data, nodes.environment if nodes else {}, extra)
@@ -311,7 +312,7 @@ def _tried(
                 fault.inject(scene)
             code = scene.end()
             said = [line for line in scene.said.splitlines() if line.startswith("netgpt: ")]
-            found |= {"first_exit": code, "said": said[-1:] and said[-1][:300]}
+            result |= {"first_exit": code, "said": said[-1:] and said[-1][:300]}
             as_expected = code == fault.expect and fault.words in " ".join(said)
             if fault.again:
                 if fault.repair:
@@ -320,14 +321,14 @@ def _tried(
                 code = scene.end()
         except FailedError as error:
             scene.process.kill() if scene.process else None
-            return {**found, "same_results": False, "error": str(error)}
+            return {**result, "same_results": False, "error": str(error)}
         wall_s = time.perf_counter() - start
         same = [name for name in RESULTS if (run / name).exists() and file_digest(run / name) == wanted[name]]
         restarts = sum(attempt.restarts for attempt in read_attempts(run))
         if code:
-            found["error"] = scene.said[-500:]
+            result["error"] = scene.said[-500:]
         return {
-            **found,
+            **result,
             "as_expected": as_expected,
             "killed": scene.killed,
             "restarts": restarts,
@@ -339,16 +340,20 @@ def _tried(
         }
 
 
-def line(found: dict[str, Any]) -> str:
-    if found["fault"] == "none":
-        return f"without faults: {found['wall_s']:.0f} s"
-    if "wall_s" not in found:
-        return f"{found['what']}: FAILED: {found['error']}"
-    result = "same results" if found["same_results"] else "OTHER RESULTS"
-    odd = "" if found["as_expected"] else f"; first exit {found['first_exit']} UNEXPECTED: {found['said']}"
+def line(outcome: dict[str, Any]) -> str:
+    if outcome["fault"] == "none":
+        return f"without faults: {outcome['wall_s']:.0f} s"
+    if "wall_s" not in outcome:
+        return f"{outcome['what']}: FAILED: {outcome['error']}"
+    result = "same results" if outcome["same_results"] else "OTHER RESULTS"
+    odd = (
+        ""
+        if outcome["as_expected"]
+        else f"; first exit {outcome['first_exit']} UNEXPECTED: {outcome['said']}"
+    )
     return (
-        f"{found['what']}: {result}, {found['restarts']} restarts, {found['commands']} commands, "
-        f"{found['lost_s']:+.0f} s{odd}"
+        f"{outcome['what']}: {result}, {outcome['restarts']} restarts, {outcome['commands']} commands, "
+        f"{outcome['lost_s']:+.0f} s{odd}"
     )
 
 

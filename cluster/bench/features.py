@@ -85,7 +85,7 @@ def bench_features(
                 rates[name].append((ends[-1][0] - ends[0][0]) / (ends[-1][1] - ends[0][1]))
                 if name == "pipeline":
                     walls.append(done.wall_s)
-        best = {name: max(found) for name, found in rates.items()}
+        best = {name: max(measured) for name, measured in rates.items()}
         yield {
             "bench": "features",
             "text": text,
@@ -99,8 +99,9 @@ def bench_features(
         }
 
 
-def line(found: dict[str, Any]) -> str:
-    rates = f"bare model {found['bare_texts_per_s']:,.0f}/s, pipeline {found['pipeline_texts_per_s']:,.0f}/s"
+def line(result: dict[str, Any]) -> str:
     return (
-        f"{found['texts']:,} texts: {rates} ({found['ratio']:.0%}), {found['pipeline_wall_s']:.0f} s in all"
+        f"{result['texts']:,} texts: bare model {result['bare_texts_per_s']:,.0f}/s, "
+        f"pipeline {result['pipeline_texts_per_s']:,.0f}/s ({result['ratio']:.0%}), "
+        f"{result['pipeline_wall_s']:.0f} s in all"
     )

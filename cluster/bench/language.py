@@ -60,18 +60,18 @@ def bench_language(
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         prompts = Path(name) / "prompts.npz"
         vocab = _write_prompts(config, data, tokenizer, prompts)
-        found: dict[str, dict[str, Any]] = {}
+        modes: dict[str, dict[str, Any]] = {}
         for mode in MODES:
             out = Path(name) / f"{mode}.json"
             job = json.dumps({**asdict(config), "mode": mode, "vocab": vocab})
             measured = measure(_CODE, job, prompts, out)
             if not measured.ok:
-                found[mode] = {"failed": True}
+                modes[mode] = {"failed": True}
                 continue
-            found[mode] = json.loads(out.read_text())
-            found[mode].setdefault("peak_bytes", measured.peak_bytes)
-        packed = found["packed"].get("samples_s", 0.0)
-        ratios = {m: packed / found[m]["samples_s"] for m in MODES[1:] if "samples_s" in found[m]}
+            modes[mode] = json.loads(out.read_text())
+            modes[mode].setdefault("peak_bytes", measured.peak_bytes)
+        packed = modes["packed"].get("samples_s", 0.0)
+        ratios = {m: packed / modes[m]["samples_s"] for m in MODES[1:] if "samples_s" in modes[m]}
         with np.load(prompts) as arrays:
             lengths, epoch = arrays["length"], float(arrays["epoch_useful_share"])
         arithmetic = config.max_tokens / float(lengths.mean())
@@ -80,7 +80,7 @@ def bench_language(
             **asdict(config),
             "machine": machine(),
             "tokens_a_sample": {"median": float(np.median(lengths)), "mean": float(lengths.mean())},
-            "modes": found,
+            "modes": modes,
             "packed_against": ratios,
             "token_arithmetic": arithmetic,
             "epoch_useful_share": epoch,
@@ -177,7 +177,7 @@ def run_mode(job: str, prompts: str, out: str) -> None:
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times)
     useful, computed = sum(map(len, samples)), sum(b.computed for b in batches)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "samples_s": len(samples) / seconds,
         "tokens_s": useful / seconds,
         "useful_share": useful / computed,
@@ -185,16 +185,16 @@ def run_mode(job: str, prompts: str, out: str) -> None:
         "passes": len(batches),
     }
     if mode == "packed":
-        found["budget_fill"] = useful / (len(batches) * config.token_budget)
+        result["budget_fill"] = useful / (len(batches) * config.token_budget)
     if runner.device.type == "cuda":
-        found["peak_bytes"] = torch.cuda.max_memory_allocated()
-        found["device"] = torch.cuda.get_device_name()
-        peak = next((v for name, v in PEAK_FLOPS.items() if name in found["device"]), None)
+        result["peak_bytes"] = torch.cuda.max_memory_allocated()
+        result["device"] = torch.cuda.get_device_name()
+        peak = next((v for name, v in PEAK_FLOPS.items() if name in result["device"]), None)
         needed = needed_flops(config, list(map(len, samples)), vocab, response)
-        found["needed_flops_s"] = needed / seconds
+        result["needed_flops_s"] = needed / seconds
         if peak:
-            found["mfu"] = needed / seconds / peak
-    Path(out).write_text(json.dumps(found))
+            result["mfu"] = needed / seconds / peak
+    Path(out).write_text(json.dumps(result))
 
 
 def needed_flops(config: LanguageBench, lengths: list[int], vocab: int, response: int) -> float:
@@ -281,12 +281,12 @@ class _Runner:
             return [_Batch(collated(s.samples), int(lengths[s.samples].sum())) for s in steps]
         order = np.argsort(lengths) if self.mode == "sorted" else np.arange(len(samples))
         size = 1 if self.mode == "padded" else config.batch_size
-        found = []
+        padded = []
         for first in range(0, len(samples), size):
             chosen = [int(i) for i in order[first : first + size]]
             width = config.max_tokens if self.mode == "padded" else int(lengths[chosen].max())
-            found.append(_Batch((collated(chosen), width), width * len(chosen)))
-        return found
+            padded.append(_Batch((collated(chosen), width), width * len(chosen)))
+        return padded
 
     def run(self, batches: list[_Batch]) -> None:
         """Forward and backward of all batches; gradients are dropped after each."""
@@ -338,14 +338,14 @@ def line(result: dict[str, Any]) -> str:
         f"{result['shape']}, {result['stage']}, {result['device']}: {result['samples']} samples of "
         f"{size['mean']:.0f} tokens on average (median {size['median']:.0f})"
     ]
-    for mode, found in result["modes"].items():
-        if "samples_s" not in found:
+    for mode, part in result["modes"].items():
+        if "samples_s" not in part:
             lines.append(f"  {mode:<8} failed")
             continue
-        extra = f", {found['mfu']:.1%} of peak" if "mfu" in found else ""
+        extra = f", {part['mfu']:.1%} of peak" if "mfu" in part else ""
         lines.append(
-            f"  {mode:<8}{found['samples_s']:>9.2f} samples/s{found['tokens_s']:>10.0f} tokens/s  "
-            f"{found['useful_share']:>6.1%} useful  {found['peak_bytes'] / 1e9:.2f} GB{extra}"
+            f"  {mode:<8}{part['samples_s']:>9.2f} samples/s{part['tokens_s']:>10.0f} tokens/s  "
+            f"{part['useful_share']:>6.1%} useful  {part['peak_bytes'] / 1e9:.2f} GB{extra}"
         )
     against = ", ".join(f"{mode} {ratio:.1f}" for mode, ratio in result["packed_against"].items())
     lines.append(f"  packed against: {against} (token arithmetic: {result['token_arithmetic']:.1f})")

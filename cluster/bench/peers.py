@@ -29,8 +29,8 @@ Sample = Callable[[np.ndarray], int]
 def available_memory() -> int:
     """Bytes that could be used without swapping."""
     with open("/proc/meminfo", encoding="ascii") as file:
-        found = {line.split(":")[0]: int(line.split()[1]) for line in file}
-    return found["MemAvailable"] * 1024
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
+    return kib["MemAvailable"] * 1024
 
 
 class CsrArrays:
@@ -136,8 +136,8 @@ def _graphbolt(arrays: CsrArrays, edge_type: EdgeType, fanout: int, hops: int) -
     def sample(seeds: np.ndarray) -> int:
         nodes, num_edges = torch.from_numpy(seeds), 0
         for _ in range(hops):
-            found = graph.sample_neighbors(nodes, torch.tensor([fanout])).sampled_csc
-            nodes, compacted = gb.unique_and_compact_csc_formats(found, nodes)[:2]
+            sampled = graph.sample_neighbors(nodes, torch.tensor([fanout])).sampled_csc
+            nodes, compacted = gb.unique_and_compact_csc_formats(sampled, nodes)[:2]
             num_edges += compacted.indices.numel()
         return num_edges
 

@@ -87,9 +87,11 @@ def _timed(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def line(found: dict[str, Any]) -> str:
-    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in found["stages"].items())
+def line(result: dict[str, Any]) -> str:
+    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in result["stages"].items())
     over = (
-        f" ({found['over_direct_s']:+.0f} s, allowed {found['allowed_s']:.0f})" if "within" in found else ""
+        f" ({result['over_direct_s']:+.0f} s, allowed {result['allowed_s']:.0f})"
+        if "within" in result
+        else ""
     )
-    return f"{found['what']}: {found['wall_s']:.0f} s{over}: {stages}"
+    return f"{result['what']}: {result['wall_s']:.0f} s{over}: {stages}"

@@ -186,9 +186,9 @@ def _case(
         engines[f"threads_{threads}"] = ThreadedEngine(sampler, threads=threads, prefetch=AHEAD * threads)
     local = _Contest({n: _stream(engine, requests) for n, engine in engines.items()})
     local.play(config.rounds)
-    found = {name: local.result(name, len(requests[0].seeds)) for name in local.runs}
-    for name in found.keys() - {"threads_1"}:
-        found[name]["times_one_thread"] = local.ratio(name, "threads_1")
+    results = {name: local.result(name, len(requests[0].seeds)) for name in local.runs}
+    for name in results.keys() - {"threads_1"}:
+        results[name]["times_one_thread"] = local.ratio(name, "threads_1")
 
     some = requests[: max(1, len(requests) // 4)]
     others = _Contest({"threads_1": local.runs["threads_1"]})
@@ -199,9 +199,9 @@ def _case(
     failed = _add_peers(config, graph, edge_types, hops, requests, others) if config.with_peers else {}
     others.play(config.rounds)
     for name in others.runs.keys() - {"threads_1"}:
-        found[name] = others.result(name, len(requests[0].seeds))
-        found[name]["times_slower"] = others.ratio("threads_1", name)
-    found |= {name: {"skipped": why} for name, why in failed.items()}
+        results[name] = others.result(name, len(requests[0].seeds))
+        results[name]["times_slower"] = others.ratio("threads_1", name)
+    results |= {name: {"skipped": why} for name, why in failed.items()}
     del others  # and with it the peers' arrays
     if store is not None and config.with_ray:
         with ray_session(num_cpus=cores):
@@ -217,14 +217,14 @@ def _case(
             remote.play(config.rounds)
             for num in RAY_WORKERS:
                 name = f"ray_{num}"
-                found[name] = remote.result(name, len(requests[0].seeds))
-                found[name]["share_of_threads"] = remote.ratio(name, f"threads_{num}")
+                results[name] = remote.result(name, len(requests[0].seeds))
+                results[name]["share_of_threads"] = remote.ratio(name, f"threads_{num}")
     return {
         "num_edges": sum(graph.relation(e).num_edges for e in edge_types),
         "fanout": config.fanout,
         "batch_size": len(requests[0].seeds),
         "edges_per_batch": _count(sampler.stream(requests[:4]))[0] // len(requests[:4]),
-        **found,
+        **results,
         "machine": machine(),
     }
 
@@ -289,10 +289,10 @@ def _cold(
             "batches": config.batches,
         }
         code = "from netgpt.cluster.bench.sampler import cold_main; cold_main()"
-        found = measure(code, json.dumps(asked), out)
-        if not found.ok:
+        cost = measure(code, json.dumps(asked), out)
+        if not cost.ok:
             return {"failed": True}
-        return json.loads(out.read_text()) | {"peak_bytes": found.peak_bytes}
+        return json.loads(out.read_text()) | {"peak_bytes": cost.peak_bytes}
 
 
 def cold_main() -> None:
@@ -319,33 +319,33 @@ def cold_main() -> None:
         start = time.perf_counter()
         num_edges += sampler.sample_flat(request).heads.size
         times.append(time.perf_counter() - start)
-    found = {
+    result = {
         "first_batch_ms": 1e3 * times[0],
         "last_batch_ms": 1e3 * times[-1],
         "edges_per_s": num_edges / sum(times),
     }
-    Path(sys.argv[2]).write_text(json.dumps(found))
+    Path(sys.argv[2]).write_text(json.dumps(result))
 
 
 def line(result: dict[str, Any]) -> str:
     """One result as text: millions of edges a second, and what the ratios are."""
     parts = [f"{result['graph']} {result['layout']}, {result['relations']}, {result['hops']} hops:"]
-    for name, found in result.items():
-        if not isinstance(found, dict) or name == "machine":
+    for name, part in result.items():
+        if not isinstance(part, dict) or name == "machine":
             continue
-        if "edges_per_s" not in found:
-            parts.append(f"{name} {found.get('skipped', 'failed')}")
+        if "edges_per_s" not in part:
+            parts.append(f"{name} {part.get('skipped', 'failed')}")
             continue
-        text = f"{name} {found['edges_per_s'] / 1e6:.1f} M/s"
+        text = f"{name} {part['edges_per_s'] / 1e6:.1f} M/s"
         for key, label in (
             ("times_one_thread", "{:.2f} times one thread"),
             ("share_of_threads", "{:.0%} of threads"),
             ("times_slower", "{:.1f} times slower"),
             ("first_batch_ms", "first batch {:.0f} ms"),
         ):
-            if key in found:
-                text += f" ({label.format(found[key])})"
-        if "batch_ms" in found and name == "threads_1":
-            text += f" ({found['batch_ms']:.1f} ms a batch)"
+            if key in part:
+                text += f" ({label.format(part[key])})"
+        if "batch_ms" in part and name == "threads_1":
+            text += f" ({part['batch_ms']:.1f} ms a batch)"
         parts.append(text)
     return "\n  ".join(parts)

@@ -123,18 +123,18 @@ def bench_scaling(config: ScalingBench, data: Path | None, scratch: Path | None)
         shutil.rmtree(whole)
         base: Path | None = None
         for by, share, path in sorted(jobs, key=lambda job: (job[1], job[0])):
-            found, made = _measured(config, root / f"{by}-{share:g}", path, base)
+            result, made = _measured(config, root / f"{by}-{share:g}", path, base)
             base = base or made
-            yield {"bench": "scaling", "by": by, "share": share, **found}
+            yield {"bench": "scaling", "by": by, "share": share, **result}
             if path != data:
                 path.unlink()
 
 
 def _build(records: Path, out: Path) -> dict[str, Any]:
-    found = measure(_BUILD, records, out)
-    if not found.ok:
+    cost = measure(_BUILD, records, out)
+    if not cost.ok:
         raise FailedError(f"{records}: no store could be built")
-    return {"seconds": found.wall_s, "peak_bytes": found.peak_bytes}
+    return {"seconds": cost.wall_s, "peak_bytes": cost.peak_bytes}
 
 
 def _measured(
@@ -161,7 +161,7 @@ def _measured(
             base = folder.parent / "base-model"
             shutil.copytree(run / "base" / "model", base)
         shutil.rmtree(run)
-    found = {
+    result = {
         "states": store.num_nodes[store.schema.target],
         "train_states": num_train,
         "nodes": sum(store.num_nodes.values()),
@@ -173,21 +173,21 @@ def _measured(
     del store
     shutil.rmtree(folder)
     assert base is not None
-    return found, base
+    return result, base
 
 
 def _run(run: Path, store: Path, settings: list[str]) -> dict[str, Any]:
     """The pipeline's stages, each with its seconds and bytes."""
     if not measure(_RUN, run, store, json.dumps(settings)).ok:
         raise FailedError(f"{run}: the stages failed; see its logs")
-    found: dict[str, Any] = {}
+    stages: dict[str, Any] = {}
     for name in STAGES:
         manifest = read_manifest(run / name)
         assert manifest is not None
-        found[name] = dict(manifest["cost"])
+        stages[name] = dict(manifest["cost"])
         if name == "stage2":
-            found[name]["steps"] = manifest["metrics"]["steps"]
-    return found
+            stages[name]["steps"] = manifest["metrics"]["steps"]
+    return stages
 
 
 def exponent(sizes: list[float], values: list[float]) -> float | None:
@@ -236,26 +236,28 @@ def keys(results: list[dict[str, Any]]) -> list[str]:
 
 def at(result: dict[str, Any], key: str, what: str) -> float:
     name, _, workers = key.partition("/")
-    found = result["workers"][workers][name] if workers else result["stages"][name]
-    value = found.get(what)
+    measured = result["workers"][workers][name] if workers else result["stages"][name]
+    value = measured.get(what)
     return math.nan if value is None else float(value)
 
 
-def line(found: dict[str, Any]) -> str:
-    if "exponents" in found:
+def line(result: dict[str, Any]) -> str:
+    if "exponents" in result:
         rows = [
             f"{by:<6}{key:<14}"
             + "".join(
                 f"{what} ^{value:.2f} (^{last:.2f})  "
                 for what, value in fit.items()
-                if (last := found["last_exponents"][by][key][what]) is not None and value is not None
+                if (last := result["last_exponents"][by][key][what]) is not None and value is not None
             )
-            for by, fits in found["exponents"].items()
+            for by, fits in result["exponents"].items()
             for key, fit in fits.items()
         ]
         return "exponents against nodes (of the two largest):\n" + "\n".join(rows)
-    times = {**{name: one["seconds"] for name, one in found["stages"].items()}}
-    for workers, stages in found["workers"].items():
+    times = {**{name: one["seconds"] for name, one in result["stages"].items()}}
+    for workers, stages in result["workers"].items():
         times |= {f"{name}/{workers}": one["seconds"] for name, one in stages.items()}
     shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items())
-    return f"{found['by']} {found['share']:g}: {found['nodes']:,} nodes, {found['edges']:,} edges: {shown}"
+    return (
+        f"{result['by']} {result['share']:g}: {result['nodes']:,} nodes, {result['edges']:,} edges: {shown}"
+    )

@@ -40,7 +40,7 @@ def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.nda
     group = np.unique(np.where(code >= 0, code, own), return_inverse=True)[1]
     sizes = np.bincount(group, weights=states).astype(np.int64)
     order = np.random.default_rng(seed).permutation(len(sizes))
-    chosen, found = np.zeros(len(sizes), bool), []
+    chosen, picked = np.zeros(len(sizes), bool), []
     for share in shares:
         left = share * len(video) - sizes[chosen].sum()
         for one in order.tolist():
@@ -48,8 +48,8 @@ def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.nda
                 chosen[one], left = True, left - sizes[one]
         if not chosen.any():
             chosen[order[np.argmin(sizes[order])]] = True
-        found.append(chosen[group][video])
-    return found
+        picked.append(chosen[group][video])
+    return picked
 
 
 def write_parts(records: Path, store: Store, parts: dict[Path, np.ndarray]) -> None:

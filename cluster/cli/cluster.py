@@ -46,8 +46,8 @@ def up(
     folder = StateFolder(state)
     all_hosts, own = hosts_of(hosts, host)
     if (slurm := slurm_host()) is not None and hosts is None:
-        rank, found = slurm
-        own, join, block = host or found, rank > 0, True
+        rank, own_name = slurm
+        own, join, block = host or own_name, rank > 0, True
     if metrics_port is not None:
         say("Ray's metrics endpoint asks for no token, on all interfaces: keep a firewall before it")
     options = NodeOptions(own, port, dashboard_host, dashboard_port, cpus, gpus, metrics_port)

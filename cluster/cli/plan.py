@@ -43,8 +43,8 @@ def plan(
         gpu_flops=gpu_flops,
         store=store,
     )
-    found = make_plan(request)
-    print(json.dumps(found.to_dict()) if as_json else table(found))
+    made = make_plan(request)
+    print(json.dumps(made.to_dict()) if as_json else table(made))
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""Encoders as pools of Ray Data actors. Each writes what it made as a part of the folder; Ray sees counts.
+"""Encoders as pools of actors. Each writes what it made as a part of the folder; Ray sees counts.
 
 A shard is done when its part is renamed into place. What a killed actor had in hand is made again by
 another; what a killed command had done is found by the next.
@@ -6,11 +6,11 @@ another; what a killed command had done is found by the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from netgpt.graphstore.vectors import KINDS, OK, FeatureTable, write_part
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.features.frames import NO_FILE, REASONS, TOO_LONG, FramesError
+from netgpt.trainers.progress import OnProgress
 
 TEXTS_A_SHARD, VIDEOS_A_SHARD = 2048, 16
 Encoder = tuple[str, int]
@@ -42,19 +43,33 @@ class Pool:
         return "cuda" if self.gpus else "cpu"
 
 
-class _Actor:
-    """Common to both: a model on a device, errors as values (Ray Data makes text of what is raised)."""
+@dataclass(frozen=True)
+class Encoded:
+    """What an actor says of a shard."""
 
-    def __init__(self, folder: str, name: str, config: dict[str, Any], threads: int, device: str) -> None:
+    num: int
+    failed: list[str]
+    """A `failure` for each row without a vector."""
+    error: str = ""
+    """Why none of its shards can be encoded."""
+
+
+Shard = TypeVar("Shard", list[str], list["VideoFile"])
+
+
+class _Encoder(Generic[Shard]):
+    """An actor: a model on a device."""
+
+    def __init__(self, folder: str, name: str, config: FeaturesConfig, threads: int, device: str) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.folder, self.config, self.device = Path(folder), FeaturesConfig(**config), device
+        self.folder, self.config, self.device = Path(folder), config, device
         self.error = ""
         try:
-            found = self.load()
-            if found != name:  # a node with other files in the model's place
-                self.error = f"{self.folder}: a node has the encoder {found}, expected {name}"
+            loaded = self.load()
+            if loaded != name:  # a node with other files in the model's place
+                self.error = f"{self.folder}: a node has the encoder {loaded}, expected {name}"
         except TrainerError as refused:
             self.error = str(refused)
 
@@ -62,21 +77,20 @@ class _Actor:
         """Make the model; its name."""
         raise NotImplementedError
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        (shard,) = batch["shard"]
-        found: dict[str, Any] = {"num": len(shard), "error": self.error, "failed": []}
-        if not self.error:
-            try:
-                found["failed"] = self.encode(list(shard))
-            except TrainerError as refused:
-                found["error"] = str(refused)
-        return {key: [value] for key, value in found.items()}
+    def make(self, shard: Shard) -> Encoded:
+        if self.error:
+            return Encoded(len(shard), [], self.error)
+        try:
+            return Encoded(len(shard), self.encode(shard))
+        except TrainerError as refused:
+            return Encoded(len(shard), [], str(refused))
 
-    def encode(self, shard: list[Any]) -> list[str]:
+    def encode(self, shard: Shard) -> list[str]:
+        """Write the shard's part; a `failure` for each row without a vector."""
         raise NotImplementedError
 
 
-class _Texts(_Actor):
+class TextEncoder(_Encoder[list[str]]):
     def load(self) -> str:
         from netgpt.trainers.features.text import TextModel
 
@@ -88,9 +102,13 @@ class _Texts(_Actor):
         return []
 
 
-class _Videos(_Actor):
-    """A shard's rows are address and path."""
+@dataclass(frozen=True)
+class VideoFile:
+    url: str
+    path: str
 
+
+class VideoEncoder(_Encoder[list[VideoFile]]):
     def load(self) -> str:
         from netgpt.trainers.features.reader import FrameReader
         from netgpt.trainers.features.video import VideoModel
@@ -99,18 +117,18 @@ class _Videos(_Actor):
         self.reader = FrameReader(self.model.rule, self.config.timeout_s)
         return self.model.name
 
-    def encode(self, shard: list[dict[str, str]]) -> list[str]:
+    def encode(self, shard: list[VideoFile]) -> list[str]:
         x = []
         status, stamp, failed = np.zeros(len(shard), np.int8), np.zeros(len(shard), np.int64), []
         for i, video in enumerate(shard):
-            path = Path(video["path"])
+            path = Path(video.path)
             stamp[i] = file_stamp(path)
             try:
                 x.append(self.model.encode(self.reader.read(path)))
             except FramesError as error:
                 status[i] = error.reason
                 failed.append(failure(error.reason, f"{path}: {error}"))
-        keys = [content_key(video["url"]) for video in shard]
+        keys = [content_key(video.url) for video in shard]
         write_part(self.folder, keys, np.stack(x) if x else no_vectors(self.model.dim), status, stamp)
         return failed
 
@@ -138,14 +156,14 @@ def encode_texts(
     config: FeaturesConfig,
     pool: Pool,
     texts: list[str],
-    progress: Callable[[int, int], None],
+    progress: OnProgress,
 ) -> int:
     """Encode the texts that the folder lacks; how many that were."""
     table = FeatureTable.create(out, "text", *encoder)
     missing = [text for text in texts if table.status(content_key(text)) is None]
     shards = [missing[i : i + TEXTS_A_SHARD] for i in range(0, len(missing), TEXTS_A_SHARD)]
-    with closing(_encoded(_Texts, table, config, pool, shards, progress)) as rows:
-        for _ in rows:
+    with closing(_encoded(TextEncoder, table, config, pool, shards, progress)) as parts:
+        for _ in parts:
             pass
     return len(missing)
 
@@ -156,7 +174,7 @@ def encode_videos(
     config: FeaturesConfig,
     pool: Pool,
     files: dict[str, Path | None],
-    progress: Callable[[int, int], None],
+    progress: OnProgress,
 ) -> tuple[int, list[str]]:
     """Encode the videos that the folder lacks. Those that could not be read are tried again where their file
     has changed since, or where they only took too long.
@@ -175,16 +193,16 @@ def encode_videos(
         elif status is None or (
             status != OK and (status == TOO_LONG or table.stamp(key) != file_stamp(path))
         ):
-            missing.append({"url": url, "path": str(path)})
+            missing.append(VideoFile(url, str(path)))
         elif status != OK:
             failed.append(failure(status, f"{path}: {REASONS[status]}"))
     if without:
         nothing = np.full(len(without), NO_FILE, np.int8)
         write_part(table.root, without, no_vectors(table.dim), nothing)
     shards = [missing[i : i + VIDEOS_A_SHARD] for i in range(0, len(missing), VIDEOS_A_SHARD)]
-    with closing(_encoded(_Videos, table, config, pool, shards, progress)) as rows:
-        for row in rows:
-            failed.extend(row["failed"])
+    with closing(_encoded(VideoEncoder, table, config, pool, shards, progress)) as parts:
+        for part in parts:
+            failed.extend(part.failed)
             if failed and config.unreadable == "error":
                 break
     if failed and config.unreadable == "error":
@@ -193,34 +211,34 @@ def encode_videos(
 
 
 def _encoded(
-    actor: type[_Actor],
+    actor: type[_Encoder[Shard]],
     table: FeatureTable,
     config: FeaturesConfig,
     pool: Pool,
-    shards: list[Any],
-    progress: Callable[[int, int], None],
-) -> Generator[dict[str, Any], None, None]:
+    shards: list[Shard],
+    progress: OnProgress,
+) -> Generator[Encoded, None, None]:
     import ray
 
     if not shards:
         return
     done, total = 0, sum(len(shard) for shard in shards)
     # A worker's folder is another one: what is a folder here is sent by its whole path
-    asked = asdict(config)
-    for kind in KINDS:
-        if asked[kind] and Path(asked[kind]).is_dir():
-            asked[kind] = str(Path(asked[kind]).resolve())
+    models: dict[str, str] = {kind: getattr(config, kind) for kind in KINDS}
+    whole = {kind: str(Path(name).resolve()) for kind, name in models.items() if name and Path(name).is_dir()}
+    asked = FeaturesConfig(**{**asdict(config), **whole})
     arguments = (str(table.root.resolve()), table.name, asked, pool.cpus, pool.device)
-    rows = [{"shard": shard} for shard in shards]
-    made = map_on_pool(rows, actor, arguments, size=pool.size, ordered=False, cpus=pool.cpus, gpus=pool.gpus)
+    made = map_on_pool(
+        shards, actor, arguments, size=pool.size, ordered=False, cpus=pool.cpus, gpus=pool.gpus
+    )
     try:
         with closing(made):
-            for row in made:
-                if row["error"]:
-                    raise TrainerError(row["error"])
-                done += int(row["num"])
+            for part in made:
+                if part.error:
+                    raise TrainerError(part.error)
+                done += part.num
                 progress(done, total)
-                yield row
+                yield part
     except ray.exceptions.RayError as error:
         raise StageFailedError(f"{table.kind} features: {error}") from error
     if done != total:

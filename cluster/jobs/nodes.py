@@ -118,7 +118,7 @@ def start_node(folder: StateFolder, cluster: str, options: NodeOptions, join: st
 
 def end_node(folder: StateFolder, cluster: str, host: str = "") -> int:
     """End a node's processes, or all that the cluster has on this machine; how many there were."""
-    found = marked_processes(cluster, host)
+    pids = marked_processes(cluster, host)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in marked_processes(cluster, host):
             try:
@@ -130,7 +130,7 @@ def end_node(folder: StateFolder, cluster: str, host: str = "") -> int:
             time.sleep(_POLL_S)
     for node in [folder.node_file(host)] if host else (folder.path / "nodes").glob("*.json"):
         node.unlink(missing_ok=True)
-    return len(found)
+    return len(pids)
 
 
 def _is_open(host: str, port: int) -> bool:

@@ -72,13 +72,13 @@ class StateFolder:
     def check_token(self) -> None:
         """ClusterError where the token's file is missing, or open to others."""
         try:
-            found = self.token.stat()
+            status = self.token.stat()
         except FileNotFoundError:
             raise ClusterError(f"{self.token}: found no token; start a cluster: ./launch.sh up") from None
-        mode = stat.S_IMODE(found.st_mode)
-        if mode & 0o077 or found.st_uid != os.getuid():
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o077 or status.st_uid != os.getuid():
             raise ClusterError(
-                f"{self.token}: mode {mode:04o} of user {found.st_uid}, expected 0600 of {os.getuid()}; "
+                f"{self.token}: mode {mode:04o} of user {status.st_uid}, expected 0600 of {os.getuid()}; "
                 "chmod 600 it, or remove it"
             )
 
@@ -94,16 +94,16 @@ def mark_of(cluster: str, host: str = "") -> str:
 
 def marked_processes(cluster: str, host: str = "") -> list[int]:
     """Processes of this machine and user that a cluster, or one node of it, started."""
-    mark, found = f"{MARK}={mark_of(cluster, host)}".encode(), []
+    mark, pids = f"{MARK}={mark_of(cluster, host)}".encode(), []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             if any(one.startswith(mark) for one in (entry / "environ").read_bytes().split(b"\0")):
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except OSError:  # ended meanwhile, or another user's
             continue
-    return sorted(found)
+    return sorted(pids)
 
 
 def read_hosts(path: Path) -> list[str]:

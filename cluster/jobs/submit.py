@@ -59,11 +59,11 @@ def _in_tree(argument: str) -> str:
 def _paths(arguments: list[str]) -> list[str]:
     """Values of the options that name files, and the place of a run that has none."""
     named = ("--data", "--store", "--out")
-    found = [value for name, value in pairwise(arguments) if name in named]
-    found += [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f"{name}=" for name in named))]
+    paths = [value for name, value in pairwise(arguments) if name in named]
+    paths += [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f"{name}=" for name in named))]
     writes = bool(arguments) and arguments[0] in ("run", *commands())
     given = any(a == "--out" or a.startswith("--out=") for a in arguments)
-    return [*found, *([] if given or not writes else ["runs (no --out was given)"])]
+    return [*paths, *([] if given or not writes else ["runs (no --out was given)"])]
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,10 @@ def submit(folder: StateFolder, tree: Path, called_from: Path, command: list[str
 
 
 def _running(client: Any, entrypoint: str, called_from: Path) -> str | None:
-    for found in client.list_jobs():
-        same = found.entrypoint == entrypoint and (found.metadata or {}).get("called_from") == str(
-            called_from
-        )
-        if same and str(found.status) not in _ENDED:
-            return str(found.submission_id)
+    for job in client.list_jobs():
+        same = job.entrypoint == entrypoint and (job.metadata or {}).get("called_from") == str(called_from)
+        if same and str(job.status) not in _ENDED:
+            return str(job.submission_id)
     return None
 
 
@@ -205,7 +203,7 @@ def status_text(folder: StateFolder) -> str:
         lines.append(
             f"node {node.node_ip}{head}: {str(node.state).lower()}, {has.get('CPU', 0):g} CPUs{gpus}{memory}"
         )
-    for job in sorted(client.list_jobs(), key=lambda found: found.start_time or 0):
+    for job in sorted(client.list_jobs(), key=lambda job: job.start_time or 0):
         if job.submission_id:
             seconds = ((job.end_time or time.time() * 1000) - (job.start_time or 0)) / 1000
             lines.append(

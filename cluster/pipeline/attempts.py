@@ -43,16 +43,16 @@ class Attempt:
 def start_attempt(run: Path, stage: str, *, workers: int, device: str, threads: int) -> str:
     """Note that a stage is tried; the attempt's id."""
     name = uuid.uuid4().hex[:12]
-    found = {"event": "start", "stage": stage, "attempt": name, "time": time.time()}
-    _add(run, {**found, "workers": workers, "device": device, "threads": threads})
+    event = {"event": "start", "stage": stage, "attempt": name, "time": time.time()}
+    _add(run, {**event, "workers": workers, "device": device, "threads": threads})
     return name
 
 
 def end_attempt(
     run: Path, stage: str, attempt: str, outcome: str, *, restarts: int, peak_bytes: int | None
 ) -> None:
-    found = {"event": "end", "stage": stage, "attempt": attempt, "time": time.time(), "outcome": outcome}
-    _add(run, {**found, "restarts": restarts, "peak_bytes": peak_bytes})
+    event = {"event": "end", "stage": stage, "attempt": attempt, "time": time.time(), "outcome": outcome}
+    _add(run, {**event, "restarts": restarts, "peak_bytes": peak_bytes})
 
 
 def _add(run: Path, line: dict[str, Any]) -> None:
@@ -81,8 +81,8 @@ def read_attempts(run: Path) -> list[Attempt]:
         return []
     events = [event for event in map(_event, lines) if event is not None]
     ends = {event["attempt"]: event for event in events if event["event"] == "end"}
-    found = [_attempt(event, ends.get(event["attempt"])) for event in events if event["event"] == "start"]
-    return sorted(found, key=lambda attempt: attempt.start_s)
+    attempts = [_attempt(event, ends.get(event["attempt"])) for event in events if event["event"] == "start"]
+    return sorted(attempts, key=lambda attempt: attempt.start_s)
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -138,18 +138,18 @@ class Driver:
                 return
             raise
         finally:
-            cost = (folder.read_manifest(job.folder) or {}).get("cost", {})
+            manifest = folder.read_manifest(job.folder)
+            peak = manifest["cost"].get("peak_bytes") if manifest else None
             restarts = max(0, num_starts(job.folder, attempt) - 1)
             if restarts:
                 say(f"{stage.title}: its workers were started again {restarts} times")
-            end_attempt(
-                run.path, stage.name, attempt, outcome, restarts=restarts, peak_bytes=cost.get("peak_bytes")
-            )
+            end_attempt(run.path, stage.name, attempt, outcome, restarts=restarts, peak_bytes=peak)
 
 
 def _check_leaves(job: StageJob) -> None:
     """That a stage left what it is declared to leave."""
-    outputs = (folder.read_manifest(job.folder) or {}).get("outputs", {})
+    manifest = folder.read_manifest(job.folder)
+    outputs = manifest["outputs"] if manifest else {}
     for wanted in job.described.leaves:
         if not any(name == wanted or name.startswith(f"{wanted}/") for name in outputs):
             raise StageFailedError(f"{job.described.name}: left no {wanted} in {job.folder}")

@@ -102,6 +102,6 @@ class Room:
 def _totals() -> Room:
     import ray
 
-    found = ray.cluster_resources()
+    resources = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
-    return Room(nodes, found.get("CPU", 0), found.get("GPU", 0), found.get("memory", 0))
+    return Room(nodes, resources.get("CPU", 0), resources.get("GPU", 0), resources.get("memory", 0))

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from netgpt import graphstore
 from netgpt.cluster.config import RunConfig, load_config
@@ -16,12 +16,13 @@ from netgpt.cluster.features.make import feature_encoders, features_for
 from netgpt.cluster.stores import build_store
 from netgpt.graphstore import Store
 from netgpt.graphstore.datasets import names as datasets
-from netgpt.graphstore.files import atomic_file, read_json, write_json
+from netgpt.graphstore.files import Json, atomic_file, read_json, write_json
 from netgpt.trainers.settings import Settings
 from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.base import Stage
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.base import Task
+from netgpt.trainers.tasks.baselines import RunMetrics
 from netgpt.trainers.tasks.evaluate import PREDICTIONS
 from netgpt.trainers.tasks.names import make_task
 
@@ -36,7 +37,7 @@ class Run:
     path: Path
     config: RunConfig
     store: Store
-    _done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _done: dict[str, Json] = field(default_factory=dict)
     """Inputs of the stages that were found done."""
     _remembered: dict[str, str] = field(default_factory=dict)
 
@@ -50,7 +51,7 @@ class Run:
         for left in path.glob(".store.*.tmp"):  # of a build that was killed; the caller holds the run
             shutil.rmtree(left, ignore_errors=True)
         note = path / "store.json"
-        known: dict[str, Any] | None = read_json(note) if note.exists() else None
+        known: Json | None = read_json(note) if note.exists() else None
         if data is not None:
             if not data.exists():
                 raise ClusterError(f"--data: found no file {data}, expected a source of {config.dataset}")
@@ -134,7 +135,7 @@ class Run:
             self._remembered[key] = make()
         return self._remembered[key]
 
-    def inputs(self, name: str) -> dict[str, Any]:
+    def inputs(self, name: str) -> Json:
         """What a stage is made from: digests of stores, stages and settings that change its result."""
         return stage_of(name).inputs(self)
 
@@ -198,11 +199,11 @@ class Run:
         with atomic_file(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> RunMetrics:
         """Metrics of the finished evaluation."""
         manifest = folder.read_manifest(self.path / EVALUATION)
         assert manifest is not None
-        return dict(manifest["metrics"])
+        return cast(RunMetrics, manifest["metrics"])
 
     @property
     def titles(self) -> dict[str, str]:
@@ -236,7 +237,7 @@ def _with_features(config: RunConfig, store: Store, run: Path | None) -> RunConf
     return config
 
 
-def _made_of(store: Store, config: RunConfig) -> dict[str, Any]:
+def _made_of(store: Store, config: RunConfig) -> Json:
     """What a store says that it was made of, in the words of a run's settings."""
     made, build = store.attributes, asdict(config.build)
     # A store of before a setting was there was made with its default
@@ -250,6 +251,6 @@ def _made_of(store: Store, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _store_path(run: Path, known: dict[str, Any]) -> Path:
+def _store_path(run: Path, known: Json) -> Path:
     path = Path(known["path"])
     return path if path.is_absolute() else run / path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,22 +88,23 @@ def _status_of(run: Path, stage: Stage, attempts: list[Attempt], held: bool) -> 
     else:
         state = FAILED if last.outcome == FAILED else STOPPED
     seconds = sum(a.seconds or 0.0 for a in attempts)
-    progress: dict[str, Any] = {}
+    progress = None
     if state == RUNNING:
         assert last is not None
         seconds += now - last.start_s
-        known = read_progress(place) or {}
-        progress = {key: known[key] for key in ("done", "total", "unit", "rate", "values") if key in known}
+        progress = read_progress(place)
     log = log_path(run, stage.name)
-    return StageStatus(
-        stage.name,
-        stage.title,
-        state,
-        seconds,
-        len(attempts),
-        sum(a.restarts for a in attempts),
-        log=str(log) if log.exists() else "",
-        **progress,
+    restarts, log_name = sum(a.restarts for a in attempts), str(log) if log.exists() else ""
+    status = StageStatus(stage.name, stage.title, state, seconds, len(attempts), restarts, log=log_name)
+    if progress is None:
+        return status
+    return replace(
+        status,
+        done=progress.done,
+        total=progress.total,
+        unit=progress.unit,
+        rate=progress.rate,
+        values=progress.values,
     )
 
 

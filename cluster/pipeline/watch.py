@@ -8,13 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from netgpt.cluster.pipeline.status import plural
 from netgpt.cluster.progress import say
-from netgpt.trainers.progress import PROGRESS, read_progress
+from netgpt.trainers.progress import PROGRESS, ProgressState, read_progress
 
 POLL_S, LOG_PERIOD_S = 0.3, 10.0
 
@@ -39,10 +38,10 @@ class _Gauges:
             "netgpt_stage_value", description="A value such as loss.", tag_keys=(*tags, "name")
         )
 
-    def set(self, progress: dict[str, Any]) -> None:
+    def set(self, progress: ProgressState) -> None:
         for name, gauge in self._plain.items():
-            gauge.set(float(progress.get(name, 0)), tags=self._of)
-        for name, value in progress["values"].items():
+            gauge.set(float(getattr(progress, name)), tags=self._of)
+        for name, value in progress.values.items():
             self._value.set(float(value), tags={**self._of, "name": name})
 
 
@@ -63,8 +62,8 @@ def shown_progress(folder: Path, title: str) -> Iterator[None]:
             progress = read_progress(folder)
             if progress is not None:
                 gauges.set(progress)
-                if progress["note"] != said:
-                    said = str(progress["note"])
+                if progress.note != said:
+                    said = progress.note
                     say(said)
             shown.update(progress)
         shown.close()
@@ -85,12 +84,12 @@ class _Bar:
     def __init__(self, title: str) -> None:
         self._bar = tqdm(desc=title, total=None, dynamic_ncols=True, mininterval=POLL_S)
 
-    def update(self, progress: dict[str, Any] | None) -> None:
+    def update(self, progress: ProgressState | None) -> None:
         if progress is not None:
-            self._bar.unit = progress["unit"]
-            self._bar.total, self._bar.n = progress["total"], progress["done"]
-            if progress["values"]:
-                self._bar.set_postfix(progress["values"], refresh=False)
+            self._bar.unit = progress.unit
+            self._bar.total, self._bar.n = progress.total, progress.done
+            if progress.values:
+                self._bar.set_postfix(progress.values, refresh=False)
         self._bar.refresh()
 
     def close(self) -> None:
@@ -105,14 +104,14 @@ class _StageLines:
         self._last: tuple[int, int] | None = None
         say(f"{title} …")
 
-    def update(self, progress: dict[str, Any] | None) -> None:
-        if progress is None or self._last == (progress["done"], progress["total"]):
+    def update(self, progress: ProgressState | None) -> None:
+        if progress is None or self._last == (progress.done, progress.total):
             return
-        self._last = (progress["done"], progress["total"])
-        rate = f", {progress['rate']:.3g}/s" if progress.get("rate") else ""
-        values = "".join(f", {key} {value:g}" for key, value in progress["values"].items())
-        num, unit = progress["total"], plural(progress["unit"], progress["total"])
-        say(f"{self._title}: {progress['done']} of {num} {unit}{rate}{values}")
+        self._last = (progress.done, progress.total)
+        rate = f", {progress.rate:.3g}/s" if progress.rate else ""
+        values = "".join(f", {key} {value:g}" for key, value in progress.values.items())
+        unit = plural(progress.unit, progress.total)
+        say(f"{self._title}: {progress.done} of {progress.total} {unit}{rate}{values}")
 
     def close(self) -> None:
         say(f"{self._title}: ended after {time.monotonic() - self._start:.0f} s")

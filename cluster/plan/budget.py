@@ -79,16 +79,16 @@ def largest_budget(request: PlanRequest, shape: LanguageShape, *, checkpointing:
 
 def suggested(request: PlanRequest, shape: LanguageShape) -> Budget:
     language = request.config.language
-    found, least = largest_budget(request, shape), language.max_tokens
-    if found >= least:
-        return Budget(tokens=found, advice=f"language.token_budget={found}")
+    tokens, least = largest_budget(request, shape), language.max_tokens
+    if tokens >= least:
+        return Budget(tokens=tokens, advice=f"language.token_budget={tokens}")
     ways = []
     if not language.activation_checkpointing:
         with_it = largest_budget(request, shape, checkpointing=True)
         if with_it >= least:
             ways.append(f"language.activation_checkpointing=true language.token_budget={with_it}")
-    if found >= LEAST_TOKENS:
-        ways.append(f"language.max_tokens={found} language.token_budget={found}")
+    if tokens >= LEAST_TOKENS:
+        ways.append(f"language.max_tokens={tokens} language.token_budget={tokens}")
     more = language_case(request, shape, language_stages(request.config)[-1])
     if (
         language_memory(replace(more, world_size=8 * request.workers), least).peak_bytes

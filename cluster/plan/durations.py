@@ -139,8 +139,8 @@ def embedding_duration(size: GraphSize, width: int, threads: int, layout: str) -
     whole = 381_926
     seconds = EMBED_LINEAR_S * width + EMBED_SQUARE_S * width**2
     seconds += EMBED_CSR_S * width if layout == "csr" else 0
-    found = seconds * size.states / whole * 2 / threads
-    return Duration(found, f"measured: 7.1 s at width 128, 129 s at 1,024, two cores ({MEASURED})", False)
+    expected = seconds * size.states / whole * 2 / threads
+    return Duration(expected, f"measured: 7.1 s at width 128, 129 s at 1,024, two cores ({MEASURED})", False)
 
 
 def token_duration(size: GraphSize, workers: int) -> Duration:

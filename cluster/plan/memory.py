@@ -75,10 +75,10 @@ def saved_per_token(shape: DecoderShape, item: int, *, trained: bool) -> int:
     norms = 2 * (F32 * hidden + F32)  # both norms compute in float32: their input, and 1 / rms
     attention = item * (2 * query + 2 * key) + F32 * shape.heads  # q, output, k, v; log-sum-exp
     mlp = 3 * item * inner  # gate, silu(gate), up: their product is for a trained down_proj alone
-    found = norms + attention + mlp
+    saved = norms + attention + mlp
     if trained:  # a weight's gradient needs its input: norms twice, q/k/v and gate/up, o_proj, down_proj
-        found += item * (2 * hidden + 2 * hidden + query + inner)
-    return found
+        saved += item * (2 * hidden + 2 * hidden + query + inner)
+    return saved
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,21 +24,21 @@ def host_terms(request: PlanRequest, shape: LanguageShape) -> tuple[Term, ...]:
     config = request.config
     per_node = -(-request.workers // request.nodes)
     samplers = per_node * config.cluster.sampling_workers
-    found = [Term("Ray", RAY_BYTES), Term("sampling workers (stage 1)", samplers * SAMPLER_BYTES)]
+    terms = [Term("Ray", RAY_BYTES), Term("sampling workers (stage 1)", samplers * SAMPLER_BYTES)]
     if request.gpus:
-        found.append(Term("training workers' processes", per_node * PROCESS_BYTES))
+        terms.append(Term("training workers' processes", per_node * PROCESS_BYTES))
         for stage in language_stages(config)[-1:]:
             one = checkpoint_terms(language_case(request, shape, stage))
-            found.append(Term("best weights (rank 0)", one[0].num_bytes))
-            found.append(Term("a checkpoint being written, twice", per_node * one[1].num_bytes))
-    return tuple(found)
+            terms.append(Term("best weights (rank 0)", one[0].num_bytes))
+            terms.append(Term("a checkpoint being written, twice", per_node * one[1].num_bytes))
+    return tuple(terms)
 
 
 def disk_terms(
     request: PlanRequest, size: GraphSize, shape: LanguageShape, num_graph: int
 ) -> tuple[Term, ...]:
     config = request.config
-    found = [
+    terms = [
         Term("store", size.store_bytes),
         Term("packed store", int(PACKED_SHARE * size.store_bytes)),
         Term("token cache", size.states * MEAN_PROMPT * TOKEN_BYTES),
@@ -47,8 +47,8 @@ def disk_terms(
         Term("stage 1: checkpoints and weights", (3 * 4 + 1) * F32 * num_graph),
         Term("base model", shape.file_bytes),
     ]
-    found += [
+    terms += [
         Term(f"{stage_of(name).title}: checkpoints and weights", (3 * 4 + 1) * F32 * num)
         for name, num in shape.trained.items()
     ]
-    return tuple(found)
+    return tuple(terms)

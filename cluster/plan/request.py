@@ -54,14 +54,14 @@ class PlanRequest:
 
 def planned_config(name: str, overrides: list[str] | None, gpus: int) -> RunConfig:
     """The configuration with a worker a GPU, which is how a run uses them."""
-    found = list(overrides or [])
+    settings = list(overrides or [])
     if gpus > 0:
-        given = [o for o in found if o.split("=")[0] == "cluster.workers"]
+        given = [o for o in settings if o.split("=")[0] == "cluster.workers"]
         if given and given[-1] != f"cluster.workers={gpus}":
             raise ClusterError(f"cluster.workers: found {given[-1]}, expected one a GPU (--gpus {gpus})")
-        found = [*found, f"cluster.workers={gpus}"]
+        settings = [*settings, f"cluster.workers={gpus}"]
     try:
-        config = load_config(name, found)
+        config = load_config(name, settings)
     except ClusterError as error:
         if gpus and "cluster.workers" in str(error):
             raise ClusterError(f"{error}; the plan sets cluster.workers to --gpus ({gpus})") from error

@@ -174,13 +174,13 @@ def _base(model: str, tiny: TinyConfig) -> tuple[Any, int]:
             f"{', '.join(TEXT_FAMILIES)}"
         )
     with torch.device("meta"):
-        found: Any = (
+        text_config: Any = (
             Qwen2VLForConditionalGeneration(config)
             if config.model_type == MULTIMODAL
             else AutoModelForCausalLM.from_config(config)
         )
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    return found, stored.itemsize
+    return text_config, stored.itemsize
 
 
 def _published(model: str) -> Any:

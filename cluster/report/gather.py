@@ -27,13 +27,17 @@ def gather(run: Run) -> Report:
     names = [n for n in run.possible_stages if n not in baselines or run.folder(n).exists()]
     titles = {name: stage_of(name).title for name in names}
     done = {name for name in names if run.is_done(name)}
-    manifests = {name: found for name in names if name in done and (found := _manifest(run, name))}
+    manifests = {
+        name: manifest
+        for name in names
+        if name in done and (manifest := folder.read_manifest(run.folder(name)))
+    }
     stages = tuple(_stage(run, name, name in done) for name in names)
     undone = [s for s in stages if s.state != "done"]
     missing = {s.name: _missing(s, first=s is undone[0]) for s in undone}
     results = None
     if EVALUATION in manifests:
-        results = read_results(run, manifests[EVALUATION]["metrics"], ResultWords.of(run))
+        results = read_results(run, run.metrics(), ResultWords.of(run))
     evaluation, training = run.config.evaluation, training_stages(names)
     return Report(
         name=run.path.resolve().name,
@@ -53,10 +57,6 @@ def gather(run: Run) -> Report:
         settings=_settings(run.config),
         digests=_digests(run),
     )
-
-
-def _manifest(run: Run, name: str) -> dict[str, Any] | None:
-    return folder.read_manifest(run.folder(name))
 
 
 def _period(run: Run) -> str:
@@ -86,25 +86,25 @@ def _stage(run: Run, name: str, done: bool) -> StageFacts:
 
 
 def _progress(where: Path) -> str:
-    found = read_progress(where) or {}
-    if not all(isinstance(found.get(key), int) for key in ("done", "total")):
+    progress = read_progress(where)
+    if progress is None:
         return ""
-    return f"{found['done']:,} of {found['total']:,} {plural(found.get('unit', 'step'), found['total'])}"
+    return f"{progress.done:,} of {progress.total:,} {plural(progress.unit, progress.total)}"
 
 
-def _missing(found: StageFacts, *, first: bool) -> Missing:
+def _missing(stage: StageFacts, *, first: bool) -> Missing:
     """What to say where the part of a stage that is not done is empty.
 
     first: whether all stages before it are done. If not, its own command would refuse to start.
     """
-    detail = f" ({found.detail})" if found.detail else ""
+    detail = f" ({stage.detail})" if stage.detail else ""
     if not first:
         command = "netgpt run --config RUN/config.yaml --out RUN"
-    elif found.name == EVALUATION:
+    elif stage.name == EVALUATION:
         command = "netgpt evaluate RUN"
     else:
-        command = f"netgpt {stage_of(found.name).command} --config RUN/config.yaml --out RUN"
-    return Missing(f"{found.title[:1].upper()}{found.title[1:]} is {found.state}{detail}.", command)
+        command = f"netgpt {stage_of(stage.name).command} --config RUN/config.yaml --out RUN"
+    return Missing(f"{stage.title[:1].upper()}{stage.title[1:]} is {stage.state}{detail}.", command)
 
 
 def _settings(config: RunConfig) -> tuple[SettingsGroup, ...]:
@@ -119,14 +119,14 @@ def _settings(config: RunConfig) -> tuple[SettingsGroup, ...]:
 
 
 def _group(name: str, values: dict[str, Any], defaults: dict[str, Any]) -> SettingsGroup:
-    found = []
+    settings = []
     for key, value in values.items():
         if isinstance(value, dict):  # language.tiny
             inner = _group(key, value, default if isinstance(default := defaults.get(key), dict) else {})
-            found += [Setting(f"{key}.{s.name}", s.value, s.changed) for s in inner.settings]
+            settings += [Setting(f"{key}.{s.name}", s.value, s.changed) for s in inner.settings]
         else:
-            found.append(Setting(key, _text(value), value != defaults.get(key)))
-    return SettingsGroup(name, tuple(found))
+            settings.append(Setting(key, _text(value), value != defaults.get(key)))
+    return SettingsGroup(name, tuple(settings))
 
 
 def _text(value: Any) -> str:
@@ -139,7 +139,7 @@ def _text(value: Any) -> str:
 
 def _digests(run: Run) -> tuple[tuple[str, str], ...]:
     attributes = run.store.attributes
-    found = [("store", run.store.digest), ("source data", attributes["source_digest"])]
+    digests = [("store", run.store.digest), ("source data", attributes["source_digest"])]
     if parent := attributes.get("parent_digest"):
-        found.append(("store before the append", parent))
-    return tuple(found)
+        digests.append(("store before the append", parent))
+    return tuple(digests)

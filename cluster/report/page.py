@@ -120,9 +120,9 @@ def test_parts(results: Results, grouping: str) -> list[tuple[str, int, list[Met
     parts: list[dict[str, Metrics]] = [
         r.groups.get(grouping, {}) if grouping else r.periods for r in compared(results)
     ]
-    names = list(dict.fromkeys(name for found in parts for name in found))
+    names = list(dict.fromkeys(name for part in parts for name in part))
     rows = [
-        (name, max(found[name].num for found in parts if name in found), [found.get(name) for found in parts])
+        (name, max(part[name].num for part in parts if name in part), [part.get(name) for part in parts])
         for name in names
     ]
     return sorted(rows, key=lambda row: -row[1]) if grouping else rows

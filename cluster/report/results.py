@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ from netgpt.cluster.report.facts import (
 )
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.base import PARTS, Metric, Task
+from netgpt.trainers.tasks.baselines import Measures, RunMetrics
 from netgpt.trainers.tasks.evaluate import PREDICTIONS, REST
 
 UNFAIR = ("constant (best on test)",)
@@ -53,12 +53,12 @@ class ResultWords:
         return ResultWords(titles, tuple(order), groupings)
 
 
-def read_results(run: Run, metrics: dict[str, Any], words: ResultWords) -> Results:
+def read_results(run: Run, metrics: RunMetrics, words: ResultWords) -> Results:
     """metrics: of the evaluation's manifest."""
     task, dataset = run.task, run.store.dataset
     flag, apart = run.apart
 
-    def result(key: str, title: str, measured: dict[str, Any]) -> Result:
+    def result(key: str, title: str, measured: Mapping[str, Measures]) -> Result:
         test = measured["test"]
         return Result(
             key=key,
@@ -109,7 +109,7 @@ def read_results(run: Run, metrics: dict[str, Any], words: ResultWords) -> Resul
     )
 
 
-def _metrics(task: Task, measured: Mapping[str, Any]) -> Metrics:
+def _metrics(task: Task, measured: Measures) -> Metrics:
     values = {m.name: measured.get(m.name) for m in task.metrics}
     return Metrics(values, int(measured.get("num", 0)), int(measured.get("unparsed", 0)))
 

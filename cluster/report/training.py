@@ -11,12 +11,13 @@ import numpy as np
 from netgpt.cluster.report.charts import NUM_STYLES
 from netgpt.cluster.report.facts import Chart, ChartGroup, Missing, Series, Trained
 from netgpt.graphstore import Store
+from netgpt.graphstore.files import Json
+from netgpt.trainers.stages.folder import Manifest
 from netgpt.trainers.stages.names import stage_of
 
 DRAWN = ("acc", "mse")
 """Metrics by group that are drawn, where the points have them."""
-Json = dict[str, Any]
-Manifests = Mapping[str, Json]
+Manifests = Mapping[str, Manifest]
 """Manifests of the stages that are done, by name."""
 
 
@@ -82,7 +83,8 @@ def convergence_charts(
             of_graph = stage_of(name).kind == "graph"
             unit, key = ("epoch", f"val_{column}") if of_graph else ("step", column)
             kind = "history" if of_graph else "curve"
-            points = [p for p in manifests.get(name, {}).get("metrics", {}).get(kind, []) if key in p]
+            metrics = manifests[name]["metrics"] if name in manifests else {}
+            points = [p for p in metrics.get(kind, []) if key in p]
             split = "validation" if of_graph else "training"
             if not points and (name not in missing or not _tells_apart(name)):
                 continue
@@ -152,7 +154,7 @@ def _by_group(points: list[Json], unit: str, key: str, groups: _Drawn, split: st
 
 def trained_stages(manifests: Manifests, titles: Mapping[str, str]) -> tuple[Trained, ...]:
     """What every finished training stage trained, and for how long."""
-    found = []
+    trained = []
     for name in training_stages(list(titles)):
         if name not in manifests:
             continue
@@ -161,7 +163,7 @@ def trained_stages(manifests: Manifests, titles: Mapping[str, str]) -> tuple[Tra
         steps = [f"{metrics['steps']:,} steps"] if "steps" in metrics else []
         steps.append(f"{len(history)} epoch{'' if len(history) == 1 else 's'}")
         best = metrics.get("best")
-        found.append(
+        trained.append(
             Trained(
                 title=_upper(titles[name]),
                 parameters=tuple(metrics.get("trained_parameters", {}).items()),
@@ -170,4 +172,4 @@ def trained_stages(manifests: Manifests, titles: Mapping[str, str]) -> tuple[Tra
                 kept=f"epoch {best['epoch'] + 1}" if best else "",
             )
         )
-    return tuple(found)
+    return tuple(trained)

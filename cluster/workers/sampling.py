@@ -49,13 +49,13 @@ class SamplingWorker:
         self, requests: Sequence[Request], slots: Sequence[SlotName | None]
     ) -> list[Written | Unwritten | Exception]:
         """Sample each request into its slot, if that has room; an error is the last entry."""
-        found: list[Written | Unwritten | Exception] = []
+        answers: list[Written | Unwritten | Exception] = []
         for request, slot in zip(requests, slots, strict=True):
             try:
-                found.append(self._sample(request, slot))
+                answers.append(self._sample(request, slot))
             except Exception as error:
-                return [*found, error]
-        return found
+                return [*answers, error]
+        return answers
 
     def _sample(self, request: Request, slot: SlotName | None) -> Written | Unwritten:
         self._writer.start(slot)
@@ -104,11 +104,11 @@ class RaySamplingEngine:
             return ref
 
         def receive(ref: Any) -> list[MiniBatch | Exception]:
-            found = ray.get(ref)
+            answers = ray.get(ref)
             slots = in_flight.pop(ref)
-            for slot in slots[len(found) :]:
+            for slot in slots[len(answers) :]:
                 self._slots.give_back(slot)
-            return [self._received(*one) for one in zip(found, slots, strict=False)]
+            return [self._received(*one) for one in zip(answers, slots, strict=False)]
 
         try:
             groups = max(1, (self.prefetch + 1) // size - 1)
@@ -120,15 +120,15 @@ class RaySamplingEngine:
         finally:
             self._abandon(in_flight)
 
-    def _received(self, found: Written | Unwritten | Exception, slot: Slot | None) -> MiniBatch | Exception:
-        if isinstance(found, Written):
+    def _received(self, answer: Written | Unwritten | Exception, slot: Slot | None) -> MiniBatch | Exception:
+        if isinstance(answer, Written):
             assert slot is not None
-            return self._slots.read(slot, found).batch(self.schema)
+            return self._slots.read(slot, answer).batch(self.schema)
         self._slots.give_back(slot)
-        if isinstance(found, Exception):
-            return found
-        self._slots.num_bytes = max(self._slots.num_bytes, found.num_bytes)
-        return found.writable().batch(self.schema)
+        if isinstance(answer, Exception):
+            return answer
+        self._slots.num_bytes = max(self._slots.num_bytes, answer.num_bytes)
+        return answer.writable().batch(self.schema)
 
     def _abandon(self, in_flight: dict[Any, list[Slot | None]]) -> None:
         """Take back the slots of requests that nobody waits for any more, once they are done."""

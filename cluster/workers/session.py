@@ -13,7 +13,7 @@ from netgpt.cluster.workers.compat import NO_METRICS, init_local
 
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_LOG_LEVEL": "ERROR", "RAY_TRAIN_V2_ENABLED": "1"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1"}
 # Ray Train watches for nodes that a cloud takes back, with a process more a stage
 NO_WATCHER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

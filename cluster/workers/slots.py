@@ -48,8 +48,8 @@ class Slot:
         fd = os.memfd_create("netgpt-batch", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, fd)
         os.ftruncate(fd, num_bytes)
-        found = os.fstat(fd)
-        self.name = SlotName(os.getpid(), fd, num_bytes, found.st_dev, found.st_ino)
+        status = os.fstat(fd)
+        self.name = SlotName(os.getpid(), fd, num_bytes, status.st_dev, status.st_ino)
         self.memory = mmap.mmap(fd, num_bytes)
 
 
@@ -142,8 +142,8 @@ class SlotWriter:
             for old in [n for n in self._open if n.num_bytes < name.num_bytes]:
                 del self._open[old]  # the reader lends no smaller ones any more
             place = f"/proc/{name.pid}/fd/{name.fd}"
-            found = os.stat(place)  # before it is opened for writing
-            if (found.st_dev, found.st_ino, found.st_size) != (name.device, name.inode, name.num_bytes):
+            status = os.stat(place)  # before it is opened for writing
+            if (status.st_dev, status.st_ino, status.st_size) != (name.device, name.inode, name.num_bytes):
                 raise FileNotFoundError(place)
             fd = os.open(place, os.O_RDWR)
             try:

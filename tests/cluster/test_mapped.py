@@ -1,4 +1,4 @@
-"""A stage of parts by a pool of Ray Data, the token cache, against the same made in this process."""
+"""A stage of parts by a pool of actors, the token cache, against the same made in this process."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.report import write_report
 from netgpt.cluster.report.cost import cost_facts
 from netgpt.graphstore.datasets.xsvideo.schema import Config
-from netgpt.graphstore.files import write_json
+from netgpt.trainers.progress import Progress
 from netgpt.trainers.stages import folder as stage_folder
 from netgpt.trainers.tasks.evaluate import PREDICTIONS, Judge, Scores
 
@@ -266,7 +266,7 @@ def test_an_unfinished_run_says_what_is_missing(evil_store: Path, tmp_path: Path
     if last is None:
         run = Run.start(tmp_path / "run", load_config("demo"), None, evil_store)
         (tmp_path / "run" / "stage1").mkdir()
-        write_json(tmp_path / "run" / "stage1" / "progress.json", {"done": 7, "total": 90, "unit": "step"})
+        Progress(tmp_path / "run" / "stage1").update(7, 90, "step")
     else:
         run = make_run(evil_store, tmp_path / "run", last)
     text = write_report(run).read_text(encoding="utf-8")

@@ -130,7 +130,7 @@ def test_nothing_is_said_of_validation_before_it_was(tmp_path: Path) -> None:
     assert seen[NUM + 1][3]["loss"] == pytest.approx(np.mean(losses[NUM : NUM + 2]))  # of its own epoch
     assert "Infinity" not in (tmp_path / PROGRESS).read_text()
     found = read_progress(tmp_path)
-    assert found is not None and (found["done"], found["total"]) == (TOTAL, TOTAL)
+    assert found is not None and (found.done, found.total) == (TOTAL, TOTAL)
 
 
 @pytest.mark.parametrize("engine", ["adamw", "zero"])
@@ -185,7 +185,7 @@ def test_it_stops_after_so_many_epochs_without_a_better_one(
     loop.run()
     assert len(loop.state.history) == epochs and loop.state.step == epochs * NUM
     found = read_progress(tmp_path)
-    assert found is not None and (found["done"], found["total"]) == (epochs * NUM, epochs * NUM)
+    assert found is not None and (found.done, found.total) == (epochs * NUM, epochs * NUM)
     again = make_loop(tmp_path, patience=1)  # and stays where it stopped
     again.run()
     assert steps_of(again).taken == [] and again.state == loop.state

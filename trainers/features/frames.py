@@ -138,21 +138,21 @@ def read_frames(path: Path, rule: FrameRule) -> np.ndarray:
         if not num:
             raise FramesError(BROKEN, "no frames")
         wanted = sampled_frames(num, source_fps, rule)
-        found = []
+        frames = []
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "NONE"
             remaining = set(wanted)
             for i, frame in enumerate(container.decode(stream)):
                 if i in remaining:
-                    found.append(scaled(frame.to_ndarray(format="rgb24"), rule))
+                    frames.append(scaled(frame.to_ndarray(format="rgb24"), rule))
                 if i >= wanted[-1]:
                     break
     except (av.FFmpegError, ValueError, IndexError) as error:
         raise FramesError(BROKEN, str(error).split("\n")[0]) from error
-    if len(found) < len(wanted) or len({x.shape for x in found}) > 1:
-        raise FramesError(BROKEN, f"{len(found)} of {len(wanted)} frames")
-    return np.stack(found)
+    if len(frames) < len(wanted) or len({x.shape for x in frames}) > 1:
+        raise FramesError(BROKEN, f"{len(frames)} of {len(wanted)} frames")
+    return np.stack(frames)
 
 
 def _missing_bytes(path: Path) -> int:

@@ -119,8 +119,8 @@ def _serve(rule: FrameRule) -> None:
         signal.setitimer(signal.ITIMER_REAL, asked["timeout_s"])
         frames, answer = b"", dict[str, Any]()
         try:
-            found = read_frames(Path(asked["path"]), rule)
-            frames, answer = found.tobytes(), {"shape": found.shape}
+            images = read_frames(Path(asked["path"]), rule)
+            frames, answer = images.tobytes(), {"shape": images.shape}
         except FramesError as error:
             answer = {"reason": error.reason, "found": error.found}
         except MemoryError:

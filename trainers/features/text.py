@@ -28,18 +28,18 @@ _SHARE = 0.5
 def text_identity(config: FeaturesConfig) -> tuple[str, int]:
     """(name, width) of the encoder that settings name, without its weights in memory."""
     folder = resolve(config.text, "features.text")
-    found = model_config(folder, "features.text")
+    encoder = model_config(folder, "features.text")
     # Of its position table RoBERTa keeps the rows up to its padding id for itself
-    positions = getattr(found, "max_position_embeddings", config.max_tokens)
-    if found.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= found.pad_token_id + 1
+    positions = getattr(encoder, "max_position_embeddings", config.max_tokens)
+    if encoder.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= encoder.pad_token_id + 1
     if config.max_tokens > positions:
         raise TrainerError(
             f"features.max_tokens: found {config.max_tokens}, expected at most {positions}, which "
             f"{config.text} has"
         )
-    settings, dim = f"{config.pooling}/{config.max_tokens}", int(found.hidden_size)
-    return encoder_name(found.model_type, dim, settings, config.precision, encoder_digest(folder)), dim
+    settings, dim = f"{config.pooling}/{config.max_tokens}", int(encoder.hidden_size)
+    return encoder_name(encoder.model_type, dim, settings, config.precision, encoder_digest(folder)), dim
 
 
 class TextModel:
@@ -105,12 +105,12 @@ class TextModel:
 
     def _batch(self, ids: list[list[int]]) -> np.ndarray:
         padded = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.device)
-        found = self._model(**padded)
+        output = self._model(**padded)
         if self.pooling == "pooler":
-            pooled = found.pooler_output
+            pooled = output.pooler_output
         elif self.pooling == "cls":
-            pooled = found.last_hidden_state[:, 0]
+            pooled = output.last_hidden_state[:, 0]
         else:
             mask_BL1 = padded["attention_mask"][:, :, None].float()
-            pooled = (found.last_hidden_state.float() * mask_BL1).sum(1) / mask_BL1.sum(1)
+            pooled = (output.last_hidden_state.float() * mask_BL1).sum(1) / mask_BL1.sum(1)
         return np.asarray(pooled.float().cpu().numpy())

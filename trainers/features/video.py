@@ -50,12 +50,12 @@ class _Tower:
     @staticmethod
     def of(config: FeaturesConfig) -> _Tower:
         folder = resolve(config.video, "features.video")
-        found = model_config(folder, "features.video")
-        if found.model_type != "qwen2_vl":
+        model = model_config(folder, "features.video")
+        if model.model_type != "qwen2_vl":
             raise TrainerError(
-                f"features.video: {config.video}: found {found.model_type}, expected a qwen2_vl"
+                f"features.video: {config.video}: found {model.model_type}, expected a qwen2_vl"
             )
-        vision, weights = found.vision_config, _tower_weights(folder)
+        vision, weights = model.vision_config, _tower_weights(folder)
         rule = replace(frame_rule(folder, vision), fps=config.fps, max_frames=config.max_frames)
         if config.max_pixels and config.max_pixels < rule.max_pixels:
             least = min(rule.min_pixels, config.max_pixels)
@@ -79,11 +79,11 @@ class VideoModel:
         """TrainerError where the model has no Qwen2-VL vision tower."""
         from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-        found = _Tower.of(config)
-        self.name, self.dim, self.rule, self.device = found.name, found.dim, found.rule, torch.device(device)
-        tower: Any = Qwen2VisionTransformerPretrainedModel._from_config(found.config, dtype=torch.float32)
+        own = _Tower.of(config)
+        self.name, self.dim, self.rule, self.device = own.name, own.dim, own.rule, torch.device(device)
+        tower: Any = Qwen2VisionTransformerPretrainedModel._from_config(own.config, dtype=torch.float32)
         try:
-            tower.load_state_dict(found.weights)
+            tower.load_state_dict(own.weights)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainerError(
@@ -105,7 +105,7 @@ class VideoModel:
             num_frames = at_once * rule.temporal_patch
             pixels_PC, grid = patches(frames_F3HW[first : first + num_frames], rule)
             try:
-                found = self._tower(
+                states = self._tower(
                     pixels_PC.to(self.device, self._tower.get_dtype()), grid_thw=grid.to(self.device)
                 ).pooler_output
             except torch.cuda.OutOfMemoryError:
@@ -114,35 +114,35 @@ class VideoModel:
                 torch.cuda.empty_cache()
                 at_once //= 2
                 continue
-            total += found.double().sum(0).cpu()
-            num_tokens += len(found)
+            total += states.double().sum(0).cpu()
+            num_tokens += len(states)
             first += num_frames
         return (total / num_tokens).float().numpy()
 
 
 def frame_rule(folder: Path, vision: Any) -> FrameRule:
     """The model's own: its preprocessor's file, and the patches of its vision configuration."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
         try:
             read = json.loads((folder / name).read_text(encoding="utf-8"))
             # The later counts; the last is where transformers 5 saves all processors of a model
-            found |= read.get("video_processor", {}) if name == "processor_config.json" else read
+            values |= read.get("video_processor", {}) if name == "processor_config.json" else read
         except FileNotFoundError:
             continue
         except ValueError as error:
             raise TrainerError(f"{folder / name}: not JSON ({error})") from error
-    size, rule = found.get("size") or {}, FrameRule()
+    size, rule = values.get("size") or {}, FrameRule()
     return replace(
         rule,
-        min_frames=found.get("min_frames") or rule.min_frames,
-        min_pixels=found.get("min_pixels") or size.get("shortest_edge") or rule.min_pixels,
-        max_pixels=found.get("max_pixels") or size.get("longest_edge") or rule.max_pixels,
+        min_frames=values.get("min_frames") or rule.min_frames,
+        min_pixels=values.get("min_pixels") or size.get("shortest_edge") or rule.min_pixels,
+        max_pixels=values.get("max_pixels") or size.get("longest_edge") or rule.max_pixels,
         patch=vision.patch_size,
         temporal_patch=vision.temporal_patch_size,
         merge=vision.spatial_merge_size,
-        mean=tuple(found.get("image_mean") or rule.mean),
-        std=tuple(found.get("image_std") or rule.std),
+        mean=tuple(values.get("image_mean") or rule.mean),
+        std=tuple(values.get("image_std") or rule.std),
     )
 
 

@@ -195,10 +195,10 @@ class MeanWalk:
 
     def mean(self, h: np.ndarray) -> np.ndarray:
         """Means of all tails: [N, D] → [T, D]."""
-        found = np.empty((self.num_tails, h.shape[1]), h.dtype)
+        means_of_all = np.empty((self.num_tails, h.shape[1]), h.dtype)
         for tails, means in self.blocks(h, 1 << 14):
-            found[tails] = means
-        return found
+            means_of_all[tails] = means
+        return means_of_all
 
     def gradient(self, g: np.ndarray, num_heads: int) -> np.ndarray:
         """A loss's gradient by `h`, from that by the means: [T, D] → [num_heads, D], summed in float64."""

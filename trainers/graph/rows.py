@@ -109,8 +109,8 @@ def _segments(values_EH: Tensor, reduce: str, counts_T: Tensor) -> Tensor:
     initial = 0.0 if reduce == "sum" else -torch.inf
     if not len(values_EH):
         return values_EH.new_full((len(counts_T), values_EH.shape[1]), initial)
-    found: Tensor = torch.segment_reduce(values_EH, reduce, lengths=counts_T, axis=0, initial=initial)
-    return found
+    reduced: Tensor = torch.segment_reduce(values_EH, reduce, lengths=counts_T, axis=0, initial=initial)
+    return reduced
 
 
 class _ExactMean(torch.autograd.Function):
@@ -125,8 +125,8 @@ class _ExactMean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        found = ctx.walk.gradient(gradients[0].contiguous().numpy(), ctx.num_heads)
-        return torch.from_numpy(found).to(ctx.dtype), None
+        gradient = ctx.walk.gradient(gradients[0].contiguous().numpy(), ctx.num_heads)
+        return torch.from_numpy(gradient).to(ctx.dtype), None
 
 
 class WholeRows(HeadRows):
@@ -145,8 +145,8 @@ class WholeRows(HeadRows):
 
     def mean(self, h_ND: Tensor) -> Tensor:
         if h_ND.device.type == "cpu":
-            found: Tensor = _ExactMean.apply(h_ND, self.walk)
-            return found
+            means: Tensor = _ExactMean.apply(h_ND, self.walk)
+            return means
         return self.mean_of_sums(h_ND)
 
     def mean_of_sums(self, h_ND: Tensor) -> Tensor:

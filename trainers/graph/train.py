@@ -9,14 +9,13 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from netgpt.graphstore import EdgeType, Store
-from netgpt.graphstore.files import write_json
+from netgpt.graphstore.files import Json, write_json
 from netgpt.sampler import NeighborLoader, SamplingEngine, SamplingOptions
 from netgpt.trainers import distributed, weights
 from netgpt.trainers.engine import AdamWEngine
@@ -30,6 +29,7 @@ from netgpt.trainers.loop import Loop, LoopConfig, StepResult
 from netgpt.trainers.schedule import seed_torch
 from netgpt.trainers.settings import Settings
 from netgpt.trainers.tasks.base import Examples, Task
+from netgpt.trainers.tasks.baselines import Measures
 from netgpt.trainers.tasks.evaluate import Judge
 
 MODEL, SAMPLED = "model.safetensors", "sampled.safetensors"
@@ -129,7 +129,7 @@ class GraphTrainer:
         on = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
         return torch.bfloat16 if on else torch.float32
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Json:
         for left in (BAD_BATCH, SAMPLED):
             (self.folder / left).unlink(missing_ok=True)
         self.loop.run()
@@ -181,13 +181,13 @@ class GraphTrainer:
             "lower graph.lr or graph.clip"
         )
 
-    def judge(self) -> dict[str, Any]:
+    def judge(self) -> Measures:
         """Metrics of the validation part under exact inference, by each group too."""
         # One rank evaluates: the weights are the same everywhere
-        metrics: dict[str, Any] = distributed.broadcast_object(self._judged() if self.rank == 0 else None)
+        metrics: Measures = distributed.broadcast_object(self._judged() if self.rank == 0 else None)
         return metrics
 
-    def _judged(self) -> dict[str, Any]:
+    def _judged(self) -> Measures:
         val = self.examples.val
         metrics = self.judging.metrics(val, self._scores()[val])
         return {f"val_{name}": value for name, value in metrics.items() if name != "num"}
@@ -197,7 +197,7 @@ class GraphTrainer:
         memory_bytes = self.config.inference_bytes
         return embed(self.model, self.tables, memory_bytes=memory_bytes, scratch=self.folder)[1]
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self) -> Measures:
         """The best weights under exact inference; and scores of val and test over sampled neighbours, as in
         training, in a file."""
         if self.loop.best:

@@ -16,7 +16,8 @@ from transformers import DynamicCache
 from netgpt.trainers.language.model import attention
 from netgpt.trainers.language.model.netgpt import PackedLM
 from netgpt.trainers.language.samples import Samples
-from netgpt.trainers.language.scoring import Progress, over_all
+from netgpt.trainers.language.scoring import over_all
+from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.tasks.base import Task
 
 EXTRA_TOKENS = 4
@@ -135,7 +136,7 @@ class Generator:
 
 
 def generated_choices(
-    model: PackedLM, task: Task, samples: Samples, budget: int, progress: Progress | None = None
+    model: PackedLM, task: Task, samples: Samples, budget: int, progress: OnProgress | None = None
 ) -> np.ndarray:
     """The choice that each sample's greedy text states, UNPARSED where none: [n] int64, on every rank."""
     generator = Generator(model, samples, budget)

@@ -85,10 +85,10 @@ class Samples:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each prompt: [n] int64."""
-        found = self.tokens.prompt_lengths(self.ids, self.builder, self.hidden)
+        lengths = self.tokens.prompt_lengths(self.ids, self.builder, self.hidden)
         if self.pixels is not None:
-            found = found + [clip.num_tokens + 2 if clip else 0 for clip in self.clips]
-        return found
+            lengths = lengths + [clip.num_tokens + 2 if clip else 0 for clip in self.clips]
+        return lengths
 
     def hiding(self, fields: np.ndarray, share: float, seed: Sequence[int]) -> Samples:
         """The same with each of the given fields [F] left out of a `share` of the prompts, drawn by seed."""

@@ -11,8 +11,7 @@ from netgpt.trainers import distributed
 from netgpt.trainers.language.memory import named_out_of_memory
 from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
 from netgpt.trainers.language.samples import Samples
-
-Progress = Callable[[int, int], None]
+from netgpt.trainers.progress import OnProgress
 
 
 @torch.no_grad()
@@ -22,7 +21,7 @@ def over_all(
     packs: list[list[int]],
     width: int,
     run: Callable[[list[int]], torch.Tensor],
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> np.ndarray:
     """Values [n, width] of all samples on every rank, from `run(pack) -> [pack, width]`."""
     was_training = model.training
@@ -40,7 +39,7 @@ def over_all(
 
 
 def score_samples(
-    model: NetGPT, samples: Samples, budget: int, progress: Progress | None = None
+    model: NetGPT, samples: Samples, budget: int, progress: OnProgress | None = None
 ) -> np.ndarray:
     """Stage 3's score of every sample, unclipped: [n] float64, on every rank."""
 
@@ -51,7 +50,7 @@ def score_samples(
 
 
 def choice_log_probs(
-    model: PackedLM, samples: Samples, budget: int, progress: Progress | None = None
+    model: PackedLM, samples: Samples, budget: int, progress: OnProgress | None = None
 ) -> np.ndarray:
     """Log-probability of each choice's response: [n, choices] float64, on every rank.
 

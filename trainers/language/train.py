@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from netgpt.graphstore.files import Json
 from netgpt.trainers import distributed, weights
 from netgpt.trainers.curve import NO_GROUPS, Groups, group_sums
 from netgpt.trainers.engine import ZeroEngine
@@ -29,6 +30,7 @@ from netgpt.trainers.language.text.fields import free_fields
 from netgpt.trainers.loop import Loop, LoopConfig, StepResult
 from netgpt.trainers.progress import Progress
 from netgpt.trainers.schedule import seed_of, seed_torch
+from netgpt.trainers.tasks.baselines import Measures
 
 if TYPE_CHECKING:
     from netgpt.trainers.stages.language import LanguageStage
@@ -158,7 +160,7 @@ class LanguageTrainer:
                 return [*plans[:-1], plans[-1][:left]]
         return plans
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Json:
         """Write the weights that are kept; the stage's history."""
         num_steps = sum(self.lengths())
         best = self.loop.best
@@ -234,7 +236,7 @@ class LanguageTrainer:
     def _named_out_of_memory(self, num_tokens: int) -> AbstractContextManager[None]:
         return named_out_of_memory(self.stage, num_tokens, self.language.token_budget, self.language)
 
-    def judge(self) -> dict[str, Any]:
+    def judge(self) -> Measures:
         return self.objective.judge(self.val, self.truth[self.val.ids], self.language.token_budget)
 
 

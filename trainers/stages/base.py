@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from netgpt.graphstore import Store
-from netgpt.graphstore.files import value_digest, write_json
+from netgpt.graphstore.files import Json, value_digest, write_json
+from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.stages import folder
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from netgpt.trainers.tasks.evaluate import Scores
 
 JOB = "job.json"
-Json = dict[str, Any]
 
 
 class Origins(Protocol):
@@ -125,7 +125,7 @@ class Tools:
 
     store: Store
     task: Task
-    progress: Callable[[str], Callable[[int, int], None]]
+    progress: Callable[[str], OnProgress]
     """A unit's name → what is told (done, total); silent but on rank 0."""
     engine: SamplingEngine | None = None
     """Samples for a stage that wants it; None: the stage samples itself."""
@@ -202,24 +202,28 @@ class Stage:
         """Add the scores of the finished stage; every rank calls this. job: the evaluation's."""
 
 
-class MappedStage(Stage):
+Part = TypeVar("Part")
+PartMade = TypeVar("PartMade")
+
+
+class MappedStage(Stage, Generic[Part, PartMade]):
     """A stage of parts that do not need each other. A pool makes them, on Ray; else this process does.
 
-    A part and what is made of it are columns of whole numbers, texts and bytes.
+    A part and what is made of it go from process to process: what pickle takes.
     """
 
     placing = "pool"
     uses_gpu = False
     unit: ClassVar[str] = "part"
 
-    def parts(self, store: Store) -> list[dict[str, Any]]:
+    def parts(self, store: Store) -> list[Part]:
         raise NotImplementedError
 
-    def maker(self, job: StageJob, store: Store) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def maker(self, job: StageJob, store: Store) -> Callable[[Part], PartMade]:
         """What makes a part. TrainerError, here already, for what no part could be made with."""
         raise NotImplementedError
 
-    def write(self, job: StageJob, store: Store, made: Iterator[dict[str, Any]]) -> Made:
+    def write(self, job: StageJob, store: Store, made: Iterator[PartMade]) -> Made:
         """Put the made parts, which come in order, into the stage's folder."""
         raise NotImplementedError
 
@@ -227,7 +231,7 @@ class MappedStage(Stage):
         make, parts = self.maker(job, tools.store), self.parts(tools.store)
         told = tools.progress(self.unit)
 
-        def made() -> Iterator[dict[str, Any]]:
+        def made() -> Iterator[PartMade]:
             for done, part in enumerate(parts, start=1):
                 yield make(part)
                 told(done, len(parts))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import common_inputs
 from netgpt.trainers.stages.language import language_inputs
 from netgpt.trainers.stages.names import stage_of
+from netgpt.trainers.tasks.baselines import RunMetrics
 
 if TYPE_CHECKING:
     from netgpt.trainers.settings import Settings
@@ -58,10 +59,9 @@ class Evaluate(Stage):
         for name in measured_stages(settings):
             if name in wanted:
                 stage_of(name).measure(job, tools, scores)  # one model in memory at a time
-        metrics: dict[str, Any] = {}
         if distributed.rank() == 0:
             judge = Judge(tools.store, tools.task, tools.task.examples(tools.store), settings.evaluation)
-            metrics = {
+            metrics: RunMetrics = {
                 "encoder": encoder_class(settings.graph.encoder).title,
                 "stages": judge.stage_metrics(scores),
                 "baselines": judge.baseline_metrics(),
@@ -69,4 +69,5 @@ class Evaluate(Stage):
             with atomic_file(job.folder / PREDICTIONS) as temporary:
                 judge.write_predictions(temporary, scores)
             write_json(job.folder / METRICS, metrics)
-        return Made(self.leaves, metrics)
+            return Made(self.leaves, metrics)
+        return Made(self.leaves, {})

@@ -9,22 +9,43 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
-from netgpt.graphstore.files import file_digest, read_json, value_digest, write_json
+from netgpt.graphstore.files import Json, file_digest, read_json, value_digest, write_json
 
 MANIFEST, INPUTS, REFUSED = "manifest.json", "inputs.json", "refused.json"
 VERSION = 1
-Json = dict[str, Any]
 
 
-def read_manifest(folder: Path) -> Json | None:
+class Cost(TypedDict, total=False):
+    """What making a stage took."""
+
+    seconds: float
+    peak_bytes: int | None
+    """Resident memory of the worker that took most."""
+    device_peak_bytes: int
+
+
+class Manifest(TypedDict):
+    """What a finished stage leaves word of."""
+
+    version: int
+    inputs: Json
+    outputs: dict[str, str]
+    """Digest of each file that it made, by its path in the folder."""
+    metrics: Json
+    """The stage's own: a curve, a history, counts, an evaluation's metrics."""
+    cost: Cost
+
+
+def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a finished stage, or None."""
     try:
         manifest = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("version") == VERSION else None
+    whole = isinstance(manifest, dict) and manifest.get("version") == VERSION
+    return cast(Manifest, manifest) if whole else None
 
 
 def stage_digest(folder: Path) -> str:
@@ -73,32 +94,30 @@ def refuse(folder: Path, attempt: str, error: ValueError) -> None:
 def refused(folder: Path, attempt: str) -> str:
     """What an attempt was refused for; empty where it was not."""
     try:
-        found = read_json(folder / REFUSED)
+        refusal = read_json(folder / REFUSED)
     except (OSError, ValueError):
         return ""
-    return str(found["error"]) if found["attempt"] == attempt else ""
+    return str(refusal["error"]) if refusal["attempt"] == attempt else ""
 
 
-def finish(folder: Path, inputs: Json, outputs: list[str], metrics: Json, cost: Json | None = None) -> None:
+def finish(folder: Path, inputs: Json, outputs: list[str], metrics: Json, cost: Cost | None = None) -> None:
     """Write the manifest: from here on the stage is done. `outputs` are files or folders in it.
 
-    cost: what making it took, such as peak_bytes; no part of what the stage made.
+    cost is no part of what the stage made.
     """
     files = [
         p
         for name in outputs
         for p in ([folder / name] if (folder / name).is_file() else _below(folder / name))
     ]
-    write_json(
-        folder / MANIFEST,
-        {
-            "version": VERSION,
-            "inputs": inputs,
-            "outputs": {p.relative_to(folder).as_posix(): file_digest(p) for p in files},
-            "metrics": metrics,
-            "cost": cost or {},
-        },
-    )
+    made: Manifest = {
+        "version": VERSION,
+        "inputs": inputs,
+        "outputs": {p.relative_to(folder).as_posix(): file_digest(p) for p in files},
+        "metrics": metrics,
+        "cost": cost or {},
+    }
+    write_json(folder / MANIFEST, made)
 
 
 def _below(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from netgpt.graphstore import Store
 from netgpt.trainers.graph.files import IDS, VECTORS
+from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Embed(Stage):
         device, pretrained = distributed.device(job.device), job.run / "stage1"
         model = load_model(pretrained, tools.store, tools.task, device)
         tables = FeatureTables(tools.store, device, max_bytes=0, hidden_types=model.shape.hidden_types)
-        progress: Callable[[int, int], None] = tools.progress("relation")
+        progress: OnProgress = tools.progress("relation")
         (job.folder / VECTORS).mkdir()
         write_cache(
             job.folder / VECTORS,

@@ -14,9 +14,9 @@ from netgpt.sampler import SamplingEngine
 from netgpt.trainers import distributed
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.logs import stage_log
-from netgpt.trainers.progress import Progress
+from netgpt.trainers.progress import OnProgress, Progress
 from netgpt.trainers.stages import folder
-from netgpt.trainers.stages.base import Json, Made, Stage, StageJob, Tools
+from netgpt.trainers.stages.base import Made, Stage, StageJob, Tools
 from netgpt.trainers.tasks.names import make_task
 
 
@@ -70,17 +70,19 @@ def run_stage(job: StageJob) -> None:
         session.finish(session.stage.run(job, session.tools))
 
 
-def _progress(job: StageJob, unit: str) -> Callable[[int, int], None]:
+def _progress(job: StageJob, unit: str) -> OnProgress:
     progress = Progress(job.folder if distributed.rank() == 0 else None)
     return lambda done, total: progress.update(done, total, unit)
 
 
-def _cost(job: StageJob, seconds: float) -> Json:
+def _cost(job: StageJob, seconds: float) -> folder.Cost:
     """What a stage took: seconds of this process, start-up not counted; bytes of the rank that took most,
     resident (pages of mapped files too) and on its device."""
     device = torch.cuda.max_memory_allocated() if job.device == "cuda" else 0
     mine = [distributed.peak_resident_bytes(), device]
     peak = torch.tensor(mine, dtype=torch.int64, device=distributed.device(job.device))
     resident, allocated = distributed.max_across_ranks(peak).tolist()
-    taken = {"seconds": seconds, "peak_bytes": resident}
-    return {**taken, **({"device_peak_bytes": allocated} if job.device == "cuda" else {})}
+    cost: folder.Cost = {"seconds": seconds, "peak_bytes": resident}
+    if job.device == "cuda":
+        cost["device_peak_bytes"] = allocated
+    return cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from netgpt.trainers.stages.base import Json, Made, MappedStage, Origins, Stage,
 from netgpt.trainers.stages.graph import common_inputs
 
 if TYPE_CHECKING:
+    from netgpt.trainers.language.text.tokens import TokenBlock
     from netgpt.trainers.settings import Settings
 
 SHORTEST_PROMPT = 100
@@ -118,7 +119,9 @@ class Base(Stage):
         return Made(self.leaves, {"warmup_loss": loss, "parameters": parameters})
 
 
-class Tokenize(MappedStage):
+class Tokenize(MappedStage["tuple[int, int]", "TokenBlock"]):
+    """Parts are the first and the last record, not included, of a block."""
+
     name, title, command = "tokens", "token cache", "tokenize"
     help = "The token cache alone (and the tiny base model, if it is one)."
     with_ = ("base",)
@@ -134,27 +137,26 @@ class Tokenize(MappedStage):
         made_of = {**limits(run.settings), "words": words, "base": base_digest(run), "version": VERSION}
         return {**common_inputs(self, run), **made_of}
 
-    def parts(self, store: Store) -> list[dict[str, Any]]:
+    def parts(self, store: Store) -> list[tuple[int, int]]:
         from netgpt.trainers.language.text.tokens import blocks_of
 
-        return [{"first": first, "last": last} for first, last in blocks_of(store)]
+        return blocks_of(store)
 
-    def maker(self, job: StageJob, store: Store) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def maker(self, job: StageJob, store: Store) -> Callable[[tuple[int, int]], TokenBlock]:
         from netgpt.trainers.language.assembly import base_path, make_builder
         from netgpt.trainers.language.text.tokens import tokenize_block
         from netgpt.trainers.tasks.names import make_task
 
         task = make_task(job.settings.task)
         builder = make_builder(base_path(job.run, job.settings), store, job.settings, task)
-        return lambda part: tokenize_block(store, builder, int(part["first"]), int(part["last"])).columns()
+        return lambda part: tokenize_block(store, builder, *part)
 
-    def write(self, job: StageJob, store: Store, made: Iterator[dict[str, Any]]) -> Made:
+    def write(self, job: StageJob, store: Store, made: Iterator[TokenBlock]) -> Made:
         from netgpt.trainers.language.assembly import base_path, make_builder
-        from netgpt.trainers.language.text.tokens import ARRAYS, TokenBlock, cache_attributes, write_tokens
+        from netgpt.trainers.language.text.tokens import ARRAYS, cache_attributes, write_tokens
         from netgpt.trainers.tasks.names import make_task
 
         task = make_task(job.settings.task)
         builder = make_builder(base_path(job.run, job.settings), store, job.settings, task)
-        blocks = (TokenBlock.from_columns(columns) for columns in made)
-        counts = write_tokens(job.folder, blocks, cache_attributes(store, builder))
+        counts = write_tokens(job.folder, made, cache_attributes(store, builder))
         return Made(["zarr.json", *ARRAYS], counts)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from netgpt.graphstore import Graph
+from netgpt.graphstore.files import Json
 from netgpt.trainers.errors import TrainerError, require
-from netgpt.trainers.tasks.baselines import Baseline
+from netgpt.trainers.tasks.baselines import Baseline, Measures
 
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
@@ -191,7 +192,7 @@ class Task:
         """The answer that a score is read as: [n]."""
         return self.reported(scores)
 
-    def measure(self, scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    def measure(self, scores: np.ndarray, truth: np.ndarray) -> Measures:
         """Metrics of some examples, and `num`, how many they are. [n], [n]; a score is NaN where a generated
         text states none."""
         raise NotImplementedError
@@ -204,7 +205,7 @@ class Task:
         """Name and values of the label in the predictions' table."""
         return "truth", truth
 
-    def answer(self, score: float) -> dict[str, Any]:
+    def answer(self, score: float) -> Json:
         """One prediction as JSON."""
         raise NotImplementedError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -13,12 +13,26 @@ if TYPE_CHECKING:
     from netgpt.trainers.tasks.base import Task
 
 
+Measures = dict[str, Any]
+"""Metrics of some examples by name, and counts of them; under a group's name those of each of its values."""
+
+
+class RunMetrics(TypedDict):
+    """What an evaluation finds."""
+
+    encoder: str
+    """Title of the graph model."""
+    stages: dict[str, dict[str, Measures]]
+    """By stage and part: train, val, test, test_{flag}, test_rest."""
+    baselines: dict[str, dict[str, Measures]]
+
+
 @dataclass(frozen=True)
 class Baseline:
     """Scores of the test examples [n]; or metrics alone, where each metric has a constant of its own."""
 
     scores: np.ndarray | None = None
-    metrics: dict[str, Any] | None = None
+    metrics: Measures | None = None
     fair: bool = True
     """False: it has seen the test labels."""
 

@@ -19,6 +19,7 @@ from netgpt.graphstore import Graph
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import require
 from netgpt.trainers.tasks.base import PARTS, Examples, Task, number_column
+from netgpt.trainers.tasks.baselines import Measures, RunMetrics
 
 PREDICTIONS = "predictions.parquet"
 REST = "rest"
@@ -77,26 +78,28 @@ class Judge:
             return named
         return {**named, f"test_{self.config.apart}": test[apart], f"test_{REST}": test[~apart]}
 
-    def metrics(self, nodes: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    def metrics(self, nodes: np.ndarray, scores: np.ndarray) -> Measures:
         """Metrics of some nodes [n] with scores [n]; and by each group, where there are any nodes of it."""
         truth = self.examples.truth[nodes]
 
-        def measured(part: np.ndarray) -> dict[str, Any]:
+        def measured(part: np.ndarray) -> Measures:
             return self.task.measure(scores[part], truth[part])
 
-        found = dict(self.task.measure(scores, truth))
+        measures = dict(self.task.measure(scores, truth))
         for key, (codes, names) in self.groups.items():
             code = np.asarray(codes)[nodes]
-            found[key] = {names[c] if c >= 0 else "": measured(code == c) for c in np.unique(code).tolist()}
+            measures[key] = {
+                names[c] if c >= 0 else "": measured(code == c) for c in np.unique(code).tolist()
+            }
         if self._days is not None:
             days = np.asarray(self._days)[nodes]
             by_period = {
                 name: measured((first <= days) & (days <= last)) for name, first, last in self._bounds
             }
-            found["period"] = {name: one for name, one in by_period.items() if one["num"]}
-        return found
+            measures["period"] = {name: one for name, one in by_period.items() if one["num"]}
+        return measures
 
-    def stage_metrics(self, scores: Scores) -> dict[str, Any]:
+    def stage_metrics(self, scores: Scores) -> dict[str, dict[str, Measures]]:
         """Metrics by what is measured and part."""
         parts = self.parts()
         return {
@@ -108,7 +111,7 @@ class Judge:
             for name, values in scores.scores.items()
         }
 
-    def baseline_metrics(self) -> dict[str, dict[str, Any]]:
+    def baseline_metrics(self) -> dict[str, dict[str, Measures]]:
         """Metrics of the task's baselines, which are fitted on the whole train period.
 
         The test examples that are apart beside the rest, for those that score an example.
@@ -116,16 +119,16 @@ class Judge:
         examples, test = self.examples, self.examples.test
         period = np.sort(np.concatenate([examples.train, examples.val]))
         truth, apart = examples.truth[test], self.is_apart(test)
-        found: dict[str, dict[str, Any]] = {}
+        measures: dict[str, dict[str, Measures]] = {}
         for name, baseline in self.task.baselines(self.graph, period, test).items():
             if baseline.scores is None:
-                found[name] = {"test": baseline.metrics}
+                measures[name] = {"test": baseline.metrics or {}}
                 continue
-            found[name] = {"test": self.task.measure(baseline.scores, truth)}
+            measures[name] = {"test": self.task.measure(baseline.scores, truth)}
             if apart is not None:
                 for part, chosen in ((self.config.apart, apart), (REST, ~apart)):
-                    found[name][f"test_{part}"] = self.task.measure(baseline.scores[chosen], truth[chosen])
-        return found
+                    measures[name][f"test_{part}"] = self.task.measure(baseline.scores[chosen], truth[chosen])
+        return measures
 
     def write_predictions(self, path: Path, scores: Scores) -> None:
         """A row for each labelled node: id, part, label, and the task's columns of what was measured of all
@@ -160,9 +163,7 @@ def periods(days: list[int]) -> list[tuple[str, int, int]]:
     return [*between, (f"over {days[-1]} days", days[-1] + 1, _ALWAYS)]
 
 
-def metrics_table(
-    metrics: Mapping[str, Any], task: Task, titles: Mapping[str, str], apart: tuple[str, str]
-) -> str:
+def metrics_table(metrics: RunMetrics, task: Task, titles: Mapping[str, str], apart: tuple[str, str]) -> str:
     """The test part as text: baselines, then what was measured. apart: the flag's name and title, if any."""
     chosen = next(m for m in task.metrics if m.name == task.chooses)
     flag, title = apart
@@ -172,22 +173,22 @@ def metrics_table(
     head = f"{'test split':<26}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
     lines = [head, "-" * len(head)]
 
-    def row(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
-        values = [found["test"][m.name] for m in task.metrics]
+    def row(name: str, measures: Mapping[str, Measures]) -> str:
+        values = [measures["test"][m.name] for m in task.metrics]
         if flag:
-            values += [found.get(f"test_{part}", {}).get(chosen.name) for part in (flag, REST)]
+            values += [measures.get(f"test_{part}", {}).get(chosen.name) for part in (flag, REST)]
         cells = zip(values, widths, strict=True)
         return f"{name:<26}" + "".join(" " * w if v is None else f"{v:>{w}.4f}" for v, w in cells)
 
-    lines += [row(name, found) for name, found in metrics["baselines"].items()]
+    lines += [row(name, measures) for name, measures in metrics["baselines"].items()]
     lines.append("-" * len(head))
-    lines += [row(titles.get(name, name), found) for name, found in metrics["stages"].items()]
-    lines += [
-        f"{titles.get(name, name)}: {found['test']['unparsed']} of {found['test']['num']} texts state no "
-        f"{task.noun}; they count as wrong, and have no error"
-        for name, found in metrics["stages"].items()
-        if found["test"].get("unparsed")
-    ]
+    lines += [row(titles.get(name, name), measures) for name, measures in metrics["stages"].items()]
+    for name, measures in metrics["stages"].items():
+        if num := (test := measures["test"]).get("unparsed"):
+            lines.append(
+                f"{titles.get(name, name)}: {num} of {test['num']} texts state no {task.noun}; they count as "
+                "wrong, and have no error"
+            )
     if metrics["stages"]:
         one = next(iter(metrics["stages"].values()))
         said = f"{one['test']['num']} test examples"

@@ -12,8 +12,8 @@ TASKS = {
 
 def task_class(name: str) -> type[Task]:
     """The class of a task of the table, or of package.module:Name."""
-    found: type[Task] = names.load(TASKS, name, "task.name")
-    return found
+    kind: type[Task] = names.load(TASKS, name, "task.name")
+    return kind
 
 
 def make_task(config: TaskConfig) -> Task:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from netgpt.graphstore import Graph
+from netgpt.graphstore.files import Json
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.tasks.base import Metric, Task, TaskConfig
-from netgpt.trainers.tasks.baselines import Baseline, constants, lookup, trees
+from netgpt.trainers.tasks.baselines import Baseline, Measures, constants, lookup, trees
 
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
@@ -96,7 +97,7 @@ class Rating(Task):
         clipped = self.reported(np.where(known, scores, 0))
         return np.where(known, np.floor(clipped + 0.5), -1).astype(np.int64)
 
-    def measure(self, scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    def measure(self, scores: np.ndarray, truth: np.ndarray) -> Measures:
         """acc of the rounded score; mse and mae of the clipped, unrounded score.
 
         An example whose score is NaN counts as wrong in acc and not in mse and mae, and their number is
@@ -124,7 +125,7 @@ class Rating(Task):
     def truth_column(self, truth: np.ndarray) -> tuple[str, np.ndarray]:
         return "level", truth.astype(np.int8)
 
-    def answer(self, score: float) -> dict[str, Any]:
+    def answer(self, score: float) -> Json:
         one = np.array([score])
         return {"level": int(self.answers(one)[0]), "score": round(float(self.reported(one)[0]), 6)}
 

@@ -107,6 +107,11 @@ class Edges(Dataset):
         known_ids: frozenset[str] = frozenset(),
         check_history: bool = True,
     ) -> Source:
+        if config is not None and config.on_error != "fail":
+            raise StoreError(
+                f"on_error: found {config.on_error!r}, expected fail: edge lists have nothing to leave out "
+                "(duplicates and self_loops of the description say what becomes of edges)"
+            )
         return EdgeLists(source, report)
 
     def upgrade(self, attributes: dict[str, Any]) -> dict[str, Any]:

@@ -378,8 +378,8 @@ def test_what_is_trained_is_said_with_counts(base_run: Path, store: Store, tmp_p
     assert found is not None
     layers = sum(p.numel() for layer in trainer.model.text.layers[-4:] for p in layer.parameters())
     total = 64 + 9 * 32 + 33 * 32 + 33 + layers
-    assert f"stage3 trains {total:,} parameters (markers 64, projector 1,344, head 33" in found["note"]
-    assert f"decoder layers {layers:,}" in found["note"]
+    assert f"stage3 trains {total:,} parameters (markers 64, projector 1,344, head 33" in found.note
+    assert f"decoder layers {layers:,}" in found.note
     for p in list(trainer.model.parameters()):
         p.requires_grad_(True)
     with pytest.raises(RuntimeError, match="expected"):

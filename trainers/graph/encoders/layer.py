@@ -107,10 +107,10 @@ class MeanLayer(Layer):
         for edge_type in self.edge_types:
             rows, x = block.rows[edge_type], sent[edge_type[0]]
             if len(x) < rows.num_tails:  # the smaller side is multiplied
-                found = rows.mean(self.transform(edge_type, x))
+                mean = rows.mean(self.transform(edge_type, x))
             else:
-                found = self.transform(edge_type, rows.mean(x))
-            total_TD = total_TD + self.weighted(found, rows.degree_T)
+                mean = self.transform(edge_type, rows.mean(x))
+            total_TD = total_TD + self.weighted(mean, rows.degree_T)
         degree_T = None if block.degree_N is None else block.degree_N[: block.num_tails]
         return self.finish(own_TD, total_TD, degree_T)
 

@@ -19,5 +19,5 @@ ENCODERS = {
 
 def encoder_class(name: str) -> type[Layer]:
     """The layer's class of an encoder of the table, or of package.module:Name."""
-    found: type[Layer] = names.load(ENCODERS, name, "graph.encoder")
-    return found
+    kind: type[Layer] = names.load(ENCODERS, name, "graph.encoder")
+    return kind

@@ -77,7 +77,7 @@ def _values(
     work: Workspace, layer: AttentionLayer, index: int, h: np.ndarray, row: np.ndarray | None
 ) -> tuple[dict[str, Tensor], dict[str, np.ndarray | None]]:
     """Values by node type and distinct content, [H, rows, C], and the row of each node."""
-    found: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
     row_of: dict[str, np.ndarray | None] = {layer.target: row}
     for name in dict.fromkeys([layer.target, *(e[0] for e in layer.edge_types)]):
         if name == layer.target:
@@ -91,8 +91,8 @@ def _values(
         for block in work.blocks(num):
             x = torch.from_numpy((h if states is None else states)[block])
             value_HNC[:, block] = layer.values_of(name, x)
-        found[name] = value_HNC
-    return found, row_of
+        values[name] = value_HNC
+    return values, row_of
 
 
 def _keys(work: Workspace, layer: AttentionLayer, edge_type: EdgeType, value_HNC: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from netgpt.graphstore.arrays import ArrayWriter, map_array, write_array
 from netgpt.graphstore.files import atomic_file, file_digest, read_json
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.exact.inference import ExactInference, exact_scores
-from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Progress
+from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS
 from netgpt.trainers.graph.model import GraphModel
 from netgpt.trainers.graph.tables import FeatureTables
+from netgpt.trainers.progress import OnProgress
 
 MEAN_SCORES = "mean_scores"
 
@@ -46,7 +47,7 @@ def write_cache(
     digests: dict[str, str],
     *,
     memory_bytes: int = DEFAULT_MEMORY,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> None:
     """Write the embedding cache: Zarr arrays `h` [N, D] and `score` [N] under `folder`, a Zarr group.
 
@@ -71,19 +72,19 @@ def open_cache(folder: Path, digests: dict[str, str]) -> tuple[np.ndarray, np.nd
 
 def cached_mean_scores(folder: Path, digests: dict[str, str]) -> list[list[float]] | None:
     """What the cache's inference found for layers that weigh parts by a mean over all target nodes."""
-    found: list[list[float]] | None = _checked(folder, digests).get(MEAN_SCORES)
-    return found
+    scores: list[list[float]] | None = _checked(folder, digests).get(MEAN_SCORES)
+    return scores
 
 
 def _checked(folder: Path, digests: dict[str, str]) -> dict[str, Any]:
     """The cache's attributes."""
-    found: dict[str, Any] = (
+    kept: dict[str, Any] = (
         read_json(folder / "zarr.json")["attributes"] if (folder / "zarr.json").exists() else {}
     )
     for name, digest in digests.items():
-        if found.get(name) != digest:
+        if kept.get(name) != digest:
             raise TrainerError(
-                f"{folder}: found embeddings of {name} {found.get(name)}, expected {digest}; "
+                f"{folder}: found embeddings of {name} {kept.get(name)}, expected {digest}; "
                 "run again: netgpt embed"
             )
-    return found
+    return kept

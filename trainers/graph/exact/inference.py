@@ -13,9 +13,10 @@ from torch import Tensor
 from netgpt.trainers.graph.encoders import AttentionLayer, MeanLayer
 from netgpt.trainers.graph.exact.attention import attention_layer
 from netgpt.trainers.graph.exact.means import MeanLayers
-from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Progress, Workspace
+from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Workspace
 from netgpt.trainers.graph.model import GraphModel, WholeGraph
 from netgpt.trainers.graph.tables import FeatureTables, WholeContents
+from netgpt.trainers.progress import OnProgress
 
 CUMULATED_BYTES = 28
 """Bytes for each number of a cumulative sum on a GPU: gathered, in float64, summed, shifted."""
@@ -36,7 +37,7 @@ class ExactInference:
         scratch: Path,
         *,
         memory_bytes: int = DEFAULT_MEMORY,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         mean_scores: list[list[float]] | None = None,
     ) -> None:
         self.model, self.tables = model, tables
@@ -74,7 +75,7 @@ class ExactInference:
             self.model.train(training)
 
     def _run_in_blocks(self, model: GraphModel) -> np.ndarray:
-        found: list[list[float]] = []
+        mean_scores: list[list[float]] = []
         given = self.mean_scores
         means = MeanLayers(self.work)
         first = model.layer(0)
@@ -84,14 +85,14 @@ class ExactInference:
             layer = model.layer(index)
             if isinstance(layer, MeanLayer):
                 h = means.run(layer, index, h, row)
-                found.append([])
+                mean_scores.append([])
             else:
                 assert isinstance(layer, AttentionLayer)
                 scores_K = None if given is None else torch.tensor(given[index])
                 h, scores_K = attention_layer(self.work, layer, index, h, row, scores_K)
-                found.append(scores_K.tolist())
+                mean_scores.append(scores_K.tolist())
             row = None
-        self.mean_scores = found
+        self.mean_scores = mean_scores
         return h
 
     def _fits_on_gpu(self) -> bool:
@@ -131,7 +132,7 @@ def embed(
     tables: FeatureTables,
     *,
     memory_bytes: int = DEFAULT_MEMORY,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     mean_scores: list[list[float]] | None = None,
     scratch: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -94,10 +94,10 @@ class MeanLayers:
             some = degree[tails] > 0
             if 2 * some.sum() < len(tails):  # rows without heads bring nothing, and most are such
                 tails, means = tails[some], means[some]
-            found = torch.from_numpy(means)
+            mean = torch.from_numpy(means)
             if not done:
-                found = layer.transform(edge_type, found)
-            _add_rows(total, tails, layer.weighted(found, torch.from_numpy(degree[tails])).numpy())
+                mean = layer.transform(edge_type, mean)
+            _add_rows(total, tails, layer.weighted(mean, torch.from_numpy(degree[tails])).numpy())
             start = perf_counter()
 
     def _add_from_table(
@@ -107,8 +107,8 @@ class MeanLayers:
         first = len(contents.x) < self.work.num  # the smaller side is multiplied
 
         def sending(h: Tensor) -> Tensor:
-            found = layer.send(edge_type[0], h, None)
-            return layer.transform(edge_type, found) if first else found
+            sent = layer.send(edge_type[0], h, None)
+            return layer.transform(edge_type, sent) if first else sent
 
         table = self.work.buffer("table", len(contents.x))
         sent = self.work.source_table(edge_type[0], contents, index, sending, table)

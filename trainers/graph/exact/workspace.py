@@ -17,12 +17,12 @@ from torch import Tensor
 
 from netgpt.trainers.graph.model import GraphModel
 from netgpt.trainers.graph.tables import FeatureTables, WholeContents
+from netgpt.trainers.progress import OnProgress
 
 DEFAULT_MEMORY = 8 * 10**9
 MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 16_384, 256
 BLOCK_COPIES = 32
 """How often a block is there at once at most: features, states, means, products; and room for more."""
-Progress = Callable[[int, int], None]
 
 
 def to_float(x: np.ndarray) -> Tensor:
@@ -40,7 +40,7 @@ class Workspace:
         tables: FeatureTables,
         scratch: Path,
         memory_bytes: int,
-        progress: Progress | None,
+        progress: OnProgress | None,
     ) -> None:
         self.model, self.tables, self.graph = model, tables, tables.graph
         self.num, self.width = self.graph.num_nodes[model.target], model.shape.hidden
@@ -60,10 +60,10 @@ class Workspace:
         """Zeros [rows, D]: in memory while such arrays take half of the budget, else a mapped file."""
         size = rows * self.width * 4
         if self.held_bytes + size <= self.memory_bytes // 2:
-            found = np.zeros((rows, self.width), np.float32)
+            zeros = np.zeros((rows, self.width), np.float32)
             self.held_bytes += size
-            weakref.finalize(found, self._free, size).atexit = False
-            return found
+            weakref.finalize(zeros, self._free, size).atexit = False
+            return zeros
         if rows == 0:
             return np.zeros((0, self.width), np.float32)
         self._files += 1
@@ -128,13 +128,13 @@ class Workspace:
         contents: WholeContents,
         layer: int,
         then: Callable[[Tensor], Tensor],
-        found: np.ndarray,
+        into: np.ndarray,
     ) -> np.ndarray:
         """`then` of the states before `layer` of every distinct content of a type that no relation ends
-        in, into `found`: [rows, D]."""
-        for block in self.blocks(len(found)):
-            found[block] = then(self.model.source(node_type, to_float(contents.x[block]), layer)).numpy()
-        return found
+        in, written into `into`: [rows, D]."""
+        for block in self.blocks(len(into)):
+            into[block] = then(self.model.source(node_type, to_float(contents.x[block]), layer)).numpy()
+        return into
 
 
 def own_states(h: np.ndarray, row: np.ndarray | None, block: slice) -> Tensor:

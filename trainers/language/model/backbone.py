@@ -64,11 +64,11 @@ def load_base(model: str, dtype: torch.dtype) -> PreTrainedModel:
         else:
             options["attn_implementation"] = attention.NAME
             loaded = AutoModelForCausalLM.from_pretrained(model, **options)
-        base, found = loaded
+        base, loading = loaded
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _refuse(model, error) from error
     # transformers would go on with random values in their place
-    if lacking := sorted(found["missing_keys"]):
+    if lacking := sorted(loading["missing_keys"]):
         raise _refuse(model, f"no weights for {len(lacking)} tensors such as {lacking[0]}")
     frozen: PreTrainedModel = base.requires_grad_(False)
     return frozen
@@ -100,10 +100,10 @@ def check_tokenizer(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
             "<|vision_start|>": config.vision_start_token_id,
         }
     for token, expected in wanted.items():
-        found = tokenizer.convert_tokens_to_ids(token)
-        if found != expected:
+        token_id = tokenizer.convert_tokens_to_ids(token)
+        if token_id != expected:
             raise TrainerError(
-                f"language.model: found {token} as token {found}, expected {expected} as in the model's "
+                f"language.model: found {token} as token {token_id}, expected {expected} as in the model's "
                 "configuration; tokenizer and model are not of one model"
             )
     ends = config.get_text_config().eos_token_id

@@ -69,8 +69,8 @@ def load_exported(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Net
     mean = own.pop("mean")
     first, pad, last = meta["graph_ids"]
     netgpt = NetGPT(load_base(str(folder), dtype), meta["graph_dim"], (first, pad, last), meta["start"])
-    found = netgpt.load_state_dict(own, strict=False)
-    lacking = [name for name in found.missing_keys if name.startswith(_OWN)]
-    if lacking or found.unexpected_keys:
-        raise TrainerError(f"{folder / PART}: found no {json.dumps(lacking or found.unexpected_keys)}")
+    loaded = netgpt.load_state_dict(own, strict=False)
+    lacking = [name for name in loaded.missing_keys if name.startswith(_OWN)]
+    if lacking or loaded.unexpected_keys:
+        raise TrainerError(f"{folder / PART}: found no {json.dumps(lacking or loaded.unexpected_keys)}")
     return netgpt.eval(), mean, float(meta["length"])

@@ -81,8 +81,8 @@ class PackedLM(nn.Module):
         if batch.pixels is None:
             return x_LH
         assert self.multimodal, "pixels for a model of text alone"
-        found = self.base.model.get_video_features(batch.pixels, batch.video_grid)
-        states = torch.cat(list(found.pooler_output)).to(x_LH.dtype)
+        videos = self.base.model.get_video_features(batch.pixels, batch.video_grid)
+        states = torch.cat(list(videos.pooler_output)).to(x_LH.dtype)
         at = torch.nonzero(batch.input_ids_L == self.base.config.video_token_id)[:, 0]
         return x_LH.index_put((at,), states)
 

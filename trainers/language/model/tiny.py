@@ -7,7 +7,7 @@ pass over the training text: it gives stage 2 something to align to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from netgpt.trainers.config import TinyConfig
 from netgpt.trainers.language.model import attention
 from netgpt.trainers.language.packing import collate, plan_packs
 from netgpt.trainers.language.text.template import CHATML
+from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.schedule import learning_rate, seed_torch
 
 SPECIAL_TOKENS = (
@@ -27,7 +28,6 @@ SPECIAL_TOKENS = (
     *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
 WARMUP_PACKS = 2
-Progress = Callable[[int, int], None]
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
@@ -141,7 +141,7 @@ def warm_up(
     *,
     seed: int,
     budget: int,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> float:
     """Train all weights to predict the next token of each prompt with its response; the last step's loss.
 

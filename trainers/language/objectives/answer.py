@@ -6,13 +6,15 @@ Measured by the likeliest choice, by the mean over choices, and by greedy genera
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from netgpt.trainers.language.objectives.base import Objective, Progress, judged_metrics
+from netgpt.trainers.language.objectives.base import Objective, judged_metrics
 from netgpt.trainers.language.packing import PackedBatch
+from netgpt.trainers.progress import OnProgress
+from netgpt.trainers.tasks.baselines import Measures
 
 if TYPE_CHECKING:
     from netgpt.trainers.language.samples import Samples
@@ -32,7 +34,7 @@ class Answer(Objective):
     def forward(self, batch: PackedBatch, truth_n: Tensor) -> tuple[Tensor, Tensor]:
         return -self.model.response_log_probs(batch)[0].sum(), truth_n[:0]
 
-    def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> dict[str, Any]:
+    def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> Measures:
         from netgpt.trainers.language.scoring import choice_log_probs, expected_value
 
         log_probs = choice_log_probs(self.model, samples, budget)
@@ -42,7 +44,7 @@ class Answer(Objective):
         return {**judged_metrics(self.task, scores, truth), "val_response_nll": float(-of_truth.mean())}
 
     def predict(
-        self, samples: Samples, generated: Samples, budget: int, progress: Progress
+        self, samples: Samples, generated: Samples, budget: int, progress: OnProgress
     ) -> dict[str, np.ndarray]:
         from netgpt.trainers.language.generation import UNPARSED, generated_choices
         from netgpt.trainers.language.scoring import choice_log_probs, expected_value

@@ -8,22 +8,23 @@ Shape suffixes: n samples of a pack.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
 from netgpt.trainers.config import StageConfig
 from netgpt.trainers.language.packing import PackedBatch
+from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.tasks.base import Task
+from netgpt.trainers.tasks.baselines import Measures
 
 if TYPE_CHECKING:
     from netgpt.trainers.language.model.netgpt import PackedLM
     from netgpt.trainers.language.samples import Samples
     from netgpt.trainers.language.text.prompt import PromptBuilder
 
-Progress = Callable[[int, int], None]
 NOTHING = np.empty(0, np.int64)
 
 
@@ -52,19 +53,19 @@ class Objective(nn.Module):
         """Summed loss of a pack, and its samples' scores [n], or none of them [0]."""
         raise NotImplementedError
 
-    def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> dict[str, Any]:
+    def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> Measures:
         """Metrics of the validation samples, by name; every rank calls this, and all get the same."""
         raise NotImplementedError
 
     def predict(
-        self, samples: Samples, generated: Samples, budget: int, progress: Progress
+        self, samples: Samples, generated: Samples, budget: int, progress: OnProgress
     ) -> dict[str, np.ndarray]:
         """Scores by suffix: "" and others of all `samples` [n]; "_generated" of those of `generated`, NaN
         where a text states none. Every rank calls this, and all get the same."""
         raise NotImplementedError
 
 
-def judged_metrics(task: Task, scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+def judged_metrics(task: Task, scores: np.ndarray, truth: np.ndarray) -> Measures:
     """The task's metrics alone, named val_…"""
     measured = task.measure(scores, truth)
     return {f"val_{metric.name}": measured[metric.name] for metric in task.metrics}

@@ -17,5 +17,5 @@ OBJECTIVES = {
 
 def objective_class(name: str, key: str) -> type[Objective]:
     """The class of an objective of the table, or of package.module:Name. key: the setting that names it."""
-    found: type[Objective] = names.load(OBJECTIVES, name, key)
-    return found
+    kind: type[Objective] = names.load(OBJECTIVES, name, key)
+    return kind

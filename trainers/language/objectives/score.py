@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from netgpt.trainers.config import RateConfig, StageConfig
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.language.objectives.base import NOTHING, Objective, Progress, judged_metrics
+from netgpt.trainers.language.objectives.base import NOTHING, Objective, judged_metrics
 from netgpt.trainers.language.packing import PackedBatch
+from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.tasks.base import Task
+from netgpt.trainers.tasks.baselines import Measures
 
 if TYPE_CHECKING:
     from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
@@ -43,13 +45,13 @@ class Score(Objective):
         scores_n = self.scoring.scores(batch)
         return self.task.loss(scores_n, truth_n, self.beta), scores_n.detach()
 
-    def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> dict[str, Any]:
+    def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> Measures:
         from netgpt.trainers.language.scoring import score_samples
 
         return judged_metrics(self.task, score_samples(self.scoring, samples, budget), truth)
 
     def predict(
-        self, samples: Samples, generated: Samples, budget: int, progress: Progress
+        self, samples: Samples, generated: Samples, budget: int, progress: OnProgress
     ) -> dict[str, np.ndarray]:
         from netgpt.trainers.language.scoring import score_samples
 

@@ -141,9 +141,9 @@ class PromptBuilder:
         """Digest of everything that a record's tokens depend on besides the record."""
 
     def _id(self, token: str) -> int:
-        found = self.tokenizer.convert_tokens_to_ids(token)
-        assert isinstance(found, int)
-        return found
+        token_id = self.tokenizer.convert_tokens_to_ids(token)
+        assert isinstance(token_id, int)
+        return token_id
 
     def _special(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
@@ -156,7 +156,7 @@ class PromptBuilder:
         backend = self.tokenizer.backend_tokenizer
         backend.encode_special_tokens = True
         try:
-            return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
         finally:
             backend.encode_special_tokens = False
 
@@ -164,11 +164,11 @@ class PromptBuilder:
         """Tokens of stored records, given as (id, JSON text). At most `max_comments` items each, drawn by
         (seed, id) and kept in the record's order; then fewer items, then the ends of the texts that may be
         cut go, until it fits `max_tokens`. TrainerError where the rest does not fit."""
-        found: list[RecordTokens] = []
+        records_tokens: list[RecordTokens] = []
         source = iter(records)
         while part := list(islice(source, AT_ONCE)):  # whole texts of few records at a time
-            found += self._tokenize(part)
-        return found
+            records_tokens += self._tokenize(part)
+        return records_tokens
 
     def _tokenize(self, records: list[tuple[str, str]]) -> list[RecordTokens]:
         drafts = []

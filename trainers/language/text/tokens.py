@@ -105,17 +105,6 @@ class TokenBlock:
     fewer_items: int
     cut_texts: int
 
-    def columns(self) -> dict[str, Any]:
-        """As bytes and numbers, for another process: Arrow has no ragged rows that stay one run of memory."""
-        arrays = {name: getattr(self.tokens, name).tobytes() for name in ARRAYS}
-        return {"first": self.tokens.first, "fewer": self.fewer_items, "cut": self.cut_texts, **arrays}
-
-    @staticmethod
-    def from_columns(columns: dict[str, Any]) -> TokenBlock:
-        arrays = {name: np.frombuffer(columns[name], dtype) for name, dtype in ARRAYS.items()}
-        tokens = Tokens.from_arrays(arrays, int(columns["first"]))
-        return TokenBlock(tokens, int(columns["fewer"]), int(columns["cut"]))
-
 
 def records_of(graph: Graph, document: Document, nodes: Iterable[int]) -> Iterator[tuple[str, str]]:
     """(id, JSON text) of some of the target's nodes."""
@@ -172,12 +161,12 @@ def write_tokens(folder: Path, blocks: Iterable[TokenBlock], attributes: dict[st
 def open_tokens(folder: Path, attributes: dict[str, str]) -> Tokens:
     """Map a cache. TrainerError where it is of another store, tokenizer, template or limit."""
     path = folder / "zarr.json"
-    found = read_json(path).get("attributes", {}) if path.exists() else {}
+    kept = read_json(path).get("attributes", {}) if path.exists() else {}
     for name, digest in attributes.items():
-        if found.get(name) != digest:
+        if kept.get(name) != digest:
             what = "store" if name == "store" else "tokenizer, template or limits"
             raise TrainerError(
-                f"{folder}: found tokens of another {what} ({str(found.get(name))[:12]}), expected "
+                f"{folder}: found tokens of another {what} ({str(kept.get(name))[:12]}), expected "
                 f"{digest[:12]}; run again: netgpt tokenize"
             )
     return Tokens.from_arrays({name: map_array(folder, name) for name in ARRAYS})

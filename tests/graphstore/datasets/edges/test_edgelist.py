@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from netgpt import graphstore
 from netgpt.graphstore import StoreError, build_edges
+from netgpt.graphstore.dataset import BuildConfig
 from netgpt.graphstore.datasets.edges.read import Piece
 from netgpt.graphstore.files import read_json
 from netgpt.graphstore.sort import Policy, _ranges, write_rows
@@ -386,3 +387,11 @@ def test_what_edge_lists_lack_is_said_in_one_line(graph: Any, tmp_path: Path) ->
     assert store.times == {} and not store.has_column("item", "label")
     with pytest.raises(StoreError, match="found the listed relation user/buys/item"):
         graphstore.ExtendedGraph(store, store.dataset.open(path))
+
+
+def test_leaving_bad_records_out_is_refused(graph: Any, tmp_path: Path) -> None:
+    """No edge is a record of its own, so nothing would be left out."""
+    path, _, _ = graph
+    with pytest.raises(StoreError, match="on_error: found 'skip', expected fail"):
+        graphstore.build(path, tmp_path / "s", BuildConfig(on_error="skip"))
+    assert not (tmp_path / "s").exists()
