@@ -13,6 +13,7 @@ from netgpt.cluster.progress import counting_bar, say
 from netgpt.graphstore import BuildConfig, ReadReport
 from netgpt.graphstore.dataset import OnError
 from netgpt.graphstore.datasets import names as datasets
+from netgpt.graphstore.look import SourceFacts, look
 
 _USED_BY = {"encoder": {"text", "text_time"}, "time_dim": {"time", "text_time"}}
 """Settings that all data sets have, and the encodings of features that they count for."""
@@ -111,6 +112,14 @@ def build_store(
         say(f"{made['num_without_video']:,} rows without a video have zeros")
 
 
+def look_at(source: Path, dataset: str | None, label: str | None) -> SourceFacts:
+    """What a source holds; bad rows are counted where its data set can leave them out."""
+    known = datasets.of_build(source, None, dataset)
+    config = known.Config(on_error="skip" if known.can_skip else "fail")
+    opened = known.open(source, config, report=ReadReport(), require_labels=False)
+    return look(opened, datasets.key_of(known), label)
+
+
 def say_skipped(report: ReadReport) -> None:
     """What a read left out or filled in, and what was dropped of listed edges."""
     if report.imputed:
@@ -119,6 +128,10 @@ def say_skipped(report: ReadReport) -> None:
     if report.num_skipped:
         counts = ", ".join(f"{field}: {num}" for field, num in report.skipped.items())
         say(f"left out {report.num_skipped} of {report.num_read + report.num_skipped} records ({counts})")
+    if report.dangling:
+        counts = ", ".join(f"{field}: {num}" for field, num in report.dangling.items())
+        say(f"left out {sum(report.dangling.values())} links to what is not there ({counts})")
+    if report.first_skipped:
         say(f"first: {report.first_skipped}")
     for name, one in report.edges.items():
         say(

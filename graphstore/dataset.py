@@ -60,6 +60,8 @@ class ReadReport:
     skipped: dict[str, int] = field(default_factory=dict)
     skipped_ids: set[str] = field(default_factory=set)
     first_skipped: str | None = None
+    dangling: dict[str, int] = field(default_factory=dict)
+    """Links to rows that are not there, which were left out, by their column."""
     imputed: dict[str, int] = field(default_factory=dict)
     """Numbers that were not there, and are 0, by field."""
     edges: dict[str, RowStats] = field(default_factory=dict)
@@ -70,11 +72,21 @@ class ReadReport:
         return sum(self.skipped.values())
 
     def skip(self, error: RecordError) -> None:
-        """Count a record that is left out."""
-        key = error.field or "record"
-        self.skipped[key] = self.skipped.get(key, 0) + 1
+        """Count a record that is left out, by its id, which a later one must not have."""
+        self.count(error)
         if error.record is not None:
             self.skipped_ids.add(error.record)
+
+    def count(self, error: RecordError) -> None:
+        """Count a record that is left out and has no id."""
+        key = error.field or "record"
+        self.skipped[key] = self.skipped.get(key, 0) + 1
+        self.first_skipped = self.first_skipped or str(error)
+
+    def dangles(self, error: RecordError, num: int) -> None:
+        """Count links that are left out; error: of the first of so many."""
+        key = error.field or "link"
+        self.dangling[key] = self.dangling.get(key, 0) + num
         self.first_skipped = self.first_skipped or str(error)
 
     def keep(self, imputed: Sequence[str] = ()) -> None:
@@ -86,7 +98,7 @@ class ReadReport:
     def clear(self) -> None:
         """Count anew."""
         self.num_read, self.first_skipped = 0, None
-        for counted in (self.skipped, self.skipped_ids, self.imputed, self.edges):
+        for counted in (self.skipped, self.skipped_ids, self.dangling, self.imputed, self.edges):
             counted.clear()
 
 
@@ -238,6 +250,8 @@ class Dataset:
     unit: ClassVar[str] = "rows"
     """What a build counts while it runs."""
     Config: ClassVar[type[BuildConfig]] = BuildConfig
+    can_skip: ClassVar[bool] = True
+    """Whether its sources know `on_error: skip`."""
     published: ClassVar[tuple[Published, ...]] = ()
 
     def reads(self, source: Path) -> bool:

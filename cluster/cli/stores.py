@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")
 
 
 def build(
-    source: Annotated[Path, typer.Argument(help="A source of a data set: records, or EDGES.yaml.")],
+    source: Annotated[Path, typer.Argument(help="A source of a data set: records, or a description.")],
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Its data set (default: the one that reads it).")
@@ -59,6 +60,24 @@ def build(
     memory_bytes = None if memory is None else memory_size(memory)
     build_store(source, out, config, features, dataset=known, memory_bytes=memory_bytes)
     say(f"{out}: built")
+
+
+def data(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What build takes.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Its data set (default: the one that reads it).")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="A column of the target: how it is spread, what tells it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a source holds, before anything is built: tables, columns, links, bad rows, leaks."""
+    from netgpt.cluster.stores import look_at
+    from netgpt.graphstore.look import look_table
+
+    facts = look_at(source, dataset, label)
+    print(json.dumps(asdict(facts), ensure_ascii=False) if as_json else look_table(facts))
 
 
 def synth(
@@ -175,7 +194,7 @@ def unpack(
 def register(app: typer.Typer) -> None:
     from netgpt.graphstore.datasets import names
 
-    for command in (build, synth, append, info, verify, pack, unpack):
+    for command in (data, build, synth, append, info, verify, pack, unpack):
         app.command()(command)
     for dataset in map(names.load, names.DATASETS):
         for name, of_dataset in dataset.commands().items():

@@ -93,6 +93,7 @@ class Edges(Dataset):
     name = "edges"
     title = "edge lists"
     unit = "edges"
+    can_skip = False
 
     def reads(self, source: Path) -> bool:
         return is_description(source)

@@ -23,21 +23,24 @@ Paths are relative to the description.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from netgpt.graphstore.datasets.described import (
+    check_keys,
+    first_lines,
+    has_tables,
+    is_described,
+    read_described,
+)
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import NAME, EdgeType, edge_name
 
 Require = Callable[[bool, str, object, str], None]
 """Condition, place, value found, what was expected."""
 
-_JSON = re.compile(rb'\{\s*"(version|target|nodes|edges)"\s*:')
-"""How a description in JSON, which is YAML too, begins."""
 POLICIES = ("keep", "drop", "error")
 SUFFIXES = (".parquet", ".csv", ".npy")
 
@@ -82,33 +85,21 @@ class Description:
 
 
 def is_description(path: Path) -> bool:
-    """Whether a file describes a graph: YAML by its name, or a JSON object that begins as one does."""
-    if path.suffix in (".yaml", ".yml"):
-        return True
-    try:
-        with path.open("rb") as file:
-            return _JSON.match(file.read(4096).lstrip()) is not None
-    except OSError:
-        return False
+    """Whether a file describes a graph as lists of edges."""
+    return is_described(path) and not has_tables(path)
 
 
 def read_description(path: Path) -> Description:
     """Read and check a description; paths in it become absolute. Raises StoreError."""
-    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    raw = read_described(path)
+    _check_keys(path, raw)
     try:
-        raw = OmegaConf.create(path.read_text(encoding="utf-8"))
-        _check_keys(path, OmegaConf.to_container(raw))
         description = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Description), raw))
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read ({error})") from error
-    except StoreError:
-        raise
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise StoreError(f"{path}: {'; '.join(lines[:2])}") from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise StoreError(f"{path}: {first_lines(error)}") from error
     assert isinstance(description, Description)
     _check(path, description)
     return description
@@ -119,15 +110,7 @@ def _check_keys(path: Path, raw: Any) -> None:
     is."""
 
     def check(place: str, value: Any, kind: type) -> None:
-        if not isinstance(value, dict):
-            raise StoreError(f"{path}: {place or 'the whole'}: found {value!r:.60}, expected an object")
-        names = [one.name for one in fields(kind)]
-        for key in map(str, value):
-            if key not in names:
-                near = get_close_matches(key, names, n=1, cutoff=0.5)
-                meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
-                where = f"{place}.{key}" if place else key
-                raise StoreError(f"{path}: found the unknown key {where}; {meant}")
+        check_keys(path, place, value, [one.name for one in fields(kind)])
 
     check("", raw, Description)
     nodes, edges = raw.get("nodes", {}), raw.get("edges", [])

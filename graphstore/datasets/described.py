@@ -1,0 +1,77 @@
+"""What descriptions of data have in common: YAML (or JSON) files that are read and checked key by key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from netgpt.graphstore.errors import StoreError
+
+_JSON = re.compile(rb'\s*\{\s*"(version|target|nodes|edges|tables|relations)"\s*:')
+"""How a description in JSON, which is YAML too, begins."""
+
+
+def is_described(path: Path) -> bool:
+    """Whether a file describes a graph: YAML by its name, or a JSON object that begins as one does."""
+    return path.suffix in (".yaml", ".yml") or _JSON.match(_head(path)) is not None
+
+
+def has_tables(path: Path) -> bool:
+    """Whether a description is one of tables: the key is in its first 64 kB, at the top."""
+    if not is_described(path):
+        return False
+    in_yaml, in_json = rb'^["\']?tables["\']?\s*:', rb'"tables"\s*:'
+    pattern = in_yaml if path.suffix in (".yaml", ".yml") else in_json
+    return re.search(pattern, _head(path), re.MULTILINE) is not None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(1 << 16)
+    except OSError:
+        return b""
+
+
+def read_described(path: Path) -> Any:
+    """The file's objects, lists and values. StoreError for what cannot be read, and for a key twice."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from error
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise StoreError(f"{path}: cannot be read as YAML: {error.problem}{line}") from error
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        raise StoreError(f"{path}: {first_lines(error)}") from error
+
+
+def first_lines(error: Exception) -> str:
+    """A message of many lines as one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:2])
+
+
+def check_keys(path: Path, place: str, value: Any, names: Sequence[str]) -> None:
+    """StoreError for what is no object, and for unknown keys, with the nearest that there is."""
+    if not isinstance(value, dict):
+        raise StoreError(f"{path}: {place or 'the whole'}: found {value!r:.60}, expected an object")
+    for key in map(str, value):
+        if key not in names:
+            near = get_close_matches(key, names, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+            where = f"{place}.{key}" if place else key
+            raise StoreError(f"{path}: found the unknown key {where}; {meant}")
+
+
+def require(path: Path, condition: bool, place: str, found: object, expected: str) -> None:
+    """StoreError where a value of a description is not what it should be."""
+    if not condition:
+        raise StoreError(f"{path}: {place}: found {found!r:.80}, expected {expected}")

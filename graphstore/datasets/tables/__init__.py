@@ -1,0 +1,363 @@
+"""Any graph as tables with keys: the convention of relational databases, from Parquet, CSV and JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
+from netgpt.graphstore.datasets.described import has_tables, require
+from netgpt.graphstore.datasets.tables.describe import (
+    ColumnDescription,
+    Description,
+    TableDescription,
+    read_description,
+)
+from netgpt.graphstore.datasets.tables.keys import Keys
+from netgpt.graphstore.errors import RecordError, SourceError, StoreError
+from netgpt.graphstore.features import Values
+from netgpt.graphstore.files import file_digest, value_digest
+from netgpt.graphstore.schema import Column, EdgeType, Encoding, NodeType, RelationType, Schema
+from netgpt.graphstore.sort import Piece
+
+if TYPE_CHECKING:  # they import pyarrow, which to name a data set needs not
+    from netgpt.graphstore.datasets.tables.batch import Link, TableBatch
+
+VALUE = "value"
+"""The column of a type of distinct values that has them."""
+_TEXT = "_text"
+"""What the features of a table's texts are made of: several columns as one."""
+
+
+class TableSource(Source):
+    """The graph of a description. Rows are read in batches, links when their edges are asked for."""
+
+    def __init__(self, path: Path, config: BuildConfig, report: ReadReport | None = None) -> None:
+        self.path, self.file = path, str(path)
+        self.report = report if report is not None else ReadReport()
+        self._skips = config.on_error == "skip"
+        described = read_description(path)
+        self.tables = {name: _with_columns(path, table) for name, table in described.tables.items()}
+        self.description = replace(described, tables=self.tables)
+        self._stamps = {file: _stamp(file) for table in self.tables.values() for file in table.paths}
+        self.schema = _schema(self.description)
+        for problem in self.schema.problems():
+            raise StoreError(f"{path}: {problem}")
+        self._keys: dict[str, Keys] = {}
+        self._num_rows: dict[str, int] = {}
+        self._left_out: dict[str, np.ndarray] = {}
+        self._is_read = False
+        self._counted: set[tuple[str, str]] = set()
+        """Tables and their links whose dangling values are counted."""
+
+    def digest(self) -> str:
+        files = [file for table in self.tables.values() for file in (*table.paths, *_vector_files(table))]
+        digests = [file_digest(file) for file in files]
+        return value_digest({"description": file_digest(self.path), "files": digests})
+
+    def num_nodes(self) -> dict[str, int]:
+        self._read()
+        return {
+            table.name: self._num_rows[table.name]
+            for table in self.description.nodes
+            if not self.schema.node_type(table.name).columns
+        }
+
+    def blocks(self) -> Iterator[Block]:
+        self.report.clear()
+        self._counted.clear()
+        self._is_read = False
+        values = {name: Keys() for name in self.description.values}
+        self._keys = {table.name: Keys() for table in self.description.nodes if table.key} | values
+        for table in self.description.nodes:
+            yield from self._rows(table)
+        for table in self.tables.values():
+            if table.is_edges and (own := [c for c, to in table.links.items() if to in values]):
+                for batch in self._batches(table, own):
+                    for column in own:
+                        values[table.links[column]].add(batch.keys(column))
+        for name, keys in values.items():
+            if not len(keys):
+                raise SourceError(self.file, None, None, f"no value of {name}", "at least one")
+            for texts in keys.batches():
+                yield Block(name, {VALUE: texts})
+        self._is_read = True
+
+    def _rows(self, table: TableDescription) -> Iterator[Block]:
+        """The rows of a table as blocks; notes their keys, and the values that they link to."""
+        columns = table.columns or ()
+        node, left_out = self.schema.node_type(table.name), [np.empty(0, np.int64)]
+        names = [c.name for c in columns if not c.file]
+        asked = list(dict.fromkeys([*([table.key] if table.key else []), *names, *table.links]))
+        num = num_read = 0
+        for batch in self._batches(table, asked, counts=True):
+            num_read += len(batch)
+            cells: dict[str, Any] = {c.name: batch.cells(c) for c in columns}
+            links = {column: batch.keys(column) for column in table.links}
+            if table.key:
+                cells[table.key] = batch.distinct(table.key, self._keys[table.name])
+            kept = batch.kept
+            left_out.append(batch.first + np.flatnonzero(~kept))
+            if table.key:
+                self._keys[table.name].add_texts(
+                    [k for k, good in zip(cells[table.key], kept, strict=True) if good]
+                )
+            for column, keys in links.items():
+                if table.links[column] in self.description.values:
+                    self._keys[table.links[column]].add(keys.filter(_arrow_mask(kept)))
+            num += int(kept.sum())
+            self.report.num_read += int(kept.sum())
+            if node.columns or node.inputs:
+                yield Block(table.name, _picked(_with_text(table, node, cells), kept))
+        if not num:
+            raise SourceError(str(table.paths[0]), None, None, "no rows", f"at least one of {table.name}")
+        for file in _vector_files(table):
+            if (num_vectors := len(np.load(file, mmap_mode="r"))) != num_read:
+                raise SourceError(
+                    str(file), None, None, f"{num_vectors} rows", f"{num_read}, as {table.name} has"
+                )
+        self._num_rows[table.name] = num
+        self._left_out[table.name] = np.concatenate(left_out)
+
+    def _batches(
+        self, table: TableDescription, columns: Sequence[str], *, counts: bool = False
+    ) -> Iterator[TableBatch]:
+        """SourceError where a file is not what it was when the source was opened. counts: note in the report
+        what is left out."""
+        from netgpt.graphstore.datasets.tables.batch import TableBatch, table_batches
+
+        report = self.report if counts else None
+        for place, first, batch in table_batches(table, columns, self._check_unchanged):
+            yield TableBatch(place, first, batch, skips=self._skips, report=report)
+
+    def _check_unchanged(self, file: Path) -> None:
+        if _stamp(file) != self._stamps[file]:
+            raise SourceError(
+                str(file), None, None, "a file that changed while it was read", "one that stays"
+            )
+
+    def _read(self) -> None:
+        """Have all keys: the blocks read to their end."""
+        if not self._is_read:
+            for _ in self.blocks():
+                pass
+
+    def edges(self, edge_type: EdgeType) -> Iterator[Piece]:
+        self._read()
+        link = self._links[edge_type]
+        for heads, tails, file, first in self._linked(link.table, link.columns):
+            if link.is_reverse:
+                heads, tails = tails, heads
+            yield Piece(heads, tails, file, first)
+
+    @cached_property
+    def _links(self) -> dict[EdgeType, Link]:
+        from netgpt.graphstore.datasets.tables.batch import Link
+
+        return {
+            edge_type: Link(table, columns, is_reverse)
+            for table in self.tables.values()
+            for edge_type, columns, is_reverse in _link_relations(table)
+        }
+
+    def _linked(
+        self, table: TableDescription, columns: Sequence[str]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, str, int]]:
+        """Edges of a link, from rows to what they link to, or of a table of edges from the first to the
+        second link; with the file, and the row of the first."""
+        dangling: dict[str, tuple[RecordError, int]] = {}
+        left_out = self._left_out.get(table.name, np.empty(0, np.int64))
+        num = 0
+        for batch in self._batches(table, columns):
+            num += len(batch)
+            position = batch.first + np.arange(len(batch))
+            ends, kept = [], ~np.isin(position, left_out)
+            good = kept.copy()
+            for column in columns:
+                keys = batch.keys(column)
+                rows = self._keys[table.links[column]].rows(keys)
+                unknown = (rows < 0) & np.asarray(keys.is_valid()) & kept
+                if unknown.any():
+                    i = int(np.argmax(unknown))
+                    row, expected = str(batch.row_in_file(i)), f"a {table.links[column]} that there is"
+                    error = RecordError(str(batch.file), row, column, repr(keys[i].as_py()), expected)
+                    if not self._skips:
+                        raise error
+                    first_error, number = dangling.get(column, (error, 0))
+                    dangling[column] = (first_error, number + int(unknown.sum()))
+                ends.append(rows)
+                good &= rows >= 0
+            if len(columns) == 1:
+                ends.insert(0, position - np.searchsorted(left_out, position))
+            if good.any():
+                yield ends[0][good], ends[1][good], str(batch.file), batch.row_in_file(0)
+        if table.is_edges and not num:
+            raise SourceError(str(table.paths[0]), None, None, "no rows", f"at least one of {table.name}")
+        for column, (error, number) in dangling.items():
+            if (table.name, column) not in self._counted:  # both directions read the same links
+                self._counted.add((table.name, column))
+                self.report.dangles(error, number)
+
+    def group(
+        self, relation: RelationType, num_nodes: int, memory_bytes: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """By a link: the number of what each node links to."""
+        self._read()
+        table = self.tables[relation.edge_type[2]]
+        assert relation.group_by is not None
+        key, time = np.full(num_nodes, -1, np.int64), np.empty(num_nodes, np.int64)
+        for heads, tails, _, _ in self._linked(table, [relation.group_by]):
+            key[heads] = tails
+        place = 0
+        column = next(c for c in table.columns or () if c.name == table.time)
+        left_out = self._left_out[table.name]
+        for batch in self._batches(table, [column.name]):
+            kept = ~np.isin(batch.first + np.arange(len(batch)), left_out)
+            times = batch.cells(column)[kept]
+            time[place : place + len(times)] = times
+            place += len(times)
+        return key, time
+
+
+class Tables(Dataset):
+    """Tables with primary and foreign keys, of anyone's own graph."""
+
+    name = "tables"
+    title = "tables"
+
+    def reads(self, source: Path) -> bool:
+        return has_tables(source)
+
+    def open(
+        self,
+        source: Path,
+        config: BuildConfig | None = None,
+        *,
+        report: ReadReport | None = None,
+        require_labels: bool = True,
+        known_ids: frozenset[str] = frozenset(),
+        check_history: bool = True,
+    ) -> Source:
+        return TableSource(source, self.configured(config), report)
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _vector_files(table: TableDescription) -> list[Path]:
+    return [Path(column.file) for column in table.columns or () if column.file]
+
+
+def _picked(cells: dict[str, Values], kept: np.ndarray) -> dict[str, Values]:
+    if kept.all():
+        return cells
+    rows = np.flatnonzero(kept)
+    return {
+        name: values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows.tolist()]
+        for name, values in cells.items()
+    }
+
+
+def _arrow_mask(kept: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return pa.array(kept)
+
+
+def _with_text(table: TableDescription, node: NodeType, cells: dict[str, Any]) -> dict[str, Values]:
+    """Cells as the store keeps them, and the text that features are made of."""
+    if node.inputs == (_TEXT,):
+        parts = [cells[name] for name in table.features or ()]
+        cells[_TEXT] = [". ".join(filter(None, map(_as_text, row))) for row in zip(*parts, strict=True)]
+    for column in table.columns or ():
+        if column.kind == "categories":
+            cells[column.name] = [json.dumps(row, ensure_ascii=False) for row in cells[column.name]]
+    return cells
+
+
+def _as_text(cell: str | list[str]) -> str:
+    return cell if isinstance(cell, str) else ", ".join(cell)
+
+
+def _with_columns(path: Path, table: TableDescription) -> TableDescription:
+    """The description with the columns that `auto` stands for, the time among them, and its features."""
+    columns = table.columns
+    if columns is None:
+        from netgpt.graphstore.datasets.tables.read import guessed_columns
+
+        columns = guessed_columns(table)
+    if table.time and table.time not in {column.name for column in columns}:
+        columns = (*columns, ColumnDescription(table.time, "time"))
+    kinds = {column.name: column.kind for column in columns}
+    features = table.features
+    if features is None:
+        vectors = tuple(name for name, kind in kinds.items() if kind == "vector")
+        features = vectors or tuple(name for name, kind in kinds.items() if kind == "text")
+    place = f"tables.{table.name}.features"
+    for name in features:
+        ok = kinds.get(name) in ("text", "category", "categories", "vector")
+        require(path, ok, place, name, "columns that are texts, categories, or the vector")
+    alone = len(features) == 1 or "vector" not in {kinds[name] for name in features}
+    require(path, alone, place, list(features), "texts, or a vector alone")
+    return replace(table, columns=columns, features=features)
+
+
+def _schema(description: Description) -> Schema:
+    nodes = [_node_type(table) for table in description.nodes]
+    nodes += [
+        NodeType(name=name, encoding="text", inputs=(VALUE,), columns=(Column(VALUE, "id"),))
+        for name in description.values
+    ]
+    relations = [
+        RelationType(edge_type=edge_type)
+        for table in description.tables.values()
+        for edge_type, _, _ in _link_relations(table)
+    ]
+    relations += [
+        RelationType(edge_type=(group.of, group.name, group.of), group_by=group.group, strict=group.strict)
+        for group in description.groups
+    ]
+    return Schema(target=description.target, node_types=tuple(nodes), relations=tuple(relations))
+
+
+def _node_type(table: TableDescription) -> NodeType:
+    columns = [Column(table.key, "id")] if table.key else []
+    for column in table.columns or ():
+        match column.kind:
+            case "vector":
+                continue
+            case "categories":
+                columns.append(Column(column.name, "text"))  # as a JSON list
+            case "number":
+                columns.append(Column(column.name, "number", dtype="float64"))
+            case "text" | "time" | "category":
+                columns.append(Column(column.name, column.kind))
+    features, kinds = table.features or (), {c.name: c.kind for c in table.columns or ()}
+    encoding: Encoding = "text" if features else "none"
+    inputs = (_TEXT,) if features else ()
+    if len(features) == 1 and kinds[features[0]] in ("vector", "text"):
+        encoding, inputs = "given" if kinds[features[0]] == "vector" else "text", features
+    return NodeType(
+        name=table.name, encoding=encoding, inputs=inputs, columns=tuple(columns), time=table.time
+    )
+
+
+def _link_relations(table: TableDescription) -> Iterator[tuple[EdgeType, list[str], bool]]:
+    """Relations of a table's links: the edge type, the link's columns, and whether it is the reverse."""
+    if table.is_edges:
+        (first, src), (second, dst) = table.links.items()
+        ends = [(table.name, src, dst, [first, second])]
+    else:
+        ends = [(column, table.name, to, [column]) for column, to in table.links.items()]
+    for name, src, dst, columns in ends:
+        yield (src, name, dst), columns, False
+        if table.reverse:
+            yield (dst, f"rev_{name}", src), columns, True

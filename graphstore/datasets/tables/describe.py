@@ -1,0 +1,267 @@
+"""The description of a graph as tables: a small YAML (or JSON) file.
+
+    target: movie                        # the type that is asked about; by default the first table of nodes
+    tables:
+      movie:
+        path: movies.parquet             # Parquet, CSV or JSON lines; one file, a list of files, or a pattern
+        key: movie_id                    # any strings or whole numbers, each once; without: the row's number
+        time: released                   # when a row came to be: the order of rows of groups
+        columns:                         # what is kept; or `auto`: all of Parquet, by their types
+          title: text
+          genres: {categories: "|"}      # several values in one text, and what is between them; or lists
+          runtime: number
+          released: {time: "%d-%b-%Y"}   # a form of strptime; without: seconds since 1970, or ISO 8601
+          cover: {vector: covers.npy}    # [rows, width]; without a file: lists of numbers
+        features: [title, genres]        # texts and categories, or the vector; by default it, or all texts
+        links: {studio: studio}          # a foreign key: of a table, or else of a type of the distinct values
+      likes:                             # no key, two links, nothing else: edges
+        path: likes.csv
+        separator: "\\t"                  # of CSV; header: [user, movie] where the file has none; encoding
+        links: {user: user, movie: movie}
+    relations:
+      - {name: same_studio_as, of: movie, group: studio, ties: strict}
+
+A link `studio` of `movie` is the relation movie/studio/studio and, unless `reverse: false`, its reverse
+studio/rev_studio/movie. A table of edges is user/likes/movie and movie/rev_likes/user. A group makes the
+edges of each node to those of the same value that are not later (`ties: strict`: earlier).
+
+Paths are relative to the description.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from netgpt.graphstore.datasets.described import check_keys, read_described, require
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.schema import NAME
+
+Kind = Literal["text", "number", "time", "category", "categories", "vector"]
+KINDS: tuple[str, ...] = get_args(Kind)
+SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".data", ".item", ".jsonl", ".ndjson")
+"""Names of files end so; what is neither Parquet nor JSON lines is text with separators."""
+JSON_LINES = (".jsonl", ".ndjson")
+_OPTIONS = {"time": "form", "categories": "separator", "vector": "file"}
+"""Kinds whose column may say more, and what."""
+
+
+@dataclass(frozen=True)
+class ColumnDescription:
+    """A column that is kept."""
+
+    name: str
+    kind: Kind
+    form: str = ""
+    """Of a time: as strptime has it; empty: seconds since 1970, or ISO 8601."""
+    separator: str = ""
+    """Of categories: between the values of a text; empty: they are lists."""
+    file: str = ""
+    """Of a vector: the .npy file that has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableDescription:
+    name: str
+    paths: tuple[Path, ...]
+    key: str = ""
+    time: str = ""
+    columns: tuple[ColumnDescription, ...] | None = ()
+    """None: all that there are, by their types."""
+    links: Mapping[str, str]
+    """By column the type that its values are keys of."""
+    reverse: bool = True
+    separator: str = ","
+    header: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    features: tuple[str, ...] | None = None
+    """Columns that become features: texts and categories, or the vector. None: the vector, else all texts."""
+
+    @property
+    def is_edges(self) -> bool:
+        """Rows are edges between two other types, and no nodes."""
+        return not self.key and not self.time and self.columns == () and len(self.links) == 2
+
+
+@dataclass(frozen=True)
+class GroupDescription:
+    name: str
+    of: str
+    group: str
+    strict: bool
+
+
+@dataclass(frozen=True)
+class Description:
+    path: Path
+    target: str
+    tables: Mapping[str, TableDescription]
+    groups: tuple[GroupDescription, ...]
+
+    @property
+    def nodes(self) -> tuple[TableDescription, ...]:
+        """Tables whose rows are nodes."""
+        return tuple(table for table in self.tables.values() if not table.is_edges)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Types of the distinct values of columns."""
+        targets = [target for table in self.tables.values() for target in table.links.values()]
+        return tuple(dict.fromkeys(target for target in targets if target not in self.tables))
+
+
+_TABLE = (
+    *("path", "key", "time", "columns", "features", "links", "reverse"),
+    *("separator", "header", "encoding"),
+)
+
+
+def read_description(path: Path) -> Description:
+    """Read and check a description; paths in it become whole. StoreError for what it cannot mean."""
+    raw = read_described(path)
+    check_keys(path, "", raw, ("target", "tables", "relations"))
+    tables = raw.get("tables")
+    require(path, isinstance(tables, dict) and bool(tables), "tables", tables, "tables by their names")
+    described = {str(name): _table(path, str(name), table) for name, table in tables.items()}
+    description = Description(path, "", described, _groups(path, raw.get("relations") or [], described))
+    nodes = [table.name for table in description.nodes]
+    require(path, bool(nodes), "tables", ", ".join(described), "a table with a key or columns")
+    for table in described.values():
+        for column, target in table.links.items():
+            place = f"tables.{table.name}.links.{column}"
+            require(
+                path, bool(NAME.fullmatch(target)), place, target, "a name of letters, digits, _, - and ."
+            )
+            if target in described:
+                keyed = bool(described[target].key)
+                require(path, keyed, place, target, "a table that has a key, or a name that no table has")
+    target = str(raw.get("target") or nodes[0])
+    require(path, target in nodes, "target", target, f"one of {', '.join(nodes)}")
+    return Description(path, target, described, description.groups)
+
+
+def _table(path: Path, name: str, raw: Any) -> TableDescription:
+    place = f"tables.{name}"
+    check_keys(path, place, raw, _TABLE)
+    require(path, bool(NAME.fullmatch(name)), "tables", name, "a name of letters, digits, _, - and .")
+    for key in ("key", "time", "separator", "encoding"):
+        value = raw.get(key, "")
+        require(path, isinstance(value, str), f"{place}.{key}", value, "a text")
+    header, reverse = raw.get("header") or [], raw.get("reverse", True)
+    texts = isinstance(header, list) and all(isinstance(one, str) for one in header)
+    require(path, texts and len(set(header)) == len(header), f"{place}.header", header, "distinct names")
+    require(path, isinstance(reverse, bool), f"{place}.reverse", reverse, "true or false")
+    features = raw.get("features")
+    named = features is None or (isinstance(features, list) and all(isinstance(one, str) for one in features))
+    require(path, named, f"{place}.features", features, "a list of columns")
+    links = raw.get("links") or {}
+    linked = isinstance(links, dict) and all(isinstance(to, str) for to in links.values())
+    require(path, linked, f"{place}.links", links, "a type's name by each column")
+    separator = raw.get("separator", ",")
+    require(path, len(separator) > 0, f"{place}.separator", separator, "what is between two columns")
+    table = TableDescription(
+        name=name,
+        paths=_paths(path, f"{place}.path", raw.get("path")),
+        key=raw.get("key", ""),
+        time=raw.get("time", ""),
+        columns=_columns(path, f"{place}.columns", raw.get("columns")),
+        links={str(column): to for column, to in links.items()},
+        reverse=reverse,
+        separator=separator,
+        header=tuple(header),
+        encoding=raw.get("encoding", "utf-8"),
+        features=None if features is None else tuple(features),
+    )
+    _check_columns(path, place, table)
+    return table
+
+
+def _check_columns(path: Path, place: str, table: TableDescription) -> None:
+    names = [column.name for column in table.columns or ()]
+    for name in (*names, *table.links, *([table.key] if table.key else [])):
+        require(path, bool(NAME.fullmatch(name)), place, name, "columns of letters, digits, _, - and .")
+    if table.key:
+        require(path, table.key not in names, f"{place}.columns", table.key, "columns beside the key")
+    vectors = [column for column in table.columns or () if column.kind == "vector"]
+    require(path, len(vectors) < 2, f"{place}.columns", [v.name for v in vectors], "one vector at most")
+    if table.time and table.columns:
+        kind = next((column.kind for column in table.columns if column.name == table.time), "time")
+        require(path, kind == "time", f"{place}.columns.{table.time}", kind, f"time, as {place}.time says")
+    if table.columns is None:
+        parquet = {one.suffix for one in table.paths} == {".parquet"}
+        require(path, parquet, f"{place}.columns", "auto", "columns by name: only Parquet says their kinds")
+
+
+def _columns(path: Path, place: str, raw: Any) -> tuple[ColumnDescription, ...] | None:
+    if raw == "auto":
+        return None
+    if raw is None:
+        return ()
+    require(path, isinstance(raw, dict), place, raw, "a kind by each column, or auto")
+    columns = []
+    for name, value in raw.items():
+        where, options = f"{place}.{name}", {}
+        kind = value
+        if isinstance(value, dict):
+            check_keys(path, where, value, tuple(_OPTIONS))
+            require(path, len(value) == 1, where, list(value), f"one of {', '.join(_OPTIONS)}")
+            ((kind, option),) = value.items()
+            require(path, isinstance(option, str) and option != "", f"{where}.{kind}", option, "a text")
+            options[_OPTIONS[kind]] = option
+        require(path, kind in KINDS, where, kind, f"one of {', '.join(KINDS)}")
+        if "file" in options:
+            file = path.parent / options["file"]
+            npy = file.suffix == ".npy" and file.is_file()
+            require(path, npy, f"{where}.vector", str(file), "an .npy file")
+            options["file"] = str(file)
+        columns.append(ColumnDescription(str(name), kind, **options))
+    return tuple(columns)
+
+
+def _paths(path: Path, place: str, raw: Any) -> tuple[Path, ...]:
+    """The files of a table, those of a pattern in the order of their names."""
+    names = [raw] if isinstance(raw, str) else raw
+    listed = isinstance(names, list) and len(names) > 0 and all(isinstance(one, str) for one in names)
+    require(path, listed, place, raw, "a file, a list of files, or a pattern")
+    files: list[Path] = []
+    for one in names:
+        matched = sorted(glob.glob(str(path.parent / one))) if glob.has_magic(one) else [path.parent / one]
+        require(path, bool(matched), place, one, "a pattern that some file matches")
+        files += map(Path, matched)
+    for file in files:
+        require(path, file.suffix in SUFFIXES, place, str(file), f"a name that ends in {', '.join(SUFFIXES)}")
+        require(path, file.is_file(), place, str(file), "a file")
+    kinds = {
+        "parquet" if f.suffix == ".parquet" else "json" if f.suffix in JSON_LINES else "csv" for f in files
+    }
+    require(path, len(kinds) == 1, place, sorted(kinds), "files of one kind")
+    return tuple(files)
+
+
+def _groups(path: Path, raw: Any, tables: Mapping[str, TableDescription]) -> tuple[GroupDescription, ...]:
+    require(path, isinstance(raw, list), "relations", raw, "a list of objects")
+    groups = []
+    for i, one in enumerate(raw):
+        place = f"relations[{i}]"
+        check_keys(path, place, one, ("name", "of", "group", "ties"))
+        for key in ("name", "of", "group"):
+            value = one.get(key)
+            require(path, isinstance(value, str) and bool(value), f"{place}.{key}", value, "a text")
+        name, of, column, ties = one["name"], one["of"], one["group"], one.get("ties", "include")
+        require(path, bool(NAME.fullmatch(name)), f"{place}.name", name, "letters, digits, _, - and .")
+        nodes = [table.name for table in tables.values() if not table.is_edges]
+        require(path, of in nodes, f"{place}.of", of, f"one of {', '.join(nodes)}")
+        require(path, ties in ("include", "strict"), f"{place}.ties", ties, "include or strict")
+        table = tables[of]
+        if not table.time:
+            raise StoreError(
+                f"{path}: {place}.of: found {of!r}, which has no time, expected a table with one"
+            )
+        kept = {column.name: column.kind for column in table.columns or ()}
+        known = column in table.links or kept.get(column) == "category" or table.columns is None
+        require(path, known, f"{place}.group", column, f"a link or a category of {of}")
+        groups.append(GroupDescription(name, of, column, ties == "strict"))
+    return tuple(groups)

@@ -1,0 +1,318 @@
+"""Tables from files, in batches of bounded size; each column checked and turned into what a store keeps.
+
+Legend: n rows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from netgpt.graphstore.datasets.described import first_lines
+from netgpt.graphstore.datasets.tables.describe import JSON_LINES, ColumnDescription, Kind, TableDescription
+from netgpt.graphstore.errors import SourceError, StoreError
+
+ROWS_AT_ONCE = 1 << 16
+_BLOCK_BYTES = 1 << 24
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ")
+_DAY_S = 86_400
+
+
+class TypeFoundError(Exception):
+    """A column's type is not what it has to be."""
+
+    def __init__(self, found: object, expected: str) -> None:
+        super().__init__(expected)
+        self.found, self.expected = str(found), expected
+
+
+class CellsError(Exception):
+    """Some values of a column are not what it has: `bad` [n] says which, `found` [n] what they are."""
+
+    def __init__(self, bad: np.ndarray, found: Sequence[str], expected: str) -> None:
+        super().__init__(expected)
+        self.bad, self.found, self.expected = bad, found, expected
+
+
+def batches(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of one file of a table, in the order of its rows. SourceError for a file that is none."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with _reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
+            _require_columns(file, columns, parquet.schema_arrow.names)
+            if not columns:
+                for size in _sizes(parquet.metadata.num_rows):
+                    yield pa.RecordBatch.from_arrays([pa.nulls(size)], [""])
+                return
+            yield from parquet.iter_batches(ROWS_AT_ONCE, columns=list(columns))
+    elif file.suffix in JSON_LINES:
+        import pyarrow.json
+
+        options = pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
+        with _reading(file, "JSON lines"), pyarrow.json.open_json(file, read_options=options) as reader:
+            _require_columns(file, columns, reader.schema.names)
+            for batch in reader:
+                yield from _pieces(batch.select(list(columns) or reader.schema.names[:1]))
+    else:
+        yield from _csv(table, file, columns)
+
+
+def _csv(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Every value as a text: what a column means is the description's."""
+    import pyarrow.csv
+
+    separator: Any = table.separator
+    source: Any = file
+    if len(separator) > 1:
+        source, separator = _one_separator(file, separator), "\x1f"
+    with _reading(file, f"text with {table.separator!r} between columns"):
+        read = pyarrow.csv.ReadOptions(
+            block_size=_BLOCK_BYTES, column_names=list(table.header) or None, encoding=table.encoding
+        )
+        parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+        names = list(table.header) or _header(file, source, read, parse)
+        _require_columns(file, columns, names)
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=list(columns) or names[:1],
+            strings_can_be_null=False,
+        )
+        with pyarrow.csv.open_csv(source, read, parse, convert) as reader:
+            for batch in reader:
+                yield from _pieces(batch)
+
+
+def _header(file: Path, source: Any, read: Any, parse: Any) -> list[str]:
+    """Names in the first line."""
+    import pyarrow.csv
+
+    with pyarrow.csv.open_csv(source, read, parse) as reader:
+        names = list(reader.schema.names)
+    if not isinstance(source, Path):
+        source.seek(0)
+    return names
+
+
+def _one_separator(file: Path, separator: str) -> Any:
+    """A file whose separator is several characters, with one that no text has."""
+    import io
+
+    data = file.read_bytes()
+    if b"\x1f" in data:
+        raise SourceError(
+            str(file), None, None, "the character 1F", "texts without it beside a long separator"
+        )
+    return io.BytesIO(data.replace(separator.encode(), b"\x1f"))
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    for first in range(0, batch.num_rows, ROWS_AT_ONCE):
+        yield batch.slice(first, ROWS_AT_ONCE)
+
+
+def _sizes(num: int) -> Iterator[int]:
+    for first in range(0, num, ROWS_AT_ONCE):
+        yield min(ROWS_AT_ONCE, num - first)
+
+
+@contextmanager
+def _reading(file: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
+        raise StoreError(f"{file}: cannot be read as {kind} ({first_lines(error)[:200]})") from error
+
+
+def _require_columns(file: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
+    for name in wanted:
+        if list(names).count(name) != 1:
+            shown = ", ".join(names)
+            raise StoreError(f"{file}: columns: found {shown:.200}, expected {name!r} once among them")
+
+
+def keys_of(values: pa.Array) -> pa.Array:
+    """Values that rows are found by, as texts; null where there is none. [n]; CellsError for other types."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.large_string())
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        values = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
+        return pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.large_string()), values)
+    if pa.types.is_null(values.type):
+        return values.cast(pa.large_string())
+    raise TypeFoundError(values.type, "texts or whole numbers")
+
+
+def texts_of(values: pa.Array) -> list[str]:
+    """[n] texts, empty where there is none; numbers as they are written."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+        raise TypeFoundError(values.type, "texts")
+    return pc.fill_null(values.cast(pa.large_string()), "").to_pylist()
+
+
+def numbers_of(values: pa.Array) -> np.ndarray:
+    """[n] float64, NaN where there is none."""
+    cells = values
+    if _is_text(values):
+        texts = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
+        empty = pc.fill_null(pc.equal(texts, ""), True)
+        good = pc.or_(empty, pc.match_substring_regex(pc.fill_null(texts, ""), _NUMBER))
+        _require_cells(_mask(good), values, "a number")
+        cells = pc.if_else(empty, pa.scalar(None, pa.large_string()), texts)
+    elif not _is_number(values):
+        raise TypeFoundError(values.type, "numbers")
+    numbers = np.asarray(pc.fill_null(cells.cast(pa.float64(), safe=False), np.nan), np.float64)
+    _require_cells(~np.isinf(numbers), values, "a finite number")
+    return numbers
+
+
+def times_of(values: pa.Array, form: str) -> np.ndarray:
+    """[n] int64 seconds since 1970."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        values, kind = values.dictionary_decode(), kind.value_type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        seconds = values.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+    elif pa.types.is_integer(kind):
+        seconds = values.cast(pa.int64())
+    elif _is_text(values):
+        texts = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
+        if form:
+            seconds = _parsed(texts, form)
+        else:
+            whole = pc.match_substring_regex(pc.fill_null(texts, ""), r"^-?\d{5,18}$")
+            numbers = pc.if_else(whole, texts, pa.scalar(None, pa.large_string())).cast(pa.int64())
+            seconds = pc.coalesce(numbers, *(_parsed(texts, one) for one in _DATES))
+    else:
+        raise TypeFoundError(kind, "times")
+    expected = f"a time as {form}" if form else "seconds since 1970, or a time as 2024-12-31 23:59:59"
+    _require_cells(_mask(pc.is_valid(seconds)), values, expected)
+    return np.asarray(seconds, np.int64)
+
+
+def _parsed(texts: pa.Array, form: str) -> pa.Array:
+    """Seconds since 1970, null where a text is no such time: also for a day that no month has, which strptime
+    takes for one of the next."""
+    times = pc.strptime(texts, format=form, unit="s", error_is_null=True)
+    same = pc.equal(_without_zeros(pc.strftime(times, format=form)), _without_zeros(texts))
+    return pc.if_else(pc.fill_null(same, False), times.cast(pa.int64()), pa.scalar(None, pa.int64()))
+
+
+def _without_zeros(texts: pa.Array) -> pa.Array:
+    """Numbers without leading zeros, names of months and days in small letters."""
+    texts = pc.utf8_lower(texts.cast(pa.large_string()))
+    return pc.replace_substring_regex(texts, pattern=r"(^|[^0-9])0+([0-9])", replacement=r"\1\2")
+
+
+def lists_of(values: pa.Array, separator: str) -> list[list[str]]:
+    """[n] lists of texts, without empty ones and each once, in the order in which they are there."""
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        rows = values.cast(pa.list_(pa.string())).to_pylist()
+    elif separator and _is_text(values):
+        rows = [text.split(separator) if text else [] for text in texts_of(values)]
+    else:
+        raise TypeFoundError(values.type, "lists, or texts whose separator the description says")
+    return [list(dict.fromkeys(s for one in row or [] if (s := (one or "").strip()))) for row in rows]
+
+
+def vectors_of(values: pa.Array) -> np.ndarray:
+    """[n, D] float32, D the length of the first list."""
+    kind = values.type
+    nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not nested:
+        raise TypeFoundError(kind, "lists of numbers")
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(values), -1), np.int64)
+    found = [f"{n} numbers" if n >= 0 else "nothing" for n in lengths.tolist()]
+    width = max(1, int(lengths[0])) if len(lengths) else 1
+    other = np.asarray(np.not_equal(lengths, width), bool)
+    if other.any():
+        raise CellsError(other, found, f"{width} numbers, as the first row")
+    flat = np.asarray(
+        pc.fill_null(pc.list_flatten(values).cast(pa.float32(), safe=False), np.nan), np.float32
+    )
+    x = flat.reshape(len(values), width)
+    infinite = np.asarray(~np.isfinite(x).all(axis=1), bool)
+    if infinite.any():
+        raise CellsError(infinite, ["a value that is not finite"] * len(x), "finite numbers")
+    return x
+
+
+def converter(column: ColumnDescription) -> Callable[[pa.Array], Any]:
+    """What makes a column's values of an Arrow array: texts, numbers, or for `categories` lists."""
+    match column.kind:
+        case "number":
+            return numbers_of
+        case "time":
+            return lambda values: times_of(values, column.form)
+        case "categories":
+            return lambda values: lists_of(values, column.separator)
+        case "vector":
+            return vectors_of
+    return texts_of
+
+
+def _is_text(values: pa.Array) -> bool:
+    return pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+
+
+def _is_number(values: pa.Array) -> bool:
+    return _is_number_type(values.type) or pa.types.is_null(values.type)
+
+
+def _is_number_type(kind: pa.DataType) -> bool:
+    t = pa.types
+    return bool(t.is_integer(kind) or t.is_floating(kind) or t.is_decimal(kind) or t.is_boolean(kind))
+
+
+def _mask(values: Any) -> np.ndarray:
+    return np.asarray(values.to_numpy(zero_copy_only=False), bool)
+
+
+def _require_cells(good: np.ndarray, values: pa.Array, expected: str) -> None:
+    """CellsError where some value is not good."""
+    if not good.all():
+        found = [repr(one.as_py()) if one.is_valid else "nothing" for one in values]
+        raise CellsError(~good, found, expected)
+
+
+def guessed_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:
+    """All columns of a table of Parquet but its key and links, by their types. SourceError for others."""
+    import pyarrow.parquet as pq
+
+    with _reading(table.paths[0], "Parquet"):
+        schema = pq.read_schema(table.paths[0])
+    fields = [field for field in schema if field.name != table.key and field.name not in table.links]
+    columns = []
+    for field in fields:
+        if (kind := _guessed(field.type)) is None:
+            expected = (
+                "a column of texts, numbers, times or lists of them: name the columns that are to be kept"
+            )
+            raise SourceError(str(table.paths[0]), None, field.name, f"type {field.type}", expected)
+        columns.append(ColumnDescription(field.name, kind))
+    return tuple(columns)
+
+
+def _guessed(kind: pa.DataType) -> Kind | None:
+    t = pa.types
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        inner = _guessed(kind.value_type)
+        return "vector" if inner == "number" else "categories" if inner == "text" else None
+    if t.is_timestamp(kind) or t.is_date(kind):
+        return "time"
+    if t.is_dictionary(kind):
+        return "category"
+    if t.is_string(kind) or t.is_large_string(kind):
+        return "text"
+    return "number" if _is_number_type(kind) else None
