@@ -74,4 +74,4 @@ def check_keys(path: Path, place: str, value: Any, names: Sequence[str]) -> None
 def require(path: Path, condition: bool, place: str, found: object, expected: str) -> None:
     """StoreError where a value of a description is not what it should be."""
     if not condition:
-        raise StoreError(f"{path}: {place}: found {found!r:.80}, expected {expected}")
+        raise StoreError(f"{path}: {place}: found {found!r:.300}, expected {expected}")

@@ -86,7 +86,11 @@ def test_what_edge_lists_lack_is_one_line(
             ClusterError,
             "--set: found 'time_dim=x', expected time_dim=VALUE of type int",
         ),
-        (["--dataset", "nothing"], StoreError, "dataset: found 'nothing', expected one of xsvideo, tables, edges"),
+        (
+            ["--dataset", "nothing"],
+            StoreError,
+            "dataset: found 'nothing', expected one of xsvideo, tables, edges",
+        ),
     ],
 )
 def test_wrong_options_leave_no_store(

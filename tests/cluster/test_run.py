@@ -180,6 +180,7 @@ def kill_in(stage_name: str, run: Path, arguments: list[str]) -> None:
 
 
 @pytest.mark.all
+@pytest.mark.timeout(1800)  # four starts of a whole run
 def test_a_run_killed_in_each_stage_ends_in_the_same_bits(
     whole: Path, data: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -187,7 +188,7 @@ def test_a_run_killed_in_each_stage_ends_in_the_same_bits(
     arguments = command("run", "--config", "demo", "--data", data[0], "--out", run, *SETTINGS)
     for name in ("stage1", "stage2", "stage3"):
         kill_in(name, run, arguments)
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=1000, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "stage 3: rating: continues" in done.stderr
     for name, weights in WEIGHTS.items():
