@@ -1,12 +1,17 @@
-"""What descriptions of data have in common: YAML (or JSON) files that are read and checked key by key."""
+"""What descriptions of data have in common: YAML (or JSON) files that are checked key by key, and the files
+that they name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from netgpt.graphstore.errors import StoreError
 
@@ -75,3 +80,74 @@ def require(path: Path, condition: bool, place: str, found: object, expected: st
     """StoreError where a value of a description is not what it should be."""
     if not condition:
         raise StoreError(f"{path}: {place}: found {found!r:.300}, expected {expected}")
+
+
+@contextmanager
+def reading(file: Path | str, kind: str) -> Iterator[None]:
+    """StoreError for what Arrow, the system or an encoding finds wrong with a file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
+        raise StoreError(f"{file}: cannot be read as {kind} ({_line(error)})") from error
+
+
+def require_columns(file: Path | str, wanted: Sequence[str], names: Sequence[str]) -> None:
+    """StoreError for a column that a file has not, or twice."""
+    for name in wanted:
+        if list(names).count(name) != 1:
+            raise StoreError(f"{file}: column: found {', '.join(names)}, expected {name!r} once among them")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@dataclass(frozen=True)
+class NpyRows:
+    """The rows of an .npy file, by reads: mapped pages would count as resident memory."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_c_order: bool
+    offset: int
+
+    def require(self, ndim: int) -> NpyRows:
+        """Itself. StoreError for other numbers of dimensions, and for rows that are not in one piece."""
+        if len(self.shape) != ndim or not self.is_c_order:
+            raise StoreError(
+                f"{self.file}: found shape {list(self.shape)}, expected {ndim} dimension(s) in C order"
+            )
+        return self
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        width = int(np.prod(self.shape[1:], dtype=np.int64))
+        count, offset = (last - first) * width, self.offset + first * width * self.dtype.itemsize
+        values = np.fromfile(self.file, self.dtype, count, offset=offset)
+        if len(values) != count:
+            raise StoreError(
+                f"{self.file}: found fewer numbers than its header says, expected shape {list(self.shape)}"
+            )
+        return values.reshape(last - first, *self.shape[1:])
+
+
+def open_npy(file: str) -> NpyRows:
+    """The header of an .npy file; StoreError where it is none."""
+    try:
+        array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file}: cannot be read as npy ({_line(error)})") from error
+    offset = array.offset if isinstance(array, np.memmap) else 0  # of no numbers there is no map
+    return NpyRows(file, array.shape, array.dtype, array.flags.c_contiguous, offset)
+
+
+def open_features(file: str) -> NpyRows:
+    """[rows, width] of an .npy file, to be read in pieces."""
+    x = open_npy(file)
+    if len(x.shape) != 2 or x.shape[1] < 1 or x.dtype not in (np.float16, np.float32):
+        raise StoreError(
+            f"{file}: found {x.dtype} {list(x.shape)}, expected float16 or float32 [nodes, width]"
+        )
+    return x.require(2)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
+from netgpt.graphstore.datasets.described import NpyRows, open_features
 from netgpt.graphstore.datasets.edges.describe import (
     Description,
     EdgeDescription,
@@ -17,7 +18,7 @@ from netgpt.graphstore.datasets.edges.describe import (
     read_description,
 )
 from netgpt.graphstore.datasets.edges.groups import group_columns, group_length
-from netgpt.graphstore.datasets.edges.read import NpyRows, open_npy, read_edges
+from netgpt.graphstore.datasets.edges.read import read_edges
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.files import file_digest, value_digest
 from netgpt.graphstore.schema import EdgeType, NodeType, RelationType, Schema
@@ -35,7 +36,7 @@ class EdgeLists(Source):
         self.description = read_description(path)
         self._edges = {edge.edge_type: edge for edge in self.description.edges}
         self._features = {
-            name: _features(Path(node.features))
+            name: open_features(node.features)
             for name, node in self.description.nodes.items()
             if node.features is not None
         }
@@ -153,16 +154,6 @@ def _node_counts(source: Path, description: Description, features: dict[str, Npy
             raise StoreError(f"{source}: nodes.{name}: found no edge and no count, expected a count")
         counts[name] = value + 1
     return counts
-
-
-def _features(path: Path) -> NpyRows:
-    """[nodes, width] of an .npy file, to be read in pieces."""
-    x = open_npy(str(path))
-    if len(x.shape) != 2 or x.shape[1] < 1 or x.dtype not in (np.float16, np.float32):
-        raise StoreError(
-            f"{path}: found {x.dtype} {list(x.shape)}, expected float16 or float32 [nodes, width]"
-        )
-    return x.require(2)
 
 
 def _relation_type(edge: EdgeDescription) -> RelationType:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from netgpt.graphstore.datasets.described import open_npy
 from netgpt.graphstore.datasets.edges.describe import EdgeDescription, GroupDescription
-from netgpt.graphstore.datasets.edges.read import arrow_column, integers, open_npy, table_batches
+from netgpt.graphstore.datasets.edges.read import arrow_column, integers, table_batches
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import edge_name
 

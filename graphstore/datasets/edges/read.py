@@ -6,13 +6,12 @@ Legend: n edges of a piece.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from netgpt.graphstore.datasets.described import open_npy, reading, require_columns
 from netgpt.graphstore.datasets.edges.describe import EdgeDescription
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.sort import CHUNK_EDGES, Piece
@@ -74,8 +73,8 @@ def table_batches(file: str, columns: list[str], *, text: str | None = None) -> 
     if file.endswith(".parquet"):
         import pyarrow.parquet as pq
 
-        with _reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
-            _require_columns(file, columns, parquet.schema_arrow.names)
+        with reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
+            require_columns(file, columns, parquet.schema_arrow.names)
             yield from parquet.iter_batches(CHUNK_EDGES, columns=columns)
         return
     import pyarrow as pa
@@ -85,70 +84,11 @@ def table_batches(file: str, columns: list[str], *, text: str | None = None) -> 
     options = pyarrow.csv.ConvertOptions(column_types=types)
     read = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
     with (
-        _reading(file, "CSV of whole numbers" if text is None else "CSV"),
+        reading(file, "CSV of whole numbers" if text is None else "CSV"),
         pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader,
     ):
-        _require_columns(file, columns, reader.schema.names)
+        require_columns(file, columns, reader.schema.names)
         yield from reader
-
-
-@contextmanager
-def _reading(file: str, kind: str) -> Iterator[None]:
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{file}: cannot be read as {kind} ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _require_columns(file: str, wanted: list[str], names: list[str]) -> None:
-    for name in wanted:
-        if names.count(name) != 1:
-            raise StoreError(f"{file}: column: found {', '.join(names)}, expected {name!r} once among them")
-
-
-@dataclass(frozen=True)
-class NpyRows:
-    """The rows of an .npy file, by reads: mapped pages would count as resident memory."""
-
-    file: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_c_order: bool
-    offset: int
-
-    def require(self, ndim: int) -> NpyRows:
-        """Itself. StoreError for other numbers of dimensions, and for rows that are not in one piece."""
-        if len(self.shape) != ndim or not self.is_c_order:
-            raise StoreError(
-                f"{self.file}: found shape {list(self.shape)}, expected {ndim} dimension(s) in C order"
-            )
-        return self
-
-    def read(self, first: int, last: int) -> np.ndarray:
-        width = int(np.prod(self.shape[1:], dtype=np.int64))
-        count, offset = (last - first) * width, self.offset + first * width * self.dtype.itemsize
-        values = np.fromfile(self.file, self.dtype, count, offset=offset)
-        if len(values) != count:
-            raise StoreError(
-                f"{self.file}: found fewer numbers than its header says, expected shape {list(self.shape)}"
-            )
-        return values.reshape(last - first, *self.shape[1:])
-
-
-def open_npy(file: str) -> NpyRows:
-    """The header of an .npy file; StoreError where it is none."""
-    try:
-        array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file}: cannot be read as npy ({_line(error)})") from error
-    offset = array.offset if isinstance(array, np.memmap) else 0  # of no numbers there is no map
-    return NpyRows(file, array.shape, array.dtype, array.flags.c_contiguous, offset)
 
 
 def _npy_pieces(files: list[str]) -> Iterator[Piece]:

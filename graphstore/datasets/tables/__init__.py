@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from netgpt.graphstore.columns import picked
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
-from netgpt.graphstore.datasets.described import has_tables, require
+from netgpt.graphstore.datasets.described import has_tables, open_features, require
 from netgpt.graphstore.datasets.tables.describe import (
     ColumnDescription,
     Description,
@@ -102,23 +103,23 @@ class TableSource(Source):
             links = {column: batch.keys(column) for column in table.links}
             if table.key:
                 cells[table.key] = batch.distinct(table.key, self._keys[table.name])
-            kept = batch.kept
-            left_out.append(batch.first + np.flatnonzero(~kept))
+            rows = np.flatnonzero(batch.kept).tolist()
+            left_out.append(batch.first + np.flatnonzero(~batch.kept))
+            if len(rows) < len(batch):
+                cells = {name: picked(values, rows) for name, values in cells.items()}
             if table.key:
-                self._keys[table.name].add_texts(
-                    [k for k, good in zip(cells[table.key], kept, strict=True) if good]
-                )
+                self._keys[table.name].add_texts(cells[table.key])
             for column, keys in links.items():
                 if table.links[column] in self.description.values:
-                    self._keys[table.links[column]].add(keys.filter(_arrow_mask(kept)))
-            num += int(kept.sum())
-            self.report.num_read += int(kept.sum())
+                    self._keys[table.links[column]].add(keys.filter(batch.kept))
+            num += len(rows)
+            self.report.num_read += len(rows)
             if node.columns or node.inputs:
-                yield Block(table.name, _picked(_with_text(table, node, cells), kept))
+                yield Block(table.name, _with_text(table, node, cells))
         if not num:
             raise SourceError(str(table.paths[0]), None, None, "no rows", f"at least one of {table.name}")
         for file in _vector_files(table):
-            if (num_vectors := len(np.load(file, mmap_mode="r"))) != num_read:
+            if (num_vectors := open_features(str(file)).shape[0]) != num_read:
                 raise SourceError(
                     str(file), None, None, f"{num_vectors} rows", f"{num_read}, as {table.name} has"
                 )
@@ -254,22 +255,6 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 
 def _vector_files(table: TableDescription) -> list[Path]:
     return [Path(column.file) for column in table.columns or () if column.file]
-
-
-def _picked(cells: dict[str, Values], kept: np.ndarray) -> dict[str, Values]:
-    if kept.all():
-        return cells
-    rows = np.flatnonzero(kept)
-    return {
-        name: values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows.tolist()]
-        for name, values in cells.items()
-    }
-
-
-def _arrow_mask(kept: np.ndarray) -> Any:
-    import pyarrow as pa
-
-    return pa.array(kept)
 
 
 def _with_text(table: TableDescription, node: NodeType, cells: dict[str, Any]) -> dict[str, Values]:

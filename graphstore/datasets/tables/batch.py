@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from netgpt.graphstore.dataset import ReadReport
+from netgpt.graphstore.datasets.described import open_features
 from netgpt.graphstore.datasets.tables import read
 from netgpt.graphstore.datasets.tables.describe import ColumnDescription, TableDescription
 from netgpt.graphstore.datasets.tables.keys import Keys
@@ -120,14 +121,14 @@ class TableBatch:
         return convert(values.take(pa.array(places)))
 
     def _vector(self, column: ColumnDescription) -> np.ndarray:
-        whole = np.load(column.file, mmap_mode="r")
-        x = whole[self.first : self.first + len(self)]
-        if x.ndim != 2 or len(x) != len(self) or x.dtype not in (np.float16, np.float32):
-            shape = f"{x.dtype} {list(whole.shape)}"
-            raise SourceError(column.file, None, None, shape, "a row of float16 or float32 for each row")
+        rows = open_features(column.file)
+        last = self.first + len(self)
+        if rows.shape[0] < last:
+            raise SourceError(column.file, None, None, f"{rows.shape[0]} rows", f"a row for each of {last}")
+        x = rows.read(self.first, last)
         for i in np.flatnonzero(~np.isfinite(x).all(axis=1) & self.kept).tolist():
             self._bad(i, column.name, "a value that is not finite", "numbers")
-        return np.asarray(x)
+        return x
 
     def _bad(self, i: int, name: str, found: str, expected: str) -> None:
         error = RecordError(str(self.file), str(self.row_in_file(i)), name, found, expected)

@@ -6,7 +6,6 @@ Legend: n rows of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from netgpt.graphstore.datasets.described import first_lines
+from netgpt.graphstore.datasets.described import reading, require_columns
 from netgpt.graphstore.datasets.tables.describe import JSON_LINES, ColumnDescription, Kind, TableDescription
-from netgpt.graphstore.errors import SourceError, StoreError
+from netgpt.graphstore.errors import SourceError
 
 ROWS_AT_ONCE = 1 << 16
 _BLOCK_BYTES = 1 << 24
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ")
-_DAY_S = 86_400
 
 
 class TypeFoundError(Exception):
@@ -46,8 +44,8 @@ def batches(table: TableDescription, file: Path, columns: Sequence[str]) -> Iter
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        with _reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
-            _require_columns(file, columns, parquet.schema_arrow.names)
+        with reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
+            require_columns(file, columns, parquet.schema_arrow.names)
             if not columns:
                 for size in _sizes(parquet.metadata.num_rows):
                     yield pa.RecordBatch.from_arrays([pa.nulls(size)], [""])
@@ -57,8 +55,8 @@ def batches(table: TableDescription, file: Path, columns: Sequence[str]) -> Iter
         import pyarrow.json
 
         options = pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
-        with _reading(file, "JSON lines"), pyarrow.json.open_json(file, read_options=options) as reader:
-            _require_columns(file, columns, reader.schema.names)
+        with reading(file, "JSON lines"), pyarrow.json.open_json(file, read_options=options) as reader:
+            require_columns(file, columns, reader.schema.names)
             for batch in reader:
                 yield from _pieces(batch.select(list(columns) or reader.schema.names[:1]))
     else:
@@ -73,13 +71,13 @@ def _csv(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterato
     source: Any = file
     if len(separator) > 1:
         source, separator = _one_separator(file, separator), "\x1f"
-    with _reading(file, f"text with {table.separator!r} between columns"):
+    with reading(file, f"text with {table.separator!r} between columns"):
         read = pyarrow.csv.ReadOptions(
             block_size=_BLOCK_BYTES, column_names=list(table.header) or None, encoding=table.encoding
         )
         parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-        names = list(table.header) or _header(file, source, read, parse)
-        _require_columns(file, columns, names)
+        names = list(table.header) or _header(source, read, parse)
+        require_columns(file, columns, names)
         convert = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
             include_columns=list(columns) or names[:1],
@@ -90,7 +88,7 @@ def _csv(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterato
                 yield from _pieces(batch)
 
 
-def _header(file: Path, source: Any, read: Any, parse: Any) -> list[str]:
+def _header(source: Any, read: Any, parse: Any) -> list[str]:
     """Names in the first line."""
     import pyarrow.csv
 
@@ -123,23 +121,8 @@ def _sizes(num: int) -> Iterator[int]:
         yield min(ROWS_AT_ONCE, num - first)
 
 
-@contextmanager
-def _reading(file: Path, kind: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
-        raise StoreError(f"{file}: cannot be read as {kind} ({first_lines(error)[:200]})") from error
-
-
-def _require_columns(file: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
-    for name in wanted:
-        if list(names).count(name) != 1:
-            shown = ", ".join(names)
-            raise StoreError(f"{file}: columns: found {shown:.200}, expected {name!r} once among them")
-
-
 def keys_of(values: pa.Array) -> pa.Array:
-    """Values that rows are found by, as texts; null where there is none. [n]; CellsError for other types."""
+    """Values that rows are found by, as texts; null where there is none: [n]. TypeFoundError for others."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_integer(values.type):
@@ -290,7 +273,7 @@ def guessed_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:
     """All columns of a table of Parquet but its key and links, by their types. SourceError for others."""
     import pyarrow.parquet as pq
 
-    with _reading(table.paths[0], "Parquet"):
+    with reading(table.paths[0], "Parquet"):
         schema = pq.read_schema(table.paths[0])
     fields = [field for field in schema if field.name != table.key and field.name not in table.links]
     columns = []
