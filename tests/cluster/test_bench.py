@@ -91,6 +91,7 @@ def test_sampler_on_a_store(with_ray: bool, store: Store) -> None:
     assert ("of threads" in sampler_line(everything)) == with_ray
 
 
+@pytest.mark.all
 def test_embed_of_both_layouts_and_pyg(tmp_path: Path) -> None:
     config = EmbedBench(hidden=8, threads=1, batch_size=20, batches=2, fanout=5, rounds=1)
     (result,) = bench_scales(config, [0.0005], tmp_path)
@@ -133,7 +134,8 @@ def test_a_peer_samples_the_same_numbers_of_edges(store: Store) -> None:
         assert make()(seeds) >= alone
 
 
-@pytest.mark.parametrize("stage", [pytest.param("stage2", marks=pytest.mark.all), "stage3"])
+@pytest.mark.all
+@pytest.mark.parametrize("stage", ["stage2", "stage3"])
 def test_language(stage: str, tmp_path: Path) -> None:
     config = LanguageBench(
         stage=stage, max_tokens=900, token_budget=1800, samples=4, padded_samples=1, rounds=1, batch_size=2

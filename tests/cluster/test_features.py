@@ -326,7 +326,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_run_with_encoders_names_them_and_predicts_with_them(
     few: Path, records_path: Path, roberta: Path, qwen: Path, videos: Path, tmp_path: Path
 ) -> None:

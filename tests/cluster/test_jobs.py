@@ -56,7 +56,7 @@ class Cluster:
             self.command(name, *args),
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=600,
             check=False,
             env={**os.environ, **env},
         )
@@ -150,7 +150,7 @@ def ray_job_submit(cluster: Cluster, tree: Path, *command: str) -> tuple[int, st
     scripts = str(Path(sys.executable).parent)
     path = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["sh", "-c", line], capture_output=True, text=True, env=path, timeout=120, check=False
+        ["sh", "-c", line], capture_output=True, text=True, env=path, timeout=400, check=False
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -382,7 +382,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int, in
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
         found = re.search(r'<pre id="found">(.+?)</pre>', done.stdout, re.DOTALL)

@@ -20,7 +20,7 @@ RECIPE = ROOT / "tests" / "toys" / "shop.yaml"
 def netgpt(*args: object) -> subprocess.CompletedProcess[str]:
     """From the tree's own folder: there a recipe's modules are found."""
     command = [sys.executable, "-m", "netgpt", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=ROOT, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1700, cwd=ROOT, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def equal_arrays(one: Store, other: Store) -> None:
     assert one.attributes["relations"] == other.attributes["relations"]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     cuts=st.lists(st.integers(1, 191), min_size=1, max_size=3, unique=True),
     order=st.sampled_from(["released", "by day", "late"]),

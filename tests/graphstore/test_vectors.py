@@ -55,7 +55,7 @@ def folder(records: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     return root
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True, min_size=1), max_size=6), st.data())
 def test_of_each_content_a_vector_counts_else_the_newest(
     tmp_path_factory: Any, parts: list[list[str]], data: Any

@@ -217,7 +217,7 @@ def test_a_decoder_that_cannot_start_is_no_files_fault(
         reader.read(tmp_path / "good.mp4")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.binary(min_size=1, max_size=400), st.integers(0, 1 << 20))
 def test_damage_anywhere_ends_in_frames_or_a_reason(tmp_path_factory: Any, noise: bytes, place: int) -> None:
     folder = tmp_path_factory.mktemp("noise")

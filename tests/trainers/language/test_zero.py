@@ -270,7 +270,7 @@ def torchrun(run: Path, store: Store, name: str, world_size: int) -> subprocess.
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output[-3000:]
 
 
@@ -349,7 +349,7 @@ def test_ranks_killed_without_warning(
         process.kill()
         for rank in ranks:
             rank.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=400)
     assert process.returncode != 0 and read_manifest(run / "stage3") is None
     newest = checkpoint.find(checkpoints, job(run, store, "stage3").key)
     assert newest is not None and not list(newest.rglob("*.pt"))
