@@ -82,7 +82,7 @@ def predict(
     settings, task = run.settings, run.task
     torch.set_num_threads(cluster.threads)
     model = load_graph_model(run.path / "stage1", store, task, device)
-    tables = FeatureTables(graph, device, max_bytes=0, hidden_types=model.shape.hidden_types)
+    tables = FeatureTables.of(graph, device, model.shape, max_bytes=0)
     digests = cache_digests(run.path / "stage1" / MODEL, store)
     h, graph_scores = embed(
         model,

@@ -198,10 +198,10 @@ class Published:
 
 @dataclass(frozen=True)
 class BatchNodes:
-    """A mini-batch of one rank over two hops."""
+    """A mini-batch of one rank."""
 
     tails: int
-    """Seeds and the target nodes one hop away: those whose neighbours are sampled."""
+    """Seeds and what is found before the last hop: nodes whose neighbours are sampled."""
     nodes: dict[str, int]
     edges: int
 

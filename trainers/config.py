@@ -23,11 +23,13 @@ class GraphConfig:
     """Stage 1: pretraining of the graph encoder."""
 
     encoder: str = "rgcn"
-    """rgcn, gcn, han, hetsann, or package.module:Name."""
+    """rgcn, gcn, sage, han, hetsann, or package.module:Name."""
     neighbors: str = "sampled"
     """sampled: mini-batches of `batch_size` seeds; all: one exact step an epoch over the whole graph."""
     hidden: int = 1024
     """Width of node embeddings."""
+    layers: int = 2
+    """Layers of the encoder, and hops that are sampled: how far a node's state reaches."""
     heads: int = 4
     """Attention heads of han and hetsann; a divisor of `hidden`."""
     num_bases: int = 0
@@ -42,6 +44,9 @@ class GraphConfig:
     """Share of the nodes with text, time or video features whose content is hidden in a step."""
     keep_features: list[str] = field(default_factory=list)
     """Node types that are not hidden: a few categories of many nodes, with nothing to learn by heart."""
+    featureless: str = "table"
+    """What node types without features have: table: a learnt vector a node, zero for nodes that come later;
+    degree: their numbers of heads, which rows that come later have too."""
     batch_size: int = 512
     """Seed nodes a step, over all ranks."""
     epochs: int = 100
@@ -75,7 +80,11 @@ class GraphConfig:
     def __post_init__(self) -> None:
         require(self.neighbors in ("sampled", "all"), "graph.neighbors", self.neighbors, "sampled or all")
         require(self.hidden >= 1, "graph.hidden", self.hidden, "at least 1")
+        require(self.layers >= 1, "graph.layers", self.layers, "at least 1")
         require(self.heads >= 1, "graph.heads", self.heads, "at least 1")
+        require(
+            self.featureless in ("table", "degree"), "graph.featureless", self.featureless, "table or degree"
+        )
         require(self.select in ("best", "last"), "graph.select", self.select, "best or last")
         require(self.num_bases >= 0, "graph.num_bases", self.num_bases, "at least 0")
         precisions = ("auto", "float32", "bfloat16")

@@ -119,7 +119,8 @@ def _measured(main: str, config: EmbedBench, path: Path, scratch: Path, rounds: 
 def _asked() -> tuple[dict[str, Any], Store, Any]:
     import torch
 
-    from netgpt.trainers.graph.model import GraphModel, ModelShape
+    from netgpt.trainers.graph.model import GraphModel
+    from netgpt.trainers.graph.shape import ModelShape
 
     asked = json.loads(sys.argv[1])
     torch.set_num_threads(asked["threads"])
@@ -224,7 +225,7 @@ def training_main() -> None:
     asked, store, model = _asked()
     cpu = torch.device("cpu")
     tables = FeatureTables(store, cpu)
-    degrees = Degrees(store, store.edge_types, cpu) if model.uses_degrees else None
+    degrees = Degrees(store, model.shape, cpu) if model.uses_degrees else None
     optimizer = torch.optim.AdamW(model.train().parameters())
     parts = {"sampling": 0.0, "gathering": 0.0, "compute": 0.0}
     ids = store.split("train")

@@ -74,7 +74,8 @@ def stage_job(root: Path, settings: Settings, stage: str) -> StageJob:
 def _write_untrained(root: Path, settings: Settings) -> None:
     """What stage 1 leaves, of a model with random weights."""
     from netgpt import graphstore
-    from netgpt.trainers.graph.model import GraphModel, ModelShape
+    from netgpt.trainers.graph.model import GraphModel
+    from netgpt.trainers.graph.shape import ModelShape
     from netgpt.trainers.graph.train import save_model
     from netgpt.trainers.tasks.names import make_task
 

@@ -12,7 +12,7 @@ from netgpt.cluster.config import RunConfig
 from netgpt.cluster.plan.graphs import BatchSize
 from netgpt.cluster.plan.shapes import DecoderShape
 from netgpt.graphstore.dataset import GraphSize
-from netgpt.trainers.graph.model import ModelShape
+from netgpt.trainers.graph.shape import ModelShape
 
 CPU_FLOPS = 29e9
 """Speed of one core in the language stages: 7,580 tokens/s of stage 3 at width 128, 6 layers, on two

@@ -15,7 +15,7 @@ from netgpt.cluster.plan.memory import CUDA_BYTES, F32, HEAP_HOLES, HEAP_LIMIT, 
 from netgpt.graphstore.dataset import GraphSize
 from netgpt.trainers.config import GraphConfig
 from netgpt.trainers.graph.exact.workspace import BLOCK_COPIES, MAX_BLOCK_ROWS, MIN_BLOCK_ROWS
-from netgpt.trainers.graph.model import ModelShape
+from netgpt.trainers.graph.shape import ModelShape
 
 PROCESS_BYTES = 515_000_000
 """Python with torch, Numba's compiled kernels and a sealed store (measured 2026-11-22: stage 1 of width 8
@@ -61,8 +61,8 @@ def batch_terms(case: GraphCase) -> tuple[list[Term], list[Term]]:
         rows = min(n, case.size.rows[name])  # a type of few contents is projected by content
         features += F32 * rows * dim
         projected += F32 * width * (n + (rows if rows < n else 0))
-        others += 0 if name == case.size.schema.target else F32 * width * n
-    states = F32 * width * batch.nodes[case.size.schema.target]
+        others += 0 if name in shape.tail_types else F32 * width * n
+    states = F32 * width * sum(batch.nodes[name] for name in shape.tail_types)
     tails = F32 * width * batch.tails
     # Of each relation the mean that its weight is multiplied with, where heads are as many as tails or more
     means = sum(tails for e in shape.edge_types if batch.nodes[e[0]] >= batch.tails)
@@ -116,8 +116,9 @@ def _in_heap(case: GraphCase) -> bool:
 def inference_terms(size: GraphSize, shape: ModelShape, config: GraphConfig) -> list[Term]:
     """Arrays and blocks of exact inference on a CPU, as trainers.graph.exact.workspace lends them."""
     width, budget = shape.hidden, config.inference_bytes
-    states = F32 * width * size.states
-    first = F32 * width * min(size.states, size.rows[size.schema.target])
+    num_states = sum(size.nodes[name] for name in shape.tail_types)
+    states = F32 * width * num_states
+    first = F32 * width * sum(min(size.nodes[name], size.rows[name]) for name in shape.tail_types)
     # The layer's input and its sums; the first layer's input is by content. Beyond half of the budget they
     # are mapped files, whose pages count as resident too, but may be written back
     arrays = max(first + states, 2 * states)
@@ -126,12 +127,12 @@ def inference_terms(size: GraphSize, shape: ModelShape, config: GraphConfig) -> 
     tables = [
         F32 * width * size.rows[name]
         for name in shape.node_types
-        if name != size.schema.target and 8 * F32 * width * size.rows[name] <= budget
+        if name not in shape.tail_types and 8 * F32 * width * size.rows[name] <= budget
     ]
-    orders = 8 * size.states * 3  # of the walks over the relations between target nodes
+    orders = 8 * num_states * 3  # of the walks over the relations between such nodes
     read = sum(size.rows[n] * d * size.item[n] for n, d in shape.feature_dims.items())
     # Features, projected states and their product of one block are there at once, and what torch sums in
-    blocks = F32 * min(rows, size.states) * (2 * widest + 4 * width)
+    blocks = F32 * min(rows, num_states) * (2 * widest + 4 * width)
     return [
         Term("states", min(arrays, budget // 2)),
         Term("states in mapped files", max(0, arrays - budget // 2)),

@@ -17,7 +17,8 @@ from netgpt.graphstore.files import total_bytes
 from netgpt.sampler import NeighborSampler
 from netgpt.trainers.features.text import text_identity
 from netgpt.trainers.features.video import video_identity
-from netgpt.trainers.graph.model import GraphModel, ModelShape
+from netgpt.trainers.graph.model import GraphModel
+from netgpt.trainers.graph.shape import ModelShape
 from netgpt.trainers.graph.without import Without
 from netgpt.trainers.tasks.names import make_task
 
@@ -28,7 +29,7 @@ class BatchSize:
 
     seeds: int
     tails: int
-    """Seeds and the target nodes one hop away: those whose neighbours are sampled."""
+    """Seeds and what is found before the last hop: nodes whose neighbours are sampled."""
     nodes: dict[str, int]
     edges: int
 
@@ -55,17 +56,19 @@ def of_store(path: Path, config: RunConfig) -> GraphSize:
 
     def batch(seeds: int, fanout: int) -> BatchNodes:
         chosen = np.random.default_rng(0).permutation(period)[: min(seeds, len(period))]
-        sampled = NeighborSampler(store, fanout=fanout, hops=2, seed=0).sample(chosen)
-        counts = sampled.num_sampled_nodes[store.schema.target]
+        sampled = NeighborSampler(store, fanout=fanout, hops=config.graph.layers, seed=0).sample(chosen)
+        counts, ends = sampled.num_sampled_nodes, {e[2] for e in store.edge_types}
+        tails = sum(sum(of_type[:-1]) for name, of_type in counts.items() if name in ends)
         nodes = {name: len(ids) for name, ids in sampled.nodes.items()}
-        return BatchNodes(int(sum(counts[:2])), nodes, sampled.num_edges)
+        return BatchNodes(tails, nodes, sampled.num_edges)
 
     return GraphSize(
         source=str(path),
         nodes=dict(store.num_nodes),
-        rows={name: len(f.x) for name, f in features.items()},
+        # Types without features have their nodes' numbers or degrees in place of some
+        rows={**store.num_nodes, **{name: len(f.x) for name, f in features.items()}},
         dims={name: f.dim for name, f in features.items()},
-        item={name: f.x.itemsize for name, f in features.items()},
+        item={**dict.fromkeys(store.num_nodes, 8), **{name: f.x.itemsize for name, f in features.items()}},
         schema=store.schema,
         train_states=len(period),
         longest_indices=max(len(store.relation(e).indices) for e in store.edge_types),
@@ -78,7 +81,7 @@ def of_store(path: Path, config: RunConfig) -> GraphSize:
 def model_shape(size: GraphSize, config: RunConfig) -> ModelShape:
     """Stage 1's model under the configuration, as the trainer makes it."""
     without = Without.of(size.schema, config.without, config.ablation)
-    return ModelShape.configured(size.schema, size.dims, config.graph, without)
+    return ModelShape.configured(size.schema, size.dims, size.nodes, config.graph, without)
 
 
 def graph_parameters(shape: ModelShape, config: RunConfig) -> int:

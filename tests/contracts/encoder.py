@@ -30,14 +30,17 @@ from netgpt.trainers.graph.encoders import (
     make_layer,
 )
 from netgpt.trainers.graph.exact import ExactInference, attention, embed, workspace
-from netgpt.trainers.graph.model import Degrees, GraphModel, ModelShape, WholeGraph
+from netgpt.trainers.graph.model import Degrees, GraphModel, WholeGraph
 from netgpt.trainers.graph.rows import SampledRows
+from netgpt.trainers.graph.shape import ModelShape
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL, GraphTrainer, load_model
 from tests.reference import rating, settings_of
 from tests.trainers.graph.random_graph import CPU, RandomGraph
 
 WIDTH = 8
+TAILS = ("v", "a")
+"""Types of the random graphs that relations end in."""
 
 
 class EncoderTests:
@@ -54,7 +57,7 @@ class EncoderTests:
     def layer(self, graph: RandomGraph) -> Layer:
         """In float64, with no parameter at zero."""
         torch.manual_seed(1)
-        spec = LayerSpec(graph.edge_types, tuple(graph.num_nodes), WIDTH, heads=self.heads)
+        spec = LayerSpec(graph.edge_types, tuple(graph.num_nodes), WIDTH, ("b",), heads=self.heads)
         made = make_layer(self.encoder, spec).double()
         for parameter in made.parameters():
             nn.init.normal_(parameter, std=0.5)
@@ -66,7 +69,7 @@ class EncoderTests:
         found.check(GraphConfig(encoder=self.encoder, hidden=WIDTH, heads=self.heads))
         graph = RandomGraph.of(0)
         layer = self.layer(graph)
-        assert type(layer) is found and layer.edge_types == graph.edge_types and layer.target == "v"
+        assert type(layer) is found and layer.edge_types == graph.edge_types and layer.tail_types == TAILS
 
     @pytest.mark.parametrize("seed", range(3))
     def test_states_are_of_the_tails_that_are_asked_for(self, seed: int) -> None:
@@ -74,15 +77,18 @@ class EncoderTests:
         layer, h = self.layer(graph), graph.states(WIDTH)
         for kind in ("sampled", "whole"):
             out = layer(h, graph.block(kind))
-            assert out.shape == (graph.num_nodes["v"], WIDTH) and out.dtype == torch.float64
-            assert torch.isfinite(out).all()
-        few = layer(h, first_tails(graph, 5))
-        assert few.shape == (5, WIDTH)
+            assert tuple(out) == TAILS
+            for name, states in out.items():
+                assert states.shape == (graph.num_nodes[name], WIDTH) and states.dtype == torch.float64
+                assert torch.isfinite(states).all()
+        few = layer(h, first_tails(graph, {"v": 5, "a": 0}))
+        assert few["v"].shape == (5, WIDTH) and few["a"].shape == (0, WIDTH)
         if not self.mixes_tails:
-            torch.testing.assert_close(few, layer(h, graph.block("sampled"))[:5], rtol=1e-9, atol=1e-9)
-        alone = layer.alone("a", h["a"])
-        assert alone.shape == h["a"].shape and torch.isfinite(alone).all()
-        torch.testing.assert_close(layer.alone("a", h["a"][2:4]), alone[2:4])  # each by itself
+            whole = layer(h, graph.block("sampled"))["v"]
+            torch.testing.assert_close(few["v"], whole[:5], rtol=1e-9, atol=1e-9)
+        alone = layer.alone("b", h["b"])
+        assert alone.shape == h["b"].shape and torch.isfinite(alone).all()
+        torch.testing.assert_close(layer.alone("b", h["b"][2:4]), alone[2:4])  # each by itself
 
     @pytest.mark.parametrize("seed", range(3))
     def test_sampled_rows_of_all_heads_are_whole_rows(self, seed: int) -> None:
@@ -91,7 +97,7 @@ class EncoderTests:
         layer, found = self.layer(graph), []
         for kind in ("sampled", "whole"):
             h = {name: x.requires_grad_() for name, x in graph.states(WIDTH).items()}
-            out = layer(h, graph.block(kind))
+            out = tails(layer(h, graph.block(kind)))
             weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
             leaves = [*h.values(), *layer.parameters()]
             grads = torch.autograd.grad((out * weight).sum(), leaves, allow_unused=True)
@@ -103,13 +109,13 @@ class EncoderTests:
     def test_the_order_of_heads_in_a_row_is_no_matter(self) -> None:
         graph = RandomGraph.of(1)
         layer, h, rng = self.layer(graph), graph.states(WIDTH), np.random.default_rng(0)
-        before = layer(h, graph.block("sampled"))
+        before = tails(layer(h, graph.block("sampled")))
         block = graph.block("sampled")
         for e, relation in graph.relations.items():
             rows = [rng.permutation(relation.neighbors(v)) for v in range(relation.num_dst)]
             heads = torch.from_numpy(np.concatenate(rows).astype(np.int64))
             block.rows[e] = SampledRows(heads, torch.from_numpy(relation.degree()))  # type: ignore[index]
-        torch.testing.assert_close(layer(h, block), before, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(tails(layer(h, block)), before, rtol=1e-9, atol=1e-9)
 
     def test_a_state_is_of_its_own_and_its_heads_alone(self) -> None:
         if self.mixes_tails:
@@ -117,27 +123,29 @@ class EncoderTests:
         graph = RandomGraph.of(2)
         layer, h = self.layer(graph), graph.states(WIDTH)
         before = layer(h, graph.block("sampled"))
-        for u in (0, 3, 11):
-            changed = {**h, "v": h["v"].clone()}
-            changed["v"][u] += 3
-            moved = (layer(changed, graph.block("sampled")) - before).abs().amax(1) > 1e-12
-            tails = {u} | {
-                v
-                for e in graph.edge_types
-                if e[0] == "v"
-                for v in range(graph.num_nodes["v"])
-                if u in graph.relations[e].neighbors(v)
-            }
-            assert set(torch.nonzero(moved)[:, 0].tolist()) <= tails
+        for name, u in (("v", 0), ("v", 3), ("v", 11), ("a", 2), ("b", 1)):
+            changed = {**h, name: h[name].clone()}
+            changed[name][u] += 3
+            after = layer(changed, graph.block("sampled"))
+            for tail in TAILS:
+                moved = (after[tail] - before[tail]).abs().amax(1) > 1e-12
+                may_move = {u} if tail == name else set()
+                for e in (e for e in graph.edge_types if e[0] == name and e[2] == tail):
+                    relation = graph.relations[e]
+                    may_move |= {v for v in range(relation.num_dst) if u in relation.neighbors(v)}
+                assert set(torch.nonzero(moved)[:, 0].tolist()) <= may_move
 
     @pytest.mark.parametrize("kind", ["sampled", "whole"])
     def test_nodes_without_heads_are_finite(self, kind: str) -> None:
         graph = RandomGraph.of(0)
-        nothing = np.zeros(graph.num_nodes["v"], np.int64)
-        empty = {e: Relation(e, "csr", r.indices[:0], nothing, nothing) for e, r in graph.relations.items()}
+        nothing = {name: np.zeros(num, np.int64) for name, num in graph.num_nodes.items()}
+        empty = {
+            e: Relation(e, "csr", r.indices[:0], nothing[e[2]], nothing[e[2]])
+            for e, r in graph.relations.items()
+        }
         h = {name: x.requires_grad_() for name, x in graph.states(WIDTH).items()}
         layer = self.layer(graph)
-        out = layer(h, RandomGraph(empty, graph.num_nodes).block(kind))
+        out = tails(layer(h, RandomGraph(empty, graph.num_nodes).block(kind)))
         assert torch.isfinite(out).all()
         out.square().sum().backward()
         grads = [x.grad for x in (*h.values(), *layer.parameters()) if x.grad is not None]
@@ -188,7 +196,7 @@ class EncoderTests:
             np.testing.assert_allclose(scores.numpy(), exact_scores, rtol=1e-4)
             if self.mixes_tails:
                 continue
-            degrees = Degrees(graph, model.shape.edge_types, CPU) if model.uses_degrees else None
+            degrees = Degrees(graph, model.shape, CPU) if model.uses_degrees else None
             batch = NeighborSampler(graph, fanout=-1, hops=2).sample(seeds)
             with torch.no_grad():
                 scores, h = model(model.gather(batch, tables), model.blocks(batch, CPU, degrees))
@@ -237,11 +245,17 @@ class EncoderTests:
         assert found["mae"] == pytest.approx(result["exact"]["test"]["mae"], rel=1e-9)
 
 
-def first_tails(graph: RandomGraph, num: int) -> LayerEdges:
+def tails(states: dict[str, torch.Tensor]) -> torch.Tensor:
+    """States of both types, one after the other."""
+    return torch.cat([states[name] for name in TAILS])
+
+
+def first_tails(graph: RandomGraph, num: dict[str, int]) -> LayerEdges:
     """The block of the first tails alone; states of all nodes are there."""
     block = graph.block("sampled")
     rows: dict[EdgeType, SampledRows] = {}
     for e, relation in graph.relations.items():
-        heads = np.concatenate([relation.neighbors(v) for v in range(num)]).astype(np.int64)
-        rows[e] = SampledRows(torch.from_numpy(heads), torch.from_numpy(relation.degree()[:num]))
+        of_tails = [relation.neighbors(v) for v in range(num[e[2]])]
+        heads = np.concatenate([np.empty(0, np.int64), *of_tails]).astype(np.int64)
+        rows[e] = SampledRows(torch.from_numpy(heads), torch.from_numpy(relation.degree()[: num[e[2]]]))
     return replace(block, rows=rows, num_tails=num)

@@ -29,7 +29,7 @@ class SAGELayer(MeanLayer):
         out: Tensor = self.other(h)
         return out / len(self.edge_types)
 
-    def finish(self, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
+    def finish(self, node_type: str, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
         return F.normalize(self.own(own_TD) + total_TD)
 
     def alone(self, node_type: str, h_ND: Tensor) -> Tensor:

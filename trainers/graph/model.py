@@ -6,114 +6,20 @@ Shape suffixes: N nodes, S seeds, D hidden width, F feature width, E edges, T ta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netgpt.graphstore import EdgeType, Graph, Schema, edge_name
+from netgpt.graphstore import EdgeType, Graph
 from netgpt.sampler import MiniBatch
-from netgpt.trainers.config import GraphConfig
-from netgpt.trainers.errors import require
 from netgpt.trainers.graph.encoders import Layer, LayerEdges, LayerSpec, make_layer
-from netgpt.trainers.graph.rows import SampledRows, WholeRows
+from netgpt.trainers.graph.rows import HeadRows, SampledRows, WholeRows
 from netgpt.trainers.graph.scalars import ScalarEncoding
+from netgpt.trainers.graph.shape import ModelShape
 from netgpt.trainers.graph.tables import DistinctRows, FeatureTables, WholeContents
-from netgpt.trainers.graph.without import Without
 from netgpt.trainers.tasks.heads import PlainHead
-
-NUM_LAYERS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """All that is needed to make the module again."""
-
-    feature_dims: dict[str, int]
-    """Feature width by node type, of the types that take part."""
-    scalar_types: tuple[str, ...]
-    edge_types: tuple[EdgeType, ...]
-    hidden: int
-    encoder: str = "rgcn"
-    heads: int = 1
-    num_bases: int = 0
-    scalar_bins: int = 0
-    steps: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Counts that scalars are also told to be above, or not, by node type."""
-    hidden_types: tuple[str, ...] = ()
-    """Node types whose features are the zero vector."""
-    num_layers: int = NUM_LAYERS
-
-    @staticmethod
-    def of(
-        schema: Schema,
-        feature_dims: Mapping[str, int],
-        *,
-        hidden: int,
-        without: frozenset[EdgeType] = frozenset(),
-        thresholds: bool = False,
-        **rest: Any,
-    ) -> ModelShape:
-        """The shape for a graph, less some relations and the node types that only they would reach.
-
-        feature_dims: width of the features of each node type that has some. thresholds: whether scalars are
-        told apart at the schema's steps.
-        """
-        edge_types = tuple(e for e in schema.edge_types if e not in without)
-        require(bool(edge_types), "relations", "none", "at least one that is left")
-        for e in edge_types:
-            require(e[2] == schema.target, edge_name(e), e[2], f"an end in {schema.target}")
-        left = {schema.target} | {e[0] for e in edge_types}
-        bare = sorted(left.difference(feature_dims))
-        require(not bare, "node types", ", ".join(bare), "features for every type that takes part")
-        scalars = [n for n in schema.node_types if n.encoding == "scalar" and n.name in left]
-        return ModelShape(
-            feature_dims={n.name: feature_dims[n.name] for n in schema.node_types if n.name in left},
-            scalar_types=tuple(n.name for n in scalars),
-            edge_types=edge_types,
-            hidden=hidden,
-            steps={n.name: tuple(n.steps) for n in scalars if n.steps} if thresholds else {},
-            **rest,
-        )
-
-    @staticmethod
-    def configured(
-        schema: Schema, feature_dims: Mapping[str, int], config: GraphConfig, without: Without
-    ) -> ModelShape:
-        """The shape that settings ask for: of what is trained, and of what is planned."""
-        return ModelShape.of(
-            schema,
-            feature_dims,
-            hidden=config.hidden,
-            without=without.relations,
-            hidden_types=tuple(sorted(without.features)),
-            encoder=config.encoder,
-            heads=config.heads,
-            num_bases=config.num_bases,
-            scalar_bins=config.scalar_bins,
-            thresholds=config.thresholds,
-        )
-
-    @property
-    def node_types(self) -> tuple[str, ...]:
-        return tuple(self.feature_dims)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(raw: dict[str, Any]) -> ModelShape:
-        shape = ModelShape(**raw)
-        return replace(
-            shape,
-            scalar_types=tuple(shape.scalar_types),
-            hidden_types=tuple(shape.hidden_types),
-            steps={name: tuple(steps) for name, steps in shape.steps.items()},
-            edge_types=tuple((e[0], e[1], e[2]) for e in shape.edge_types),
-        )
 
 
 class GraphModel(nn.Module):
@@ -135,7 +41,7 @@ class GraphModel(nn.Module):
         self._kept = frozenset([*keep_features, *shape.scalar_types])
         self.shape = shape
         self.dropout, self.feature_dropout = dropout, feature_dropout
-        self.target = shape.edge_types[0][2]
+        self.target, self.tail_types = shape.target, frozenset(shape.tail_types)
         self.scalars = nn.ModuleDict(
             {
                 name: ScalarEncoding(shape.scalar_bins, shape.steps.get(name, ()))
@@ -143,11 +49,27 @@ class GraphModel(nn.Module):
             }
         )
         dims = shape.feature_dims | {name: self.scalar(name).dim for name in shape.scalar_types}
-        self.project = nn.ModuleDict({name: nn.Linear(dim, shape.hidden) for name, dim in dims.items()})
-        spec = LayerSpec(
-            shape.edge_types, shape.node_types, shape.hidden, heads=shape.heads, num_bases=shape.num_bases
+        self.project = nn.ModuleDict(
+            {
+                name: LearntTable(shape.table_rows[name], shape.hidden)
+                if name in shape.table_rows
+                else nn.Linear(dim, shape.hidden)
+                for name, dim in dims.items()
+            }
         )
-        self.layers = nn.ModuleList(make_layer(shape.encoder, spec) for _ in range(shape.num_layers))
+        self.parts = shape.layers
+        specs = (
+            LayerSpec(
+                part.edge_types,
+                part.node_types,
+                shape.hidden,
+                part.alone_types,
+                heads=shape.heads,
+                num_bases=shape.num_bases,
+            )
+            for part in self.parts
+        )
+        self.layers = nn.ModuleList(make_layer(shape.encoder, spec) for spec in specs)
         self.predictor = head(shape.hidden)
 
     def scalar(self, node_type: str) -> ScalarEncoding:
@@ -185,6 +107,8 @@ class GraphModel(nn.Module):
     def inputs(self, node_type: str, x_NF: Tensor, row: Tensor | None = None) -> Tensor:
         """Projected features: [n, F] → [n, D]; or by content with the row of each node, [N] → [N, D]."""
         project = self.project[node_type]
+        if isinstance(project, LearntTable):
+            return project(x_NF if row is None else x_NF[row])  # type: ignore[no-any-return]
         assert isinstance(project, nn.Linear)
         if node_type in self.shape.scalar_types:
             x_NF = self.scalar(node_type)(x_NF)
@@ -213,20 +137,27 @@ class GraphModel(nn.Module):
     def blocks(self, batch: MiniBatch, device: torch.device, degrees: Degrees | None) -> list[LayerEdges]:
         """The edges that each layer needs, the first layer's first: trimmed hop by hop."""
         blocks = []
-        target_ids = batch.nodes[self.target]
-        degree = degrees.of(target_ids) if degrees else None
-        for hops in range(self.shape.num_layers, 0, -1):
-            num_tails = sum(batch.num_sampled_nodes[self.target][:hops])
-            num_states = sum(batch.num_sampled_nodes[self.target][: hops + 1])
-            rows = {}
-            for r, edge_type in enumerate(self.shape.edge_types):
+        tables: dict[str, Tensor] = {}
+        if degrees:
+            tables = {name: degrees.of(name, batch.nodes[name]) for name in self.shape.tail_types}
+        for index, part in enumerate(self.parts):
+            hops = self.shape.num_layers - index
+            num_tails = {name: sum(batch.num_sampled_nodes[name][:hops]) for name in part.tail_types}
+            rows: dict[EdgeType, HeadRows] = {}
+            for edge_type in part.edge_types:
                 num_edges = sum(batch.num_sampled_edges[edge_type][:hops])
+                tail = edge_type[2]
                 heads_E = torch.from_numpy(batch.heads[edge_type][:num_edges]).to(device)
-                counts_T = torch.from_numpy(batch.degrees[edge_type][:num_tails]).to(device)
-                rows[edge_type] = SampledRows(
-                    heads_E, counts_T, None if degree is None else degree[:num_tails, r]
-                )
-            total = None if degree is None else degree[:num_states].sum(1)
+                counts_T = torch.from_numpy(batch.degrees[edge_type][: num_tails[tail]]).to(device)
+                degree_T = None
+                if tables:
+                    degree_T = tables[tail][: num_tails[tail], self.shape.ending_in(tail).index(edge_type)]
+                rows[edge_type] = SampledRows(heads_E, counts_T, degree_T)
+            total = {}
+            for name in part.node_types:
+                if name in tables:
+                    num_states = sum(batch.num_sampled_nodes[name][: hops + 1])
+                    total[name] = tables[name][:num_states].sum(1)
             blocks.append(LayerEdges(rows, num_tails, total))
         return blocks
 
@@ -242,9 +173,9 @@ class GraphModel(nn.Module):
             layer = self.layer(index)
             out = layer(h, block)
             if index + 1 == len(blocks):
-                return self.score(out), out
-            h = {name: self.between(layer.alone(name, x)) for name, x in h.items() if name != self.target}
-            h[self.target] = self.between(out)
+                return self.score(out[self.target]), out[self.target]
+            h = {name: self.between(layer.alone(name, h[name])) for name in self.parts[index].alone_types}
+            h |= {name: self.between(x) for name, x in out.items()}
         raise AssertionError("a model has at least one layer")
 
     def score(self, h_SD: Tensor) -> Tensor:
@@ -259,45 +190,71 @@ class GraphModel(nn.Module):
         return next(self.predictor.parameters()).dtype
 
 
+class LearntTable(nn.Embedding):
+    """A vector for each node of a type without features: [n, 1] node numbers → [n, D].
+
+    Nodes that the table does not know, those of rows that came later, have the zero vector.
+    """
+
+    def __init__(self, num_nodes: int, width: int) -> None:
+        super().__init__(num_nodes, width)
+        nn.init.normal_(self.weight, std=width**-0.5)
+
+    def forward(self, ids_N1: Tensor) -> Tensor:
+        ids_N = ids_N1[:, 0]
+        known_N = ids_N < self.num_embeddings
+        h_ND: Tensor = super().forward(torch.where(known_N, ids_N, 0))
+        return h_ND * known_N[:, None]
+
+
 class Degrees:
-    """Heads of every target node by relation, on the device."""
+    """Heads of every node by relation that ends in its type, on the device."""
 
-    def __init__(self, graph: Graph, edge_types: tuple[EdgeType, ...], device: torch.device) -> None:
-        table_NR = np.stack([graph.relation(e).degree() for e in edge_types], 1).astype(np.int32)
-        self.table_NR = torch.from_numpy(table_NR).to(device)
+    def __init__(self, graph: Graph, shape: ModelShape, device: torch.device) -> None:
+        self.tables_NR = {
+            name: torch.from_numpy(
+                np.stack([graph.relation(e).degree() for e in shape.ending_in(name)], 1).astype(np.int32)
+            ).to(device)
+            for name in shape.tail_types
+        }
 
-    def of(self, ids: np.ndarray) -> Tensor:
+    def of(self, node_type: str, ids: np.ndarray) -> Tensor:
         """[n] node numbers → [n, R] int32."""
-        return self.table_NR[torch.from_numpy(ids).to(self.table_NR.device)]
+        table_NR = self.tables_NR[node_type]
+        return table_NR[torch.from_numpy(ids).to(table_NR.device)]
 
 
 class WholeGraph:
-    """A graph as one batch of all its target nodes, with every edge: states of other types by content."""
+    """A graph as one batch of all its nodes, with every edge: states of types without heads by content."""
 
     def __init__(self, model: GraphModel, tables: FeatureTables, threads: int = 1) -> None:
         self.device = tables.device
-        graph, target = tables.graph, model.target
-        rows = {}
+        graph, shape = tables.graph, model.shape
+        rows: dict[EdgeType, WholeRows] = {}
         self._contents: dict[str, DistinctRows] = {}
-        for name in model.shape.node_types:
+        for name in shape.node_types:
             whole = WholeContents.of(tables, name)
-            x = torch.from_numpy(np.array(whole.x, np.float32)).to(self.device)
-            # By node where a node has a state of its own: the target, and nodes that lose their content
-            by_node = name == target or model.drops(name)
+            x = torch.from_numpy(np.array(whole.x, None if name in tables.numbered else np.float32))
+            # By node where a node has a state of its own: those with heads, and those that lose their content
+            by_node = name in model.tail_types or model.drops(name)
             row = None
             if by_node and whole.row is not None:
                 row = torch.from_numpy(whole.row.astype(np.int64)).to(self.device)
-            self._contents[name] = DistinctRows(x, row)
-            for edge_type in model.shape.edge_types:
+            self._contents[name] = DistinctRows(x.to(self.device), row)
+            for edge_type in shape.edge_types:
                 if edge_type[0] == name:
                     content = None if by_node else whole.row
                     rows[edge_type] = WholeRows(graph.relation(edge_type), self.device, content, threads)
-        degree = None
+        degree = {}
         if model.uses_degrees:
-            degree = torch.stack([rows[e].degree_T for e in model.shape.edge_types]).sum(0)
-        self.block = LayerEdges(rows, graph.num_nodes[target], degree)
-        self.num_layers = model.shape.num_layers
+            for name in shape.tail_types:
+                heads = [graph.relation(e).degree().astype(np.int64) for e in shape.ending_in(name)]
+                degree[name] = torch.from_numpy(np.sum(heads, axis=0)).to(self.device)
+        self.blocks = [
+            LayerEdges(rows, {name: graph.num_nodes[name] for name in part.tail_types}, degree)
+            for part in model.parts
+        ]
 
     def run(self, model: GraphModel) -> tuple[Tensor, Tensor]:
         """Scores [N] and embeddings [N, D] of all target nodes."""
-        return model(self._contents, [self.block] * self.num_layers)
+        return model(self._contents, self.blocks)

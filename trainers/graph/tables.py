@@ -5,14 +5,16 @@ Legend: N nodes, F feature width.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import EdgeType, Graph
+from netgpt.graphstore.features import Features
+from netgpt.trainers.graph.shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class DistinctRows:
     """Features of some nodes by distinct content: node i has x[row[i]], or x[i] where row is None."""
 
     x: Tensor
-    """[rows, F] float32 on the device."""
+    """[rows, F] float32 on the device; of types with a learnt table [rows, 1] int64, the nodes' numbers."""
     row: Tensor | None
     """[n] int64 on the device."""
 
@@ -30,7 +32,8 @@ class FeatureTables:
 
     Tables stay on the device up to `max_bytes` in all, the smallest first; of the others the distinct
     rows of a batch are read from the store's map. `hidden_types` have the zero vector for every node.
-    node_types: those whose tables are wanted, by default all.
+    node_types: those whose tables are wanted, by default all. Types without features have their nodes'
+    numbers in place of some, or, those in `degrees`, log(1 + heads) in each of the relations given there.
     """
 
     def __init__(
@@ -41,10 +44,15 @@ class FeatureTables:
         max_bytes: int | None = None,
         node_types: Collection[str] | None = None,
         hidden_types: Collection[str] = (),
+        degrees: Mapping[str, tuple[EdgeType, ...]] | None = None,
     ) -> None:
         self.graph, self.device, self.hidden_types = graph, device, frozenset(hidden_types)
-        wanted = set(graph.schema.encoded_types if node_types is None else node_types) - self.hidden_types
-        features = {name: graph.features(name) for name in wanted}
+        self._encoded = frozenset(graph.schema.encoded_types)
+        self._degrees = {name: degree_features(graph, name, e) for name, e in (degrees or {}).items()}
+        self.numbered = frozenset(graph.node_types) - self._encoded - frozenset(self._degrees)
+        """Node types that have numbers in place of features."""
+        wanted = set(graph.node_types if node_types is None else node_types)
+        features = {name: self.features(name) for name in wanted - self.hidden_types - self.numbered}
         # A GPU turns float16 into float32 for nothing; a CPU does not
         size = {name: f.x.nbytes if device.type == "cuda" else f.x.size * 4 for name, f in features.items()}
         self._tables: dict[str, Tensor] = {}
@@ -56,27 +64,48 @@ class FeatureTables:
             x = torch.from_numpy(np.array(features[name].x))
             self._tables[name] = x.to(device) if device.type == "cuda" else x.float()
 
+    @staticmethod
+    def of(
+        graph: Graph, device: torch.device, shape: ModelShape, *, max_bytes: int | None = None
+    ) -> FeatureTables:
+        """The features that a model of a shape reads."""
+        return FeatureTables(
+            graph,
+            device,
+            max_bytes=max_bytes,
+            node_types=shape.node_types,
+            hidden_types=shape.hidden_types,
+            degrees={name: shape.ending_in(name) for name in shape.degree_types},
+        )
+
+    def features(self, node_type: str) -> Features:
+        """Of a type that is not one of `numbered`."""
+        degrees = self._degrees.get(node_type)
+        return self.graph.features(node_type) if degrees is None else degrees
+
     @property
     def resident(self) -> frozenset[str]:
         """Node types whose table is on the device."""
         return frozenset(self._tables)
 
     def dim(self, node_type: str) -> int:
-        return self.graph.features(node_type).dim
+        return self.features(node_type).dim
 
     def rows(self, node_type: str, ids: np.ndarray) -> np.ndarray:
         """Rows of the store's table: [n] node numbers → [n] int64."""
-        return np.asarray(self.graph.features(node_type).rows(ids), np.int64)
+        return np.asarray(self.features(node_type).rows(ids), np.int64)
 
     def gather(self, node_type: str, ids: np.ndarray) -> Tensor:
-        """Features of nodes: [n] node numbers → [n, F]."""
+        """Features of nodes: [n] node numbers → [n, F]; of `numbered` types [n, 1] int64."""
+        if node_type in self.numbered:
+            return torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)[:, None]
         if node_type in self.hidden_types:
             return torch.zeros(len(ids), self.dim(node_type), device=self.device)
         rows = self.rows(node_type, ids)
         if node_type in self._tables:
             return self._tables[node_type][torch.from_numpy(rows).to(self.device)].float()
         distinct, where = np.unique(rows, return_inverse=True)
-        x = torch.from_numpy(np.asarray(self.graph.features(node_type).x[distinct])).to(self.device)
+        x = torch.from_numpy(np.asarray(self.features(node_type).x[distinct])).to(self.device)
         return x.float()[torch.from_numpy(where).to(self.device)]
 
     def contents(self, node_type: str, ids: np.ndarray) -> DistinctRows:
@@ -95,13 +124,16 @@ class WholeContents:
     """The distinct contents of all nodes of a type, for those who need every node."""
 
     x: np.ndarray
-    """[rows, F] of the store's dtype, mapped where the store has distinct rows."""
+    """[rows, F] of the store's dtype, mapped where the store has distinct rows; int64 of `numbered` types."""
     row: np.ndarray | None
     """[N] int: the row of each node; None: its number."""
 
     @staticmethod
     def of(tables: FeatureTables, node_type: str) -> WholeContents:
-        features, num = tables.graph.features(node_type), tables.graph.num_nodes[node_type]
+        num = tables.graph.num_nodes[node_type]
+        if node_type in tables.numbered:
+            return WholeContents(np.arange(num)[:, None], None)
+        features = tables.features(node_type)
         if node_type in tables.hidden_types:
             return WholeContents(np.zeros((1, features.dim), np.float32), np.zeros(num, np.int32))
         if features.dim == 1 and features.x_row is None:
@@ -109,3 +141,11 @@ class WholeContents:
             x, row = np.unique(np.asarray(features.x)[:, 0], return_inverse=True)
             return WholeContents(x[:, None], row.astype(np.int32))
         return WholeContents(features.x, None if features.x_row is None else np.asarray(features.x_row))
+
+
+def degree_features(graph: Graph, node_type: str, edge_types: Collection[EdgeType]) -> Features:
+    """log(1 + heads) of every node in each relation that ends in its type: [N, R] float32; one zero where
+    there is no such relation."""
+    counts = [graph.relation(e).degree() for e in edge_types] or [np.zeros(graph.num_nodes[node_type])]
+    x_NR = np.log1p(np.stack(counts, 1).astype(np.float64)).astype(np.float32)
+    return Features(len(x_NR), x_NR, None)

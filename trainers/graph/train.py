@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netgpt.graphstore import EdgeType, Store
+from netgpt.graphstore import Store
 from netgpt.graphstore.files import Json, write_json
 from netgpt.sampler import NeighborLoader, SamplingEngine, SamplingOptions
 from netgpt.trainers import distributed, weights
 from netgpt.trainers.engine import AdamWEngine
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.graph.exact import embed
-from netgpt.trainers.graph.model import NUM_LAYERS, Degrees, GraphModel, ModelShape
+from netgpt.trainers.graph.model import Degrees, GraphModel
+from netgpt.trainers.graph.shape import ModelShape
 from netgpt.trainers.graph.steps import GraphStep, GraphSteps, SampledSteps, WholeSteps
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.without import Without
@@ -92,14 +93,8 @@ class GraphTrainer:
             known = store.node_types
             require(name in known, "graph.keep_features", name, f"one of {', '.join(known)}")
         seed_torch(self.seed, "rgcn")
-        shape = ModelShape.configured(store.schema, store.feature_dims, config, without)
-        tables = FeatureTables(
-            store,
-            self.device,
-            max_bytes=int(config.tables_gb * 1e9),
-            node_types=shape.node_types,
-            hidden_types=without.features,
-        )
+        shape = ModelShape.configured(store.schema, store.feature_dims, store.num_nodes, config, without)
+        tables = FeatureTables.of(store, self.device, shape, max_bytes=int(config.tables_gb * 1e9))
         model = GraphModel(
             shape, self.task.head, config.dropout, config.feature_dropout, config.keep_features
         )
@@ -109,8 +104,7 @@ class GraphTrainer:
 
     @cached_property
     def _degrees(self) -> Degrees | None:
-        edge_types: tuple[EdgeType, ...] = self.model.shape.edge_types
-        return Degrees(self.store, edge_types, self.device) if self.model.uses_degrees else None
+        return Degrees(self.store, self.model.shape, self.device) if self.model.uses_degrees else None
 
     def _loader(self, engine: SamplingEngine | None) -> NeighborLoader:
         return NeighborLoader(
@@ -231,7 +225,10 @@ def sampling_options(store: Store, settings: Settings) -> SamplingOptions:
     """What stage 1 samples: for whoever does it."""
     without = Without.of(store.schema, settings.without, settings.ablation).relations
     return SamplingOptions(
-        fanout=settings.sampler.fanout, hops=NUM_LAYERS, exclude=sorted(without), seed=settings.seed
+        fanout=settings.sampler.fanout,
+        hops=settings.graph.layers,
+        exclude=sorted(without),
+        seed=settings.seed,
     )
 
 

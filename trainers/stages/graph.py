@@ -104,7 +104,7 @@ class Embed(Stage):
 
         device, pretrained = distributed.device(job.device), job.run / "stage1"
         model = load_model(pretrained, tools.store, tools.task, device)
-        tables = FeatureTables(tools.store, device, max_bytes=0, hidden_types=model.shape.hidden_types)
+        tables = FeatureTables.of(tools.store, device, model.shape, max_bytes=0)
         progress: OnProgress = tools.progress("relation")
         (job.folder / VECTORS).mkdir()
         write_cache(

@@ -16,6 +16,8 @@ CPU = torch.device("cpu")
 TOPIC: EdgeType = ("v", "same", "v")
 CITES: EdgeType = ("v", "cites", "v")
 WRITES: EdgeType = ("a", "writes", "v")
+SHOWN: EdgeType = ("v", "shown_by", "a")
+OWNS: EdgeType = ("b", "owns", "a")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class RandomGraph:
     num_nodes: dict[str, int]
 
     @staticmethod
-    def of(seed: int, num_v: int = 23, num_a: int = 7, degree: int = 3) -> RandomGraph:
-        """A prefix relation, a csr relation with repeated edges, and one from another type."""
+    def of(seed: int, num_v: int = 23, num_a: int = 7, degree: int = 3, *, star: bool = False) -> RandomGraph:
+        """A prefix relation, a csr relation with repeated edges, one from another type; and, unless it is a
+        star, one back to that type, and one to it from a type that no relation ends in."""
         rng = np.random.default_rng(seed)
         key, time = rng.integers(-1, 4, num_v), rng.integers(0, 5, num_v)
         relations = {TOPIC: group_relation(TOPIC, key, time, strict=False)}
@@ -37,7 +40,14 @@ class RandomGraph:
                 indices = (tails + rng.integers(1, num_v, len(tails))) % num_v
             indices = indices.astype(np.int32)
             relations[edge_type] = Relation(edge_type, "csr", indices, indptr[:-1], indptr[1:])
-        return RandomGraph(relations, {"v": num_v, "a": num_a})
+        if star:
+            return RandomGraph(relations, {"v": num_v, "a": num_a})
+        num_b = 5
+        for edge_type, num in ((SHOWN, num_v), (OWNS, num_b)):
+            indptr = np.r_[0, np.cumsum(rng.integers(0, 2 * degree, num_a))]
+            indices = rng.integers(0, num, indptr[-1]).astype(np.int32)
+            relations[edge_type] = Relation(edge_type, "csr", indices, indptr[:-1], indptr[1:])
+        return RandomGraph(relations, {"v": num_v, "a": num_a, "b": num_b})
 
     @property
     def edge_types(self) -> tuple[EdgeType, ...]:
@@ -65,5 +75,9 @@ class RandomGraph:
             else:
                 heads = torch.from_numpy(relation.heads_of(0, relation.num_dst).astype(np.int64))
                 rows[edge_type] = SampledRows(heads, torch.from_numpy(relation.degree()))
-        degree = torch.stack([row.degree_T for row in rows.values()]).sum(0)
-        return LayerEdges(rows, self.num_nodes["v"], degree)
+        tails = dict.fromkeys(e[2] for e in self.edge_types)
+        degree = {
+            name: torch.stack([row.degree_T for e, row in rows.items() if e[2] == name]).sum(0)
+            for name in tails
+        }
+        return LayerEdges(rows, {name: self.num_nodes[name] for name in tails}, degree)

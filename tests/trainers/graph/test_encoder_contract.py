@@ -21,5 +21,9 @@ class TestHetSANN(EncoderTests):
     encoder = "hetsann"
 
 
+class TestSAGE(EncoderTests):
+    encoder = "sage"
+
+
 class TestToy(EncoderTests):
     encoder = "tests.toys.encoder:SAGELayer"

@@ -15,6 +15,7 @@ from netgpt.trainers.graph.encoders.gcn import GCNLayer
 from netgpt.trainers.graph.encoders.han import HANLayer
 from netgpt.trainers.graph.encoders.hetsann import HetSANNLayer
 from netgpt.trainers.graph.encoders.rgcn import RGCNLayer
+from netgpt.trainers.graph.encoders.sage import SAGELayer
 from netgpt.trainers.graph.rows import SampledRows, WholeRows
 from tests.trainers.graph.random_graph import CPU, RandomGraph
 
@@ -30,7 +31,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 def layer_of(encoder: str, graph: RandomGraph, num_bases: int = 0) -> Layer:
     torch.manual_seed(1)
     types = tuple(graph.num_nodes)
-    spec = LayerSpec(graph.edge_types, types, WIDTH, heads=HEADS, num_bases=num_bases)
+    alone = tuple(name for name in types if all(e[2] != name for e in graph.edge_types))
+    spec = LayerSpec(graph.edge_types, types, WIDTH, alone, heads=HEADS, num_bases=num_bases)
     made = make_layer(encoder, spec).double()
     for parameter in made.parameters():  # biases too
         nn.init.normal_(parameter, std=0.5)
@@ -38,14 +40,26 @@ def layer_of(encoder: str, graph: RandomGraph, num_bases: int = 0) -> Layer:
 
 
 def flat(graph: RandomGraph, h: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """All nodes and edges as one graph, the target's nodes first: x, edge_index, edge type."""
-    offset = {"v": 0, "a": graph.num_nodes["v"]}
+    """All nodes and edges as one graph, type after type: x, edge_index, edge type."""
+    sizes = list(graph.num_nodes.values())
+    offset = dict(zip(graph.num_nodes, [0, *np.cumsum(sizes).tolist()], strict=False))
     index, kinds = [], []
     for i, e in enumerate(graph.edge_types):
         edges = graph.edge_index(e)
-        index.append(torch.stack([edges[0] + offset[e[0]], edges[1]]))
+        index.append(torch.stack([edges[0] + offset[e[0]], edges[1] + offset[e[2]]]))
         kinds.append(torch.full((edges.shape[1],), i))
-    return torch.cat([h["v"], h["a"]]), torch.cat(index, 1), torch.cat(kinds)
+    return torch.cat([h[name] for name in graph.num_nodes]), torch.cat(index, 1), torch.cat(kinds)
+
+
+def all_states(layer: Layer, h: dict[str, Tensor], graph: RandomGraph, kind: str) -> Tensor:
+    """New states of all nodes, type after type."""
+    out = layer(h, graph.block(kind))
+    return torch.cat([out[name] if name in out else layer.alone(name, h[name]) for name in h])
+
+
+def tails(states: dict[str, Tensor]) -> Tensor:
+    """Those of the types that relations end in, one after the other."""
+    return torch.cat([states["v"], states["a"]])
 
 
 def assert_same(found: Tensor, expected: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> None:
@@ -69,7 +83,7 @@ def test_rgcn_equals_pyg(seed: int, num_bases: int, kind: str) -> None:
     graph = RandomGraph.of(seed)
     layer = layer_of("rgcn", graph, num_bases)
     assert isinstance(layer, RGCNLayer)
-    conv = RGCNConv(WIDTH, WIDTH, num_relations=3, num_bases=num_bases or None).double()
+    conv = RGCNConv(WIDTH, WIDTH, num_relations=len(graph.edge_types), num_bases=num_bases or None).double()
     with torch.no_grad():
         conv.weight.copy_(layer.basis_BDD)
         conv.root.copy_(layer.root.weight.T)
@@ -79,12 +93,11 @@ def test_rgcn_equals_pyg(seed: int, num_bases: int, kind: str) -> None:
     h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
     x, index, kinds = flat(graph, other)
     expected = conv(x, index, kinds)
-    pairs = [(h["v"], other["v"]), (h["a"], other["a"]), (layer.basis_BDD, conv.weight)]
+    pairs = [*((h[name], other[name]) for name in h), (layer.basis_BDD, conv.weight)]
     if layer.share_RB is not None:
         pairs.append((layer.share_RB, conv.comp))
     pairs += [(layer.root.bias, conv.bias)]
-    assert_same(layer(h, graph.block(kind)), expected[: graph.num_nodes["v"]], pairs)
-    torch.testing.assert_close(layer.alone("a", h["a"]), expected[graph.num_nodes["v"] :])
+    assert_same(all_states(layer, h, graph, kind), expected, pairs)
 
 
 @pytest.mark.filterwarnings("ignore:There exist node types")
@@ -101,8 +114,32 @@ def test_rgcn_equals_pyg_hetero_conv(kind: str) -> None:
         for e, conv in convs.items():
             conv.lin_l.weight.copy_(layer.weight_of(e).T)
     h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
-    out = hetero(other, {e: graph.edge_index(e) for e in graph.edge_types})["v"] + layer.root(other["v"])
-    assert_same(layer(h, graph.block(kind)), out, [(h["v"], other["v"]), (h["a"], other["a"])])
+    out = hetero(other, {e: graph.edge_index(e) for e in graph.edge_types})
+    expected = tails({name: out[name] + layer.root(other[name]) for name in ("v", "a")})
+    assert_same(tails(layer(h, graph.block(kind))), expected, [(h[name], other[name]) for name in h])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.filterwarnings("ignore:There exist node types")
+def test_sage_equals_pyg(seed: int, kind: str) -> None:
+    """A convolution a relation, whose own weights add up to one of the type."""
+    graph = RandomGraph.of(seed)
+    layer = layer_of("sage", graph)
+    assert isinstance(layer, SAGELayer)
+    convs = {e: SAGEConv((WIDTH, WIDTH), WIDTH, aggr="mean") for e in graph.edge_types}
+    hetero = HeteroConv(convs, aggr="sum").double()
+    with torch.no_grad():
+        for r, (e, conv) in enumerate(convs.items()):
+            own, share = layer.own[e[2]], len(layer.ending_in(e[2]))
+            conv.lin_l.weight.copy_(layer.heads_RDD[r].T)
+            conv.lin_l.bias.copy_(own.bias / share)
+            conv.lin_r.weight.copy_(own.weight / share)
+    h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
+    out = hetero(other, {e: graph.edge_index(e) for e in graph.edge_types})
+    pairs = [(h[name], other[name]) for name in h]
+    assert_same(tails(layer(h, graph.block(kind))), tails(out), pairs)
+    alone = layer.own["b"]
+    torch.testing.assert_close(layer.alone("b", h["b"]), h["b"] @ alone.weight.T + alone.bias)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -118,13 +155,11 @@ def test_gcn_equals_pyg(seed: int, kind: str) -> None:
     x, index, _ = flat(graph, other)
     expected = conv(x, index)
     pairs = [
-        (h["v"], other["v"]),
-        (h["a"], other["a"]),
+        *((h[name], other[name]) for name in h),
         (layer.linear.weight, conv.lin.weight),
         (layer.linear.bias, conv.bias),
     ]
-    assert_same(layer(h, graph.block(kind)), expected[: graph.num_nodes["v"]], pairs)
-    torch.testing.assert_close(layer.alone("a", h["a"]), expected[graph.num_nodes["v"] :])
+    assert_same(all_states(layer, h, graph, kind), expected, pairs)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -148,9 +183,9 @@ def test_han_equals_pyg(seed: int, kind: str) -> None:
         for ours, theirs in pairs:
             theirs.copy_(ours.reshape(theirs.shape))
     h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
-    expected = conv(other, {e: graph.edge_index(e) for e in graph.edge_types})["v"]
-    pairs += [(h["v"], other["v"]), (h["a"], other["a"])]
-    assert_same(layer(h, graph.block(kind)), expected, pairs)
+    expected = tails(conv(other, {e: graph.edge_index(e) for e in graph.edge_types}))
+    pairs += [(h[name], other[name]) for name in h]
+    assert_same(tails(layer(h, graph.block(kind))), expected, pairs)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -162,13 +197,13 @@ def test_hetsann_equals_its_formula(seed: int, kind: str) -> None:
     h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
     x = {name: (other[name] @ layer.project[name].weight.T).view(-1, HEADS, WIDTH // HEADS) for name in other}
     out = []
-    for v in range(graph.num_nodes["v"]):
+    for tail, v in [(name, v) for name in ("v", "a") for v in range(graph.num_nodes[name])]:
         scores, messages = [], []
         for r, e in enumerate(graph.edge_types):
-            for u in graph.relations[e].neighbors(v):
+            for u in graph.relations[e].neighbors(v) if e[2] == tail else ():
                 scores.append(
                     F.leaky_relu(
-                        (layer.head_RHC[r] * x[e[0]][u]).sum(-1) + (layer.tail_RHC[r] * x["v"][v]).sum(-1),
+                        (layer.head_RHC[r] * x[e[0]][u]).sum(-1) + (layer.tail_RHC[r] * x[tail][v]).sum(-1),
                         0.2,
                     )
                 )
@@ -178,10 +213,10 @@ def test_hetsann_equals_its_formula(seed: int, kind: str) -> None:
             total = (share[:, :, None] * torch.stack(messages)).sum(0).flatten()
         else:
             total = torch.zeros(WIDTH, dtype=torch.float64)
-        out.append(other["v"][v] + F.elu(total))
+        out.append(other[tail][v] + F.elu(total))
     expected = torch.stack(out)
-    found = layer(h, graph.block(kind))
-    assert_same(found, expected, [(h["v"], other["v"]), (h["a"], other["a"])])
+    found = tails(layer(h, graph.block(kind)))
+    assert_same(found, expected, [(h[name], other[name]) for name in h])
     weight = torch.randn_like(found)
     parameters = list(layer.parameters())
     ours = torch.autograd.grad((found * weight).sum(), parameters)
@@ -190,7 +225,7 @@ def test_hetsann_equals_its_formula(seed: int, kind: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("encoder", ["rgcn", "gcn", "han", "hetsann"])
+@pytest.mark.parametrize("encoder", ["rgcn", "gcn", "sage", "han", "hetsann"])
 def test_a_graph_without_edges_is_finite(encoder: str, kind: str) -> None:
     graph = RandomGraph.of(0)
     empty = {
@@ -199,7 +234,7 @@ def test_a_graph_without_edges_is_finite(encoder: str, kind: str) -> None:
     }
     layer = layer_of(encoder, graph)
     h = leaves(graph.states(WIDTH))
-    out = layer(h, RandomGraph(empty, graph.num_nodes).block(kind))
+    out = tails(layer(h, RandomGraph(empty, graph.num_nodes).block(kind)))
     assert torch.isfinite(out).all()
     out.sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in h.values() if x.grad is not None)
@@ -234,7 +269,7 @@ def test_threads_change_no_bit() -> None:
 
 def test_sampled_gcn_is_unbiased() -> None:
     """The mean over samples of a sampled layer approaches the layer over all heads."""
-    graph = RandomGraph.of(1, num_v=40, degree=12)
+    graph = RandomGraph.of(1, num_v=40, degree=12, star=True)
     layer = layer_of("gcn", graph)
     h = graph.states(WIDTH)
     whole = graph.block("sampled")
@@ -250,7 +285,7 @@ def test_sampled_gcn_is_unbiased() -> None:
                 whole.rows[e].degree_T,
             )
         with torch.no_grad():
-            outs.append(layer(h, type(whole)(rows, 40, whole.degree_N)))
-    found, exact = torch.stack(outs), layer(h, whole).detach()
+            outs.append(layer(h, type(whole)(rows, {"v": 40}, whole.degree_N))["v"])
+    found, exact = torch.stack(outs), layer(h, whole)["v"].detach()
     z = (found.mean(0) - exact) / (found.std(0) / len(found) ** 0.5)
     assert 0.7 < float(z.square().mean()) < 1.3  # 1 where the mean is right

@@ -156,7 +156,7 @@ def test_two_ranks_give_the_loss_curve_of_one(store: Store, tmp_path: Path) -> N
             ],
             check=True,
             capture_output=True,
-            timeout=300,
+            timeout=900,
         )
         manifest = read_manifest(job.folder)
         assert manifest is not None

@@ -36,7 +36,7 @@ class GCNLayer(MeanLayer):
     def weighted(self, mean_TD: Tensor, degree_T: Tensor) -> Tensor:
         return mean_TD * degree_T[:, None]
 
-    def finish(self, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
+    def finish(self, node_type: str, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
         assert degree_T is not None
         d_T1 = degree_T.to(own_TD.dtype)[:, None] + 1
         out: Tensor = self.linear(total_TD * torch.rsqrt(d_T1) + own_TD / d_T1)

@@ -1,16 +1,16 @@
-"""What the four encoders have in common: one layer, as seen by the model and by exact inference.
+"""What the encoders have in common: one layer, as seen by the model and by exact inference.
 
-All relations end at one node type, the target. A layer makes new states of target nodes from their own
-and from their heads' states; nodes of other types have no heads, and a layer maps them by themselves.
+A layer makes new states of tails from their own states and from their heads'. Tails are nodes of every type
+that one of its relations ends in; nodes of other types have no heads, and a layer maps them by themselves.
 
-Shape suffixes: N nodes of a type, T tails (the first nodes of the target), D hidden width, H attention
-heads, C width of one of them, K parts.
+Shape suffixes: N nodes of a type, T tails (the first nodes of a type), D hidden width, H attention heads, C
+width of one of them, K parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
@@ -27,10 +27,11 @@ class LayerEdges:
     """The edges that one layer works on."""
 
     rows: Mapping[EdgeType, HeadRows]
-    num_tails: int
-    degree_N: Tensor | None = None
-    """Heads over all relations of every target node whose state is there, in the whole graph; only for
-    layers that ask for it."""
+    num_tails: Mapping[str, int]
+    """How many of the first nodes get a new state, by node type."""
+    degree_N: Mapping[str, Tensor] = field(default_factory=dict)
+    """By type, heads over all relations of every node whose state is there, in the whole graph; only for
+    layers that ask for it, and of types that relations end in."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class LayerSpec:
 
     edge_types: tuple[EdgeType, ...]
     node_types: tuple[str, ...]
+    """Types whose states it reads."""
     hidden: int
+    alone_types: tuple[str, ...] = ()
+    """Those of them that it maps by themselves: no relation ends in them, and a next layer reads them."""
     heads: int = 1
     """Attention heads, for layers that have some."""
     num_bases: int = 0
@@ -67,10 +71,14 @@ class Layer(nn.Module):
     def __init__(self, edge_types: tuple[EdgeType, ...]) -> None:
         super().__init__()
         self.edge_types = edge_types
-        self.target = edge_types[0][2]
+        self.tail_types = tuple(dict.fromkeys(e[2] for e in edge_types))
 
-    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> Tensor:
-        """States before the layer by node type [N, D] → new states of the first tails [T, D]."""
+    def ending_in(self, node_type: str) -> tuple[EdgeType, ...]:
+        """The relations that bring something to nodes of a type."""
+        return tuple(e for e in self.edge_types if e[2] == node_type)
+
+    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> dict[str, Tensor]:
+        """States before the layer by node type [N, D] → new states of the block's tails [T, D]."""
         raise NotImplementedError
 
     def alone(self, node_type: str, h_ND: Tensor) -> Tensor:
@@ -82,7 +90,7 @@ class MeanLayer(Layer):
     """out = finish(own states, Σ_r weighted(transform_r(mean over r's heads of send(h))))."""
 
     def send(self, node_type: str, h_ND: Tensor, degree_N: Tensor | None) -> Tensor:
-        """What heads send, before the mean; degree_N is given for the target type."""
+        """What heads send, before the mean; degree_N is given for types that relations end in."""
         return h_ND
 
     def transform(self, edge_type: EdgeType, h: Tensor) -> Tensor:
@@ -93,33 +101,41 @@ class MeanLayer(Layer):
         """What each tail's mean counts, given its degree in the relation."""
         return mean_TD
 
-    def finish(self, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
-        """New states from the own ones and what the relations brought."""
+    def finish(self, node_type: str, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
+        """New states of tails of a type from the own ones and what the relations brought."""
         raise NotImplementedError
 
-    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> Tensor:
-        own_TD = h[self.target][: block.num_tails]
-        sent = {
-            name: self.send(name, x, block.degree_N if name == self.target else None) for name, x in h.items()
-        }
+    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> dict[str, Tensor]:
+        sent = {name: self.send(name, x, block.degree_N.get(name)) for name, x in h.items()}
+        return {name: self._of_type(name, num, h, sent, block) for name, num in block.num_tails.items()}
+
+    def _of_type(
+        self,
+        node_type: str,
+        num_tails: int,
+        h: Mapping[str, Tensor],
+        sent: Mapping[str, Tensor],
+        block: LayerEdges,
+    ) -> Tensor:
+        own_TD = h[node_type][:num_tails]
         # Under autocast products are bfloat16; their sum is not
         total_TD = torch.zeros_like(own_TD, dtype=torch.promote_types(own_TD.dtype, torch.float32))
-        for edge_type in self.edge_types:
+        for edge_type in self.ending_in(node_type):
             rows, x = block.rows[edge_type], sent[edge_type[0]]
             if len(x) < rows.num_tails:  # the smaller side is multiplied
                 mean = rows.mean(self.transform(edge_type, x))
             else:
                 mean = self.transform(edge_type, rows.mean(x))
             total_TD = total_TD + self.weighted(mean, rows.degree_T)
-        degree_T = None if block.degree_N is None else block.degree_N[: block.num_tails]
-        return self.finish(own_TD, total_TD, degree_T)
+        degree = block.degree_N.get(node_type)
+        return self.finish(node_type, own_TD, total_TD, None if degree is None else degree[:num_tails])
 
 
 class AttentionLayer(Layer):
     """A softmax over each row; what the relations bring is combined from one or more parts.
 
-    Parts are [K, T, D]. Where parts are weighed against each other, their scores are means over all
-    tails, so exact inference makes all parts before it combines any.
+    Parts are [K, T, D]. Where parts are weighed against each other, their scores are means over all tails of
+    a type, so exact inference makes all parts before it combines any.
     """
 
     def __init__(
@@ -169,14 +185,16 @@ class AttentionLayer(Layer):
 
     def attend(
         self,
+        node_type: str,
         keys: Mapping[EdgeType, Tensor],
         values: Mapping[str, Tensor],
         own_HTC: Tensor,
         rows: Mapping[EdgeType, HeadRows],
     ) -> Tensor:
-        """Parts [K, T, D] from the relations' keys, the values of all node types, and those of the tails."""
+        """Parts [K, T, D] of tails of a type, from the relations' keys, the values of all node types, and
+        those of the tails."""
         return self.parts(
-            [rows[e].attend(keys[e], self.query(e, own_HTC), values[e[0]]) for e in self.edge_types]
+            [rows[e].attend(keys[e], self.query(e, own_HTC), values[e[0]]) for e in self.ending_in(node_type)]
         )
 
     def parts(self, attentions: list[Attention]) -> Tensor:
@@ -191,13 +209,14 @@ class AttentionLayer(Layer):
         """New states, given each part's mean score."""
         raise NotImplementedError
 
-    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> Tensor:
-        own_TD = h[self.target][: block.num_tails]
+    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> dict[str, Tensor]:
         values = {name: self.values_of(name, x) for name, x in h.items()}
         keys = {e: self.key(e, values[e[0]]) for e in self.edge_types}
-        own_HTC = values[self.target][:, : block.num_tails]
-        parts_KTD = self.attend(keys, values, own_HTC, block.rows)
-        return self.combine(own_TD, parts_KTD, self.scores(parts_KTD) / max(1, block.num_tails))
+        new = {}
+        for name, num in block.num_tails.items():
+            parts_KTD = self.attend(name, keys, values, values[name][:, :num], block.rows)
+            new[name] = self.combine(h[name][:num], parts_KTD, self.scores(parts_KTD) / max(1, num))
+        return new
 
 
 def glorot(*shape: int) -> nn.Parameter:

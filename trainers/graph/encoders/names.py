@@ -1,4 +1,4 @@
-"""The encoders by name: RGCN, and the three graph baselines of the paper."""
+"""The encoders by name: RGCN, the three graph baselines of the paper, and others of the field."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ENCODERS = {
     "gcn": "netgpt.trainers.graph.encoders.gcn:GCNLayer",
     "han": "netgpt.trainers.graph.encoders.han:HANLayer",
     "hetsann": "netgpt.trainers.graph.encoders.hetsann:HetSANNLayer",
+    "sage": "netgpt.trainers.graph.encoders.sage:SAGELayer",
 }
 
 

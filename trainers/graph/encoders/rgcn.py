@@ -14,8 +14,8 @@ from netgpt.trainers.graph.encoders.layer import LayerSpec, MeanLayer
 class RGCNLayer(MeanLayer):
     """h'_v = W_root h_v + Σ_r W_r mean(h_u of r's heads u of v) + b; other types: W_root h + b.
 
-    One root weight serves every node type: all relations end at the target, so without it the other
-    types would vanish after the first layer. With `num_bases`, W_r = Σ_b a_rb V_b.
+    One root weight serves every node type, also those that no relation ends in, which would vanish after
+    the first layer without it. With `num_bases`, W_r = Σ_b a_rb V_b.
     """
 
     title = "RGCN"
@@ -51,7 +51,7 @@ class RGCNLayer(MeanLayer):
     def transform(self, edge_type: EdgeType, h: Tensor) -> Tensor:
         return h @ self.weight_of(edge_type)
 
-    def finish(self, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
+    def finish(self, node_type: str, own_TD: Tensor, total_TD: Tensor, degree_T: Tensor | None) -> Tensor:
         out: Tensor = self.root(own_TD) + total_TD
         return out
 

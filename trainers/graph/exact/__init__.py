@@ -1,8 +1,8 @@
 """Exact full-neighbour inference, layer by layer, within a memory budget, and its cache.
 
-States of the target before and behind a layer are arrays, in memory as far as the budget goes and else
-in mapped files; everything else is made in blocks. Nodes of other types have no heads: their states
-follow from their features alone, so they are made once for each distinct content.
+States of the types that relations end in, before and behind a layer, are arrays, in memory as far as the
+budget goes and else in mapped files; everything else is made in blocks. Nodes of other types have no heads:
+their states follow from their features alone, so they are made once for each distinct content.
 """
 
 from netgpt.trainers.graph.exact.cache import (

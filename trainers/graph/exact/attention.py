@@ -9,6 +9,7 @@ of one of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from netgpt.graphstore import EdgeType
 from netgpt.trainers.graph.encoders import AttentionLayer
-from netgpt.trainers.graph.exact.workspace import Workspace, own_states
+from netgpt.trainers.graph.exact.workspace import States, Workspace
 from netgpt.trainers.graph.rows import HeadRows, SampledRows
 from netgpt.trainers.graph.tables import WholeContents
 
@@ -29,22 +30,54 @@ def attention_layer(
     work: Workspace,
     layer: AttentionLayer,
     index: int,
-    h: np.ndarray,
-    row: np.ndarray | None,
-    scores_K: Tensor | None,
-) -> tuple[np.ndarray, Tensor]:
-    """States of all target nodes [N, D] behind a layer, and the mean scores of its parts.
+    states: Mapping[str, States],
+    scores: list[float] | None,
+) -> tuple[dict[str, States], list[float]]:
+    """States behind a layer of the types that get some from their heads, by node; and the mean scores of the
+    parts of each of these types, one type's after the other's.
 
-    `h`, `row` as of `Workspace.inputs`. scores_K: mean scores to use in place of those of this graph.
+    scores: mean scores to use in place of those of this graph.
     """
-    start = perf_counter()
-    values, row_of = _values(work, layer, index, h, row)
+    values, row_of = _values(work, layer, index, states)
     keys = {e: _keys(work, layer, e, values[e[0]]) for e in layer.edge_types}
-    relations = {e: work.graph.relation(e) for e in layer.edge_types}
+    parts, sums = {}, {}
+    for name in work.model.parts[index].tail_types:
+        parts[name], sums[name] = _parts(work, layer, name, keys, values, row_of)
+    del values, keys
+    used: list[float] = []
+    new, last = {}, index + 1 == work.model.shape.num_layers
+    for name, of_type in parts.items():
+        start, num = perf_counter(), work.graph.num_nodes[name]
+        mean_K = (sums[name] / max(1, num)).float()
+        if scores is not None:
+            mean_K = torch.tensor(scores[len(used) : len(used) + len(mean_K)])
+        used += mean_K.tolist()
+        out = work.array(num)
+        for block in work.blocks(num, max(1, work.block_rows // len(layer.ending_in(name)))):
+            stacked_KTD = torch.stack([torch.from_numpy(part[block]) for part in of_type])
+            combined = layer.combine(states[name].of(block), stacked_KTD, mean_K)
+            out[block] = (combined if last else work.model.between(combined)).numpy()
+        new[name] = States(out, None)
+        work.count("attention", start)
+    return new, used
+
+
+def _parts(
+    work: Workspace,
+    layer: AttentionLayer,
+    name: str,
+    keys: Mapping[EdgeType, Tensor],
+    values: Mapping[str, Tensor],
+    row_of: Mapping[str, np.ndarray | None],
+) -> tuple[list[np.ndarray], Tensor]:
+    """Parts of the nodes of a type, [N, D] each, and the sums of their scores: [K] float64."""
+    start, num, edge_types = perf_counter(), work.graph.num_nodes[name], layer.ending_in(name)
+    relations = {e: work.graph.relation(e) for e in edge_types}
     degrees = {e: relation.degree() for e, relation in relations.items()}
-    max_rows = max(1, work.block_rows // len(layer.edge_types))  # there is a part for each relation
+    max_rows = max(1, work.block_rows // len(edge_types))  # there is a part for each relation
     parts: list[np.ndarray] = []
     sums_K = torch.zeros(0, dtype=torch.float64)
+    row = row_of[name]
     for block in work.edge_blocks(np.sum(list(degrees.values()), axis=0), BLOCK_EDGES, max_rows):
         rows: dict[EdgeType, HeadRows] = {}
         for e, relation in relations.items():
@@ -53,44 +86,35 @@ def attention_layer(
             heads = (heads if contents is None else contents[heads]).astype(np.int64)
             rows[e] = SampledRows(torch.from_numpy(heads), torch.from_numpy(degrees[e][block]))
         where = np.arange(block.start, block.stop) if row is None else row[block].astype(np.int64)
-        own_HTC = values[layer.target][:, torch.from_numpy(where)]
-        found_KTD = layer.attend(keys, values, own_HTC, rows)
+        own_HTC = values[name][:, torch.from_numpy(where)]
+        made_KTD = layer.attend(name, keys, values, own_HTC, rows)
         if not parts:
-            parts = [work.array(work.num) for _ in found_KTD]
-            sums_K = torch.zeros(len(found_KTD), dtype=torch.float64)
-        for part, found_TD in zip(parts, found_KTD, strict=True):
-            part[block] = found_TD.numpy()
-        sums_K += layer.scores(found_KTD).double()
-    del values, keys
-    mean_K = (sums_K / max(1, work.num)).float() if scores_K is None else scores_K
-    out = work.array(work.num)
-    last = index + 1 == work.model.shape.num_layers
-    for block in work.blocks(work.num, max_rows):
-        stacked_KTD = torch.stack([torch.from_numpy(part[block]) for part in parts])
-        states = layer.combine(own_states(h, row, block), stacked_KTD, mean_K)
-        out[block] = (states if last else work.model.between(states)).numpy()
-    work.count("attention", start, len(layer.edge_types) + 1)
-    return out, mean_K
+            parts = [work.array(num) for _ in made_KTD]
+            sums_K = torch.zeros(len(made_KTD), dtype=torch.float64)
+        for part, made_TD in zip(parts, made_KTD, strict=True):
+            part[block] = made_TD.numpy()
+        sums_K += layer.scores(made_KTD).double()
+    work.count("attention", start, len(edge_types))
+    return parts, sums_K
 
 
 def _values(
-    work: Workspace, layer: AttentionLayer, index: int, h: np.ndarray, row: np.ndarray | None
+    work: Workspace, layer: AttentionLayer, index: int, states: Mapping[str, States]
 ) -> tuple[dict[str, Tensor], dict[str, np.ndarray | None]]:
     """Values by node type and distinct content, [H, rows, C], and the row of each node."""
     values: dict[str, Tensor] = {}
-    row_of: dict[str, np.ndarray | None] = {layer.target: row}
-    for name in dict.fromkeys([layer.target, *(e[0] for e in layer.edge_types)]):
-        if name == layer.target:
-            states, num = None, len(h)
+    row_of: dict[str, np.ndarray | None] = {}
+    for name in dict.fromkeys([*layer.tail_types, *(e[0] for e in layer.edge_types)]):
+        if name in states:
+            row_of[name], h = states[name].row, states[name].h
         else:
             contents = WholeContents.of(work.tables, name)
-            row_of[name], num = contents.row, len(contents.x)
-            states = work.source_table(name, contents, index, lambda x: x, work.array(num))
+            row_of[name] = contents.row
+            h = work.source_table(name, contents, index, lambda x: x, work.array(len(contents.x)))
         # Head after head, as they are read: a bag over rows that lie apart would copy them all
-        value_HNC = torch.from_numpy(work.array(num).reshape(layer.heads, num, layer.width))
-        for block in work.blocks(num):
-            x = torch.from_numpy((h if states is None else states)[block])
-            value_HNC[:, block] = layer.values_of(name, x)
+        value_HNC = torch.from_numpy(work.array(len(h)).reshape(layer.heads, len(h), layer.width))
+        for block in work.blocks(len(h)):
+            value_HNC[:, block] = layer.values_of(name, torch.from_numpy(h[block]))
         values[name] = value_HNC
     return values, row_of
 

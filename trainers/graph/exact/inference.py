@@ -42,7 +42,7 @@ class ExactInference:
     ) -> None:
         self.model, self.tables = model, tables
         self.mean_scores = mean_scores
-        """By layer and part; known after `run`, empty for layers of means."""
+        """By layer the parts' of one type after the other; known after `run`, empty for layers of means."""
         self.work = Workspace(model, tables, scratch, memory_bytes, progress)
 
     @property
@@ -80,20 +80,20 @@ class ExactInference:
         means = MeanLayers(self.work)
         first = model.layer(0)
         # What a node sends may depend on its degree, which is its own
-        h, row = self.work.inputs(by_node=isinstance(first, MeanLayer) and first.uses_degrees)
+        states = self.work.inputs(by_node=isinstance(first, MeanLayer) and first.uses_degrees)
         for index in range(model.shape.num_layers):
             layer = model.layer(index)
             if isinstance(layer, MeanLayer):
-                h = means.run(layer, index, h, row)
+                states = means.run(layer, index, states)
                 mean_scores.append([])
             else:
                 assert isinstance(layer, AttentionLayer)
-                scores_K = None if given is None else torch.tensor(given[index])
-                h, scores_K = attention_layer(self.work, layer, index, h, row, scores_K)
-                mean_scores.append(scores_K.tolist())
-            row = None
+                states, used = attention_layer(
+                    self.work, layer, index, states, None if given is None else given[index]
+                )
+                mean_scores.append(used)
         self.mean_scores = mean_scores
-        return h
+        return states[model.target].h
 
     def _fits_on_gpu(self) -> bool:
         """Whether the whole graph can be one batch: states, contents, and the longest cumulative sum."""
@@ -106,7 +106,10 @@ class ExactInference:
                 model.shape.feature_dims[name] + 3 * width
             )
         longest = max(len(graph.relation(e).indices) for e in model.shape.edge_types)
-        states = graph.num_nodes[model.target] * width * (len(model.shape.edge_types) + 6)
+        states = sum(
+            graph.num_nodes[name] * width * (len(model.shape.ending_in(name)) + 6)
+            for name in model.shape.tail_types
+        )
         free, _ = torch.cuda.mem_get_info(self.tables.device)
         return 4 * (contents + states) + CUMULATED_BYTES * longest * width < free
 

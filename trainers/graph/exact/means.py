@@ -1,13 +1,15 @@
-"""One layer of means over the whole graph: relation after relation is added to one array of sums.
+"""One layer of means over the whole graph: relation after relation is added to one array of sums a type.
 
-Relations between target nodes are walked (running sums where rows are prefixes). From other types
-the states of all distinct contents are made first, or block by block where those are too many.
+Relations from types that have states of their own are walked (running sums where rows are prefixes). From
+types without heads the states of all distinct contents are made first, or block by block where those are too
+many.
 
-Shape suffixes: N target nodes, D hidden width.
+Shape suffixes: N nodes of a type, D hidden width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 
 import numpy as np
@@ -19,7 +21,7 @@ from netgpt.graphstore import EdgeType
 from netgpt.graphstore.schema import edge_name
 from netgpt.trainers.graph.aggregate import MeanWalk, walk_order
 from netgpt.trainers.graph.encoders import MeanLayer
-from netgpt.trainers.graph.exact.workspace import Workspace, own_states, to_float
+from netgpt.trainers.graph.exact.workspace import States, Workspace, to_input
 from netgpt.trainers.graph.rows import SampledRows
 from netgpt.trainers.graph.tables import WholeContents
 
@@ -39,23 +41,46 @@ class MeanLayers:
         self.work = work
         self._orders: dict[EdgeType, np.ndarray] = {}
 
-    def run(self, layer: MeanLayer, index: int, h: np.ndarray, row: np.ndarray | None) -> np.ndarray:
-        """States of all target nodes [N, D] behind a layer; `h`, `row` as of `Workspace.inputs`."""
-        work = self.work
-        total = work.array(work.num)
-        degree, sent = None, h
+    def run(self, layer: MeanLayer, index: int, states: Mapping[str, States]) -> dict[str, States]:
+        """States behind a layer of the types that get some from their heads, by node."""
+        degree: dict[str, np.ndarray] = {}
+        sent = dict(states)
         if layer.uses_degrees:
-            degree = np.sum([work.graph.relation(e).degree() for e in layer.edge_types], axis=0)
-            sent = work.array(work.num)
-            for block in work.blocks(work.num):
-                of_block = torch.from_numpy(degree[block])
-                sent[block] = layer.send(layer.target, torch.from_numpy(h[block]), of_block).numpy()
-        for edge_type in layer.edge_types:
-            start = perf_counter()
-            if edge_type[0] == layer.target:
-                self._add(layer, edge_type, self._walk(edge_type, row), sent, False, total)
+            for name, of_type in states.items():
+                degree[name], sent[name] = self._sent(layer, name, of_type)
+        return {
+            name: States(self._of_type(layer, index, name, states[name], sent, degree.get(name)), None)
+            for name in self.work.model.parts[index].tail_types
+        }
+
+    def _sent(self, layer: MeanLayer, name: str, states: States) -> tuple[np.ndarray, States]:
+        """Heads over all relations of each node of a type, [N], and what the nodes send."""
+        work, num = self.work, self.work.graph.num_nodes[name]
+        relations = (work.graph.relation(e) for e in work.model.shape.ending_in(name))
+        degree = np.sum([relation.degree() for relation in relations], axis=0)
+        sent = work.array(num)
+        for block in work.blocks(num):
+            sent[block] = layer.send(name, states.of(block), torch.from_numpy(degree[block])).numpy()
+        return degree, States(sent, None)
+
+    def _of_type(
+        self,
+        layer: MeanLayer,
+        index: int,
+        name: str,
+        own: States,
+        sent: Mapping[str, States],
+        degree: np.ndarray | None,
+    ) -> np.ndarray:
+        work, num = self.work, self.work.graph.num_nodes[name]
+        total = work.array(num)
+        for edge_type in layer.ending_in(name):
+            start, source = perf_counter(), edge_type[0]
+            if source in sent:
+                walk = self._walk(edge_type, sent[source].row)
+                self._add(layer, edge_type, walk, sent[source].h, False, total)
             else:
-                contents = WholeContents.of(work.tables, edge_type[0])
+                contents = WholeContents.of(work.tables, source)
                 if work.is_small(len(contents.x)):
                     self._add_from_table(layer, index, edge_type, contents, total)
                 else:
@@ -63,9 +88,9 @@ class MeanLayers:
             work.count(edge_name(edge_type), start)
         start = perf_counter()
         last = index + 1 == work.model.shape.num_layers
-        for block in work.blocks(work.num):
+        for block in work.blocks(num):
             degree_B = None if degree is None else torch.from_numpy(degree[block])
-            out = layer.finish(own_states(h, row, block), torch.from_numpy(total[block]), degree_B)
+            out = layer.finish(name, own.of(block), torch.from_numpy(total[block]), degree_B)
             total[block] = (out if last else work.model.between(out)).numpy()
         work.count("own", start)
         return total
@@ -104,7 +129,7 @@ class MeanLayers:
         self, layer: MeanLayer, index: int, edge_type: EdgeType, contents: WholeContents, total: np.ndarray
     ) -> None:
         """From another type whose states by content are held at once."""
-        first = len(contents.x) < self.work.num  # the smaller side is multiplied
+        first = len(contents.x) < self.work.graph.num_nodes[edge_type[2]]  # the smaller side is multiplied
 
         def sending(h: Tensor) -> Tensor:
             sent = layer.send(edge_type[0], h, None)
@@ -127,7 +152,7 @@ class MeanLayers:
             rows, where = np.unique(
                 heads if contents.row is None else contents.row[heads], return_inverse=True
             )
-            x = to_float(contents.x[rows])
+            x = to_input(contents.x[rows])
             sent = layer.send(edge_type[0], work.model.source(edge_type[0], x, index), None)
             counts = torch.from_numpy(degree[tails])
             means = SampledRows(torch.from_numpy(where), counts).mean(sent)

@@ -1,6 +1,6 @@
 """What exact inference works with: memory within a budget, blocks, and states that need no heads.
 
-Shape suffixes: N target nodes, B nodes of a block, D hidden width.
+Shape suffixes: N nodes of a type, B nodes of a block, D hidden width.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -25,9 +26,25 @@ BLOCK_COPIES = 32
 """How often a block is there at once at most: features, states, means, products; and room for more."""
 
 
-def to_float(x: np.ndarray) -> Tensor:
-    """A copy in float32: torch is faster at it than numpy, and does not take read-only maps."""
-    return torch.from_numpy(np.array(x)).float()
+def to_input(x: np.ndarray) -> Tensor:
+    """A copy in float32 (of node numbers in int64): torch is faster at it than numpy, and does not take
+    read-only maps."""
+    copied = torch.from_numpy(np.array(x))
+    return copied if copied.dtype == torch.int64 else copied.float()
+
+
+@dataclass(frozen=True)
+class States:
+    """States of the nodes of a type that relations end in."""
+
+    h: np.ndarray
+    """[N, D] by node; or [rows, D] by distinct content."""
+    row: np.ndarray | None
+    """[N] int: each node's row, where they are by content."""
+
+    def of(self, block: slice) -> Tensor:
+        """Those of the nodes of a block: [B, D]."""
+        return torch.from_numpy(self.h[block] if self.row is None else self.h[self.row[block]])
 
 
 class Workspace:
@@ -43,7 +60,7 @@ class Workspace:
         progress: OnProgress | None,
     ) -> None:
         self.model, self.tables, self.graph = model, tables, tables.graph
-        self.num, self.width = self.graph.num_nodes[model.target], model.shape.hidden
+        self.width = model.shape.hidden
         self.threads = torch.get_num_threads()
         self.memory_bytes = memory_bytes
         self.held_bytes = 0
@@ -103,24 +120,28 @@ class Workspace:
             first = last
 
     def count(self, what: str, since: float, steps: int = 1) -> None:
-        """Some steps are done: one for each relation of each layer, and one for each layer's own part."""
+        """Some steps are done: one for each relation of each layer, and one for the own part of each of its
+        types."""
         self.seconds[what] = self.seconds.get(what, 0.0) + perf_counter() - since
         self._done += steps
         if self._progress:
-            self._progress(self._done, self.model.shape.num_layers * (len(self.model.shape.edge_types) + 1))
+            all_steps = sum(len(part.edge_types) + len(part.tail_types) for part in self.model.parts)
+            self._progress(self._done, all_steps)
 
-    def inputs(self, by_node: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Projected features of the target: by node [N, D], or by distinct content and the content's row
-        of each node [N]."""
+    def inputs(self, by_node: bool) -> dict[str, States]:
+        """Projected features of the types that relations end in: by node, or by distinct content."""
         start = perf_counter()
-        contents = WholeContents.of(self.tables, self.model.target)
-        row = None if by_node else contents.row
-        h = self.array(self.num if row is None else len(contents.x))
-        for block in self.blocks(len(h)):
-            x = contents.x[block if contents.row is None or row is not None else contents.row[block]]
-            h[block] = self.model.inputs(self.model.target, to_float(x)).numpy()
+        states = {}
+        for name in (n for n in self.model.shape.node_types if n in self.model.tail_types):
+            contents = WholeContents.of(self.tables, name)
+            row = None if by_node else contents.row
+            h = self.array(self.graph.num_nodes[name] if row is None else len(contents.x))
+            for block in self.blocks(len(h)):
+                x = contents.x[block if contents.row is None or row is not None else contents.row[block]]
+                h[block] = self.model.inputs(name, to_input(x)).numpy()
+            states[name] = States(h, row)
         self.seconds["input"] = perf_counter() - start
-        return h, row
+        return states
 
     def source_table(
         self,
@@ -133,10 +154,5 @@ class Workspace:
         """`then` of the states before `layer` of every distinct content of a type that no relation ends
         in, written into `into`: [rows, D]."""
         for block in self.blocks(len(into)):
-            into[block] = then(self.model.source(node_type, to_float(contents.x[block]), layer)).numpy()
+            into[block] = then(self.model.source(node_type, to_input(contents.x[block]), layer)).numpy()
         return into
-
-
-def own_states(h: np.ndarray, row: np.ndarray | None, block: slice) -> Tensor:
-    """States of the target nodes of a block: [B, D]."""
-    return torch.from_numpy(h[block] if row is None else h[row[block]])
