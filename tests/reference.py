@@ -10,8 +10,9 @@ from netgpt.graphstore.datasets.xsvideo.schema import TRAIN_UNTIL
 from netgpt.trainers.config import AblationConfig, EvaluationConfig
 from netgpt.trainers.settings import Settings, settings_type
 from netgpt.trainers.stages.names import BASELINES, STAGES
-from netgpt.trainers.tasks.base import SplitConfig, WordsConfig
+from netgpt.trainers.tasks.base import WordsConfig
 from netgpt.trainers.tasks.rating import Rating, RatingConfig
+from netgpt.trainers.tasks.split import SplitConfig
 
 if TYPE_CHECKING:  # not all tests want tokenizers
     from netgpt.trainers.language.text.prompt import PromptBuilder

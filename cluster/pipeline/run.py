@@ -47,7 +47,8 @@ class Run:
         if data is not None and store is not None:
             raise ClusterError("found both --data and --store, expected one of them")
         for name in (*config.stages, *config.baselines):
-            stage_of(name).check(config.settings)
+            if name in config.stages or stage_of(name).applies(config.settings):
+                stage_of(name).check(config.settings)
         for left in path.glob(".store.*.tmp"):  # of a build that was killed; the caller holds the run
             shutil.rmtree(left, ignore_errors=True)
         note = path / "store.json"

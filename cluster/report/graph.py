@@ -49,20 +49,25 @@ def _splits(
 ) -> tuple[SplitRow, ...]:
     split, num = task.config.split, store.num_nodes[examples.node_type]
     node = store.schema.node_type(examples.node_type)
-    early = int(np.count_nonzero(np.asarray(store.column(node.name, split.column)) < split.end_s()))
-    when, test_note = node.title_of(split.column), "labelled"
+    test_note, val_note = "labelled", f"about {task.config.val_share:.0%} of the examples"
+    periods: tuple[SplitRow, ...] = ()
+    if split.by == "time":
+        early = int(np.count_nonzero(np.asarray(store.column(node.name, split.column)) < split.end_s()))
+        when = node.title_of(split.column)
+        val_note = f"about the latest {task.config.val_share:.0%} of the train period"
+        periods = (
+            SplitRow("train period", early, f"{when} up to {split.until}"),
+            SplitRow("test period", num - early, f"{when} after {split.until}"),
+        )
+    elif split.by == "column":
+        val_note = f"as {node.title_of(split.column)} says"
     apart = Judge(store, task, examples, evaluation).is_apart(examples.test)
     if apart is not None:
         test_note += f"; {int(apart.sum()):,} {node.title_of(evaluation.apart)}"
     return (
-        SplitRow("train period", early, f"{when} up to {split.until}"),
-        SplitRow("test period", num - early, f"{when} after {split.until}"),
+        *periods,
         SplitRow("train", len(examples.train), "labelled; the models learn from these"),
-        SplitRow(
-            "validation",
-            len(examples.val),
-            f"labelled; about the latest {task.config.val_share:.0%} of the train period",
-        ),
+        SplitRow("validation", len(examples.val), f"labelled; {val_note}"),
         SplitRow("test", len(examples.test), test_note),
     )
 

@@ -24,9 +24,10 @@ from netgpt.cluster.report.facts import (
     Series,
 )
 from netgpt.trainers.stages.names import stage_of
-from netgpt.trainers.tasks.base import PARTS, Metric, Task
+from netgpt.trainers.tasks.base import Metric, Task
 from netgpt.trainers.tasks.baselines import Measures, RunMetrics
 from netgpt.trainers.tasks.evaluate import PREDICTIONS, REST
+from netgpt.trainers.tasks.split import PARTS, SplitConfig
 
 UNFAIR = ("constant (best on test)",)
 """Baselines that have seen the test labels: shown, but no measure of what is to be beaten."""
@@ -104,7 +105,7 @@ def read_results(run: Run, metrics: RunMetrics, words: ResultWords) -> Results:
         **{
             **vars(shown),
             "headline": _headline(shown, main, graph),
-            "sentences": _sentences(shown, main, graph, task.config.split.until),
+            "sentences": _sentences(shown, main, graph, task.config.split),
         }
     )
 
@@ -145,7 +146,7 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _sentences(shown: Results, main: Result, graph: Result | None, last_day: str) -> tuple[str, ...]:
+def _sentences(shown: Results, main: Result, graph: Result | None, split: SplitConfig) -> tuple[str, ...]:
     measured = ", ".join(
         f"{m.title} {figure(main.test.values[m.name])} ({m.meaning})"
         for m in shown.metrics
@@ -154,8 +155,8 @@ def _sentences(shown: Results, main: Result, graph: Result | None, last_day: str
     said = []
     if measured:
         said.append(
-            f"{main.title} was trained on examples up to {last_day}, and measured on {main.test.num:,} later "
-            f"ones: {measured}."
+            f"{main.title} was trained on examples {_of_train(split)}, and measured on {main.test.num:,} "
+            f"{'later ones' if split.by == 'time' else 'others'}: {measured}."
         )
     if graph is not None and main.test.num and graph.test.num:
         said.append(_beside(shown.metrics, main, graph))
@@ -172,6 +173,13 @@ def _sentences(shown: Results, main: Result, graph: Result | None, last_day: str
         if r.test.unparsed
     ]
     return tuple(said)
+
+
+def _of_train(split: SplitConfig) -> str:
+    """Which examples a model was trained on."""
+    if split.by == "time":
+        return f"up to {split.until}"
+    return f"drawn at random (seed {split.seed})" if split.by == "random" else f"that {split.column} names"
 
 
 def _beside(metrics: Sequence[Metric], main: Result, graph: Result) -> str:

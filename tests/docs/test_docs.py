@@ -20,6 +20,7 @@ from netgpt.cluster.config import config_keys, config_type, load_config
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.keys import ANY, all_keys, placed
 from netgpt.graphstore.datasets.names import DATASETS
+from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.encoders.names import encoder_class
 from netgpt.trainers.language.objectives.names import objective_class
 from netgpt.trainers.stages.names import BASELINES, STAGES, stage_of
@@ -40,7 +41,7 @@ graph: {encoder: "documented_encoder:SharedLayer"}
 stage2: {objective: "documented_objective:Focal"}
 probe: {epochs: 3, lr: 0.001}
 """
-"""The guests of docs/adding.md, together."""
+"""The guests of docs/adding.md, together; but its objective says choices, and its task has none."""
 
 docs = pytest.mark.parametrize("path", DOCS, ids=NAMES)
 
@@ -135,8 +136,11 @@ def test_the_guests_of_the_documents_are_guests(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     config: Any = load_config(str(tmp_path / "recipe.yaml"))
+    said = load_config(str(tmp_path / "recipe.yaml"), ["task.name=rating"])
     for name in config.stages:
-        stage_of(name).check(config.settings)
+        stage_of(name).check(said.settings)
+    with pytest.raises(TrainerError, match=r"^stage2: found 'the task documented_task:Amount', expected one"):
+        stage_of("stage2").check(config.settings)
     task = make_task(config.task)
     assert task.measure(np.array([1.0, 4.0]), np.array([2.0, 2.0])) == {"mae": 1.5, "num": 2}
     assert encoder_class(config.graph.encoder).title == "Shared"

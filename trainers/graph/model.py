@@ -172,10 +172,10 @@ class GraphModel(nn.Module):
         for index, block in enumerate(blocks):
             layer = self.layer(index)
             out = layer(h, block)
+            new = {name: layer.alone(name, h[name]) for name in self.parts[index].alone_types} | out
             if index + 1 == len(blocks):
-                return self.score(out[self.target]), out[self.target]
-            h = {name: self.between(layer.alone(name, h[name])) for name in self.parts[index].alone_types}
-            h |= {name: self.between(x) for name, x in out.items()}
+                return self.score(new[self.target]), new[self.target]
+            h = {name: self.between(x) for name, x in new.items()}
         raise AssertionError("a model has at least one layer")
 
     def score(self, h_SD: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class WholeGraph:
             whole = WholeContents.of(tables, name)
             x = torch.from_numpy(np.array(whole.x, None if name in tables.numbered else np.float32))
             # By node where a node has a state of its own: those with heads, and those that lose their content
-            by_node = name in model.tail_types or model.drops(name)
+            by_node = name in model.tail_types or name == model.target or model.drops(name)
             row = None
             if by_node and whole.row is not None:
                 row = torch.from_numpy(whole.row.astype(np.int64)).to(self.device)

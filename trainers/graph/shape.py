@@ -23,7 +23,7 @@ class LayerPart:
     node_types: tuple[str, ...]
     """Types whose states before the layer are read."""
     alone_types: tuple[str, ...]
-    """Those of them that it maps by themselves: no relation ends in them, and the next layer reads them."""
+    """Those of them that it maps by themselves: no relation ends in them, and their new states are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +63,14 @@ class ModelShape:
         num_layers: int = 2,
         **rest: Any,
     ) -> ModelShape:
-        """The shape for a graph, less some relations and the node types that only they would reach.
+        """The shape for a graph, less some relations and the node types that only they would reach. Of a
+        target that no relation ends in the model is a plain network over its features.
 
         feature_dims: width of the features of each node type that has some. num_nodes, featureless: what
         types without features have in place of some (`graph.featureless`). thresholds: whether scalars are
         told apart at the schema's steps.
         """
         edge_types, target = tuple(e for e in schema.edge_types if e not in without), schema.target
-        some = any(e[2] == target for e in edge_types)
-        require(some, "relations", "none", f"at least one that is left and ends in {target}")
         order = tuple(n.name for n in schema.node_types)
         first = layer_parts(edge_types, target, num_layers, order)[0]
         taking_part = [n for n in schema.node_types if n.name in first.node_types]
@@ -144,7 +143,8 @@ class ModelShape:
     def from_dict(raw: Mapping[str, Any]) -> ModelShape:
         """The shape of a model's file. Where it names no target, all its relations end in one type."""
         edge_types = tuple((e[0], e[1], e[2]) for e in raw["edge_types"])
-        shape = ModelShape(**{"target": edge_types[0][2], **raw, "edge_types": edge_types})
+        target = raw["target"] if "target" in raw else edge_types[0][2]
+        shape = ModelShape(**{**raw, "target": target, "edge_types": edge_types})
         return replace(
             shape,
             scalar_types=tuple(shape.scalar_types),

@@ -32,6 +32,7 @@ from netgpt.trainers.settings import Settings
 from netgpt.trainers.tasks.base import Examples, Task
 from netgpt.trainers.tasks.baselines import Measures
 from netgpt.trainers.tasks.evaluate import Judge
+from netgpt.trainers.tasks.heads import ScaledHead
 
 MODEL, SAMPLED = "model.safetensors", "sampled.safetensors"
 BAD_BATCH = "bad_batch.json"
@@ -100,6 +101,9 @@ class GraphTrainer:
         )
         model.to(self.device)
         model.fit_scalars(tables, self.examples.train)
+        if isinstance(model.predictor, ScaledHead):
+            truth = self.examples.truth[self.examples.train].astype(np.float32)
+            model.predictor.fit(torch.from_numpy(truth).to(self.device))
         return model, tables
 
     @cached_property

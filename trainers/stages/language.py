@@ -18,7 +18,7 @@ from netgpt.trainers.config import AlignConfig, LoraConfig, RateConfig, StageCon
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import RESOURCES, common_inputs
-from netgpt.trainers.stages.text import base_digest
+from netgpt.trainers.stages.text import base_digest, has_choices, require_choices
 
 if TYPE_CHECKING:
     from netgpt.trainers.language.assembly import Assembly
@@ -86,7 +86,9 @@ class LanguageStage(Stage):
     def check(self, settings: Settings) -> None:
         from netgpt.trainers.language.objectives.names import objective_class
 
-        objective_class(self.config(settings).objective, f"{self.name}.objective")
+        objective = objective_class(self.config(settings).objective, f"{self.name}.objective")
+        if objective.says_choices:
+            require_choices(self, settings)
 
     def inputs(self, run: Origins) -> Json:
         settings = asdict(self.config(run.settings))
@@ -234,6 +236,10 @@ class Lora(LanguageStage):
     with_graph = False
     short = "LoRA"
     unreported = ("_mean",)
+
+    def applies(self, settings: Settings) -> bool:
+        """Not where the task's answers are no list: unlike a stage, a recipe need not ask for it."""
+        return has_choices(settings)
 
     def parts(self, settings: Settings) -> tuple[str, ...]:
         return ("adapters",)

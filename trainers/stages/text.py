@@ -11,6 +11,7 @@ import numpy as np
 
 from netgpt.graphstore import Store
 from netgpt.graphstore.files import files_digest
+from netgpt.trainers.errors import require
 from netgpt.trainers.stages.base import Json, Made, MappedStage, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import common_inputs
 
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 
 SHORTEST_PROMPT = 100
 """Tokens; no prompt with a record is shorter."""
+
+
+def has_choices(settings: Settings) -> bool:
+    """Whether the task's answers are a list that a response could say."""
+    from netgpt.trainers.tasks.names import make_task
+
+    return bool(make_task(settings.task).choices)
+
+
+def require_choices(stage: Stage, settings: Settings) -> None:
+    """TrainerError where the task's answers are no list that a response could say."""
+    expected = "one whose answers are a list; its graph stages run: stages=[stage1,embeddings,evaluation]"
+    require(has_choices(settings), stage.name, f"the task {settings.task.name}", expected)
 
 
 def limits(settings: Settings) -> Json:
@@ -49,6 +63,10 @@ class Base(Stage):
 
     def applies(self, settings: Settings) -> bool:
         return settings.language.model == "tiny"
+
+    def check(self, settings: Settings) -> None:
+        if settings.language.tiny.warmup_steps:  # on responses
+            require_choices(self, settings)
 
     def inputs(self, run: Origins) -> Json:
         settings = run.settings

@@ -7,48 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from netgpt.graphstore import Graph
 from netgpt.graphstore.files import Json
-from netgpt.trainers.errors import TrainerError, require
+from netgpt.trainers.errors import require
 from netgpt.trainers.tasks.baselines import Baseline, Measures
+from netgpt.trainers.tasks.split import SplitConfig, number_column, split
 
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
-
-PARTS = ("train", "val", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """Train period and test period, by a time column of the target."""
-
-    column: str = "time"
-    """Column of the target with seconds since 1970."""
-    until: str = ""
-    """Last day of the train period, YYYY-MM-DD; later examples are test."""
-    utc_offset_h: float = 0.0
-    """Hours that the day's clock is ahead of UTC."""
-
-    def __post_init__(self) -> None:
-        require(abs(self.utc_offset_h) <= 14, "task.split.utc_offset_h", self.utc_offset_h, "-14 to 14")
-        if self.until:
-            self.end_s()
-
-    def end_s(self) -> int:
-        """First second behind the train period, seconds since 1970."""
-        zone = timezone(timedelta(hours=self.utc_offset_h))
-        try:
-            day = datetime.strptime(self.until, "%Y-%m-%d").replace(tzinfo=zone)
-        except ValueError:
-            raise TrainerError(
-                f"task.split.until: found {self.until!r}, expected a date YYYY-MM-DD"
-            ) from None
-        return int((day + timedelta(days=1)).timestamp())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +40,8 @@ class TaskConfig:
     label: str = "label"
     """Number column of the target type that is asked for."""
     val_share: float = 0.15
-    """Share of the train examples, the latest by the split's column, that is held out for validation."""
+    """Share that is held out for validation: by time of the train period, the latest; at random of all
+    examples."""
     split: SplitConfig = field(default_factory=SplitConfig)
     words: WordsConfig = field(default_factory=WordsConfig)
 
@@ -122,24 +93,10 @@ class Task:
     def examples(self, graph: Graph) -> Examples:
         """Examples by part. TrainerError where the label or the split's column is not there, or a part would
         be empty."""
-        target, split = graph.schema.target, self.config.split
         truth = self.truth(graph)
-        require(bool(split.until), "task.split.until", split.until, "the last day of the train period")
-        time = np.asarray(number_column(graph, target, split.column, "task.split.column"))
-        known, early = ~np.isnan(truth), time < split.end_s()
-        period, test = np.flatnonzero(known & early), np.flatnonzero(known & ~early)
-        share = self.config.val_share
-        if len(period):
-            # Examples of one moment stay together
-            cut = np.quantile(time[period], 1 - share, method="lower")
-            parts = (period[time[period] < cut], period[time[period] >= cut], test)
-            if all(len(part) for part in parts):
-                return Examples(target, truth, *parts)
-        raise TrainerError(
-            f"{getattr(graph, 'path', 'graph')}: found {len(period)} labelled examples in the train "
-            f"period and {len(test)} in the test period, expected some for each of train, val (the latest "
-            f"{share:.0%} of train) and test"
-        )
+        known = np.flatnonzero(~np.isnan(truth))
+        parts = split(graph, known, self.config.split, self.config.val_share)
+        return Examples(graph.schema.target, truth, *parts)
 
     def truth(self, graph: Graph) -> np.ndarray:
         """Label of every node of the target, NaN where it is not known: [N] float64."""
@@ -212,11 +169,3 @@ class Task:
     def baselines(self, graph: Graph, train: np.ndarray, test: np.ndarray) -> Mapping[str, Baseline]:
         """What a model must beat, fitted on `train` and measured on `test` (node numbers)."""
         raise NotImplementedError
-
-
-def number_column(graph: Graph, node_type: str, name: str, key: str) -> np.ndarray:
-    """A number or time column, or TrainerError with those that there are. key: the setting that names it."""
-    columns = [c.name for c in graph.schema.node_type(node_type).columns if c.kind in ("number", "time")]
-    known = ", ".join(columns) or "none"
-    require(name in columns, key, name, f"a number or time column of {node_type}: {known}")
-    return graph.column(node_type, name)

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from netgpt.graphstore import Graph
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import require
-from netgpt.trainers.tasks.base import PARTS, Examples, Task, number_column
+from netgpt.trainers.tasks.base import Examples, Task
 from netgpt.trainers.tasks.baselines import Measures, RunMetrics
+from netgpt.trainers.tasks.split import PARTS, number_column
 
 PREDICTIONS = "predictions.parquet"
 REST = "rest"
@@ -112,15 +113,18 @@ class Judge:
         }
 
     def baseline_metrics(self) -> dict[str, dict[str, Measures]]:
-        """Metrics of the task's baselines, which are fitted on the whole train period.
+        """Metrics of the task's baselines, which are fitted on what the models learn from; by time on the
+        whole train period, whose latest examples the models are chosen by.
 
         The test examples that are apart beside the rest, for those that score an example.
         """
         examples, test = self.examples, self.examples.test
-        period = np.sort(np.concatenate([examples.train, examples.val]))
+        fitted = examples.train
+        if self.task.config.split.by == "time":
+            fitted = np.sort(np.concatenate([examples.train, examples.val]))
         truth, apart = examples.truth[test], self.is_apart(test)
         measures: dict[str, dict[str, Measures]] = {}
-        for name, baseline in self.task.baselines(self.graph, period, test).items():
+        for name, baseline in self.task.baselines(self.graph, fitted, test).items():
             if baseline.scores is None:
                 measures[name] = {"test": baseline.metrics or {}}
                 continue

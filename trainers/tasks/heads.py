@@ -20,6 +20,26 @@ class BoundedHead(nn.Linear):
         return self.most * torch.sigmoid(super().forward(h_nD).squeeze(-1))
 
 
+class ScaledHead(nn.Linear):
+    """A linear map to one number on the scale of the labels that it was fitted to: [n, D] → [n]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def fit(self, truth_n: Tensor) -> None:
+        """Take mean and spread of the train examples' labels."""
+        self.mean.copy_(truth_n.mean())
+        self.std.copy_(truth_n.std().clamp_min(1e-6) if len(truth_n) > 1 else torch.ones(()))
+
+    def forward(self, h_nD: Tensor) -> Tensor:
+        return self.mean + self.std * super().forward(h_nD).squeeze(-1)
+
+
 class PlainHead(nn.Linear):
     """A linear map to one number: [n, D] → [n]."""
 

@@ -7,6 +7,7 @@ from netgpt.trainers.tasks.base import Task, TaskConfig
 
 TASKS = {
     "rating": "netgpt.trainers.tasks.rating:Rating",
+    "regression": "netgpt.trainers.tasks.regression:Regression",
 }
 
 

@@ -20,6 +20,7 @@ from netgpt.graphstore.datasets.tables.describe import (
     TableDescription,
     read_description,
 )
+from netgpt.graphstore.datasets.tables.join import Joined
 from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 from netgpt.graphstore.features import Values
@@ -46,7 +47,7 @@ class TableSource(Source):
         described = read_description(path)
         self.tables = {name: _with_columns(path, table) for name, table in described.tables.items()}
         self.description = replace(described, tables=self.tables)
-        self._stamps = {file: _stamp(file) for table in self.tables.values() for file in table.paths}
+        self._stamps = {file: _stamp(file) for table in self.tables.values() for file in _files(table)}
         self.schema = _schema(self.description)
         for problem in self.schema.problems():
             raise StoreError(f"{path}: {problem}")
@@ -58,7 +59,7 @@ class TableSource(Source):
         """Tables and their links whose dangling values are counted."""
 
     def digest(self) -> str:
-        files = [file for table in self.tables.values() for file in (*table.paths, *_vector_files(table))]
+        files = [f for table in self.tables.values() for f in (*_files(table), *_vector_files(table))]
         digests = [file_digest(file) for file in files]
         return value_digest({"description": file_digest(self.path), "files": digests})
 
@@ -94,13 +95,17 @@ class TableSource(Source):
         """The rows of a table as blocks; notes their keys, and the values that they link to."""
         columns = table.columns or ()
         node, left_out = self.schema.node_type(table.name), [np.empty(0, np.int64)]
-        names = [c.name for c in columns if not c.file]
+        own = [c for c in columns if not c.joined]
+        names = [c.name for c in own if not c.file]
+        joins = [Joined(one, self._batches(one, _join_columns(one), counts=True)) for one in table.joins]
         asked = list(dict.fromkeys([*([table.key] if table.key else []), *names, *table.links]))
         num = num_read = 0
         for batch in self._batches(table, asked, counts=True):
             num_read += len(batch)
-            cells: dict[str, Any] = {c.name: batch.cells(c) for c in columns}
-            links = {column: batch.keys(column) for column in table.links}
+            cells: dict[str, Any] = {c.name: batch.cells(c) for c in own}
+            links = {column: batch.links(column, table.several(column)) for column in table.links}
+            for joined in joins:
+                joined.fill(cells, batch.keys(table.key))
             if table.key:
                 cells[table.key] = batch.distinct(table.key, self._keys[table.name])
             rows = np.flatnonzero(batch.kept).tolist()
@@ -109,9 +114,9 @@ class TableSource(Source):
                 cells = {name: picked(values, rows) for name, values in cells.items()}
             if table.key:
                 self._keys[table.name].add_texts(cells[table.key])
-            for column, keys in links.items():
+            for column, (linking, keys) in links.items():
                 if table.links[column] in self.description.values:
-                    self._keys[table.links[column]].add(keys.filter(batch.kept))
+                    self._keys[table.links[column]].add(keys.filter(batch.kept[linking]))
             num += len(rows)
             self.report.num_read += len(rows)
             if node.columns or node.inputs:
@@ -177,16 +182,18 @@ class TableSource(Source):
         num = 0
         for batch in self._batches(table, columns):
             num += len(batch)
-            position = batch.first + np.arange(len(batch))
+            linked = [batch.links(column, table.several(column)) for column in columns]
+            from_row = linked[0][0]  # of a table of edges each row has one
+            position = batch.first + from_row
             ends, kept = [], ~np.isin(position, left_out)
             good = kept.copy()
-            for column in columns:
-                keys = batch.keys(column)
+            for column, (_, keys) in zip(columns, linked, strict=True):
                 rows = self._keys[table.links[column]].rows(keys)
                 unknown = (rows < 0) & np.asarray(keys.is_valid()) & kept
                 if unknown.any():
                     i = int(np.argmax(unknown))
-                    row, expected = str(batch.row_in_file(i)), f"a {table.links[column]} that there is"
+                    row = str(batch.row_in_file(int(from_row[i])))
+                    expected = f"a {table.links[column]} that there is"
                     error = RecordError(str(batch.file), row, column, repr(keys[i].as_py()), expected)
                     if not self._skips:
                         raise error
@@ -251,6 +258,14 @@ class Tables(Dataset):
 def _stamp(file: Path) -> tuple[int, int, int]:
     status = file.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _files(table: TableDescription) -> list[Path]:
+    return [file for one in (table, *table.joins) for file in one.paths]
+
+
+def _join_columns(table: TableDescription) -> list[str]:
+    return [table.key, *(column.name for column in table.columns or ())]
 
 
 def _vector_files(table: TableDescription) -> list[Path]:

@@ -73,6 +73,19 @@ class TableBatch:
         """A column of links: texts, null where there is none."""
         return self._converted(name, read.keys_of)
 
+    def links(self, name: str, many: ColumnDescription | None = None) -> tuple[np.ndarray, Any]:
+        """Rows [m] of this batch, and the texts [m] that they link to.
+
+        many: the column of categories where a row may link to several.
+        """
+        if many is None:
+            return np.arange(len(self)), self.keys(name)
+        import pyarrow as pa
+
+        lists = self.cells(many)
+        rows = np.repeat(np.arange(len(self)), [len(one) for one in lists])
+        return rows, pa.array([text for one in lists for text in one], pa.string())
+
     def cells(self, column: ColumnDescription) -> Any:
         """A column as the store keeps it; bad rows have something in it that is to be left out."""
         if column.file:

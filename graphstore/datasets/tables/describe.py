@@ -13,7 +13,10 @@
           released: {time: "%d-%b-%Y"}   # a form of strptime; without: seconds since 1970, or ISO 8601
           cover: {vector: covers.npy}    # [rows, width]; without a file: lists of numbers
         features: [title, genres]        # texts and categories, or the vector; by default it, or all texts
-        links: {studio: studio}          # a foreign key: of a table, or else of a type of the distinct values
+        links: {studio: studio}          # a foreign key: of a table, or else of a type of the distinct
+                                         # values; of a column of categories a link for each of them
+        join:                            # further columns by the key; of one that is there, what is missing
+          - {path: plots.csv, key: movie, columns: {plot: text, title: text}}
       likes:                             # no key, two links, nothing else: edges
         path: likes.csv
         separator: "\\t"                  # of CSV; header: [user, movie] where the file has none; encoding
@@ -32,7 +35,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,6 +64,8 @@ class ColumnDescription:
     """Of categories: between the values of a text; empty: they are lists."""
     file: str = ""
     """Of a vector: the .npy file that has it."""
+    joined: bool = False
+    """Only in files that are joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,12 @@ class TableDescription:
     encoding: str = "utf-8"
     features: tuple[str, ...] | None = None
     """Columns that become features: texts and categories, or the vector. None: the vector, else all texts."""
+    joins: tuple[TableDescription, ...] = ()
+    """Further files whose columns are found by key; of a column that is there already, what is missing."""
+
+    def several(self, link: str) -> ColumnDescription | None:
+        """The column of categories that a link is of, where a row may link to several."""
+        return next((c for c in self.columns or () if c.name == link and c.kind == "categories"), None)
 
     @property
     def is_edges(self) -> bool:
@@ -115,8 +126,9 @@ class Description:
 
 _TABLE = (
     *("path", "key", "time", "columns", "features", "links", "reverse"),
-    *("separator", "header", "encoding"),
+    *("separator", "header", "encoding", "join"),
 )
+_JOIN = ("path", "key", "columns", "separator", "header", "encoding")
 
 
 def read_description(path: Path) -> Description:
@@ -143,9 +155,10 @@ def read_description(path: Path) -> Description:
     return Description(path, target, described, description.groups)
 
 
-def _table(path: Path, name: str, raw: Any) -> TableDescription:
-    place = f"tables.{name}"
-    check_keys(path, place, raw, _TABLE)
+def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescription:
+    """joined_at: where the description is of a file that is joined."""
+    place = joined_at or f"tables.{name}"
+    check_keys(path, place, raw, _JOIN if joined_at else _TABLE)
     require(path, bool(NAME.fullmatch(name)), "tables", name, "a name of letters, digits, _, - and .")
     for key in ("key", "time", "separator", "encoding"):
         value = raw.get(key, "")
@@ -176,7 +189,32 @@ def _table(path: Path, name: str, raw: Any) -> TableDescription:
         features=None if features is None else tuple(features),
     )
     _check_columns(path, place, table)
-    return table
+    joins = raw.get("join") or []
+    require(path, isinstance(joins, list), f"{place}.join", joins, "a list of files with a key and columns")
+    if joins:
+        require(path, bool(table.key), f"{place}.join", f"{name} without a key", "a table that has one")
+    made = tuple(_table(path, name, one, f"{place}.join[{i}]") for i, one in enumerate(joins))
+    return _with_joins(path, place, table, made) if made else table
+
+
+def _with_joins(
+    path: Path, place: str, table: TableDescription, joins: tuple[TableDescription, ...]
+) -> TableDescription:
+    """The table with the columns that others bring."""
+    auto = table.columns is None
+    require(path, not auto, f"{place}.columns", "auto", "columns by name, where some are joined")
+    columns = {column.name: column for column in table.columns or ()}
+    for i, join in enumerate(joins):
+        at = f"{place}.join[{i}]"
+        require(path, bool(join.key), f"{at}.key", join.key, "the column that has the table's keys")
+        require(path, bool(join.columns), f"{at}.columns", "none", "columns by name")
+        for column in join.columns or ():
+            there = columns.setdefault(column.name, replace(column, joined=True))
+            fits = column.kind == there.kind and column.kind not in ("vector", "time")
+            fits = fits and column.name not in (table.key, table.time, *table.links)
+            expected = "a text, a number or categories, of one kind wherever it is, and no key, time or link"
+            require(path, fits, f"{at}.columns.{column.name}", column.kind, expected)
+    return replace(table, columns=tuple(columns.values()), joins=joins)
 
 
 def _check_columns(path: Path, place: str, table: TableDescription) -> None:
@@ -185,6 +223,10 @@ def _check_columns(path: Path, place: str, table: TableDescription) -> None:
         require(path, bool(NAME.fullmatch(name)), place, name, "columns of letters, digits, _, - and .")
     if table.key:
         require(path, table.key not in names, f"{place}.columns", table.key, "columns beside the key")
+    for column in table.columns or ():
+        linked = column.name in table.links and column.kind not in ("text", "category", "categories")
+        expected = "categories, a category or a text, as it is a link"
+        require(path, not linked, f"{place}.columns.{column.name}", column.kind, expected)
     vectors = [column for column in table.columns or () if column.kind == "vector"]
     require(path, len(vectors) < 2, f"{place}.columns", [v.name for v in vectors], "one vector at most")
     if table.time and table.columns:
@@ -261,7 +303,11 @@ def _groups(path: Path, raw: Any, tables: Mapping[str, TableDescription]) -> tup
                 f"{path}: {place}.of: found {of!r}, which has no time, expected a table with one"
             )
         kept = {column.name: column.kind for column in table.columns or ()}
-        known = column in table.links or kept.get(column) == "category" or table.columns is None
+        known = (
+            (column in table.links and table.several(column) is None)
+            or kept.get(column) == "category"
+            or table.columns is None
+        )
         require(path, known, f"{place}.group", column, f"a link or a category of {of}")
         groups.append(GroupDescription(name, of, column, ties == "strict"))
     return tuple(groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,27 @@ def test_the_target_may_be_without_features(monkeypatch: pytest.MonkeyPatch) -> 
         model = model_of(graph, "rgcn", 2, featureless)
         h, _ = embed(model, FeatureTables.of(graph, CPU, model.shape))
         np.testing.assert_allclose(h, dense(model, graph).numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_target_without_relations_has_a_plain_network(encoder: str, tmp_path: Path) -> None:
+    graph = MemoryGraph(6)
+    graph.schema = replace(graph.schema, relations=(RelationType(edge_type=AWAY),))
+    model = model_of(graph, encoder)
+    tables = FeatureTables.of(graph, CPU, model.shape)
+    assert model.shape.node_types == ("v",)
+    assert ModelShape.from_dict(model.shape.to_dict()) == model.shape
+    exact = ExactInference(model, tables, tmp_path, memory_bytes=1000).run()
+    with torch.no_grad():
+        x = model.inputs("v", tables.gather("v", np.arange(31)))
+        expected = model.layer(1).alone("v", torch.relu(model.layer(0).alone("v", x)))
+        _, whole = WholeGraph(model, tables).run(model)
+        batch = NeighborSampler(graph, fanout=3, hops=2).sample(np.arange(0, 31, 2))
+        degrees = Degrees(graph, model.shape, CPU) if model.uses_degrees else None
+        _, sampled = model(model.gather(batch, tables), model.blocks(batch, CPU, degrees))
+    np.testing.assert_allclose(exact, expected.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(whole.numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sampled.numpy(), expected.numpy()[::2], rtol=1e-5, atol=1e-5)
 
 
 def test_types_without_features_cannot_be_hidden() -> None:

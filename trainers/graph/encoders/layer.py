@@ -43,7 +43,7 @@ class LayerSpec:
     """Types whose states it reads."""
     hidden: int
     alone_types: tuple[str, ...] = ()
-    """Those of them that it maps by themselves: no relation ends in them, and a next layer reads them."""
+    """Those of them that it maps by themselves: no relation ends in them, and their new states are wanted."""
     heads: int = 1
     """Attention heads, for layers that have some."""
     num_bases: int = 0
@@ -72,6 +72,7 @@ class Layer(nn.Module):
         super().__init__()
         self.edge_types = edge_types
         self.tail_types = tuple(dict.fromkeys(e[2] for e in edge_types))
+        """Types that its relations end in."""
 
     def ending_in(self, node_type: str) -> tuple[EdgeType, ...]:
         """The relations that bring something to nodes of a type."""

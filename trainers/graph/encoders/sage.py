@@ -23,7 +23,7 @@ class SAGELayer(MeanLayer):
         self.own = nn.ModuleDict({name: nn.Linear(hidden, hidden) for name in node_types})
         self.heads_RDD = nn.Parameter(torch.empty(len(edge_types), hidden, hidden))
         # Variance of a sum of R + 1 terms: each relation gets its share
-        std = (hidden * (1 + len(edge_types) / len(self.tail_types))) ** -0.5
+        std = (hidden * (1 + len(edge_types) / max(1, len(self.tail_types)))) ** -0.5
         nn.init.normal_(self.heads_RDD, std=std)
         for module in self.own.values():
             assert isinstance(module, nn.Linear)

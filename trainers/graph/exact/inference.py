@@ -93,7 +93,9 @@ class ExactInference:
                 )
                 mean_scores.append(used)
         self.mean_scores = mean_scores
-        return states[model.target].h
+        if model.target in states:
+            return states[model.target].h
+        return self.work.alone(model.target)  # no relation ends in it
 
     def _fits_on_gpu(self) -> bool:
         """Whether the whole graph can be one batch: states, contents, and the longest cumulative sum."""

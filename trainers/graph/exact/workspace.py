@@ -143,6 +143,17 @@ class Workspace:
         self.seconds["input"] = perf_counter() - start
         return states
 
+    def alone(self, node_type: str) -> np.ndarray:
+        """Final states of a type that no relation ends in, from its features alone: [N, D]."""
+        contents = WholeContents.of(self.tables, node_type)
+        model, last = self.model, self.model.layer(self.model.shape.num_layers - 1)
+        h = self.array(self.graph.num_nodes[node_type])
+        for block in self.blocks(len(h)):
+            x = to_input(contents.x[block if contents.row is None else contents.row[block]])
+            before = model.source(node_type, x, model.shape.num_layers - 1)
+            h[block] = last.alone(node_type, before).numpy()
+        return h
+
     def source_table(
         self,
         node_type: str,

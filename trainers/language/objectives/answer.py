@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 class Answer(Objective):
     per = "token"
+    says_choices = True
     predicts: ClassVar[Mapping[str, str]] = {
         "": "{stage}, likeliest {noun}",
         "_mean": "{stage}, mean {noun}",

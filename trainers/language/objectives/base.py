@@ -33,6 +33,8 @@ class Objective(nn.Module):
 
     per: ClassVar[Literal["sample", "token"]] = "sample"
     """What a step's mean is over: samples, or the tokens of their responses."""
+    says_choices: ClassVar[bool] = False
+    """Whether responses are the task's choices: then it cannot learn tasks whose answers are no list."""
     scores_steps: ClassVar[bool] = False
     """Whether `forward` gives scores, so that a training curve can show errors by group."""
     predicts: ClassVar[Mapping[str, str]] = {"": "{stage}"}

@@ -1,0 +1,112 @@
+"""Anyone's tables, from files to predictions: relations end in many types, one of them without features.
+
+In this process, without Ray; `netgpt run` does the same over a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from netgpt import graphstore
+from netgpt.cluster.config import load_config
+from netgpt.graphstore import Store
+from netgpt.graphstore.dataset import BuildConfig
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.settings import Settings
+from netgpt.trainers.stages.base import StageJob
+from netgpt.trainers.stages.names import stage_of
+from netgpt.trainers.stages.session import run_stage
+from netgpt.trainers.tasks.names import make_task
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+TABLES = """
+target: film
+tables:
+  film:
+    path: films.csv
+    key: film
+    columns: {title: text, stars: number, genres: {categories: "|"}}
+    features: [title]
+    links: {genres: genre, studio: studio}
+  studio: {path: studios.csv, key: studio}
+  plays: {path: plays.csv, links: {user: user, film: film}}
+  user: {path: users.csv, key: user, columns: {about: text}}
+"""
+RECIPE = """
+dataset: tables
+task: {name: regression, label: stars, val_share: 0.15, split: {by: random, seed: 3, test_share: 0.15}}
+stages: [stage1, embeddings, evaluation]
+build: {encoder: "hash:16"}
+sampler: {fanout: 10}
+graph: {encoder: sage, hidden: 16, batch_size: 64, epochs: 25, patience: 25, lr: 0.02, dropout: 0.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Films whose stars follow from their studio and from who plays them: not from their titles."""
+    folder, rng = tmp_path_factory.mktemp("films"), np.random.default_rng(0)
+    quality, taste = rng.normal(size=8), rng.integers(0, 2, 60)
+    films, plays = ["film,title,stars,genres,studio"], ["user,film"]
+    for i in range(300):
+        studio, kind = int(rng.integers(8)), int(rng.integers(0, 2))
+        stars = 5 + 2 * quality[studio] + 2 * kind + rng.normal() / 10
+        genres = "|".join(sorted(set(rng.choice(["war", "love", "noir"], 2).tolist())))
+        films.append(f"f{i},title {rng.integers(1000)},{stars:.4f},{genres},s{studio}")
+        fans = rng.choice(np.flatnonzero(taste == kind), 6, replace=False)
+        plays += [f"u{u},f{i}" for u in fans.tolist()]
+    for name, lines in (
+        ("films", films),
+        ("plays", plays),
+        ("studios", ["studio", *(f"s{i}" for i in range(8))]),
+        ("users", ["user,about", *(f"u{i},likes {'ab'[taste[i]] * 4}" for i in range(60))]),
+    ):
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+    (folder / "graph.yaml").write_text(TABLES)
+    graphstore.build(folder / "graph.yaml", folder / "store", BuildConfig(encoder="hash:16"))
+    return graphstore.open(str(folder / "store"))
+
+
+def settings_with(tmp_path: Path, *changes: str) -> Settings:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return load_config(str(tmp_path / "recipe.yaml"), ["cluster.workers=1", *changes]).settings
+
+
+@pytest.mark.parametrize("featureless", ["table", "degree"])
+def test_the_graph_tells_what_texts_do_not(store: Store, tmp_path: Path, featureless: str) -> None:
+    settings = settings_with(tmp_path, f"graph.featureless={featureless}")
+    run = tmp_path / "run"
+    for name in settings.stages:
+        stage_of(name).check(settings)
+        job = StageJob(stage=name, run=run, store=store.path, settings=settings, inputs={"stage": name})
+        job.prepare()
+        run_stage(job)
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    found = {
+        name: parts["test"]["nmse"] for name, parts in (metrics["baselines"] | metrics["stages"]).items()
+    }
+    assert found["ridge on the texts"] > 0.9 and found["constant (mean)"] > 0.9
+    assert found["stage1"] < (0.3 if featureless == "table" else 0.8)
+    table = pq.read_table(run / "evaluation" / "predictions.parquet").to_pydict()
+    assert set(table["id"]) == set(store.node_ids("film")) == {f"f{i}" for i in range(300)}
+    assert pq.read_table(run / "embeddings" / "ids.parquet")["id"].to_pylist() == list(store.node_ids("film"))
+    test = np.array(table["split"]) == "test"
+    scores, truth = (np.array(table[name])[test] for name in ("stage1_score", "truth"))
+    assert found["stage1"] == pytest.approx(np.mean((scores - truth) ** 2) / truth.var())
+
+
+def test_stages_that_say_choices_are_refused_for_a_number_before_anything_starts(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "stages=[stage1,embeddings,base,tokens,stage2,evaluation]")
+    for name in ("stage2", "lora"):
+        with pytest.raises(
+            TrainerError, match=f"^{name}: found 'the task regression', expected one whose"
+        ) as one:
+            stage_of(name).check(settings)
+        assert "\n" not in str(one.value)
+    assert make_task(settings.task).choices == () and not stage_of("lora").applies(settings)
