@@ -72,7 +72,10 @@ def test_overrides_change_one_value() -> None:
         ("task.split.utc_offset_h=15", r"task\.split\.utc_offset_h: found 15"),
         ("task.val_share=1", r"task\.val_share: found 1.0, expected a share between 0 and 1"),
         ("task.levels=1", r"task\.levels: found 1, expected at least 2"),
-        ("task.name=guess", r"task\.name: found 'guess', expected one of rating, or package\.module:Name"),
+        (
+            "task.name=guess",
+            r"task\.name: found 'guess', expected one of rating, regression, or package\.module:Name",
+        ),
         ("language.tiny.warmup_lr=-3", r"language\.tiny\.warmup_lr: found -3.0, expected above 0"),
         (
             "stages=[stage1,nothing]",

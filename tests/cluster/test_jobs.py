@@ -135,13 +135,21 @@ def test_relative_paths_of_a_job_mean_the_callers(cluster: Cluster, tree: Path) 
     assert "records.json" in done.stdout and "no file" not in done.stdout
 
 
-def test_the_same_command_is_followed_and_not_started_twice(cluster: Cluster, tree: Path) -> None:
-    words = ("sh", "-c", "echo once; sleep 6")
+def test_the_same_command_is_followed_and_not_started_twice(
+    cluster: Cluster, tree: Path, tmp_path: Path
+) -> None:
+    """The command ends when the second call has said that it follows it."""
+    followed = tmp_path / "followed"
+    words = ("sh", "-c", f"echo once; until [ -e {followed} ]; do sleep 0.2; done")
     first = cluster.run("submit", "--tree", tree, "--called-from", tree, "--no-follow", "--", *words)
     assert first.returncode == 0
-    second = cluster.submit(tree, *words)
-    assert second.returncode == 0 and "runs this command already" in second.stderr
-    assert second.stdout.count("\nonce\n") == 1
+    line = cluster.command("submit", "--tree", tree, "--called-from", tree, "--", *words)
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
+        assert second.stderr is not None
+        said = next((row for row in second.stderr if "runs this command already" in row), "")
+        followed.touch()
+        out, _ = second.communicate(timeout=600)
+    assert said and second.returncode == 0 and out.count("\nonce\n") == 1
 
 
 def ray_job_submit(cluster: Cluster, tree: Path, *command: str) -> tuple[int, str]:

@@ -3,6 +3,8 @@ the mean over each relation's heads as normalisation, and eq. 3 for the basis de
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +26,10 @@ class RGCNLayer(MeanLayer):
         super().__init__(edge_types)
         self.root = nn.Linear(hidden, hidden)
         num = num_bases or len(edge_types)
-        # Variance of a sum of R + 1 terms: each relation gets its share
+        # Variance of a sum of R + 1 terms, R the relations of the type that most end in: each gets its share
+        most = max(Counter(e[2] for e in edge_types).values(), default=0)
         self.basis_BDD = nn.Parameter(torch.empty(num, hidden, hidden))
-        nn.init.normal_(self.basis_BDD, std=(hidden * (len(edge_types) + 1)) ** -0.5)
+        nn.init.normal_(self.basis_BDD, std=(hidden * (most + 1)) ** -0.5)
         self.share_RB = nn.Parameter(torch.empty(len(edge_types), num)) if num_bases else None
         if self.share_RB is not None:
             nn.init.normal_(self.share_RB, std=num**-0.5)
