@@ -18,6 +18,8 @@ from netgpt.graphstore.datasets.xsvideo.synth import synthetic_records
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers are nice by default and would wait for the tests of the other process
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray reads it when it is imported, which a test may do before there is a session
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "xs-video" / "sample.json"
 SMALL = Config(encoder="hash:32", time_dim=8, video_dim=4)

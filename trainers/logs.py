@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOGS = "logs"
-_LOGGERS = ("netgpt", "DeepSpeed", "ray.train", "py.warnings")
+_LOGGERS = ("netgpt", "DeepSpeed", "py.warnings")
 _FORMAT = "%(asctime)s %(levelname)s {place} %(name)s: %(message)s"
 
 

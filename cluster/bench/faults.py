@@ -43,7 +43,7 @@ SETTINGS = [
 RESULTS = ("metrics.jsonl", "predictions.parquet", "stage3/netgpt.safetensors")
 LIMIT_S = 900.0
 _POLL_S = 0.02
-TRAINING, SAMPLING, TOKENISING = "ray::RayTrainWo", "ray::SamplingWo", "ray::PartMaker"
+TRAINING, SAMPLING, TOKENISING = "ray::Rank", "ray::SamplingWo", "ray::PartMaker"
 """Names of Ray's processes, as far as the kernel keeps them."""
 
 

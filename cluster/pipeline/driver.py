@@ -21,7 +21,7 @@ from netgpt.cluster.workers.locks import wait_for_workers
 from netgpt.cluster.workers.node_store import place_store
 from netgpt.cluster.workers.resources import Resources
 from netgpt.cluster.workers.session import is_local, local_cpus, ray_session
-from netgpt.cluster.workers.training import StageWork, num_starts, run_on_ray
+from netgpt.cluster.workers.training import StageWork, run_on_ray
 from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.base import StageJob
 from netgpt.trainers.stages.names import stage_of
@@ -122,11 +122,16 @@ class Driver:
         attempt = start_attempt(
             run.path, stage.name, workers=need.workers, device=need.device, threads=need.cpus
         )
-        outcome = FAILED
+        outcome, restarts = FAILED, 0
+
+        def restarted() -> None:
+            nonlocal restarts
+            restarts += 1
+
         try:
             with shown_progress(job.folder, stage.title):
                 try:
-                    run_on_ray(StageWork(job, config.cluster, self.store, attempt), need)
+                    run_on_ray(StageWork(job, config.cluster, self.store), need, restarted)
                 except Exception:
                     if not run.is_done(name):  # else its work was done, and what failed came after
                         raise
@@ -140,7 +145,6 @@ class Driver:
         finally:
             manifest = folder.read_manifest(job.folder)
             peak = manifest["cost"].get("peak_bytes") if manifest else None
-            restarts = max(0, num_starts(job.folder, attempt) - 1)
             if restarts:
                 say(f"{stage.title}: its workers were started again {restarts} times")
             end_attempt(run.path, stage.name, attempt, outcome, restarts=restarts, peak_bytes=peak)

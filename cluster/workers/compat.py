@@ -2,11 +2,6 @@
 
 Tried with Ray 2.60.0.
 
-- `TorchTrainer._create_default_callbacks`, an entry left out by its class's name: an actor asks the
-  dashboard whether the controller lives, and holds each stage's end up for 12 s where there is none.
-  `test_session.py`: only a Ray that stays is cleaned up.
-- `worker_failures` and `controller_failure` of Ray Train's errors, and a name of the latter's class: ranks
-  and causes have no public type. `test_session.py`: what Ray Train's errors hold.
 - `ray.init(_node_ip_address=…)`: the only way to keep a local Ray on loopback addresses. `test_jobs.py`:
   every port refuses without the token.
 - `DASHBOARD_METRIC_PORT`, `AUTOSCALER_METRIC_PORT`: two servers of metrics have no switch, and ask for no
@@ -20,13 +15,9 @@ Tried with Ray 2.60.0.
 
 from __future__ import annotations
 
-import enum
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
+from typing import Any
 
 NO_METRICS = {
     # Ray serves metrics on all interfaces and asks for no token: off, but where someone asks for them
@@ -38,8 +29,6 @@ JOB_FOLDER = "/working_dir_files/"
 """In the path of a job's copy of the tree."""
 STARTED = b"Ray runtime started"
 """What `start_command` says when a node has started."""
-_CLEANER = "PlacementGroupCleanerCallback"
-_TIMEOUT = "StartupTimeout"
 
 
 def start_command(arguments: list[str]) -> list[str]:
@@ -52,34 +41,6 @@ def init_local(address: str, **options: Any) -> None:
     import ray
 
     ray.init(address="local", _node_ip_address=address, include_dashboard=False, **options)
-
-
-def trainer_class(local: bool) -> type[TorchTrainer]:
-    """Ray's trainer; in a Ray of this process's own, one that leaves nothing behind to clean up."""
-    from ray.train.torch import TorchTrainer
-
-    class LocalTrainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Ray's version 2 of it has it
-            return [one for one in callbacks if type(one).__name__ != _CLEANER]
-
-    return LocalTrainer if local else TorchTrainer
-
-
-def worker_failures(error: BaseException) -> dict[int, BaseException]:
-    """By rank the errors of an error of Ray Train's; none in other errors."""
-    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    return failures
-
-
-class StartFailure(enum.Enum):
-    NO_ROOM = "no room"
-
-
-def start_failure(error: BaseException) -> StartFailure | None:
-    """Why Ray Train's workers did not start, where it says so."""
-    lack = getattr(error, "controller_failure", None)
-    return StartFailure.NO_ROOM if _TIMEOUT in type(lack).__name__ else None
 
 
 def worker_logs() -> list[Path]:

@@ -13,9 +13,7 @@ from netgpt.cluster.workers.compat import NO_METRICS, init_local
 
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1"}
-# Ray Train watches for nodes that a cloud takes back, with a process more a stage
-NO_WATCHER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -39,7 +37,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     """
     local = is_local()
     # No second Ray behind our back: a stage that is ended with the session must not start one
-    of_local = NO_METRICS | NO_WATCHER if local else {}
+    of_local = NO_METRICS | WORKER_ENVIRONMENT if local else {}
     own = {**QUIET, "RAY_ENABLE_AUTO_CONNECT": "0", **of_local}
     for name, value in own.items():
         os.environ.setdefault(name, value)
@@ -51,12 +49,11 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "ERROR",
-        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
     }
-    if local:
+    if local:  # whose processes inherit this one's environment: one of Ray's making doubles their start
         init_local(LOOPBACK, num_cpus=num_cpus, **options)
     else:
-        ray.init(**options)
+        ray.init(runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
     try:
         yield
     finally:

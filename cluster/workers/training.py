@@ -1,45 +1,31 @@
-"""Places a stage on Ray: workers of Ray Train, a task or a pool; and what a worker does there."""
+"""Places a stage on Ray, as ranks or as a pool; and what a worker does there."""
 
 from __future__ import annotations
 
-import logging
-import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 from netgpt.cluster.config import ClusterConfig
 from netgpt.cluster.errors import ClusterError, StageFailedError, is_bad_input, is_full_disk
 from netgpt.cluster.progress import say
-from netgpt.cluster.workers.compat import (
-    StartFailure,
-    start_failure,
-    trainer_class,
-    worker_failures,
-    worker_logs,
-)
+from netgpt.cluster.workers.compat import worker_logs
+from netgpt.cluster.workers.group import NoRoomError, NotStartedError, RanksFailedError, run_ranks
 from netgpt.cluster.workers.locks import rank_lock
 from netgpt.cluster.workers.mapped import run_mapped
 from netgpt.cluster.workers.node_store import NodeStore
 from netgpt.cluster.workers.resources import Resources
-from netgpt.cluster.workers.session import is_local
 from netgpt.graphstore import Store
-from netgpt.graphstore.files import read_json, write_json
 from netgpt.sampler import SamplingEngine
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.logs import log_path
-from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.base import MappedStage, StageJob
 
-STARTS = "starts.json"
 KEPT_LOGS = 4
 """Logs of workers that died while they were started, the newest, that a run keeps."""
-_LACK_S = 60.0
-"""Seconds after which Ray Train asks again for resources that a cluster lacks."""
+_LEAST_ROOM_S = 60.0
+"""Room that a stage just gave back is not free at once."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,6 @@ class StageWork:
     job: StageJob
     cluster: ClusterConfig
     store: NodeStore
-    attempt: str
 
 
 def _work(work: StageWork) -> None:
@@ -58,19 +43,13 @@ def _work(work: StageWork) -> None:
     from netgpt.trainers.stages.session import stage_session
     from netgpt.trainers.worker import use_process_group
 
-    job, attempt = work.job, work.attempt
+    job = work.job
     if not job.folder.is_dir():
         raise TrainerError(
             f"{job.folder}: not seen on this node; a run's folder is on a disk that all nodes share"
         )
-    if refused := folder.refused(job.folder, attempt):
-        raise TrainerError(refused)
-    use_process_group(job.device)  # which Ray Train has made for several workers
-    rank = distributed.rank()
-    with rank_lock(job.run, job.described.name, rank), _refusals(job, attempt):
-        if rank == 0:
-            starts = num_starts(job.folder, attempt) + 1
-            write_json(job.folder / STARTS, {"attempt": attempt, "starts": starts})
+    use_process_group(job.device)
+    with rank_lock(job.run, job.described.name, distributed.rank()):
         placed = replace(job, store=work.store.local())
         with stage_session(placed, lambda job, store: _engine(job, store, work.cluster)) as session:
             session.finish(session.stage.run(placed, session.tools))
@@ -86,115 +65,47 @@ def _engine(job: StageJob, store: Store, cluster: ClusterConfig) -> SamplingEngi
     return RaySamplingEngine(store, options, num_workers=cluster.sampling_workers, prefetch=cluster.prefetch)
 
 
-@contextmanager
-def _refusals(job: StageJob, attempt: str) -> Iterator[None]:
-    """Ray starts workers again after any error: of bad input they must hear at once."""
-    try:
-        yield
-    except ValueError as error:
-        if is_bad_input(error):
-            folder.refuse(job.folder, attempt, error)
-        raise
+def run_on_ray(work: StageWork, need: Resources, on_restart: Callable[[], None] = lambda: None) -> None:
+    """Run one prepared stage on the connected Ray. Raises StageFailedError, or a worker's bad-input error.
 
-
-def num_starts(place: Path, attempt: str) -> int:
-    """Times that an attempt's workers were started so far, in a stage's folder."""
-    try:
-        noted = read_json(place / STARTS)
-    except (OSError, ValueError):
-        return 0
-    return int(noted["starts"]) if noted["attempt"] == attempt else 0
-
-
-def run_on_ray(work: StageWork, need: Resources) -> None:
-    """Run one prepared stage on the connected Ray. Raises StageFailedError, or a worker's bad-input error."""
+    Workers that died are started again, as often as the configuration says, and resume from the stage's own
+    checkpoints, as a run that is started again does. on_restart: called each time.
+    """
     import ray
 
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
     job, stage, cluster = work.job, work.job.described, work.cluster
-    launch: Callable[[], Any]
-    if isinstance(stage, MappedStage):
-        launch = lambda: run_mapped(stage, job, need, work.store)  # noqa: E731
-    elif need.workers == 1:
-        launch = _as_task(work, need)
-    else:
-        launch = _as_workers(work, need)
-    # Ray Train starts workers again that failed while they worked, but not those that died while they
-    # were started: these are tried again here, as often
+    if isinstance(stage, MappedStage):  # its pool starts its own actors again
+        try:
+            run_mapped(stage, job, need, work.store)
+        except Exception as error:
+            raise _cause(error, stage.name) from error
+        return
+    room_s = max(_LEAST_ROOM_S, 60 * cluster.wait_minutes)
     for left in reversed(range(cluster.max_failures + 1)):
         since = time.time_ns()
         try:
-            launch()
+            run_ranks(partial(_work, work), need, room_s=room_s)
             return
         except Exception as error:
             cause = _cause(error, stage.name)
-            if not worker_failures(error):
+            if not isinstance(error, RanksFailedError):
                 cause = _with_last_words(cause, error, job, since)
-            tried_by_ray = need.workers == 1 or bool(worker_failures(error))
-            known = not isinstance(cause, StageFailedError)
-            if not left or known or tried_by_ray or stage.placing == "pool" or not ray.is_initialized():
+            if not left or not _may_pass(error) or not ray.is_initialized():
                 raise cause from error
-            started = max(num_starts(job.folder, work.attempt), cluster.max_failures + 1 - left)
-            write_json(job.folder / STARTS, {"attempt": work.attempt, "starts": started})
-            say(f"{stage.title}: its workers died while they were started; {left} more tries")
+            say(f"{cause}; they are started again, {left} more tries")
+            on_restart()
 
 
-def _as_task(work: StageWork, need: Resources) -> Callable[[], Any]:
-    """A stage of one worker as one task: Ray Train would start a handful of processes around it."""
-    import ray
+def _may_pass(error: Exception) -> bool:
+    """Whether another try may end otherwise: not that of bad input, of a full disk, or of a defect."""
+    from ray.exceptions import RayError
 
-    asked = need.per_worker()
-    options: dict[str, Any] = {
-        "num_cpus": asked["CPU"],
-        "num_gpus": asked["GPU"],
-        "memory": asked.get("memory"),
-        "max_calls": 1,  # a process of its own, that ends with the stage
-        "max_retries": work.cluster.max_failures,  # where the process or its node died
-        "retry_exceptions": [RuntimeError, OSError],
-    }
-    task: Any = ray.remote(**options)(_work)
-    return lambda: ray.get(task.remote(work))
-
-
-def _as_workers(work: StageWork, need: Resources) -> Callable[[], Any]:
-    """A stage of several workers, by Ray Train."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
-
-    from netgpt.trainers.worker import COLLECTIVE_HOURS
-
-    job, cluster = work.job, work.cluster
-    failures: dict[str, Any] = {
-        "max_failures": cluster.max_failures,
-        "controller_failure_limit": max(1, round(cluster.wait_minutes * 60 / _LACK_S)),
-    }
-    scratch = job.run.resolve() / ".ray"
-
-    def launch() -> None:
-        name = f"{job.described.name}-{uuid.uuid4().hex[:8]}"
-        trainer = trainer_class(is_local())(
-            lambda config: _work(config["work"]),
-            train_loop_config={"work": work},
-            torch_config=TorchConfig(timeout_s=3600 * COLLECTIVE_HOURS),
-            scaling_config=ScalingConfig(
-                num_workers=need.workers,
-                use_gpu=need.gpus > 0,
-                resources_per_worker=need.per_worker(),
-            ),
-            # Ray only restarts the workers: they resume from the stage's own checkpoints, so a restart of
-            # the workers and a restart of the whole run take the same path
-            run_config=RunConfig(
-                name=name,
-                storage_path=str(scratch),
-                failure_config=FailureConfig(**failures),
-            ),
-        )
-        try:
-            trainer.fit()
-        finally:
-            shutil.rmtree(scratch / name, ignore_errors=True)
-
-    return launch
+    if not isinstance(error, RanksFailedError):
+        return isinstance(error, NotStartedError)
+    causes = [getattr(failure, "cause", None) or failure for failure in error.failures.values()]
+    return all(isinstance(cause, (RuntimeError, OSError, RayError)) for cause in causes) and not any(
+        map(_known_of, causes)
+    )
 
 
 def _known_of(error: BaseException) -> ValueError | OSError | None:
@@ -214,7 +125,7 @@ def _with_last_words(cause: Exception, error: Exception, job: StageJob, since: i
 
     since: nanoseconds; what was said before is another's.
     """
-    if not isinstance(cause, StageFailedError) and start_failure(error) is None:
+    if not isinstance(cause, StageFailedError):
         return cause
     said = [path for path in worker_logs() if path.stat().st_mtime_ns >= since]
     texts = [text for path in said if "Traceback" in (text := path.read_text(errors="replace"))]
@@ -234,17 +145,24 @@ def last_error(text: str) -> str:
 def _cause(error: BaseException, stage_name: str) -> Exception:
     """What to say: the bad input or the full disk of a worker, if it was that; else StageFailedError with
     ranks and cause."""
-    failures = worker_failures(error)
+    from ray.exceptions import RayActorError
+
+    failures = error.failures if isinstance(error, RanksFailedError) else {}
     for failure in [*failures.values(), error]:
         if known := _known_of(failure):
             return known
+    if isinstance(error, StageFailedError):
+        return error
+    if isinstance(error, NoRoomError):
+        return ClusterError(
+            f"{stage_name}: its workers {error}; see ./launch.sh status, "
+            "lower cluster.workers, or wait longer with cluster.wait_minutes"
+        )
     if not failures:
-        lack = start_failure(error)
-        if lack is StartFailure.NO_ROOM:
-            return ClusterError(
-                f"{stage_name}: its workers found no room on the cluster; see ./launch.sh status, "
-                "lower cluster.workers, or wait longer with cluster.wait_minutes"
-            )
-    ranks = ", ".join(str(rank) for rank in failures) or "unknown"
-    first = next(iter(failures.values()), error)
+        what = "did not start" if isinstance(error, NotStartedError) else "failed"
+        return StageFailedError(f"{stage_name}: workers {what}: {last_error(str(error))}")
+    # Of a rank that died the others hear as of an error of their own
+    died = [one for one in failures.values() if isinstance(one, RayActorError)]
+    first = next(iter([*died, *failures.values()]))
+    ranks = ", ".join(map(str, failures))
     return StageFailedError(f"{stage_name}: workers failed (ranks {ranks}): {last_error(str(first))}")

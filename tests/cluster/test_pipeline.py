@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -234,15 +235,6 @@ def test_a_node_unpacks_the_store_once_and_again_when_it_is_damaged(
     assert place_store(store, tmp_path, str(cache), 9).packed == placed.packed
 
 
-def test_workers_hear_of_bad_input_before_they_meet_it_again(tmp_path: Path) -> None:
-    stage_folder.refuse(tmp_path, "first", TrainerError("loss: found nan"))
-    assert stage_folder.refused(tmp_path, "first") == "loss: found nan"
-    assert (
-        stage_folder.refused(tmp_path, "second") == ""
-        and stage_folder.refused(tmp_path / "none", "first") == ""
-    )
-
-
 def test_a_stages_log_has_its_lines_its_ranks_and_its_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), stage_log(tmp_path, "stage1", 3) as log:
         log.info("step %d", 7)
@@ -262,7 +254,7 @@ class _Recorded:
         self.together = threading.Barrier(2)
         self.ended = threading.Event()
 
-    def place(self, work: StageWork, need: Resources) -> None:
+    def place(self, work: StageWork, need: Resources, on_restart: Callable[[], None]) -> None:
         job = work.job
         self.order.append(job.stage)
         if job.stage in ("stage1", "base"):
@@ -326,7 +318,7 @@ def test_a_stage_that_leaves_less_than_it_declares_is_not_done(
 ) -> None:
     run = make_run(tmp_path, store)
 
-    def place(work: StageWork, need: Resources) -> None:
+    def place(work: StageWork, need: Resources, on_restart: Callable[[], None]) -> None:
         stage_folder.finish(work.job.folder, work.job.inputs, [], {})
 
     monkeypatch.setattr(executing, "run_on_ray", place)

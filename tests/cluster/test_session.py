@@ -11,15 +11,9 @@ from pathlib import Path
 import pytest
 
 from netgpt.cluster.config import load_config
-from netgpt.cluster.errors import ClusterError, StageFailedError
+from netgpt.cluster.errors import StageFailedError
 from netgpt.cluster.workers import training
-from netgpt.cluster.workers.compat import (
-    StartFailure,
-    start_failure,
-    trainer_class,
-    worker_failures,
-    worker_logs,
-)
+from netgpt.cluster.workers.compat import worker_logs
 from netgpt.cluster.workers.session import is_local, ray_session
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.stages.base import StageJob
@@ -31,44 +25,12 @@ def ray_here() -> Iterator[None]:
         yield
 
 
-def test_only_a_ray_that_stays_is_cleaned_up_behind_a_dead_controller(
+def test_a_ray_of_this_process_is_told_from_a_cluster(
     ray_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_local()  # also while it runs
-    from ray.train import ScalingConfig
-
-    def callbacks(local: bool) -> list[str]:
-        trainer = trainer_class(local)(lambda: None, scaling_config=ScalingConfig(num_workers=2))
-        return [type(one).__name__ for one in trainer._create_default_callbacks()]  # type: ignore[attr-defined]
-
-    kept = [name for name in callbacks(False) if name != "PlacementGroupCleanerCallback"]
-    assert callbacks(True) == kept != callbacks(False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.2:6379")
     assert not is_local()
-
-
-def test_what_ray_trains_errors_hold() -> None:
-    """Ranks and causes; and whether workers did not start for want of room."""
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
-
-    failed = {1: RuntimeError("gone"), 3: ValueError("else")}
-    assert worker_failures(WorkerGroupError("two failed", failed)) == failed
-    assert worker_failures(RuntimeError("gone")) == {}
-    no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
-    assert start_failure(no_room) is StartFailure.NO_ROOM
-    assert (
-        start_failure(ControllerError(RuntimeError("gone"))) is None and start_failure(ValueError()) is None
-    )
-
-    cause = training._cause(WorkerGroupError("two failed", failed), "stage2")
-    assert isinstance(cause, StageFailedError) and str(cause) == "stage2: workers failed (ranks 1, 3): gone"
-    cause = training._cause(no_room, "stage2")
-    assert isinstance(cause, ClusterError) and "stage2: its workers found no room on the cluster" in str(
-        cause
-    )
-    bad = TrainerError("stage2.lr: found nan")
-    assert training._cause(WorkerGroupError("one failed", {0: bad}), "stage2") is bad
 
 
 def test_the_last_words_of_a_worker_are_found(ray_here: None) -> None:

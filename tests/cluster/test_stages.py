@@ -127,7 +127,7 @@ class Stand:
     def __init__(self) -> None:
         self.placed: list[tuple[str, Resources]] = []
 
-    def run(self, work: StageWork, need: Resources) -> None:
+    def run(self, work: StageWork, need: Resources, on_restart: Callable[[], None]) -> None:
         job = work.job
         self.placed.append((job.described.name, need))
         if job.stage == COUNT:

@@ -13,7 +13,7 @@ from typing import TypedDict, cast
 
 from netgpt.graphstore.files import Json, file_digest, read_json, value_digest, write_json
 
-MANIFEST, INPUTS, REFUSED = "manifest.json", "inputs.json", "refused.json"
+MANIFEST, INPUTS = "manifest.json", "inputs.json"
 VERSION = 1
 
 
@@ -84,20 +84,6 @@ def prepare(folder: Path, inputs: Json, *, resumes: bool) -> bool:
         folder.mkdir(parents=True)
         write_json(folder / INPUTS, inputs)
     return same
-
-
-def refuse(folder: Path, attempt: str, error: ValueError) -> None:
-    """Leave word that this attempt met bad input: workers that are started again need not meet it again."""
-    write_json(folder / REFUSED, {"attempt": attempt, "error": str(error)})
-
-
-def refused(folder: Path, attempt: str) -> str:
-    """What an attempt was refused for; empty where it was not."""
-    try:
-        refusal = read_json(folder / REFUSED)
-    except (OSError, ValueError):
-        return ""
-    return str(refusal["error"]) if refusal["attempt"] == attempt else ""
 
 
 def finish(folder: Path, inputs: Json, outputs: list[str], metrics: Json, cost: Cost | None = None) -> None:
