@@ -15,6 +15,7 @@ import numpy as np
 
 from netgpt.graphstore.dataset import Block, Source
 from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.ranks import rank_correlation
 from netgpt.graphstore.schema import Column, NodeType, edge_name
 
 NUM_EXAMPLES, MAX_COUNTED = 3, 10_000
@@ -228,7 +229,7 @@ def _leaks(columns: dict[str, _Seen], label: str) -> None:
         if one.column.kind == "category" or columns[label].column.kind == "category":
             told = _told(x, y)
         else:
-            told = abs(_rank_correlation(x, y))
+            told = abs(rank_correlation(x, y) or 0.0)
         if told >= LEAK:
             one.facts.tells_label = round(told, 4)
 
@@ -245,18 +246,6 @@ def _told(x: np.ndarray, y: np.ndarray) -> float:
     np.maximum.at(best, pairs[:, 0], counts)
     share, constant = best.sum() / len(x), np.bincount(labels).max() / len(x)
     return float(share) if share > constant + (1 - constant) / 2 else 0.0
-
-
-def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's, ties by their mean rank; 0 where one does not vary."""
-    ranks = []
-    for values in (x, y):
-        _, code, counts = np.unique(values, return_inverse=True, return_counts=True)
-        last = np.cumsum(counts)
-        ranks.append((last - (counts - 1) / 2)[code])
-    a, b = (r - r.mean() for r in ranks)
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm else 0.0
 
 
 def said_time(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from netgpt.graphstore import EdgeType, Schema
@@ -123,12 +124,12 @@ class ModelShape:
     def node_types(self) -> tuple[str, ...]:
         return tuple(self.feature_dims)
 
-    @property
+    @cached_property
     def layers(self) -> tuple[LayerPart, ...]:
         """What each layer works on, the first layer's first."""
         return layer_parts(self.edge_types, self.target, self.num_layers, self.node_types)
 
-    @property
+    @cached_property
     def tail_types(self) -> tuple[str, ...]:
         """Types that relations end in: their nodes have states of their own."""
         return tuple(name for name in self.node_types if any(e[2] == name for e in self.edge_types))

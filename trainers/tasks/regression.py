@@ -16,6 +16,7 @@ import numpy as np
 
 from netgpt.graphstore import Graph
 from netgpt.graphstore.files import Json
+from netgpt.graphstore.ranks import rank_correlation
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.tasks.base import Metric, Task, TaskConfig
 from netgpt.trainers.tasks.baselines import Baseline, Measures, ridge, trees
@@ -112,12 +113,3 @@ def numbers_beside(graph: Graph, label: str) -> tuple[str, ...]:
     """Number columns of the target other than the label."""
     columns = graph.schema.node_type(graph.schema.target).columns
     return tuple(c.name for c in columns if c.kind == "number" and c.name != label)
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Spearman's, of [n] and [n]; None where either is constant."""
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(x) - (len(x) + 1) / 2 for x in (a, b)]
-    norm = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    return float(ranks[0] @ ranks[1] / norm) if norm > 0 else None
