@@ -17,6 +17,7 @@ from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import bar
 from netgpt.graphstore import ExtendedGraph
 from netgpt.graphstore.dataset import HeldSource
+from netgpt.graphstore.documents import documents
 from netgpt.graphstore.writer import build_config
 from netgpt.trainers.graph.exact import cache_digests, cached_mean_scores, embed
 from netgpt.trainers.graph.files import VECTORS
@@ -77,7 +78,7 @@ def predict(
     from netgpt.trainers.language.assembly import Assembly
     from netgpt.trainers.language.objectives.names import objective_class
     from netgpt.trainers.language.samples import Samples
-    from netgpt.trainers.language.text.tokens import Tokens, records_of
+    from netgpt.trainers.language.text.tokens import Tokens
 
     settings, task = run.settings, run.task
     torch.set_num_threads(cluster.threads)
@@ -99,7 +100,7 @@ def predict(
     states = stage.graph(assembly)
     assert states is not None
     new = graph.new
-    tokens = builder.tokenize(records_of(graph, builder.document, new.tolist()))
+    tokens = builder.tokenize(documents(graph, builder.document, new.tolist()))
     ids = graph.node_ids(target)
     samples = Samples(
         new,

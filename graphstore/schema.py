@@ -156,14 +156,17 @@ class Field:
     cut: int = 0
     """When its text is shortened in a document that is too long: 1 first, then 2, …; 0 never."""
     items: Items | None = None
+    is_list: bool = False
+    """Whether its column has JSON lists."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """The JSON object in a text column that a prompt shows, its fields in order."""
+    """The JSON object that a prompt shows of a node, its fields in order."""
 
     node_type: str
     column: str
+    """The text column that has it; empty: it is made of the columns that the fields are named for."""
     fields: tuple[Field, ...]
 
 
@@ -226,7 +229,12 @@ class Schema:
         raise ValueError(f"{edge_name(edge_type)}: found a column rule, but neither end comes from the other")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        raw = asdict(self)
+        for document in raw["documents"]:
+            for field in document["fields"]:
+                if not field["is_list"]:  # as stores of before have it, to the byte
+                    del field["is_list"]
+        return raw
 
     @staticmethod
     def from_dict(raw: Mapping[str, Any]) -> Schema:
@@ -285,7 +293,11 @@ class Schema:
                     yield str(error)
         for document in self.documents:
             columns = self.node_type(document.node_type).columns if document.node_type in names else ()
-            if not any(c.name == document.column and c.kind == "text" for c in columns):
+            if not document.column:
+                lost = {field.name for field in document.fields} - {c.name for c in columns}
+                for name in sorted(lost):
+                    yield f"a document of {document.node_type}.{name}, expected a column of that name"
+            elif not any(c.name == document.column and c.kind == "text" for c in columns):
                 yield f"a document in {document.node_type}.{document.column}, expected a text column"
         if self.split is not None:
             column = self.node_type(self.target).column_named(self.split.column)
@@ -335,4 +347,5 @@ def _node_type(raw: Mapping[str, Any]) -> NodeType:
 
 def _field(raw: Mapping[str, Any]) -> Field:
     items = raw["items"]
-    return Field(raw["name"], raw["free"], raw["cut"], None if items is None else Items(**items))
+    items = None if items is None else Items(**items)
+    return Field(raw["name"], raw["free"], raw["cut"], items, raw.get("is_list", False))

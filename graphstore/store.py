@@ -107,6 +107,10 @@ class Graph:
     def texts(self) -> Sequence[str]:
         """The target type's documents, as JSON."""
         document = self.schema.document(self.schema.target)
+        if document is not None and not document.column:
+            from netgpt.graphstore.documents import documents
+
+            return [text for _, text in documents(self, document, range(len(self.ids)))]
         return self.strings(self.schema.target, "text" if document is None else document.column)
 
     @property

@@ -156,7 +156,8 @@ class TinyConfig:
     vocab: int = 4096
     """Entries of the byte-level BPE tokenizer, trained on the run's own training text."""
     warmup_steps: int = 0
-    """Steps of a plain language-model pass over the training text before stage 2; 0: none."""
+    """Steps of a plain language-model pass over the training text before stage 2, where the task's answers
+    are a list; 0: none."""
     warmup_lr: float = 1e-3
     """Peak learning rate of that pass."""
 

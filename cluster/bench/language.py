@@ -99,13 +99,14 @@ def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | No
     from netgpt import graphstore
     from netgpt.cluster.bench.reference import SMALL, reference
     from netgpt.cluster.config import load_config
+    from netgpt.graphstore.documents import documents
     from netgpt.trainers.language.model.backbone import load_tokenizer
     from netgpt.trainers.language.model.tiny import train_tokenizer
     from netgpt.trainers.language.packing import plan_packs
     from netgpt.trainers.language.text.fields import document_of
     from netgpt.trainers.language.text.prompt import PromptBuilder
     from netgpt.trainers.language.text.template import Words, instruction_texts
-    from netgpt.trainers.language.text.tokens import Tokens, records_of
+    from netgpt.trainers.language.text.tokens import Tokens
     from netgpt.trainers.tasks.names import make_task
 
     dataset, path = reference(), out.with_name("store")
@@ -121,12 +122,12 @@ def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | No
     if tokenizer:
         made = load_tokenizer(tokenizer)
     else:
-        texts = [text for _, text in records_of(store, document, range(min(num, 500)))]
+        texts = [text for _, text in documents(store, document, range(min(num, 500)))]
         made = train_tokenizer(texts + list(instruction_texts(words)), 8192)
     builder = PromptBuilder(
         made, document, words, max_tokens=config.max_tokens, max_comments=50, seed=config.seed
     )
-    tokens = builder.tokenize(records_of(store, document, chosen.tolist()))
+    tokens = builder.tokenize(documents(store, document, chosen.tolist()))
     prompts = [builder.assemble(t) for t in tokens]
     if config.stage == "stage2":
         truth = np.nan_to_num(task.truth(store))
@@ -135,7 +136,7 @@ def _write_prompts(config: LanguageBench, data: Path | None, tokenizer: str | No
             for p, v in zip(prompts, chosen.tolist(), strict=True)
         ]
     # As training runs all records: steps of whole packs, fillers of weight zero included
-    parts = builder.tokenize(records_of(store, document, range(num)))
+    parts = builder.tokenize(documents(store, document, range(num)))
     whole = Tokens.of(parts).prompt_lengths(np.arange(len(parts)), builder)
     steps = plan_packs(whole, budget=config.token_budget, packs_per_step=PACKS_PER_STEP, seed=(config.seed,))
     fillers = sum(int(whole[s.samples[0]]) * s.packs.count([]) for s in steps)

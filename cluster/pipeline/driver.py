@@ -33,6 +33,8 @@ def execute(run: Run, wanted: list[str], room: Room | None = None) -> None:
     room: by default what Ray has. ClusterError where a stage is missing that they read.
     """
     waiting, running = _pending(run, wanted), dict[Future[None], str]()
+    for name in waiting:
+        stage_of(name).check_graph(run.settings, run.store)
     with ExitStack() as stack:
         if waiting:
             say("starting Ray …" if is_local() else "connecting to Ray …")

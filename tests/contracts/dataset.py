@@ -23,6 +23,7 @@ from netgpt.graphstore import BuildConfig, Dataset, ExtendedGraph, Store, StoreE
 from netgpt.graphstore.columns import NodeWriters
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.datasets import names
+from netgpt.graphstore.documents import documents
 from netgpt.graphstore.features import Encoders, NoVideos
 from netgpt.graphstore.schema import Schema
 from netgpt.graphstore.vectors import contents_of
@@ -122,7 +123,7 @@ class DatasetTests:
     def test_documents_have_the_fields_that_the_schema_names(self, whole: Store) -> None:
         for document in whole.schema.documents:
             fields = [f.name for f in document.fields]
-            for text in whole.strings(document.node_type, document.column):
+            for _, text in documents(whole, document, range(whole.num_nodes[document.node_type])):
                 keys = list(json.loads(text))
                 assert [name for name in fields if name in keys] == keys  # all known, in their order
 

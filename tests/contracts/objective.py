@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from netgpt.graphstore import Store
+from netgpt.graphstore.documents import documents
 from netgpt.trainers.config import RateConfig, StageConfig, TinyConfig
 from netgpt.trainers.language.model import attention
 from netgpt.trainers.language.model.netgpt import NetGPT
@@ -28,7 +29,7 @@ from netgpt.trainers.language.samples import GraphStates, Samples
 from netgpt.trainers.language.text.fields import document_of
 from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.language.text.template import Words, instruction_texts
-from netgpt.trainers.language.text.tokens import Tokens, records_of
+from netgpt.trainers.language.text.tokens import Tokens
 from netgpt.trainers.tasks.base import Task
 from tests.reference import rating
 
@@ -57,7 +58,7 @@ class ObjectiveTests:
     @pytest.fixture(scope="class")
     def parts(self, store: Store) -> Parts:
         document, words = document_of(store), Words.of(self.task)
-        texts = list(store.strings(document.node_type, document.column))[:80]
+        texts = list(store.texts)[:80]
         tiny = TinyConfig(hidden=32, layers=6, heads=2, vocab=600)
         tokenizer = train_tokenizer([*texts, *instruction_texts(words)], tiny.vocab)
         builder = PromptBuilder(tokenizer, document, words, max_tokens=900, max_comments=2, seed=0)
@@ -68,7 +69,7 @@ class ObjectiveTests:
         model = NetGPT(base.requires_grad_(False), DIM, ids).eval()
         examples = self.task.examples(store)
         nodes = examples.train[:: len(examples.train) // NUM][:NUM]
-        tokens = Tokens.of(builder.tokenize(records_of(store, document, range(int(nodes[-1]) + 1))))
+        tokens = Tokens.of(builder.tokenize(documents(store, document, range(int(nodes[-1]) + 1))))
         h = np.random.default_rng(0).normal(size=(store.num_nodes[document.node_type], DIM))
         graph = GraphStates.of(h.astype(np.float32), examples.train)
         samples = Samples(nodes, tokens, builder, CPU, graph, names=store.node_ids(document.node_type))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import typer
 
+from netgpt import graphstore
 from netgpt.cluster.cli import app
 from netgpt.cluster.config import config_keys, config_type, load_config
 from netgpt.cluster.errors import ClusterError
@@ -29,7 +31,7 @@ from netgpt.trainers.tasks.names import TASKS, make_task
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("graphstore", "sampler", "trainers", "cluster", "netgpt")
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-DOCS += sorted(ROOT.glob("examples/*.md"))
+DOCS += sorted(ROOT.glob("examples/**/*.md"))
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCS]
 
@@ -127,6 +129,42 @@ def test_the_readmes_code_runs(tmp_path: Path) -> None:
 def test_every_example_runs_and_is_named(path: Path, tmp_path: Path) -> None:
     assert f"examples/{path.name}" in text_of(ROOT / "examples" / "README.md")
     assert run([str(path), str(tmp_path)], tmp_path)
+
+
+def own_tables(folder: Path) -> list[list[str]]:
+    """The commands of the example of tables, for a folder in place of `films`."""
+    (block,) = re.findall(r"(?:^    .*\n)+", text_of(ROOT / "examples/own_tables/README.md"), re.MULTILINE)
+    lines = [line.replace("films", str(folder)).split() for line in block.splitlines()]
+    assert len(lines) == 4 and {line[0] for line in lines} == {".venv/bin/python", ".venv/bin/netgpt"}
+    return [line[1:] if line[0].endswith("python") else ["-m", "netgpt", *line[1:]] for line in lines]
+
+
+def test_the_example_of_tables_is_as_its_page_says(tmp_path: Path) -> None:
+    """All but the training, which the test below runs."""
+    make, data, train, _ = own_tables(tmp_path / "films")
+    run([str(ROOT / make[0]), *make[1:]], tmp_path)
+    said = run(data, tmp_path)
+    assert "film: 600 rows" in said and "gives" not in said
+    recipe, description = (train[train.index(option) + 1] for option in ("--config", "--data"))
+    config: Any = load_config(recipe)
+    store = tmp_path / "store"
+    graphstore.build(Path(description), store, config.build)
+    for name in config.stages:
+        stage_of(name).check(config.settings)
+        stage_of(name).check_graph(config.settings, graphstore.open(store))
+
+
+@pytest.mark.all
+def test_the_example_of_tables_runs_and_each_part_tells_something(tmp_path: Path) -> None:
+    for command in own_tables(tmp_path / "films"):
+        path = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
+        run(path, tmp_path)
+    metrics = json.loads((tmp_path / "films/run/evaluation/metrics.json").read_text())
+    found = {
+        name: parts["test"]["nmse"] for name, parts in (metrics["baselines"] | metrics["stages"]).items()
+    }
+    assert found["stage3"] < found["stage1"] < found["constant (mean)"]
+    assert found["stage3"] < found["ridge on the texts"]
 
 
 def test_the_guests_of_the_documents_are_guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

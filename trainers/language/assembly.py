@@ -47,7 +47,7 @@ def make_builder(
     language = settings.language
     return PromptBuilder(
         load_tokenizer(tokenizer_of),
-        document_of(store),
+        document_of(store, task.config.label),
         Words.of(task),
         max_tokens=language.max_tokens,
         max_comments=language.max_comments,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from netgpt.graphstore import Store
+from netgpt.graphstore import Graph, Store
 from netgpt.graphstore.files import Json, value_digest, write_json
 from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.stages import folder
@@ -174,6 +174,9 @@ class Stage:
 
     def check(self, settings: Settings) -> None:
         """TrainerError for settings that it cannot run with: asked before anything starts."""
+
+    def check_graph(self, settings: Settings, graph: Graph) -> None:
+        """TrainerError for a graph that it cannot run on: asked before anything of it starts."""
 
     def needs(self, run: Origins) -> Sequence[str]:
         """Stages that must be done before, whether or not the run has them."""

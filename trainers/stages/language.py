@@ -66,7 +66,7 @@ class LanguageStage(Stage):
     with_graph: ClassVar[bool] = True
     """Whether prompts have the graph token; without it the model has no projector and no head."""
     after: ClassVar[str] = ""
-    """Stage whose weights it starts from; empty: fresh ones."""
+    """Stage whose weights it starts from; empty, or of a recipe without that stage: fresh ones."""
     short: ClassVar[str] = ""
     """Title of its results; by default its own."""
     unreported: ClassVar[tuple[str, ...]] = ()
@@ -121,7 +121,7 @@ class LanguageStage(Stage):
         """Put in what the stage starts from: the weights of those before it, in their order."""
         from netgpt.trainers.stages.names import stage_of
 
-        if self.after:
+        if self.after in assembly.settings.stages:
             before = stage_of(self.after)
             assert isinstance(before, LanguageStage)
             before.load(model, assembly)
@@ -204,7 +204,7 @@ class Rate(LanguageStage):
     name, title, command = "stage3", "stage 3: rating", "rate"
     help = "Stage 3 alone: task-oriented predictor fine-tuning."
     Config = RateConfig
-    reads = ("stage2",)
+    reads = ("embeddings", "tokens", "stage2")
     after = "stage2"
     short = "NetGPT"
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netgpt.graphstore import Store
+from netgpt.graphstore import Graph, Store
+from netgpt.graphstore.documents import documents
 from netgpt.graphstore.files import files_digest
 from netgpt.trainers.errors import require
 from netgpt.trainers.stages.base import Json, Made, MappedStage, Origins, Stage, StageJob, Tools
@@ -32,7 +33,10 @@ def has_choices(settings: Settings) -> bool:
 
 def require_choices(stage: Stage, settings: Settings) -> None:
     """TrainerError where the task's answers are no list that a response could say."""
-    expected = "one whose answers are a list; its graph stages run: stages=[stage1,embeddings,evaluation]"
+    expected = (
+        "one whose answers are a list; its other stages run: "
+        "stages=[stage1,embeddings,base,tokens,stage3,evaluation]"
+    )
     require(has_choices(settings), stage.name, f"the task {settings.task.name}", expected)
 
 
@@ -64,10 +68,6 @@ class Base(Stage):
     def applies(self, settings: Settings) -> bool:
         return settings.language.model == "tiny"
 
-    def check(self, settings: Settings) -> None:
-        if settings.language.tiny.warmup_steps:  # on responses
-            require_choices(self, settings)
-
     def inputs(self, run: Origins) -> Json:
         settings = run.settings
         return {
@@ -91,21 +91,20 @@ class Base(Stage):
         from netgpt.trainers.language.text.fields import document_of, hidden_fields
         from netgpt.trainers.language.text.prompt import PromptBuilder
         from netgpt.trainers.language.text.template import Words, instruction_texts
-        from netgpt.trainers.language.text.tokens import records_of
 
         store, settings, task = tools.store, job.settings, tools.task
         language, tiny, examples = settings.language, settings.language.tiny, task.examples(store)
-        document, words, train = document_of(store), Words.of(task), examples.train
+        document, words, train = document_of(store, task.config.label), Words.of(task), examples.train
         # The instruction as often as the records, so that its words are tokens too
         texts = (
             text
-            for _, record in records_of(store, document, train.tolist())
+            for _, record in documents(store, document, train.tolist())
             for text in (record, *instruction_texts(words))
         )
         tokenizer = train_tokenizer(texts, tiny.vocab)
         model = make_model(tiny, tokenizer, settings.seed)
         loss: float | None = None
-        if tiny.warmup_steps:
+        if tiny.warmup_steps and task.choices:  # it learns what responses look like
             builder = PromptBuilder(
                 tokenizer,
                 document,
@@ -121,7 +120,7 @@ class Base(Stage):
             order = np.random.default_rng((settings.seed, 0)).permutation(len(train))[:most]
             chosen = train[np.sort(order)].tolist()
             ids = store.node_ids(document.node_type)
-            records = builder.tokenize(records_of(store, document, chosen))
+            records = builder.tokenize(documents(store, document, chosen))
             hidden = hidden_fields(document, settings.ablation.fields, f"ablations.{settings.without}.fields")
             loss = warm_up(
                 model,
@@ -147,6 +146,11 @@ class Tokenize(MappedStage["tuple[int, int]", "TokenBlock"]):
     leaves = ("zarr.json",)
     kind = "tokens"
     unit = "block"
+
+    def check_graph(self, settings: Settings, graph: Graph) -> None:
+        from netgpt.trainers.language.text.fields import document_of
+
+        document_of(graph, settings.task.label)
 
     def inputs(self, run: Origins) -> Json:
         from netgpt.trainers.language.text import VERSION

@@ -103,7 +103,7 @@ def ridge(graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray) 
     target = graph.schema.target
     document = graph.schema.document(target)
     columns = [c.name for c in graph.schema.node_type(target).columns if c.kind == "text"]
-    columns = [document.column] if document is not None else columns
+    columns = [document.column] if document is not None and document.column else columns
     if not columns or len(train) < MIN_TEXTS:
         return None
     texts = [graph.strings(target, name) for name in columns]

@@ -25,7 +25,16 @@ from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 from netgpt.graphstore.features import Values
 from netgpt.graphstore.files import file_digest, value_digest
-from netgpt.graphstore.schema import Column, EdgeType, Encoding, NodeType, RelationType, Schema
+from netgpt.graphstore.schema import (
+    Column,
+    Document,
+    EdgeType,
+    Encoding,
+    Field,
+    NodeType,
+    RelationType,
+    Schema,
+)
 from netgpt.graphstore.sort import Piece
 
 if TYPE_CHECKING:  # they import pyarrow, which to name a data set needs not
@@ -288,7 +297,7 @@ def _as_text(cell: str | list[str]) -> str:
 
 
 def _with_columns(path: Path, table: TableDescription) -> TableDescription:
-    """The description with the columns that `auto` stands for, the time among them, and its features."""
+    """The description with the columns that `auto` stands for, the time among them, features and document."""
     columns = table.columns
     if columns is None:
         from netgpt.graphstore.datasets.tables.read import guessed_columns
@@ -307,7 +316,14 @@ def _with_columns(path: Path, table: TableDescription) -> TableDescription:
         require(path, ok, place, name, "columns that are texts, categories, or the vector")
     alone = len(features) == 1 or "vector" not in {kinds[name] for name in features}
     require(path, alone, place, list(features), "texts, or a vector alone")
-    return replace(table, columns=columns, features=features)
+    texts = ("text", "category", "categories")
+    document = table.document
+    if document is None:
+        document = tuple(name for name, kind in kinds.items() if kind in texts)
+    for name in document:
+        shown = kinds.get(name) in (*texts, "number", "time")
+        require(path, shown, f"tables.{table.name}.document", name, "columns that are kept, and no vector")
+    return replace(table, columns=columns, features=features, document=document)
 
 
 def _schema(description: Description) -> Schema:
@@ -325,7 +341,29 @@ def _schema(description: Description) -> Schema:
         RelationType(edge_type=(group.of, group.name, group.of), group_by=group.group, strict=group.strict)
         for group in description.groups
     ]
-    return Schema(target=description.target, node_types=tuple(nodes), relations=tuple(relations))
+    documents = tuple(_document(table) for table in description.nodes if table.document)
+    return Schema(
+        target=description.target,
+        node_types=tuple(nodes),
+        relations=tuple(relations),
+        documents=documents,
+    )
+
+
+def _document(table: TableDescription) -> Document:
+    """Of a table's columns as they are; of a long one the last texts are shortened first."""
+    kinds, names = {c.name: c.kind for c in table.columns or ()}, table.document or ()
+    texts = [name for name in reversed(names) if kinds[name] == "text"]
+    fields = (
+        Field(
+            name,
+            free=kinds[name] in ("text", "time"),
+            cut=texts.index(name) + 1 if name in texts else 0,
+            is_list=kinds[name] == "categories",
+        )
+        for name in names
+    )
+    return Document(table.name, "", tuple(fields))
 
 
 def _node_type(table: TableDescription) -> NodeType:

@@ -13,6 +13,8 @@
           released: {time: "%d-%b-%Y"}   # a form of strptime; without: seconds since 1970, or ISO 8601
           cover: {vector: covers.npy}    # [rows, width]; without a file: lists of numbers
         features: [title, genres]        # texts and categories, or the vector; by default it, or all texts
+        document: [title, genres, runtime]  # what prompts show, in this order; by default all texts and
+                                         # categories; never the label
         links: {studio: studio}          # a foreign key: of a table, or else of a type of the distinct
                                          # values; of a column of categories a link for each of them
         join:                            # further columns by the key; of one that is there, what is missing
@@ -84,6 +86,8 @@ class TableDescription:
     encoding: str = "utf-8"
     features: tuple[str, ...] | None = None
     """Columns that become features: texts and categories, or the vector. None: the vector, else all texts."""
+    document: tuple[str, ...] | None = None
+    """Columns that prompts show. None: all texts and categories."""
     joins: tuple[TableDescription, ...] = ()
     """Further files whose columns are found by key; of a column that is there already, what is missing."""
 
@@ -125,7 +129,7 @@ class Description:
 
 
 _TABLE = (
-    *("path", "key", "time", "columns", "features", "links", "reverse"),
+    *("path", "key", "time", "columns", "features", "document", "links", "reverse"),
     *("separator", "header", "encoding", "join"),
 )
 _JOIN = ("path", "key", "columns", "separator", "header", "encoding")
@@ -167,9 +171,7 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
     texts = isinstance(header, list) and all(isinstance(one, str) for one in header)
     require(path, texts and len(set(header)) == len(header), f"{place}.header", header, "distinct names")
     require(path, isinstance(reverse, bool), f"{place}.reverse", reverse, "true or false")
-    features = raw.get("features")
-    named = features is None or (isinstance(features, list) and all(isinstance(one, str) for one in features))
-    require(path, named, f"{place}.features", features, "a list of columns")
+    features, document = (_names(path, f"{place}.{key}", raw.get(key)) for key in ("features", "document"))
     links = raw.get("links") or {}
     linked = isinstance(links, dict) and all(isinstance(to, str) for to in links.values())
     require(path, linked, f"{place}.links", links, "a type's name by each column")
@@ -186,7 +188,8 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
         separator=separator,
         header=tuple(header),
         encoding=raw.get("encoding", "utf-8"),
-        features=None if features is None else tuple(features),
+        features=features,
+        document=document,
     )
     _check_columns(path, place, table)
     joins = raw.get("join") or []
@@ -195,6 +198,13 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
         require(path, bool(table.key), f"{place}.join", f"{name} without a key", "a table that has one")
     made = tuple(_table(path, name, one, f"{place}.join[{i}]") for i, one in enumerate(joins))
     return _with_joins(path, place, table, made) if made else table
+
+
+def _names(path: Path, place: str, raw: Any) -> tuple[str, ...] | None:
+    """Columns, or None where nothing is said."""
+    named = raw is None or (isinstance(raw, list) and all(isinstance(one, str) for one in raw))
+    require(path, named, place, raw, "a list of columns")
+    return None if raw is None else tuple(raw)
 
 
 def _with_joins(

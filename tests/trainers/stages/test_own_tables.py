@@ -78,19 +78,23 @@ def settings_with(tmp_path: Path, *changes: str) -> Settings:
     return load_config(str(tmp_path / "recipe.yaml"), ["cluster.workers=1", *changes]).settings
 
 
-@pytest.mark.parametrize("featureless", ["table", "degree"])
-def test_the_graph_tells_what_texts_do_not(store: Store, tmp_path: Path, featureless: str) -> None:
-    settings = settings_with(tmp_path, f"graph.featureless={featureless}")
-    run = tmp_path / "run"
+def make_run(run: Path, store: Store, settings: Settings) -> dict[str, float]:
+    """All stages of some settings in this process; nMSE on test of all that is measured."""
     for name in settings.stages:
         stage_of(name).check(settings)
+        stage_of(name).check_graph(settings, store)
         job = StageJob(stage=name, run=run, store=store.path, settings=settings, inputs={"stage": name})
         job.prepare()
         run_stage(job)
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
-    found = {
-        name: parts["test"]["nmse"] for name, parts in (metrics["baselines"] | metrics["stages"]).items()
-    }
+    return {name: parts["test"]["nmse"] for name, parts in (metrics["baselines"] | metrics["stages"]).items()}
+
+
+@pytest.mark.parametrize("featureless", ["table", "degree"])
+def test_the_graph_tells_what_texts_do_not(store: Store, tmp_path: Path, featureless: str) -> None:
+    settings = settings_with(tmp_path, f"graph.featureless={featureless}")
+    run = tmp_path / "run"
+    found = make_run(run, store, settings)
     assert found["ridge on the texts"] > 0.9 and found["constant (mean)"] > 0.9
     assert found["stage1"] < (0.3 if featureless == "table" else 0.8)
     table = pq.read_table(run / "evaluation" / "predictions.parquet").to_pydict()
@@ -99,6 +103,36 @@ def test_the_graph_tells_what_texts_do_not(store: Store, tmp_path: Path, feature
     test = np.array(table["split"]) == "test"
     scores, truth = (np.array(table[name])[test] for name in ("stage1_score", "truth"))
     assert found["stage1"] == pytest.approx(np.mean((scores - truth) ** 2) / truth.var())
+
+
+LANGUAGE = [
+    "stages=[stage1,embeddings,base,tokens,stage3,evaluation]",
+    *("language.model=tiny", "language.max_tokens=160", "language.token_budget=640"),
+    *("language.tiny.hidden=32", "language.tiny.heads=2", "language.tiny.vocab=400"),
+    "language.packs_per_step=4",
+    *("stage3.epochs=2", "stage3.layers=1", "stage3.lr=0.003"),
+]
+
+
+@pytest.mark.parametrize("start", ["graph", "mean"])
+def test_a_language_model_reads_rows_and_graph(store: Store, tmp_path: Path, start: str) -> None:
+    """Prompts are the rows' columns; without stage 2 the head starts on fresh projector and markers."""
+    settings = settings_with(tmp_path, *LANGUAGE, f"stage3.start={start}")
+    run = tmp_path / "run"
+    found = make_run(run, store, settings)
+    assert found["stage1"] < 0.3 and found["ridge on the texts"] > 0.9
+    assert found["stage3"] < (0.4 if start == "graph" else 1.2)
+    table = pq.read_table(run / "evaluation" / "predictions.parquet").to_pydict()
+    assert np.isfinite(table["stage3_score"]).all()
+    assert np.ptp(table["stage3_score"]) > 0
+
+
+def test_a_label_that_prompts_would_show_is_refused_before_a_stage_starts(
+    store: Store, tmp_path: Path
+) -> None:
+    settings = settings_with(tmp_path, *LANGUAGE, "task.label=title")
+    with pytest.raises(TrainerError, match=r"task\.label: found 'title', expected a column that prompts"):
+        stage_of("tokens").check_graph(settings, store)
 
 
 def test_stages_that_say_choices_are_refused_for_a_number_before_anything_starts(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from netgpt.graphstore import Document, Graph
 from netgpt.trainers.errors import TrainerError, require
 
 
-def document_of(graph: Graph) -> Document:
-    """The document of the target's nodes. TrainerError where they have none."""
+def document_of(graph: Graph, label: str = "") -> Document:
+    """The document of the target's nodes. TrainerError where they have none, or where it tells the label."""
     target = graph.schema.target
     document = graph.schema.document(target)
     if document is None:
@@ -22,6 +22,10 @@ def document_of(graph: Graph) -> Document:
             f"{getattr(graph, 'path', 'graph')}: found no document of {target}, expected texts for "
             "prompts; a run without language stages: stages=[stage1,embeddings,evaluation]"
         )
+    told = not document.column and label in [field.name for field in document.fields]
+    require(
+        not told, "task.label", label, f"a column that prompts do not show: name theirs in {target}.document"
+    )
     return document
 
 

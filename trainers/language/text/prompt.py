@@ -122,7 +122,7 @@ class PromptBuilder:
             np.array(self._special(response + turns.after), np.int64) for response in words.responses
         ]
         self._num_tail = len(self._special(turns.after))
-        longest = max(len(r) for r in self._responses)
+        longest = max((len(r) for r in self._responses), default=0)
         # Of the prompt with the graph's part in both: one token cache serves both
         self._room = max_tokens - len(with_room) - len(self._after) - longest
         if self._room < 16:

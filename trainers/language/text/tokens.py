@@ -6,7 +6,7 @@ digests of the store and of everything that the tokens depend on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from netgpt.graphstore import Document, Graph, Store
+from netgpt.graphstore import Store
 from netgpt.graphstore.arrays import ArrayWriter, map_array
+from netgpt.graphstore.documents import documents
 from netgpt.graphstore.files import read_json
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.text.prompt import PromptBuilder, RecordTokens
@@ -106,15 +107,9 @@ class TokenBlock:
     cut_texts: int
 
 
-def records_of(graph: Graph, document: Document, nodes: Iterable[int]) -> Iterator[tuple[str, str]]:
-    """(id, JSON text) of some of the target's nodes."""
-    ids, texts = graph.node_ids(document.node_type), graph.strings(document.node_type, document.column)
-    return ((ids[v], texts[v]) for v in nodes)
-
-
 def tokenize_block(store: Store, builder: PromptBuilder, first: int, last: int) -> TokenBlock:
     """Tokens of the records of the nodes from `first`, below `last`."""
-    records = builder.tokenize(records_of(store, builder.document, range(first, last)))
+    records = builder.tokenize(documents(store, builder.document, range(first, last)))
     return TokenBlock(
         Tokens.of(records, first),
         sum(r.dropped_items for r in records),
