@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from netgpt.cluster.errors import ClusterError, NodeFailedError
 from netgpt.cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
 from netgpt.cluster.workers.compat import NO_METRICS, STARTED, start_command
-from netgpt.cluster.workers.session import QUIET
+from netgpt.cluster.workers.session import QUIET, free_port
 from netgpt.graphstore.files import write_json
 
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
@@ -80,7 +80,8 @@ def start_node(folder: StateFolder, cluster: str, options: NodeOptions, join: st
         arguments += [
             "--head",
             f"--port={options.port}",
-            f"--ray-client-server-port={_free_port(options.host)}",
+            # Ray starts a server that nobody here uses, and refuses to leave it out: anywhere but its default
+            f"--ray-client-server-port={free_port(options.host)}",
         ]
         arguments += [
             f"--dashboard-host={options.dashboard_host}",
@@ -139,13 +140,6 @@ def _is_open(host: str, port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def _free_port(host: str) -> int:
-    """Ray starts a server that nobody here uses, and refuses to leave it out: anywhere but its default."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(folder: StateFolder, dashboard: str) -> bool:

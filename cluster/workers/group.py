@@ -8,18 +8,18 @@ would do beside is done elsewhere: a stage's checkpoints are its own, and so is 
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from netgpt.cluster.workers.resources import Resources
+from netgpt.cluster.workers.session import free_port
 
 START_S = 300.0
 """How long the processes of ranks may take to start, once there is room for them."""
 _ASK_S = 1.0
-"""How often is asked whether the wait still has a sense."""
+"""How long a wait for room lasts at once: one that cannot be left would outlive a session that is ended."""
 _BOTH_S = 2.0
 """How long the other ranks may take to say why they failed too: one that died ends their collectives."""
 
@@ -94,11 +94,8 @@ class Rank:
         import ray
 
         context = ray.get_runtime_context()
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = free.getsockname()[1]
         gpus = tuple(context.get_accelerator_ids().get("GPU", ()))
-        return Place(context.get_node_id(), ray.util.get_node_ip_address(), port, gpus)
+        return Place(context.get_node_id(), ray.util.get_node_ip_address(), free_port(), gpus)
 
     def run(self, environment: Environment, work: Callable[[], None]) -> None:
         os.environ.update(environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,13 @@ WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRES
 def local_cpus(cluster: ClusterConfig) -> int:
     """CPUs that a Ray of this machine alone is told it has: at least those that one stage asks for."""
     return max(cluster.workers * cluster.threads, os.cpu_count() or 1)
+
+
+def free_port(host: str = "") -> int:
+    """A port that nobody has at an address of this machine; by default at all of them."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def is_local() -> bool:

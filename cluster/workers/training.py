@@ -90,22 +90,21 @@ def run_on_ray(work: StageWork, need: Resources, on_restart: Callable[[], None] 
             cause = _cause(error, stage.name)
             if not isinstance(error, RanksFailedError):
                 cause = _with_last_words(cause, error, job, since)
-            if not left or not _may_pass(error) or not ray.is_initialized():
+            known = not isinstance(cause, StageFailedError)
+            if not left or known or not _may_pass(error) or not ray.is_initialized():
                 raise cause from error
             say(f"{cause}; they are started again, {left} more tries")
             on_restart()
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another try may end otherwise: not that of bad input, of a full disk, or of a defect."""
+    """Whether another try may end otherwise: that of a defect will not."""
     from ray.exceptions import RayError
 
     if not isinstance(error, RanksFailedError):
         return isinstance(error, NotStartedError)
     causes = [getattr(failure, "cause", None) or failure for failure in error.failures.values()]
-    return all(isinstance(cause, (RuntimeError, OSError, RayError)) for cause in causes) and not any(
-        map(_known_of, causes)
-    )
+    return all(isinstance(cause, (RuntimeError, OSError, RayError)) for cause in causes)
 
 
 def _known_of(error: BaseException) -> ValueError | OSError | None:
@@ -163,6 +162,6 @@ def _cause(error: BaseException, stage_name: str) -> Exception:
         return StageFailedError(f"{stage_name}: workers {what}: {last_error(str(error))}")
     # Of a rank that died the others hear as of an error of their own
     died = [one for one in failures.values() if isinstance(one, RayActorError)]
-    first = next(iter([*died, *failures.values()]))
+    first = [*died, *failures.values()][0]
     ranks = ", ".join(map(str, failures))
     return StageFailedError(f"{stage_name}: workers failed (ranks {ranks}): {last_error(str(first))}")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import stat
 import subprocess
 import sys
@@ -21,12 +20,7 @@ import grpc
 import pytest
 
 from netgpt.cluster.jobs.state import StateFolder, marked_processes, read_hosts
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.2", 0))
-        return int(probe.getsockname()[1])
+from netgpt.cluster.workers.session import LOOPBACK, free_port
 
 
 @dataclass
@@ -70,7 +64,7 @@ class Cluster:
 
 
 def new_cluster(folder: Path) -> Cluster:
-    return Cluster(folder / "state", free_port(), free_port())
+    return Cluster(folder / "state", free_port(LOOPBACK), free_port(LOOPBACK))
 
 
 @pytest.fixture(scope="module")

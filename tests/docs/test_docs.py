@@ -136,15 +136,16 @@ def own_tables(folder: Path) -> list[list[str]]:
     (block,) = re.findall(r"(?:^    .*\n)+", text_of(ROOT / "examples/own_tables/README.md"), re.MULTILINE)
     lines = [line.replace("films", str(folder)).split() for line in block.splitlines()]
     assert len(lines) == 4 and {line[0] for line in lines} == {".venv/bin/python", ".venv/bin/netgpt"}
-    return [line[1:] if line[0].endswith("python") else ["-m", "netgpt", *line[1:]] for line in lines]
+    make, *rest = (line[1:] for line in lines)
+    return [[str(ROOT / make[0]), *make[1:]], *(["-m", "netgpt", *line] for line in rest)]
 
 
 def test_the_example_of_tables_is_as_its_page_says(tmp_path: Path) -> None:
     """All but the training, which the test below runs."""
     make, data, train, _ = own_tables(tmp_path / "films")
-    run([str(ROOT / make[0]), *make[1:]], tmp_path)
+    run(make, tmp_path)
     said = run(data, tmp_path)
-    assert "film: 600 rows" in said and "gives" not in said
+    assert "film: 600 rows" in said and "tells the label" not in said
     recipe, description = (train[train.index(option) + 1] for option in ("--config", "--data"))
     config: Any = load_config(recipe)
     store = tmp_path / "store"
@@ -157,8 +158,7 @@ def test_the_example_of_tables_is_as_its_page_says(tmp_path: Path) -> None:
 @pytest.mark.all
 def test_the_example_of_tables_runs_and_each_part_tells_something(tmp_path: Path) -> None:
     for command in own_tables(tmp_path / "films"):
-        path = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
-        run(path, tmp_path)
+        run(command, tmp_path)
     metrics = json.loads((tmp_path / "films/run/evaluation/metrics.json").read_text())
     found = {
         name: parts["test"]["nmse"] for name, parts in (metrics["baselines"] | metrics["stages"]).items()
