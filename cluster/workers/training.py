@@ -1,29 +1,47 @@
-"""Places a stage on Ray, as ranks or as a pool; and what a worker does there."""
+"""Places a stage on Ray, as ranks or as a pool; and what a worker does there.
+
+Ranks are actors of our own and not Ray Train's, which starts three more processes around those of a stage:
+they take longer than a small stage, and neither the ranks of its errors nor a lack of room have a public
+type. What it would do beside is done elsewhere: a stage's checkpoints are its own, and so is what it leaves.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from netgpt.cluster.config import ClusterConfig
-from netgpt.cluster.errors import ClusterError, StageFailedError, is_bad_input, is_full_disk
+from netgpt.cluster.errors import StageFailedError
 from netgpt.cluster.progress import say
-from netgpt.cluster.workers.compat import worker_logs
-from netgpt.cluster.workers.group import NoRoomError, NotStartedError, RanksFailedError, run_ranks
+from netgpt.cluster.workers.failures import (
+    NoRoomError,
+    NotStartedError,
+    RanksFailedError,
+    cause_of,
+    may_pass,
+    with_last_words,
+)
 from netgpt.cluster.workers.locks import rank_lock
 from netgpt.cluster.workers.mapped import run_mapped
 from netgpt.cluster.workers.node_store import NodeStore
+from netgpt.cluster.workers.places import Environment, Place, environments
 from netgpt.cluster.workers.resources import Resources
+from netgpt.cluster.workers.session import free_port
 from netgpt.graphstore import Store
 from netgpt.sampler import SamplingEngine
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.logs import log_path
 from netgpt.trainers.stages.base import MappedStage, StageJob
 
-KEPT_LOGS = 4
-"""Logs of workers that died while they were started, the newest, that a run keeps."""
+START_S = 300.0
+"""How long the processes of ranks may take to start, once there is room for them."""
+_ASK_S = 1.0
+"""How long a wait for room lasts at once: one that cannot be left would outlive a session that is ended."""
+_BOTH_S = 2.0
+"""How long the other ranks may take to say why they failed too: one that died ends their collectives."""
 _LEAST_ROOM_S = 60.0
 """Room that a stage just gave back is not free at once."""
 
@@ -78,7 +96,7 @@ def run_on_ray(work: StageWork, need: Resources, on_restart: Callable[[], None] 
         try:
             run_mapped(stage, job, need, work.store)
         except Exception as error:
-            raise _cause(error, stage.name) from error
+            raise cause_of(error, stage.name) from error
         return
     room_s = max(_LEAST_ROOM_S, 60 * cluster.wait_minutes)
     for left in reversed(range(cluster.max_failures + 1)):
@@ -87,81 +105,86 @@ def run_on_ray(work: StageWork, need: Resources, on_restart: Callable[[], None] 
             run_ranks(partial(_work, work), need, room_s=room_s)
             return
         except Exception as error:
-            cause = _cause(error, stage.name)
+            cause = cause_of(error, stage.name)
             if not isinstance(error, RanksFailedError):
-                cause = _with_last_words(cause, error, job, since)
+                cause = with_last_words(cause, error, job, since)
             known = not isinstance(cause, StageFailedError)
-            if not left or known or not _may_pass(error) or not ray.is_initialized():
+            if not left or known or not may_pass(error) or not ray.is_initialized():
                 raise cause from error
             say(f"{cause}; they are started again, {left} more tries")
             on_restart()
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether another try may end otherwise: that of a defect will not."""
-    from ray.exceptions import RayError
+class Rank:
+    """The actor of a rank."""
 
-    if not isinstance(error, RanksFailedError):
-        return isinstance(error, NotStartedError)
-    causes = [getattr(failure, "cause", None) or failure for failure in error.failures.values()]
-    return all(isinstance(cause, (RuntimeError, OSError, RayError)) for cause in causes)
+    def place(self) -> Place:
+        import ray
 
+        context = ray.get_runtime_context()
+        gpus = tuple(context.get_accelerator_ids().get("GPU", ()))
+        return Place(context.get_node_id(), ray.util.get_node_ip_address(), free_port(), gpus)
 
-def _known_of(error: BaseException) -> ValueError | OSError | None:
-    """A bad-input error or a full disk among an error's causes, on whatever worker it was raised."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ValueError) and is_bad_input(cause):
-            return cause
-        if isinstance(cause, OSError) and is_full_disk(cause):
-            return OSError(cause.errno, cause.strerror, cause.filename)
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return None
+    def run(self, environment: Environment, work: Callable[[], None]) -> None:
+        os.environ.update(environment)
+        work()
 
 
-def _with_last_words(cause: Exception, error: Exception, job: StageJob, since: int) -> Exception:
-    """What workers of this node said that ended before they began, kept in the run's logs and named.
+def run_ranks(work: Callable[[], None], need: Resources, *, room_s: float) -> None:
+    """Run `work` on every rank of the connected Ray, to its end.
 
-    since: nanoseconds; what was said before is another's.
+    work: what pickle takes; of several ranks each finds the variables of torchrun in its environment, one
+    alone finds none. room_s: how long to wait for room. Raises NoRoomError, NotStartedError, or
+    RanksFailedError of the first ranks that failed; then, and at the end, the processes of all are ended.
     """
-    if not isinstance(cause, StageFailedError):
-        return cause
-    said = [path for path in worker_logs() if path.stat().st_mtime_ns >= since]
-    texts = [text for path in said if "Traceback" in (text := path.read_text(errors="replace"))]
-    kept = log_path(job.run, f"{job.described.name}-start")
-    kept.parent.mkdir(exist_ok=True)
-    kept.write_text("\n".join([*texts[-KEPT_LOGS:], str(error), ""]), encoding="utf-8")
-    words = f"; a worker that was started said: {last_error(texts[-1])}" if texts else ""
-    return type(cause)(f"{cause}{words} (see {kept})")
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    asked = {name: amount for name, amount in need.per_worker().items() if amount}
+    group = placement_group([asked] * need.workers, strategy="PACK")
+    ranks: list[Any] = []
+    try:
+        until = time.monotonic() + room_s
+        while not group.wait(_ASK_S):
+            if time.monotonic() > until:
+                raise NoRoomError(f"found no room for {need.workers} × {asked} in {room_s:.0f} s")
+        actor: Any = ray.remote(Rank)
+        held = {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU", 0), "memory": asked.get("memory")}
+        for i in range(need.workers):
+            there = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i)
+            ranks.append(actor.options(**held, scheduling_strategy=there).remote())
+        try:
+            places = ray.get([one.place.remote() for one in ranks], timeout=START_S)
+        except ray.exceptions.RayError as error:
+            raise NotStartedError(str(error)) from error
+        told = environments(places) if need.workers > 1 else [{}]
+        running = {
+            one.run.remote(environment, work): int(environment.get("RANK", 0))
+            for one, environment in zip(ranks, told, strict=True)
+        }
+        _finish(running)
+    finally:
+        if ray.is_initialized():
+            for one in ranks:
+                ray.kill(one)
+            remove_placement_group(group)
 
 
-def last_error(text: str) -> str:
-    """The line of a text with tracebacks that names the last error: the last that is not indented."""
-    lines = [line for line in text.splitlines() if line and not line[0].isspace()]
-    return lines[-1] if lines else text.strip()
+def _finish(running: dict[Any, int]) -> None:
+    """Return when all have ended well; raise what the first said that did not, and those beside it."""
+    import ray
 
-
-def _cause(error: BaseException, stage_name: str) -> Exception:
-    """What to say: the bad input or the full disk of a worker, if it was that; else StageFailedError with
-    ranks and cause."""
-    from ray.exceptions import RayActorError
-
-    failures = error.failures if isinstance(error, RanksFailedError) else {}
-    for failure in [*failures.values(), error]:
-        if known := _known_of(failure):
-            return known
-    if isinstance(error, StageFailedError):
-        return error
-    if isinstance(error, NoRoomError):
-        return ClusterError(
-            f"{stage_name}: its workers {error}; see ./launch.sh status, "
-            "lower cluster.workers, or wait longer with cluster.wait_minutes"
-        )
-    if not failures:
-        what = "did not start" if isinstance(error, NotStartedError) else "failed"
-        return StageFailedError(f"{stage_name}: workers {what}: {last_error(str(error))}")
-    # Of a rank that died the others hear as of an error of their own
-    died = [one for one in failures.values() if isinstance(one, RayActorError)]
-    first = [*died, *failures.values()][0]
-    ranks = ", ".join(map(str, failures))
-    return StageFailedError(f"{stage_name}: workers failed (ranks {ranks}): {last_error(str(first))}")
+    failures: dict[int, BaseException] = {}
+    while running:
+        done, _ = ray.wait(list(running), timeout=_BOTH_S if failures else None)
+        if not done:
+            break
+        (ref,) = done
+        rank = running.pop(ref)
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayError as error:
+            failures[rank] = error
+    if failures:
+        raise RanksFailedError(failures)

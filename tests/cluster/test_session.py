@@ -12,7 +12,7 @@ import pytest
 
 from netgpt.cluster.config import load_config
 from netgpt.cluster.errors import StageFailedError
-from netgpt.cluster.workers import training
+from netgpt.cluster.workers import failures
 from netgpt.cluster.workers.compat import worker_logs
 from netgpt.cluster.workers.session import is_local, ray_session
 from netgpt.trainers.errors import TrainerError
@@ -55,12 +55,12 @@ def test_a_worker_that_cannot_start_is_quoted_and_its_log_is_kept(
     old.write_text("Traceback (most recent call last):\nKeyError: of another run\n")
     os.utime(old, ns=(1, 1))
     log.write_text("Traceback (most recent call last):\n  File 'sampler.py'\nImportError: cannot import\n")
-    monkeypatch.setattr(training, "worker_logs", lambda: [old, log])
+    monkeypatch.setattr(failures, "worker_logs", lambda: [old, log])
     job = StageJob(
         stage="stage2", run=tmp_path, store=tmp_path, settings=load_config("demo").settings, inputs={}
     )
     cause = StageFailedError("stage2: workers failed (ranks unknown): died")
-    found = training._with_last_words(cause, RuntimeError("the group did not start"), job, since=2)
+    found = failures.with_last_words(cause, RuntimeError("the group did not start"), job, since=2)
     assert type(found) is StageFailedError
     kept = tmp_path / "logs" / "stage2-start.log"
     assert str(found) == f"{cause}; a worker that was started said: ImportError: cannot import (see {kept})"
@@ -68,4 +68,4 @@ def test_a_worker_that_cannot_start_is_quoted_and_its_log_is_kept(
     assert "ImportError: cannot import" in text and "the group did not start" in text
     assert "of another run" not in text
     refused = TrainerError("loss: found nan")  # says all there is
-    assert training._with_last_words(refused, refused, job, since=2) is refused
+    assert failures.with_last_words(refused, refused, job, since=2) is refused

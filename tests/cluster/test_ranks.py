@@ -16,19 +16,13 @@ import pytest
 
 from netgpt.cluster.config import ClusterConfig, load_config
 from netgpt.cluster.errors import ClusterError, StageFailedError
-from netgpt.cluster.workers import group, training
-from netgpt.cluster.workers.group import (
-    NoRoomError,
-    NotStartedError,
-    Place,
-    RanksFailedError,
-    environments,
-    run_ranks,
-)
+from netgpt.cluster.workers import failures, training
+from netgpt.cluster.workers.failures import NoRoomError, NotStartedError, RanksFailedError
 from netgpt.cluster.workers.node_store import NodeStore
+from netgpt.cluster.workers.places import Place, environments
 from netgpt.cluster.workers.resources import Resources
 from netgpt.cluster.workers.session import ray_session
-from netgpt.cluster.workers.training import StageWork, run_on_ray
+from netgpt.cluster.workers.training import StageWork, run_on_ray, run_ranks
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.stages.base import StageJob
 
@@ -171,7 +165,7 @@ def test_room_is_waited_for_and_then_given_up(on_ray: None, tmp_path: Path) -> N
 def test_processes_that_do_not_come_up_are_given_up(
     on_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group, "START_S", 0.001)
+    monkeypatch.setattr(training, "START_S", 0.001)
     with pytest.raises(NotStartedError):
         run_ranks(meets(tmp_path), TWO, room_s=30)
     assert list(tmp_path.iterdir()) == [] and is_free(2)
@@ -211,7 +205,7 @@ def stage_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageWork:
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(training, "worker_logs", list)
+    monkeypatch.setattr(failures, "worker_logs", list)
     job = StageJob(
         stage="stage2", run=tmp_path, store=tmp_path, settings=load_config("demo").settings, inputs={}
     )
