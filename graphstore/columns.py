@@ -370,7 +370,7 @@ def _needed(schema: Schema, node: NodeType) -> frozenset[str]:
     """The columns of a type that relations are made of: kept in memory until the end."""
     names: set[str] = set()
     for relation in schema.relations:
-        if relation.rule == "group" and relation.edge_type[0] == node.name:
+        if relation.rule == "group" and relation.edge_type[2] == node.name:
             names |= {str(relation.group_by), node.time}
         elif relation.rule == "column":
             child = schema.linked(relation.edge_type)

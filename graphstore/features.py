@@ -34,6 +34,18 @@ def encode_scalar(values: np.ndarray) -> np.ndarray:
     return np.log1p(values.astype(np.float64)).astype(np.float32)[:, None]
 
 
+def encode_numbers(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Numbers that are no counts, NaN where one is not known: k columns [N] → [N, 3k] float32.
+
+    Of each the value, sign(v) log(1 + |v|), and 1; where it is not known three zeros.
+    """
+    values = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+    known = ~np.isnan(values)
+    values = np.where(known, values, 0.0)
+    logs = np.sign(values) * np.log1p(np.abs(values))
+    return np.stack([values, logs, known], axis=2).reshape(len(values), -1).astype(np.float32)
+
+
 def encode_time(seconds: np.ndarray, dim: int) -> np.ndarray:
     """Sinusoidal encoding of times: [N] int64 seconds since 1970 → [N, dim] float32.
 
@@ -134,6 +146,8 @@ class Encoders:
                 return np.float32, self.time_dim
             case "scalar":
                 return np.float32, 1
+            case "numbers":
+                return np.float32, 3 * len(node.inputs)
             case "video":
                 return np.float16, self._video.dim
             case "text_time":
@@ -169,6 +183,8 @@ class Encoders:
                 return encode_time(np.asarray(cells, np.int64), self.time_dim)
             case "scalar":
                 return encode_scalar(np.asarray(cells, np.float64))
+            case "numbers":
+                return encode_numbers([np.asarray(column, np.float64) for column in inputs])
             case "video":
                 return self._videos(cells)
             case "text_time":

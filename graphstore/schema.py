@@ -20,7 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """What node types, relations and columns may be called: their names are folders."""
 
 Kind = Literal["id", "text", "number", "time", "category"]
-Encoding = Literal["text", "time", "scalar", "video", "text_time", "given", "none"]
+Encoding = Literal["text", "time", "scalar", "numbers", "video", "text_time", "given", "none"]
 Origin = Literal["rows", "values", "each"]
 
 NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64")
@@ -75,8 +75,8 @@ class NodeType:
     name: str
     encoding: Encoding = "none"
     """How `inputs` become the features: text: an encoder's vector; time: a sinusoidal code; scalar:
-    log(1 + n); video: a vector by the video's key; text_time: text followed by time; given: vectors as they
-    are; none: no features."""
+    log(1 + n); numbers: each as it is, its logarithm, and whether it is known; video: a vector by the video's
+    key; text_time: text followed by time; given: vectors as they are; none: no features."""
     inputs: tuple[str, ...] = ()
     """Columns of the rows that the features are made of; of `values` the values themselves."""
     columns: tuple[Column, ...] = ()
@@ -120,7 +120,8 @@ class RelationType:
 
     edge_type: EdgeType
     group_by: str | None = None
-    """The category that head and tail share, for edges that a rule makes: same key, head not later."""
+    """The category that head and tail share, for edges that a rule makes: same key, head not later. Heads are
+    nodes of the tails' type, or of one that has a node for each of them."""
     strict: bool = False
     """True: the head's time is before the tail's; False: not after it."""
     column: str = ""
@@ -220,6 +221,11 @@ class Schema:
             or (r.group_by is not None and self.node_type(r.edge_type[2]).column_named(r.group_by) is None)
         )
 
+    def is_numbered_as(self, name: str, other: str) -> bool:
+        """Whether a type is another, or has one node for each of its nodes, with the same number."""
+        node = self.node_type(name)
+        return name == other or (node.origin == "each" and node.of == other)
+
     def linked(self, edge_type: EdgeType) -> NodeType:
         """The end of a relation with a column rule whose nodes come from the other end's."""
         src, _, dst = edge_type
@@ -280,7 +286,7 @@ class Schema:
             src, _, dst = relation.edge_type
             if not {src, dst} <= names:
                 yield f"edge type from {src!r} to {dst!r}"
-            elif relation.rule == "group" and src != dst:
+            elif relation.rule == "group" and not self.is_numbered_as(src, dst):
                 yield f"{edge_name(relation.edge_type)}: a group of two types"
             elif relation.group_by is not None:
                 node = self.node_type(dst)

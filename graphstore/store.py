@@ -115,11 +115,14 @@ class Graph:
 
     @property
     def times(self) -> dict[str, np.ndarray]:
-        """By node type [n] int64 seconds: when a node came to be, of the types that have times.
+        """By node type [n] int64 seconds: when a node came to be, of the types that have times, and of heads
+        of groups, which came to be with the nodes that they are of.
 
         Rows of relations that a group makes are in this order.
         """
-        return {n.name: self.column(n.name, n.time) for n in self.schema.node_types if n.time}
+        times = {n.name: self.column(n.name, n.time) for n in self.schema.node_types if n.time}
+        groups = (r.edge_type for r in self.schema.relations if r.rule == "group")
+        return times | {src: times[dst] for src, _, dst in groups if dst in times and src not in times}
 
     @property
     def fingerprint(self) -> str:
@@ -166,7 +169,8 @@ class Store(Graph):
         if any(type(number) is not int or not 0 <= number < 1 << 60 for number in numbers):
             raise ValueError("numbers of nodes or edges")
         for (src, _, dst), relation in zip(self.edge_types, relations.values(), strict=True):
-            if relation["layout"] not in ("csr", "prefix") or (relation["layout"] == "prefix" and src != dst):
+            fits = relation["layout"] == "csr" or self.schema.is_numbered_as(src, dst)
+            if relation["layout"] not in ("csr", "prefix") or not fits:
                 raise ValueError(f"layout {relation['layout']!r} from {src} to {dst}")
         if not all(isinstance(self.attributes[name], str) for name in ("source_digest", "dataset")):
             raise ValueError("source_digest or dataset")

@@ -146,6 +146,8 @@ def _encoder_names(schema: Schema, encoders: Encoders) -> dict[str, str]:
         made["time"] = f"sinusoidal-1d-4096d-{encoders.time_dim}"
     if "scalar" in kinds:
         made["scalar"] = "log1p"
+    if "numbers" in kinds:
+        made["numbers"] = "value-log-known"
     if encoders.video is not None:
         made["video"] = encoders.video.name
     return made

@@ -16,7 +16,7 @@ from netgpt.graphstore import EdgeType, Graph
 from netgpt.sampler import MiniBatch
 from netgpt.trainers.graph.encoders import Layer, LayerEdges, LayerSpec, make_layer
 from netgpt.trainers.graph.rows import HeadRows, SampledRows, WholeRows
-from netgpt.trainers.graph.scalars import ScalarEncoding
+from netgpt.trainers.graph.scalars import NumberEncoding, ScalarEncoding
 from netgpt.trainers.graph.shape import ModelShape
 from netgpt.trainers.graph.tables import DistinctRows, FeatureTables, WholeContents
 from netgpt.trainers.tasks.heads import PlainHead
@@ -45,6 +45,8 @@ class GraphModel(nn.Module):
         self.scalars = nn.ModuleDict(
             {
                 name: ScalarEncoding(shape.scalar_bins, shape.steps.get(name, ()))
+                if shape.feature_dims[name] == 1
+                else NumberEncoding(shape.feature_dims[name])
                 for name in shape.scalar_types
             }
         )
@@ -72,9 +74,9 @@ class GraphModel(nn.Module):
         self.layers = nn.ModuleList(make_layer(shape.encoder, spec) for spec in specs)
         self.predictor = head(shape.hidden)
 
-    def scalar(self, node_type: str) -> ScalarEncoding:
+    def scalar(self, node_type: str) -> ScalarEncoding | NumberEncoding:
         module = self.scalars[node_type]
-        assert isinstance(module, ScalarEncoding)
+        assert isinstance(module, ScalarEncoding | NumberEncoding)
         return module
 
     def layer(self, index: int) -> Layer:
@@ -87,9 +89,13 @@ class GraphModel(nn.Module):
         return self.layer(0).uses_degrees
 
     def fit_scalars(self, tables: FeatureTables, train: np.ndarray) -> None:
-        """Fit the encodings of scalars to those of the train nodes (numbered as the target is)."""
+        """Fit the encodings of numbers to those of the train nodes, and of types that are not numbered as the
+        target is to all."""
+        graph = tables.graph
         for name in self.shape.scalar_types:
-            self.scalar(name).fit(tables.gather(name, train))
+            of_target = graph.schema.is_numbered_as(name, self.target)
+            nodes = train if of_target else np.arange(graph.num_nodes[name])
+            self.scalar(name).fit(tables.gather(name, nodes))
 
     def gather(self, batch: MiniBatch, tables: FeatureTables) -> dict[str, DistinctRows]:
         """Features of a batch's nodes. Where contents are hidden node by node, one row a node."""

@@ -55,3 +55,33 @@ class ScalarEncoding(nn.Module):
             width = (self.edges[1:] - self.edges[:-1]).clamp_min(1e-3)
             parts.insert(1, ((x - self.edges[:-1]) / width).clamp(0, 1))
         return torch.cat(parts, dim=1)
+
+
+class NumberEncoding(nn.Module):
+    """[n, 3k] → [n, 3k]: of k numbers the value and its logarithm, centred and scaled, and whether it is
+    known; where it is not, zeros, which are the mean."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("mean", torch.zeros(dim // 3, 2))
+        self.register_buffer("std", torch.ones(dim // 3, 2))
+
+    def fit(self, x: Tensor) -> None:
+        """Take mean and spread of the known ones, in float64."""
+        x = x.double().view(len(x), -1, 3)
+        known = x[:, :, 2:]
+        num = known.sum(0).clamp_min(1)
+        mean = (x[:, :, :2] * known).sum(0) / num
+        std = (((x[:, :, :2] - mean) * known) ** 2).sum(0).div(num).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6 * mean.abs().clamp_min(1e-6), std, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(len(x), -1, 3)
+        known = x[:, :, 2:]
+        scaled = (x[:, :, :2] - self.mean) / self.std * known
+        return torch.cat([scaled, known], dim=2).flatten(1)

@@ -35,6 +35,7 @@ class ModelShape:
     feature_dims: dict[str, int]
     """Width of the input by node type, of the types that take part; of a learnt table 1: node numbers."""
     scalar_types: tuple[str, ...]
+    """Types whose features are numbers: a count each, of width 1, or several of three places."""
     edge_types: tuple[EdgeType, ...]
     hidden: int
     encoder: str = "rgcn"
@@ -81,7 +82,7 @@ class ModelShape:
         by_degree = {name: max(1, sum(e[2] == name for e in edge_types)) for name in bare}
         by_table = dict.fromkeys(bare, 1)
         instead = by_table if featureless == "table" else by_degree
-        scalars = [n for n in taking_part if n.encoding == "scalar"]
+        scalars = [n for n in taking_part if n.encoding in ("scalar", "numbers")]
         return ModelShape(
             target=target,
             feature_dims={n.name: {**feature_dims, **instead}[n.name] for n in taking_part},

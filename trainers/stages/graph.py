@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netgpt.graphstore import Store
+from netgpt.graphstore import Graph, Store
 from netgpt.trainers.graph.files import IDS, VECTORS
 from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
@@ -42,6 +42,13 @@ class Pretrain(Stage):
         from netgpt.trainers.graph.encoders.names import encoder_class
 
         encoder_class(settings.graph.encoder).check(settings.graph)
+
+    def check_graph(self, settings: Settings, graph: Graph) -> None:
+        from netgpt.trainers.graph.leaks import check_label_is_hidden
+        from netgpt.trainers.graph.without import Without
+
+        without = Without.of(graph.schema, settings.without, settings.ablation)
+        check_label_is_hidden(graph.schema, settings.task.label, settings.graph.layers, without)
 
     def num_workers(self, settings: Settings, asked: int) -> int:
         """A step over the whole graph is one worker's."""

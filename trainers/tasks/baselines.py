@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import EdgeType, Graph
 
 if TYPE_CHECKING:
     from netgpt.trainers.tasks.base import Task
@@ -125,6 +125,52 @@ def ridge(graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray) 
     best = min(errors, key=lambda penalty: errors[penalty])
     model = Ridge(alpha=best, solver="sparse_cg").fit(x, truth[train])
     return np.asarray(model.predict(vectorizer.transform(of(test))), np.float64)
+
+
+def link_means(
+    graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray] | None:
+    """What the target links to, and scores of `test`: the mean train label, and how far that of each end lies
+    from it, summed; an end without train examples adds nothing. None of a target without links.
+
+    A link is a relation that begins in the target, and of which each of its nodes has one edge at most.
+    """
+    target, mean = graph.schema.target, float(truth[train].mean())
+    names, scores = [], np.full(len(test), mean)
+    for relation in graph.schema.relations:
+        src, name, dst = relation.edge_type
+        if src != target or relation.rule == "group":
+            continue
+        first, heads = graph.relation(relation.edge_type).to_csr()
+        if len(np.unique(heads)) < len(heads):
+            continue
+        end_of = np.full(graph.num_nodes[target], graph.num_nodes[dst])
+        end_of[heads] = np.repeat(np.arange(graph.num_nodes[dst]), np.diff(first))
+        num = np.bincount(end_of[train], minlength=graph.num_nodes[dst] + 1)
+        total = np.bincount(end_of[train], truth[train] - mean, minlength=graph.num_nodes[dst] + 1)
+        off = total / np.maximum(num, 1)
+        off[-1] = 0.0  # of those without the link
+        names.append(name)
+        scores += off[end_of[test]]
+    return (tuple(names), scores) if names else None
+
+
+def earlier_means(
+    graph: Graph, edge_type: EdgeType, truth: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """Scores of `test`: the mean label of the earlier members of a group, whatever part they are of, as they
+    are known by then; without such the mean of `train`."""
+    relation, is_known = graph.relation(edge_type), ~np.isnan(truth)
+    heads = np.asarray(relation.indices)
+    # Sums of the list up to each place: rows of a group are stretches of it
+    num = np.concatenate([[0], np.cumsum(is_known[heads])])
+    total = np.concatenate([[0.0], np.cumsum(np.where(is_known, truth, 0.0)[heads])])
+    begin, end = np.asarray(relation.begin)[test], np.asarray(relation.end)[test]
+    count, summed = num[end] - num[begin], total[end] - total[begin]
+    if relation.rank is not None:  # the node itself is no earlier one
+        own = (np.asarray(relation.rank)[test] < end - begin) & is_known[test]
+        count, summed = count - own, summed - np.where(own, truth[test], 0.0)
+    return np.where(count > 0, summed / np.maximum(count, 1), truth[train].mean())
 
 
 def lookup(graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray | None:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import EdgeType, Graph
 from netgpt.graphstore.files import Json
 from netgpt.graphstore.ranks import rank_correlation
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.tasks.base import Metric, Task, TaskConfig
-from netgpt.trainers.tasks.baselines import Baseline, Measures, ridge, trees
+from netgpt.trainers.tasks.baselines import Baseline, Measures, earlier_means, link_means, ridge, trees
 
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
@@ -106,7 +106,18 @@ class Regression(Task):
             made["trees on the numbers"] = Baseline(scores)
         if (scores_of_texts := ridge(graph, truth, train, test)) is not None:
             made["ridge on the texts"] = Baseline(scores_of_texts)
+        if (found := link_means(graph, truth, train, test)) is not None:
+            made[f"means by {', '.join(found[0])}"] = Baseline(found[1])
+        for edge_type in told_by(graph, self.config.label):
+            name = f"mean of earlier ({edge_type[1]})"
+            made[name] = Baseline(earlier_means(graph, edge_type, truth, train, test))
         return made
+
+
+def told_by(graph: Graph, label: str) -> tuple[EdgeType, ...]:
+    """Groups of the target whose heads tell the label."""
+    groups = (r.edge_type for r in graph.schema.relations if r.rule == "group")
+    return tuple(e for e in groups if e[0] != e[2] and label in graph.schema.node_type(e[0]).inputs)
 
 
 def numbers_beside(graph: Graph, label: str) -> tuple[str, ...]:

@@ -13,37 +13,26 @@ import numpy as np
 
 from netgpt.graphstore.columns import picked
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
-from netgpt.graphstore.datasets.described import has_tables, open_features, require
-from netgpt.graphstore.datasets.tables.describe import (
-    ColumnDescription,
-    Description,
-    TableDescription,
-    read_description,
-)
+from netgpt.graphstore.datasets.described import has_tables, open_features
+from netgpt.graphstore.datasets.tables.describe import TableDescription, read_description
 from netgpt.graphstore.datasets.tables.join import Joined
 from netgpt.graphstore.datasets.tables.keys import Keys
-from netgpt.graphstore.errors import RecordError, SourceError, StoreError
-from netgpt.graphstore.features import Values
-from netgpt.graphstore.files import file_digest, value_digest
-from netgpt.graphstore.schema import (
-    Column,
-    Document,
-    EdgeType,
-    Encoding,
-    Field,
-    NodeType,
-    RelationType,
-    Schema,
+from netgpt.graphstore.datasets.tables.schema import (
+    TEXT,
+    VALUE,
+    days,
+    link_relations,
+    schema_of,
+    with_columns,
 )
+from netgpt.graphstore.errors import RecordError, SourceError, StoreError
+from netgpt.graphstore.features import DAY_S, Values
+from netgpt.graphstore.files import file_digest, value_digest
+from netgpt.graphstore.schema import EdgeType, RelationType
 from netgpt.graphstore.sort import Piece
 
 if TYPE_CHECKING:  # they import pyarrow, which to name a data set needs not
     from netgpt.graphstore.datasets.tables.batch import Link, TableBatch
-
-VALUE = "value"
-"""The column of a type of distinct values that has them."""
-_TEXT = "_text"
-"""What the features of a table's texts are made of: several columns as one."""
 
 
 class TableSource(Source):
@@ -54,10 +43,10 @@ class TableSource(Source):
         self.report = report if report is not None else ReadReport()
         self._skips = config.on_error == "skip"
         described = read_description(path)
-        self.tables = {name: _with_columns(path, table) for name, table in described.tables.items()}
+        self.tables = {name: with_columns(path, table) for name, table in described.tables.items()}
         self.description = replace(described, tables=self.tables)
         self._stamps = {file: _stamp(file) for table in self.tables.values() for file in _files(table)}
-        self.schema = _schema(self.description)
+        self.schema = schema_of(self.description)
         for problem in self.schema.problems():
             raise StoreError(f"{path}: {problem}")
         self._keys: dict[str, Keys] = {}
@@ -104,6 +93,8 @@ class TableSource(Source):
         """The rows of a table as blocks; notes their keys, and the values that they link to."""
         columns = table.columns or ()
         node, left_out = self.schema.node_type(table.name), [np.empty(0, np.int64)]
+        made = [n for n in self.schema.node_types if n.table == table.name and n.origin != "values"]
+        inputs = {name for n in made for name in n.inputs}
         own = [c for c in columns if not c.joined]
         names = [c.name for c in own if not c.file]
         joins = [Joined(one, self._batches(one, _join_columns(one), counts=True)) for one in table.joins]
@@ -128,8 +119,8 @@ class TableSource(Source):
                     self._keys[table.links[column]].add(keys.filter(batch.kept[linking]))
             num += len(rows)
             self.report.num_read += len(rows)
-            if node.columns or node.inputs:
-                yield Block(table.name, _with_text(table, node, cells))
+            if node.columns or inputs:
+                yield Block(table.name, _with_inputs(table, inputs, cells))
         if not num:
             raise SourceError(str(table.paths[0]), None, None, "no rows", f"at least one of {table.name}")
         for file in _vector_files(table):
@@ -178,7 +169,7 @@ class TableSource(Source):
         return {
             edge_type: Link(table, columns, is_reverse)
             for table in self.tables.values()
-            for edge_type, columns, is_reverse in _link_relations(table)
+            for edge_type, columns, is_reverse in link_relations(table)
         }
 
     def _linked(
@@ -281,11 +272,15 @@ def _vector_files(table: TableDescription) -> list[Path]:
     return [Path(column.file) for column in table.columns or () if column.file]
 
 
-def _with_text(table: TableDescription, node: NodeType, cells: dict[str, Any]) -> dict[str, Values]:
-    """Cells as the store keeps them, and the text that features are made of."""
-    if node.inputs == (_TEXT,):
-        parts = [cells[name] for name in table.features or ()]
-        cells[_TEXT] = [". ".join(filter(None, map(_as_text, row))) for row in zip(*parts, strict=True)]
+def _with_inputs(table: TableDescription, inputs: set[str], cells: dict[str, Any]) -> dict[str, Values]:
+    """Cells as the store keeps them, and what features are made of besides."""
+    kinds = {column.name: column.kind for column in table.columns or ()}
+    if TEXT in inputs:
+        parts = [cells[name] for name in table.features or () if kinds[name] not in ("number", "time")]
+        cells[TEXT] = [". ".join(filter(None, map(_as_text, row))) for row in zip(*parts, strict=True)]
+    for name, kind in kinds.items():
+        if kind == "time" and days(name) in inputs:
+            cells[days(name)] = np.asarray(cells[name], np.float64) / DAY_S
     for column in table.columns or ():
         if column.kind == "categories":
             cells[column.name] = [json.dumps(row, ensure_ascii=False) for row in cells[column.name]]
@@ -294,108 +289,3 @@ def _with_text(table: TableDescription, node: NodeType, cells: dict[str, Any]) -
 
 def _as_text(cell: str | list[str]) -> str:
     return cell if isinstance(cell, str) else ", ".join(cell)
-
-
-def _with_columns(path: Path, table: TableDescription) -> TableDescription:
-    """The description with the columns that `auto` stands for, the time among them, features and document."""
-    columns = table.columns
-    if columns is None:
-        from netgpt.graphstore.datasets.tables.read import guessed_columns
-
-        columns = guessed_columns(table)
-    if table.time and table.time not in {column.name for column in columns}:
-        columns = (*columns, ColumnDescription(table.time, "time"))
-    kinds = {column.name: column.kind for column in columns}
-    features = table.features
-    if features is None:
-        vectors = tuple(name for name, kind in kinds.items() if kind == "vector")
-        features = vectors or tuple(name for name, kind in kinds.items() if kind == "text")
-    place = f"tables.{table.name}.features"
-    for name in features:
-        ok = kinds.get(name) in ("text", "category", "categories", "vector")
-        require(path, ok, place, name, "columns that are texts, categories, or the vector")
-    alone = len(features) == 1 or "vector" not in {kinds[name] for name in features}
-    require(path, alone, place, list(features), "texts, or a vector alone")
-    texts = ("text", "category", "categories")
-    document = table.document
-    if document is None:
-        document = tuple(name for name, kind in kinds.items() if kind in texts)
-    for name in document:
-        shown = kinds.get(name) in (*texts, "number", "time")
-        require(path, shown, f"tables.{table.name}.document", name, "columns that are kept, and no vector")
-    return replace(table, columns=columns, features=features, document=document)
-
-
-def _schema(description: Description) -> Schema:
-    nodes = [_node_type(table) for table in description.nodes]
-    nodes += [
-        NodeType(name=name, encoding="text", inputs=(VALUE,), columns=(Column(VALUE, "id"),))
-        for name in description.values
-    ]
-    relations = [
-        RelationType(edge_type=edge_type)
-        for table in description.tables.values()
-        for edge_type, _, _ in _link_relations(table)
-    ]
-    relations += [
-        RelationType(edge_type=(group.of, group.name, group.of), group_by=group.group, strict=group.strict)
-        for group in description.groups
-    ]
-    documents = tuple(_document(table) for table in description.nodes if table.document)
-    return Schema(
-        target=description.target,
-        node_types=tuple(nodes),
-        relations=tuple(relations),
-        documents=documents,
-    )
-
-
-def _document(table: TableDescription) -> Document:
-    """Of a table's columns as they are; of a long one the last texts are shortened first."""
-    kinds, names = {c.name: c.kind for c in table.columns or ()}, table.document or ()
-    texts = [name for name in reversed(names) if kinds[name] == "text"]
-    fields = (
-        Field(
-            name,
-            free=kinds[name] in ("text", "time"),
-            cut=texts.index(name) + 1 if name in texts else 0,
-            is_list=kinds[name] == "categories",
-        )
-        for name in names
-    )
-    return Document(table.name, "", tuple(fields))
-
-
-def _node_type(table: TableDescription) -> NodeType:
-    columns = [Column(table.key, "id")] if table.key else []
-    for column in table.columns or ():
-        match column.kind:
-            case "vector":
-                continue
-            case "categories":
-                columns.append(Column(column.name, "text"))  # as a JSON list
-            case "number":
-                columns.append(Column(column.name, "number", dtype="float64"))
-            case "text" | "time" | "category":
-                columns.append(Column(column.name, column.kind))
-    features, kinds = table.features or (), {c.name: c.kind for c in table.columns or ()}
-    encoding: Encoding = "text" if features else "none"
-    inputs = (_TEXT,) if features else ()
-    if len(features) == 1 and kinds[features[0]] in ("vector", "text"):
-        encoding, inputs = "given" if kinds[features[0]] == "vector" else "text", features
-    return NodeType(
-        name=table.name, encoding=encoding, inputs=inputs, columns=tuple(columns), time=table.time
-    )
-
-
-def _link_relations(table: TableDescription) -> Iterator[tuple[EdgeType, list[str], bool]]:
-    """Relations of a table's links: the edge type, the link's columns, and whether it is the reverse."""
-    if table.is_edges:
-        (first, src), (second, dst) = table.links.items()
-        ends = [(table.name, src, dst, [first, second])]
-    else:
-        ends = [(column, table.name, to, [column]) for column, to in table.links.items()]
-    for name, src, dst, columns in ends:
-        yield (src, name, dst), columns, False
-        if table.reverse:
-            yield (dst, f"rev_{name}", src), columns, True

@@ -12,7 +12,8 @@
           runtime: number
           released: {time: "%d-%b-%Y"}   # a form of strptime; without: seconds since 1970, or ISO 8601
           cover: {vector: covers.npy}    # [rows, width]; without a file: lists of numbers
-        features: [title, genres]        # texts and categories, or the vector; by default it, or all texts
+        features: [title, genres, runtime]  # texts and categories, or the vector; beside them numbers and
+                                         # times; by default the vector, or all texts; never the label
         document: [title, genres, runtime]  # what prompts show, in this order; by default all texts and
                                          # categories; never the label
         links: {studio: studio}          # a foreign key: of a table, or else of a type of the distinct
@@ -23,12 +24,23 @@
         path: likes.csv
         separator: "\\t"                  # of CSV; header: [user, movie] where the file has none; encoding
         links: {user: user, movie: movie}
+      rating:                            # no key, two links and more: rows are nodes between two others
+        path: ratings.parquet
+        time: at
+        columns: {stars: number}
+        links: {user: user, movie: movie}
+        reverse: false                   # a rating is told of its user, and the user of no rating
+      user: {features: []}               # no path: the distinct values of links; without features they are
+                                         # known by themselves alone, else by their texts
     relations:
       - {name: same_studio_as, of: movie, group: studio, ties: strict}
+      - {name: by_same_user, of: rating, group: user, ties: strict, tells: [stars]}
 
 A link `studio` of `movie` is the relation movie/studio/studio and, unless `reverse: false`, its reverse
 studio/rev_studio/movie. A table of edges is user/likes/movie and movie/rev_likes/user. A group makes the
-edges of each node to those of the same value that are not later (`ties: strict`: earlier).
+edges of each node to those of the same value that are not later (`ties: strict`: earlier). With `tells` the
+heads are no rows but nodes of a type of their own, here rating_stars, which have those numbers of the earlier
+rows: so a row is told what the earlier ones came to, and not what it came to itself.
 
 Paths are relative to the description.
 """
@@ -107,6 +119,8 @@ class GroupDescription:
     of: str
     group: str
     strict: bool
+    tells: tuple[str, ...] = ()
+    """Numbers and times of the earlier rows that are all that is told of them; none: what they are."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,8 @@ class Description:
     target: str
     tables: Mapping[str, TableDescription]
     groups: tuple[GroupDescription, ...]
+    bare: frozenset[str] = frozenset()
+    """Types of the distinct values of columns that have no features."""
 
     @property
     def nodes(self) -> tuple[TableDescription, ...]:
@@ -141,7 +157,11 @@ def read_description(path: Path) -> Description:
     check_keys(path, "", raw, ("target", "tables", "relations"))
     tables = raw.get("tables")
     require(path, isinstance(tables, dict) and bool(tables), "tables", tables, "tables by their names")
-    described = {str(name): _table(path, str(name), table) for name, table in tables.items()}
+    values = {str(name): table for name, table in tables.items() if _is_of_values(table)}
+    bare = frozenset(name for name, table in values.items() if _is_bare(path, name, table))
+    described = {
+        str(name): _table(path, str(name), table) for name, table in tables.items() if str(name) not in values
+    }
     description = Description(path, "", described, _groups(path, raw.get("relations") or [], described))
     nodes = [table.name for table in description.nodes]
     require(path, bool(nodes), "tables", ", ".join(described), "a table with a key or columns")
@@ -154,9 +174,25 @@ def read_description(path: Path) -> Description:
             if target in described:
                 keyed = bool(described[target].key)
                 require(path, keyed, place, target, "a table that has a key, or a name that no table has")
+    if lost := sorted(values.keys() - set(description.values)):
+        place = f"tables.{lost[0]}"
+        require(path, False, place, "neither a path nor a link to it", "one of them")
     target = str(raw.get("target") or nodes[0])
     require(path, target in nodes, "target", target, f"one of {', '.join(nodes)}")
-    return Description(path, target, described, description.groups)
+    return Description(path, target, described, description.groups, bare)
+
+
+def _is_of_values(raw: Any) -> bool:
+    """Whether what is said of a table is of the distinct values of links to it: it has no rows of its own."""
+    return isinstance(raw, dict) and raw.keys() <= {"features"}
+
+
+def _is_bare(path: Path, name: str, raw: Any) -> bool:
+    """Whether a type of the distinct values of links is said to have no features."""
+    features = raw.get("features")
+    ok = features is None or features == []
+    require(path, ok, f"tables.{name}.features", features, "[], as a table without a path has values alone")
+    return bool(features == [])
 
 
 def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescription:
@@ -298,7 +334,7 @@ def _groups(path: Path, raw: Any, tables: Mapping[str, TableDescription]) -> tup
     groups = []
     for i, one in enumerate(raw):
         place = f"relations[{i}]"
-        check_keys(path, place, one, ("name", "of", "group", "ties"))
+        check_keys(path, place, one, ("name", "of", "group", "ties", "tells"))
         for key in ("name", "of", "group"):
             value = one.get(key)
             require(path, isinstance(value, str) and bool(value), f"{place}.{key}", value, "a text")
@@ -319,5 +355,11 @@ def _groups(path: Path, raw: Any, tables: Mapping[str, TableDescription]) -> tup
             or table.columns is None
         )
         require(path, known, f"{place}.group", column, f"a link or a category of {of}")
-        groups.append(GroupDescription(name, of, column, ties == "strict"))
+        tells = _names(path, f"{place}.tells", one.get("tells")) or ()
+        for told in tells:
+            number = kept.get(told) in ("number", "time")
+            require(path, number, f"{place}.tells", told, f"numbers and times of {of}")
+        told_early = not tells or ties == "strict"
+        require(path, told_early, f"{place}.ties", ties, "strict, where earlier rows tell something")
+        groups.append(GroupDescription(name, of, column, ties == "strict", tells))
     return tuple(groups)

@@ -381,9 +381,9 @@ FAULTS: dict[str, tuple[Any, str]] = {
         lambda d, _: d["relations"].append({"name": "same_kind", "of": "film", "group": "studio"}),
         "a node type or relation twice",
     ),
-    "features of a number": (
-        _table("film", features=["minutes"]),
-        "tables.film.features: found 'minutes', expected columns that are texts",
+    "features that are not kept": (
+        _table("film", features=["minute"]),
+        "tables.film.features: found 'minute', expected columns that are kept",
     ),
     "a name that leaves the store": (
         _table("user", links={"town": "../x"}),

@@ -1,0 +1,191 @@
+"""The schema of tables: what their columns, links and groups become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from netgpt.graphstore.datasets.described import require
+from netgpt.graphstore.datasets.tables.describe import (
+    ColumnDescription,
+    Description,
+    GroupDescription,
+    TableDescription,
+)
+from netgpt.graphstore.schema import (
+    Column,
+    Document,
+    EdgeType,
+    Encoding,
+    Field,
+    NodeType,
+    RelationType,
+    Schema,
+)
+
+VALUE = "value"
+"""The column of a type of distinct values that has them."""
+TEXT = "_text"
+"""What the features of a table's texts are made of: several columns as one."""
+_TEXTS = ("text", "category", "categories")
+_NUMBERS = ("number", "time")
+
+
+def days(column: str) -> str:
+    """What a time is as a number: days since 1970."""
+    return f"_days_{column}"
+
+
+def with_columns(path: Path, table: TableDescription) -> TableDescription:
+    """The description with the columns that `auto` stands for, the time among them, features and document."""
+    columns = table.columns
+    if columns is None:
+        from netgpt.graphstore.datasets.tables.read import guessed_columns
+
+        columns = guessed_columns(table)
+    if table.time and table.time not in {column.name for column in columns}:
+        columns = (*columns, ColumnDescription(table.time, "time"))
+    kinds = {column.name: column.kind for column in columns}
+    features = table.features
+    if features is None:
+        vectors = tuple(name for name, kind in kinds.items() if kind == "vector")
+        features = vectors or tuple(name for name, kind in kinds.items() if kind == "text")
+    place = f"tables.{table.name}.features"
+    for name in features:
+        ok = kinds.get(name) in (*_TEXTS, *_NUMBERS, "vector")
+        require(path, ok, place, name, "columns that are kept, or the vector")
+    vectors = [name for name in features if kinds[name] == "vector"]
+    texts = [name for name in features if kinds[name] in _TEXTS]
+    require(path, not (vectors and texts), place, list(features), "texts or a vector, beside numbers")
+    document = table.document
+    if document is None:
+        document = tuple(name for name, kind in kinds.items() if kind in _TEXTS)
+    for name in document:
+        shown = kinds.get(name) in (*_TEXTS, *_NUMBERS)
+        require(path, shown, f"tables.{table.name}.document", name, "columns that are kept, and no vector")
+    return replace(table, columns=columns, features=features, document=document)
+
+
+def schema_of(description: Description) -> Schema:
+    nodes = [_node_type(table) for table in description.nodes]
+    nodes += [_value_type(name, name in description.bare) for name in description.values]
+    numbers = [node for table in description.nodes if (node := _numbers_beside(table)) is not None]
+    nodes += numbers
+    told = {
+        _told_type(group): NodeType(
+            name=_told_type(group),
+            encoding="numbers",
+            inputs=_number_inputs(description.tables[group.of], group.tells),
+            origin="each",
+            of=group.of,
+        )
+        for group in description.groups
+        if group.tells
+    }
+    nodes += told.values()
+    relations = [
+        RelationType(edge_type=edge_type)
+        for table in description.tables.values()
+        for edge_type, _, _ in link_relations(table)
+    ]
+    relations += [
+        RelationType(edge_type=(node.name, "numbers_of", node.of), column="numbers") for node in numbers
+    ]
+    relations += [
+        RelationType(
+            edge_type=(_told_type(group) if group.tells else group.of, group.name, group.of),
+            group_by=group.group,
+            strict=group.strict,
+        )
+        for group in description.groups
+    ]
+    documents = tuple(_document(table) for table in description.nodes if table.document)
+    return Schema(
+        target=description.target,
+        node_types=tuple(nodes),
+        relations=tuple(relations),
+        documents=documents,
+    )
+
+
+def _document(table: TableDescription) -> Document:
+    """Of a table's columns as they are; of a long one the last texts are shortened first."""
+    kinds, names = {c.name: c.kind for c in table.columns or ()}, table.document or ()
+    texts = [name for name in reversed(names) if kinds[name] == "text"]
+    fields = (
+        Field(
+            name,
+            free=kinds[name] in ("text", "time"),
+            cut=texts.index(name) + 1 if name in texts else 0,
+            is_list=kinds[name] == "categories",
+        )
+        for name in names
+    )
+    return Document(table.name, "", tuple(fields))
+
+
+def _node_type(table: TableDescription) -> NodeType:
+    columns = [Column(table.key, "id")] if table.key else []
+    for column in table.columns or ():
+        match column.kind:
+            case "vector":
+                continue
+            case "categories":
+                columns.append(Column(column.name, "text"))  # as a JSON list
+            case "number":
+                columns.append(Column(column.name, "number", dtype="float64"))
+            case "text" | "time" | "category":
+                columns.append(Column(column.name, column.kind))
+    kinds = {c.name: c.kind for c in table.columns or ()}
+    features = tuple(name for name in table.features or () if kinds[name] not in _NUMBERS)
+    encoding: Encoding = "text" if features else "none"
+    inputs: tuple[str, ...] = (TEXT,) if features else ()
+    if len(features) == 1 and kinds[features[0]] in ("vector", "text"):
+        encoding, inputs = "given" if kinds[features[0]] == "vector" else "text", features
+    elif not features and table.features:
+        encoding, inputs = "numbers", _number_inputs(table, table.features)
+    return NodeType(
+        name=table.name, encoding=encoding, inputs=inputs, columns=tuple(columns), time=table.time
+    )
+
+
+def _value_type(name: str, is_bare: bool) -> NodeType:
+    """Of the distinct values of links; is_bare: known by themselves alone."""
+    encoding: Encoding = "none" if is_bare else "text"
+    inputs = () if is_bare else (VALUE,)
+    return NodeType(name=name, encoding=encoding, inputs=inputs, columns=(Column(VALUE, "id"),))
+
+
+def _numbers_beside(table: TableDescription) -> NodeType | None:
+    """Nodes that have the numbers among a table's features, where it has others too: one for each row."""
+    kinds = {c.name: c.kind for c in table.columns or ()}
+    numbers = tuple(name for name in table.features or () if kinds[name] in _NUMBERS)
+    if not numbers or len(numbers) == len(table.features or ()):
+        return None
+    inputs = _number_inputs(table, numbers)
+    return NodeType(
+        name=f"{table.name}_numbers", encoding="numbers", inputs=inputs, origin="each", of=table.name
+    )
+
+
+def _number_inputs(table: TableDescription, names: Sequence[str]) -> tuple[str, ...]:
+    kinds = {c.name: c.kind for c in table.columns or ()}
+    return tuple(days(name) if kinds[name] == "time" else name for name in names)
+
+
+def _told_type(group: GroupDescription) -> str:
+    return "_".join((group.of, *group.tells))
+
+
+def link_relations(table: TableDescription) -> Iterator[tuple[EdgeType, list[str], bool]]:
+    """Relations of a table's links: the edge type, the link's columns, and whether it is the reverse."""
+    if table.is_edges:
+        (first, src), (second, dst) = table.links.items()
+        ends = [(table.name, src, dst, [first, second])]
+    else:
+        ends = [(column, table.name, to, [column]) for column, to in table.links.items()]
+    for name, src, dst, columns in ends:
+        yield (src, name, dst), columns, False
+        if table.reverse:
+            yield (dst, f"rev_{name}", src), columns, True

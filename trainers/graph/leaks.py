@@ -1,0 +1,62 @@
+"""Whether a model would be told the label that it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from netgpt.graphstore import Schema
+from netgpt.graphstore.schema import RelationType, edge_name
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.graph.without import Without
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A type that a model's layers reach from the target."""
+
+    node_type: str
+    is_earlier: bool
+    """Whether all its nodes there came to be before the target's node itself."""
+    path: tuple[str, ...] = ()
+
+
+def check_label_is_hidden(schema: Schema, label: str, num_layers: int, without: Without) -> None:
+    """TrainerError where `label`, a column of the target, gets into the states of nodes that it is asked of.
+
+    It may be a feature of a type that is numbered as the target is, if that is reached by groups alone whose
+    heads are strictly earlier: then it is what others came to before.
+    """
+    tellers = {
+        node.name
+        for node in schema.node_types
+        if label in node.inputs and node.table == schema.target and node.name not in without.features
+    }
+    if not tellers:
+        return
+    relations = [r for r in schema.relations if r.edge_type not in without.relations]
+    for place in (_Place(schema.target, False), *_places(schema, relations, num_layers)):
+        if place.node_type in tellers and not place.is_earlier:
+            way = f" by way of {', '.join(place.path)}" if place.path else ""
+            raise TrainerError(
+                f"task.label: found {label!r} among the features of {place.node_type}, which tell it of the "
+                f"examples themselves{way}; expected it told of strictly earlier rows alone"
+            )
+
+
+def _places(schema: Schema, relations: list[RelationType], num_layers: int) -> Iterator[_Place]:
+    """What layers reach, each by one of the shortest ways."""
+    seen: set[tuple[str, bool]] = set()
+    here = [_Place(schema.target, True)]
+    for _ in range(num_layers):
+        further = []
+        for place in here:
+            for relation in (r for r in relations if r.edge_type[2] == place.node_type):
+                is_earlier = place.is_earlier and relation.rule == "group" and relation.strict
+                head = relation.edge_type[0]
+                if (head, is_earlier) not in seen:
+                    seen.add((head, is_earlier))
+                    path = (*place.path, edge_name(relation.edge_type))
+                    further.append(_Place(head, is_earlier, path))
+        yield from further
+        here = further
