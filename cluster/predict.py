@@ -117,5 +117,5 @@ def predict(
     predicted = objective(netgpt, task, builder, stage_config).predict(
         samples, none, settings.language.token_budget, bar("predictions", "pack")
     )
-    for node, score in zip(new.tolist(), predicted[""].tolist(), strict=True):
+    for node, score in zip(new.tolist(), predicted[""], strict=True):
         yield Prediction(ids[node], task.answer(score))

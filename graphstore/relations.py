@@ -9,8 +9,8 @@ Legend: N nodes of the destination type, E edges, M members of groups, T tails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,10 @@ class Relation:
     begin: np.ndarray
     end: np.ndarray
     rank: np.ndarray | None = None
+    time: np.ndarray | None = None
+    """[E] int64 seconds, beside `indices`, of edges with times of their own: rows are in its order."""
+    numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """[E] float32 by name, alike. In a csr relation edge number e stands at e."""
 
     @property
     def num_dst(self) -> int:

@@ -79,6 +79,8 @@ class NodeType:
     key; text_time: text followed by time; given: vectors as they are; none: no features."""
     inputs: tuple[str, ...] = ()
     """Columns of the rows that the features are made of; of `values` the values themselves."""
+    made_of: tuple[str, ...] = ()
+    """Columns that the inputs were made of, where they are no columns themselves: several as one text."""
     columns: tuple[Column, ...] = ()
     """What is kept of the nodes besides; `rows` alone have some."""
     time: str = ""
@@ -127,6 +129,10 @@ class RelationType:
     column: str = ""
     """The column that says it, where one end's nodes come from the other's: its category, its own value, or
     the number of its parent's row."""
+    time: str = ""
+    """What the time of a listed edge is called, where each has its own: rows are in its order."""
+    numbers: tuple[str, ...] = ()
+    """Numbers of a listed edge."""
 
     @property
     def rule(self) -> Literal["listed", "column", "group"]:
@@ -240,6 +246,13 @@ class Schema:
             for field in document["fields"]:
                 if not field["is_list"]:  # as stores of before have it, to the byte
                     del field["is_list"]
+        for node in raw["node_types"]:
+            if not node["made_of"]:
+                del node["made_of"]
+        for relation in raw["relations"]:
+            for key in ("time", "numbers"):
+                if not relation[key]:
+                    del relation[key]
         return raw
 
     @staticmethod
@@ -256,6 +269,8 @@ class Schema:
                     group_by=r["group_by"],
                     strict=r["strict"],
                     column=r.get("column", ""),
+                    time=r.get("time", ""),
+                    numbers=tuple(r.get("numbers", ())),
                 )
                 for r in raw["relations"]
             ),
@@ -292,6 +307,12 @@ class Schema:
                 node = self.node_type(dst)
                 if node.column_named(relation.group_by) is not None and not node.time:
                     yield f"{edge_name(relation.edge_type)}: a group of nodes without a time"
+            elif relation.rule != "listed" and (relation.time or relation.numbers):
+                yield f"{edge_name(relation.edge_type)}: times or numbers of edges that are not listed"
+            elif len({*relation.numbers}) < len(relation.numbers) or not all(
+                NAME.fullmatch(name) for name in (*relation.numbers, relation.time or "time")
+            ):
+                yield f"{edge_name(relation.edge_type)}: {relation.time!r} and {relation.numbers} of edges"
             elif relation.rule == "column":
                 try:
                     self.linked(relation.edge_type)
@@ -345,7 +366,7 @@ class Schema:
 
 def _node_type(raw: Mapping[str, Any]) -> NodeType:
     encoding = raw["encoding"]
-    lists = {name: tuple(raw[name]) for name in ("inputs", "steps") if name in raw}
+    lists = {name: tuple(raw[name]) for name in ("inputs", "made_of", "steps") if name in raw}
     columns = tuple(Column(**column) for column in raw.get("columns", ()))
     known = {"encoding": _FORMER_ENCODINGS.get(encoding, encoding), "columns": columns, **lists}
     return NodeType(**{**raw, **known})

@@ -10,9 +10,11 @@ Legend: N tails, E edges, n edges of a piece, K ranges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -38,9 +40,31 @@ class Piece:
     first: int
     tail_file: str | None = None
     """Where tails have a file of their own."""
+    values: tuple[np.ndarray, ...] = ()
+    """What edges have of their own, [n] each: their times where they have some, then numbers."""
 
 
 Pieces = Callable[[], Iterator[Piece]]
+Part = tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]
+"""Heads, tails and values of some edges."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """What edges of a relation have of their own."""
+
+    is_timed: bool = False
+    """Whether they have times: rows are in the order of (time, head)."""
+    numbers: tuple[str, ...] = ()
+
+    @property
+    def arrays(self) -> tuple[tuple[str, np.dtype[Any]], ...]:
+        """Path beside `indices`, and type, in the order of a piece's values."""
+        time = (("time", np.dtype(np.int64)),) if self.is_timed else ()
+        return time + tuple((f"numbers/{name}", np.dtype(np.float32)) for name in self.numbers)
+
+
+NO_VALUES = Values()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +118,39 @@ def _scatter(
             out[cursor[row]] = heads[i]
             cursor[row] += 1
     return True
+
+
+@njit(cache=True, nogil=True)
+def _places(
+    heads: np.ndarray,
+    tails: np.ndarray,
+    loops: bool,
+    first: int,
+    end: np.ndarray,
+    cursor: np.ndarray,
+    places: np.ndarray,
+) -> bool:
+    """Where each edge belongs, at its row's cursor: places [n]; −1 of what is left out. As `_scatter`."""
+    for i in range(len(tails)):
+        row = tails[i] - first
+        places[i] = -1
+        if loops or heads[i] != tails[i]:
+            if row < 0 or row >= len(end) or cursor[row] >= end[row]:
+                return False
+            places[i] = cursor[row]
+            cursor[row] += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _time_order(indptr: np.ndarray, heads: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """The order of the edges by row, time and head: [E]."""
+    order = np.empty(len(heads), np.int64)
+    for row in range(len(indptr) - 1):
+        begin, end = indptr[row], indptr[row + 1]
+        by_head = np.argsort(heads[begin:end], kind="mergesort")
+        order[begin:end] = begin + by_head[np.argsort(time[begin:end][by_head], kind="mergesort")]
+    return order
 
 
 @njit(cache=True, nogil=True)
@@ -194,14 +251,17 @@ def _ranges(degree: np.ndarray, max_edges: int) -> np.ndarray:
 class _RowWriter:
     """Writes `indices` and `indptr` range by range."""
 
-    def __init__(self, root: Path, folder: str, dtype: np.dtype, policy: Policy) -> None:
+    def __init__(self, root: Path, folder: str, dtype: np.dtype[Any], policy: Policy, values: Values) -> None:
         self.root, self.folder, self.policy = root, folder, policy
+        self.values = [ArrayWriter(root, f"{folder}/{name}", kind) for name, kind in values.arrays]
         self.indices = ArrayWriter(root, f"{folder}/indices", dtype)
         self.indptr = ArrayWriter(root, f"{folder}/indptr", np.int64)
         self.indptr.append(np.zeros(1, np.int64))
         self.num_duplicates = 0
 
-    def append(self, first: int, indptr: np.ndarray, heads: np.ndarray) -> None:
+    def append(
+        self, first: int, indptr: np.ndarray, heads: np.ndarray, values: Sequence[np.ndarray] = ()
+    ) -> None:
         """Rows of the tails from `first` on; indptr [rows + 1] counts from 0."""
         if not self.policy.keeps_duplicates:
             before = indptr.copy()
@@ -215,10 +275,12 @@ class _RowWriter:
             self.num_duplicates += dropped
         self.indptr.append(indptr[1:] + self.indices.num_rows)
         self.indices.append(heads[: indptr[-1]])
+        for writer, numbers in zip(self.values, values, strict=True):
+            writer.append(numbers)
 
     def close(self) -> None:
-        self.indices.close()
-        self.indptr.close()
+        for writer in (self.indices, self.indptr, *self.values):
+            writer.close()
 
 
 def write_rows(
@@ -230,9 +292,11 @@ def write_rows(
     num_tails: int,
     policy: Policy,
     memory_bytes: int,
+    values: Values = NO_VALUES,
     progress: Callable[[int], None] | None = None,
 ) -> RowStats:
-    """Write `folder/indices` (int32, or int64 for 2^31 heads and more) and `folder/indptr`.
+    """Write `folder/indices` (int32, or int64 for 2^31 heads and more) and `folder/indptr`; and beside them
+    the values of edges, all of which are kept then.
 
     `pieces` is called twice and must give the same edges both times. `progress` is called with the
     number of edges of each piece once they are in their rows, so each is told of once. Raises StoreError for
@@ -245,8 +309,12 @@ def write_rows(
             f"{_TAIL_BYTES * num_tails + _TAIL_BYTES:,} bytes ({num_tails:,} tails)"
         )
     degree, num_loops = _counted(pieces, num_heads, num_tails, policy)
-    # By edge: the head, and with duplicates to find a mark and its place in the sorted row
+    kinds = [kind for _, kind in values.arrays]
+    assert policy.keeps_duplicates or not kinds
+    # By edge: the head, and with duplicates to find a mark and its place in the sorted row; values, and what
+    # it takes to put them in the order of times
     edge_bytes = dtype.itemsize + (0 if policy.keeps_duplicates else 1)
+    edge_bytes += sum(kind.itemsize for kind in kinds) + (16 if values.is_timed else 0)
     longest = int(degree.max(initial=0))
     room = memory_bytes - _TAIL_BYTES * num_tails - (0 if policy.keeps_duplicates else 24 * longest)
     max_edges = room // edge_bytes
@@ -257,25 +325,36 @@ def write_rows(
             f"({num_tails:,} tails, the longest row has {longest:,} edges)"
         )
     first = _ranges(degree, max_edges)
-    rows = _RowWriter(root, folder, dtype, policy)
+    rows = _RowWriter(root, folder, dtype, policy, values)
 
-    def scattered(k: int, part: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+    def scattered(k: int, part: Iterator[Part]) -> None:
         indptr = np.zeros(first[k + 1] - first[k] + 1, np.int64)
         np.cumsum(degree[first[k] : first[k + 1]], out=indptr[1:])
         heads, cursor = np.empty(indptr[-1], dtype), indptr[:-1].copy()
+        own = [np.empty(indptr[-1], kind) for kind in kinds]
         fits = True
-        for h, t in part:
-            fits &= _scatter(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, heads)
+        for h, t, given in part:
+            if own and fits:
+                places = np.empty(len(h), np.int64)
+                fits = _places(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, places)
+                kept = places >= 0
+                for array, numbers in zip((heads, *own), (h, *given), strict=True):
+                    array[places[kept]] = numbers[kept]
+            elif fits:
+                fits = _scatter(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, heads)
             if progress:
                 progress(len(h))
         if not fits or (cursor != indptr[1:]).any():
             raise StoreError(f"{folder}: the edge list changed while it was read; build again")
-        rows.append(int(first[k]), indptr, heads)
+        if values.is_timed:
+            order = _time_order(indptr, heads, own[0])
+            heads, own = heads[order], [array[order] for array in own]
+        rows.append(int(first[k]), indptr, heads, own)
 
     if len(first) == 2:
-        scattered(0, ((piece.heads, piece.tails) for piece in pieces()))
+        scattered(0, ((piece.heads, piece.tails, piece.values) for piece in pieces()))
     elif len(first) > 2:
-        spill = _Spill(root / folder / "scratch", first, dtype)
+        spill = _Spill(root / folder / "scratch", first, dtype, kinds)
         for piece in pieces():
             spill.append(piece)
         spill.close()
@@ -289,14 +368,17 @@ def write_rows(
 class _Spill:
     """Edges on disk, by range of tails: 8 bytes an edge where heads fit int32 and so do ranges."""
 
-    def __init__(self, folder: Path, first: np.ndarray, dtype: np.dtype) -> None:
+    def __init__(
+        self, folder: Path, first: np.ndarray, dtype: np.dtype[Any], kinds: Sequence[np.dtype[Any]]
+    ) -> None:
+        """kinds: of the values of edges."""
         self.folder, self.first = folder, first
         folder.mkdir(parents=True)
         widest = int(np.diff(first).max())
-        self.dtypes = (dtype, np.dtype(np.int32 if widest < 2**31 else np.int64))
+        self.dtypes = (dtype, np.dtype(np.int32 if widest < 2**31 else np.int64), *kinds)
+        self.names = ("heads", "tails", *map(str, range(len(kinds))))
         self.files = [
-            tuple((folder / f"{k}.{end}").open("wb") for end in ("heads", "tails"))
-            for k in range(len(first) - 1)
+            tuple((folder / f"{k}.{name}").open("wb") for name in self.names) for k in range(len(first) - 1)
         ]
         # Range of every 2^shift-th tail: with the step to the next one or two, a search of no depth
         self.shift = max(0, int(first[-1]).bit_length() - 16)
@@ -306,6 +388,9 @@ class _Spill:
 
     def append(self, piece: Piece) -> None:
         num = len(piece.heads)
+        if piece.values:
+            self._append_with_values(piece)
+            return
         if len(self.heads) < num:
             self.heads, self.tails = np.empty(num, np.int64), np.empty(num, np.int64)
         begin = _partition(
@@ -316,17 +401,33 @@ class _Spill:
             self.heads[part].astype(self.dtypes[0]).tofile(files[0])
             (self.tails[part] - self.first[k]).astype(self.dtypes[1]).tofile(files[1])
 
+    def _append_with_values(self, piece: Piece) -> None:
+        where = np.searchsorted(self.first, piece.tails, side="right") - 1
+        order = np.argsort(where, kind="stable")
+        begin = np.searchsorted(where[order], np.arange(len(self.first)))
+        for k, files in enumerate(self.files):
+            part = order[begin[k] : begin[k + 1]]
+            arrays = (piece.heads, piece.tails - self.first[k], *piece.values)
+            for array, kind, file in zip(arrays, self.dtypes, files, strict=True):
+                array[part].astype(kind).tofile(file)
+
     def close(self) -> None:
         for files in self.files:
             for file in files:
                 file.close()
 
-    def read(self, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        paths = [self.folder / f"{k}.{end}" for end in ("heads", "tails")]
-        with paths[0].open("rb") as heads, paths[1].open("rb") as tails:
-            while len(h := np.fromfile(heads, self.dtypes[0], CHUNK_EDGES)):
-                t = np.fromfile(tails, self.dtypes[1], CHUNK_EDGES).astype(np.int64) + self.first[k]
-                yield h, t
+    def read(self, k: int) -> Iterator[Part]:
+        paths = [self.folder / f"{k}.{name}" for name in self.names]
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("rb")) for path in paths]
+            while True:
+                h, t, *values = (
+                    np.fromfile(file, kind, CHUNK_EDGES)
+                    for file, kind in zip(files, self.dtypes, strict=True)
+                )
+                if not len(h):
+                    break
+                yield h, t.astype(np.int64) + self.first[k], tuple(values)
         for path in paths:
             path.unlink()
 

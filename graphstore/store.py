@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,6 +230,7 @@ class Store(Graph):
             if self.attributes["relations"][edge_name(edge_type)]["layout"] == "csr":
                 indptr = self._array_of_length(f"{folder}/indptr", num_tails + 1)
                 relation = from_indptr(edge_type, indptr, indices)
+                relation = self._with_values(relation, folder)
             else:
                 begin, end, rank = (
                     self._array_of_length(f"{folder}/{part}", num_tails) for part in ("begin", "end", "rank")
@@ -236,6 +238,14 @@ class Store(Graph):
                 relation = Relation(edge_type, "prefix", indices, begin, end, rank)
             self._relations[edge_type] = relation
         return self._relations[edge_type]
+
+    def _with_values(self, relation: Relation, folder: str) -> Relation:
+        """A relation with what its edges have of their own."""
+        rule = next(r for r in self.schema.relations if r.edge_type == relation.edge_type)
+        num = len(relation.indices)
+        time = self._array_of_length(f"{folder}/time", num) if rule.time else None
+        numbers = {name: self._array_of_length(f"{folder}/numbers/{name}", num) for name in rule.numbers}
+        return replace(relation, time=time, numbers=numbers)
 
     def features(self, node_type: str) -> Features:
         if node_type not in self._features:

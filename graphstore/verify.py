@@ -19,6 +19,7 @@ from netgpt.graphstore.errors import FormatError
 from netgpt.graphstore.files import inside, read_json
 from netgpt.graphstore.schema import Column, edge_name
 from netgpt.graphstore.seal import VERSION, file_problems, read_seal, store_files, within
+from netgpt.graphstore.sort import Values
 from netgpt.graphstore.store import Store
 
 OnProgress = Callable[[int, int], None]
@@ -75,6 +76,10 @@ def _expected(store: Store) -> _Expected:
         expected[f"{name}/indices"] = ((np.int32, np.int64), None)
         if store.attributes["relations"][edge_name(edge_type)]["layout"] == "csr":
             expected[f"{name}/indptr"] = ((np.int64,), num_tails + 1)
+            num_edges = store.attributes["relations"][edge_name(edge_type)]["num_edges"]
+            rule = next(r for r in store.schema.relations if r.edge_type == edge_type)
+            for path, kind in Values(bool(rule.time), rule.numbers).arrays:
+                expected[f"{name}/{path}"] = ((kind.type,), num_edges)
         else:
             expected |= {f"{name}/{part}": ((np.int64,), num_tails) for part in ("begin", "end")}
             expected[f"{name}/rank"] = ((np.int32,), num_tails)
@@ -141,6 +146,8 @@ def _pointer_problems(store: Store) -> Iterator[str]:
             wrong += _rising(root, f"{name}/indptr", read_meta(root, f"{name}/indices").num_rows)
         elif not wrong:
             wrong += _prefix_problems(root, name)
+        if not wrong and f"{name}/time" in store.seal.arrays:
+            wrong += _late(root, name)
         yield from wrong
         if not wrong and (found := store.relation(edge_type).num_edges) != relation["num_edges"]:
             yield f"{name}: found {found} edges, expected {relation['num_edges']}"
@@ -224,6 +231,17 @@ def _rising(root: Path, name: str, last: int) -> Iterator[str]:
         final = int(values[-1])
     if final != last:
         yield f"{name}: ends at {final}, expected {last}"
+
+
+def _late(root: Path, name: str) -> Iterator[str]:
+    """Rows of edges that have times are in their order."""
+    starts = np.asarray(map_array(root, f"{name}/indptr"))[:-1]
+    for first, times in read_blocks(root, f"{name}/time", overlap=1):
+        falls = first + 1 + np.flatnonzero(times[1:] < times[:-1])
+        wrong = falls[~np.isin(falls, starts)]
+        if len(wrong):
+            yield f"{name}/time: edge {wrong[0]} is earlier than the one before it in its row"
+            return
 
 
 def _prefix_problems(root: Path, name: str) -> Iterator[str]:

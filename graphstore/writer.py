@@ -37,7 +37,7 @@ from netgpt.graphstore.relations import (
 )
 from netgpt.graphstore.schema import RelationType, Schema, edge_name
 from netgpt.graphstore.seal import require_whole, write_attributes, write_seal
-from netgpt.graphstore.sort import RowStats, write_rows
+from netgpt.graphstore.sort import RowStats, Values, write_rows
 from netgpt.graphstore.store import Store
 from netgpt.graphstore.vectors import choose_encoders, folder_encoders
 
@@ -194,6 +194,7 @@ def _write_listed(
         num_heads=num_nodes[src],
         num_tails=num_nodes[dst],
         policy=source.policy(relation.edge_type),
+        values=Values(bool(relation.time), relation.numbers),
         memory_bytes=memory_bytes,
         progress=progress,
     )

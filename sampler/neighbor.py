@@ -52,8 +52,10 @@ class NeighborSampler:
 
     def __init__(self, graph: Graph, **options: Any) -> None:
         self.graph, self.options = graph, options_of(options)
-        if self.options.temporal and not graph.times:
-            raise SamplerError("temporal: found a graph without times, expected one whose nodes have them")
+        if self.options.temporal and not graph.times and not any(r.time for r in graph.schema.relations):
+            raise SamplerError(
+                "temporal: found a graph without times, expected one whose nodes or edges have them"
+            )
         self._fanout_HR = self.options.by_hop(graph)
         self._types = {name: t for t, name in enumerate(graph.node_types)}
         self._first = np.concatenate([[0], np.cumsum([graph.num_nodes[t] for t in graph.node_types])])
@@ -85,7 +87,10 @@ class NeighborSampler:
         lengths = {len(a) for a in (relation.begin, relation.end, rank) if a is not None}
         if lengths != {num_dst}:
             raise SamplerError(f"{edge_name(edge_type)}: found rows of {lengths} tails, expected {num_dst}")
-        is_wide = relation.indices.dtype.itemsize == 8
+        if relation.time is not None and len(relation.time) != len(relation.indices):
+            num = len(relation.indices)
+            raise SamplerError(f"{edge_name(edge_type)}: found {len(relation.time)} times, expected {num}")
+        is_wide, by_edge = relation.indices.dtype.itemsize == 8, relation.time is not None
         rule = next(r for r in graph.schema.relations if r.edge_type == edge_type)
         return [
             self._address(relation.indices, np.int64 if is_wide else np.int32),
@@ -97,7 +102,10 @@ class NeighborSampler:
             self._address(relation.first_edge, np.int64) if self.options.edge_ids else 0,
             self._types[src],
             self._types[dst],
-            rule.group_by is not None,  # whose rows are in the order of their heads' times
+            rule.group_by is not None or by_edge,  # rows are in the order of times: of heads, or of edges
+            self._address(relation.time, np.int64)
+            if self.options.temporal and relation.time is not None
+            else 0,
         ]
 
     def _type_line(self, name: str) -> list[int]:

@@ -36,8 +36,8 @@ class SamplingOptions:
     disjoint: bool = False
     """A subgraph of its own for each seed: a node that two of them reach is there twice."""
     temporal: Literal["<=", "<"] | None = None
-    """Only heads whose time is not after (`<=`) or before (`<`) the time of the tree's seed; heads of
-    types without times stay. Makes the batch disjoint."""
+    """Only edges whose time is not after (`<=`) or before (`<`) the time of the tree's seed: their own time
+    where they have one, else their head's; heads of types without times stay. Makes the batch disjoint."""
     edge_ids: bool = False
     """Keep the number of each edge: `first_edge[tail] + place in the row`, the same in both layouts."""
 
@@ -103,7 +103,7 @@ PYGS_WORDS = {
     "input_nodes": "node_ids, with node_type where they are not of the target type",
     "num_workers": "threads",
     "input_time": "times, of NeighborSampler.sample",
-    "time_attr": "temporal, by the times of the graph's nodes",
+    "time_attr": "temporal, by the times of the graph's edges and nodes",
     "temporal_strategy": "temporal",
     "prefetch_factor": "prefetch",
 }

@@ -24,6 +24,7 @@ DESCRIPTION: dict[str, Any] = {
         "user": {"features": []},
         "rating": {
             "path": "ratings.csv",
+            "rows": "nodes",
             "time": "at",
             "columns": {"stars": "number"},
             "features": ["at"],

@@ -21,7 +21,12 @@ _JSON = re.compile(rb'\s*\{\s*"(version|target|nodes|edges|tables|relations)"\s*
 
 def is_described(path: Path) -> bool:
     """Whether a file describes a graph: YAML by its name, or a JSON object that begins as one does."""
-    return path.suffix in (".yaml", ".yml") or _JSON.match(_head(path)) is not None
+    return path.suffix in (".yaml", ".yml") or begins_description(_head(path))
+
+
+def begins_description(head: bytes) -> bool:
+    """Whether a JSON file that begins so is a description."""
+    return _JSON.match(head) is not None
 
 
 def has_tables(path: Path) -> bool:

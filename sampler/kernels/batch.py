@@ -17,7 +17,8 @@ from netgpt.sampler.kernels.memory import int32_array, int64_array
 from netgpt.sampler.kernels.rows import BLOCK, Rows, Scratch, find_rows, sample_rows
 
 # Columns of a relation's line: addresses of its arrays (0: none), and what else the kernel must know
-INDICES, NUM_INDICES, IS_WIDE, BEGIN, END, RANK, FIRST_EDGE, SRC, DST, IS_SORTED, NUM_COLUMNS = range(11)
+INDICES, NUM_INDICES, IS_WIDE, BEGIN, END, RANK, FIRST_EDGE, SRC, DST = range(9)
+IS_SORTED, EDGE_TIMES, NUM_COLUMNS = range(9, 12)
 # Columns of a node type's line: its number of nodes, its first place in the table of stamps, its times
 NUM_NODES, FIRST_STAMP, TIMES = range(3)
 # What was wrong, and with which node of which relation
@@ -76,6 +77,12 @@ def _times(node_type):  # type: ignore[no-untyped-def]
 
 
 @njit
+def _times_of(line, node_type):  # type: ignore[no-untyped-def]
+    """Times that count in a relation: of its edges [E], where they have some, else of its heads' type."""
+    return int64_array(line[EDGE_TIMES], line[NUM_INDICES]) if line[EDGE_TIMES] else _times(node_type)
+
+
+@njit
 def _part(rows, first, tails):  # type: ignore[no-untyped-def]
     """The found rows of some tails: from row `first` of more on."""
     last = first + len(tails)
@@ -94,12 +101,12 @@ def _find(line, num_dst, rows, times, fanout, with_replacement):  # type: ignore
     """`find_rows` of a relation given by its line."""
     begin, end = int64_array(line[BEGIN], num_dst), int64_array(line[END], num_dst)
     rank = int32_array(line[RANK], num_dst if line[RANK] else 0)
-    is_sorted = line[IS_SORTED] != 0
+    is_sorted, by_edge = line[IS_SORTED] != 0, line[EDGE_TIMES] != 0
     if line[IS_WIDE]:
         wide = int64_array(line[INDICES], line[NUM_INDICES])
-        return find_rows(wide, begin, end, rank, rows, times, is_sorted, fanout, with_replacement)
+        return find_rows(wide, begin, end, rank, rows, times, is_sorted, by_edge, fanout, with_replacement)
     narrow = int32_array(line[INDICES], line[NUM_INDICES])
-    return find_rows(narrow, begin, end, rank, rows, times, is_sorted, fanout, with_replacement)
+    return find_rows(narrow, begin, end, rank, rows, times, is_sorted, by_edge, fanout, with_replacement)
 
 
 @njit
@@ -216,7 +223,8 @@ def _sample_batch(  # type: ignore[no-untyped-def]
         rows_R = []
         for r in range(num_relations):
             src, dst, num_tails = relations[r, SRC], dst_R[r], new_tails[r]
-            times, first = _times(node_types[src]), node_first[dst] + bounds[dst, hop, 0]
+            times = _times_of(relations[r], node_types[src])
+            first = node_first[dst] + bounds[dst, hop, 0]
             here = slice(row_first[r], row_first[r + 1])
             rows = Rows(
                 space.nodes[first : first + num_tails],
@@ -287,7 +295,7 @@ def _sample_batch(  # type: ignore[no-untyped-def]
                     relations[r],
                     node_types[dst, NUM_NODES],
                     rows,
-                    _times(node_types[src]),
+                    _times_of(relations[r], node_types[src]),
                     with_replacement and fanout_HR[hop, r] >= 0,
                     key_R[r],
                     stamps[node_types[src, FIRST_STAMP] :][: node_types[src, NUM_NODES]],

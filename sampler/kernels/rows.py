@@ -42,12 +42,15 @@ class Rows(NamedTuple):
 
 
 @njit(inline="always")
-def _visible(indices, start, length, times, limit):  # type: ignore[no-untyped-def]
-    """How many heads of a row in time order are not later than the limit; −1 where one is no node."""
+def _visible(indices, start, length, times, by_edge, limit):  # type: ignore[no-untyped-def]
+    """How many edges of a row in time order are not later than the limit; −1 where a head is no node.
+
+    by_edge: times are those of edges, and not of heads.
+    """
     low, high = np.int64(0), np.int64(length)
     while low < high:
         middle = (low + high) >> 1
-        u = indices[start + middle]
+        u = start + middle if by_edge else np.int64(indices[start + middle])
         if u < 0 or u >= len(times):
             return np.int64(-1)
         if times[u] <= limit:
@@ -58,11 +61,13 @@ def _visible(indices, start, length, times, limit):  # type: ignore[no-untyped-d
 
 
 @njit
-def find_rows(indices, begin, end, rank, rows, times, is_sorted, fanout, with_replacement):  # type: ignore[no-untyped-def]
+def find_rows(  # type: ignore[no-untyped-def]
+    indices, begin, end, rank, rows, times, is_sorted, by_edge, fanout, with_replacement
+):
     """Fill `rows`, of which tails and limits are given.
 
-    indices, begin, end, rank: the relation's arrays (rank of length 0 for csr). times: of all heads, of
-    length 0 where there is no limit; is_sorted: rows are in their order.
+    indices, begin, end, rank: the relation's arrays (rank of length 0 for csr). times: of all heads, or of
+    the edges (by_edge), of length 0 where there is no limit; is_sorted: rows are in their order.
 
     Returns the sum of the degrees, the longest list of positions that a row needs, and the place of a
     tail whose row points outside (or −1).
@@ -85,7 +90,7 @@ def find_rows(indices, begin, end, rank, rows, times, is_sorted, fanout, with_re
             if own < 0:
                 return total, longest, np.int64(i)
         if len(times) and is_sorted:
-            length = _visible(indices, start, length, times, rows.limits[i])
+            length = _visible(indices, start, length, times, by_edge, rows.limits[i])
             if length < 0:
                 return total, longest, np.int64(i)
             own = min(own, length)

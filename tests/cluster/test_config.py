@@ -74,7 +74,7 @@ def test_overrides_change_one_value() -> None:
         ("task.levels=1", r"task\.levels: found 1, expected at least 2"),
         (
             "task.name=guess",
-            r"task\.name: found 'guess', expected one of rating, regression, or package\.module:Name",
+            r"task\.name: found 'guess', expected one of rating, regression, classification, or package\.mod",
         ),
         ("language.tiny.warmup_lr=-3", r"language\.tiny\.warmup_lr: found -3.0, expected above 0"),
         (

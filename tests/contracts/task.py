@@ -66,11 +66,19 @@ class TaskTests:
         """The scores that say the truth."""
         if not self.task.choices:
             return truth
-        return self.task.choice_values[[self.task.choice_of(t) for t in truth.tolist()]]
+        choices = [self.task.choice_of(t) for t in truth.tolist()]
+        return 60 * np.eye(self.task.width)[choices] if self.is_wide else self.task.choice_values[choices]
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a score is a number for each answer."""
+        return self.task.width > 1
 
     def some_scores(self, num: int, seed: int = 0) -> np.ndarray:
         """Around what choices stand for, and beyond: what a head without bounds may say."""
         values, rng = self.values(), np.random.default_rng(seed)
+        if self.is_wide:
+            return rng.normal(size=(num, self.task.width), scale=3)
         spread = values.max() - values.min()
         return rng.uniform(values.min() - spread / 3, values.max() + spread / 3, num)
 
@@ -87,7 +95,7 @@ class TaskTests:
     def test_columns_that_are_not_there_are_refused(self, graph: Store) -> None:
         config = self.task.config
         for changed, words in (
-            (replace(config, label="no_such"), r"^task\.label: found 'no_such', expected a number or time"),
+            (replace(config, label="no_such"), r"^task\.label: found 'no_such', expected a (cat|num)"),
             (
                 replace(config, split=replace(config.split, column="no_such")),
                 r"^task\.split\.column: found 'no_such', expected a number or time column of",
@@ -125,9 +133,10 @@ class TaskTests:
         head = self.task.head(6)
         h_nD = (torch.randn(50, 6) * 5).requires_grad_()
         scores_n = head(h_nD)
-        assert scores_n.shape == (50,) and scores_n.dtype == torch.float32
+        of_one = (self.task.width,) if self.is_wide else ()
+        assert scores_n.shape == (50, *of_one) and scores_n.dtype == torch.float32
         assert torch.isfinite(scores_n).all() and len(scores_n.unique()) > 1
-        assert head(h_nD[:0]).shape == (0,)
+        assert head(h_nD[:0]).shape == (0, *of_one)
         scores_n.sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in (h_nD, *head.parameters()))
         reported = self.task.reported(scores_n.detach().numpy())
@@ -149,11 +158,17 @@ class TaskTests:
             assert self.task.loss(right, truth, beta).item() < loss.item()
             assert self.task.loss(scores[:0], truth[:0], beta).item() == 0
             for extreme in (-1e4, 1e4):  # a head without bounds may be far off
-                assert torch.isfinite(self.task.loss(torch.full_like(truth, extreme), truth, beta))
+                far = torch.zeros_like(scores.detach())
+                far.view(len(truth), -1)[:, 0] = extreme
+                assert torch.isfinite(self.task.loss(far, truth, beta))
 
     def test_a_fresh_head_starts_among_the_answers(self, examples: Examples) -> None:
         values, start = self.values(), self.task.start(examples.truth[examples.train])
-        assert isinstance(start, float) and values.min() <= start <= values.max()
+        if self.is_wide:
+            assert isinstance(start, np.ndarray) and start.shape == (self.task.width,)
+            assert np.isfinite(start).all()
+        else:
+            assert isinstance(start, float) and values.min() <= start <= values.max()
 
     # Words
 
@@ -188,7 +203,7 @@ class TaskTests:
             for scores in (
                 self.some_scores(len(nodes), seed),
                 np.round(self.some_scores(len(nodes), seed)),
-                np.full(len(nodes), float(np.median(truth))),
+                np.full(len(nodes), float(np.median(truth))),  # of a wide score: answers alone
             ):
                 found, expected = self.task.measure(scores, truth), self.naive(scores, truth)
                 assert found.pop("num") == len(nodes)
@@ -231,7 +246,7 @@ class TaskTests:
         scores = self.some_scores(len(truth))
         scores[::3] = np.nan
         found = self.task.measure(scores, truth)
-        assert found["unparsed"] == np.isnan(scores).sum() and found["num"] == len(truth)
+        assert found["unparsed"] == len(scores[::3]) and found["num"] == len(truth)
         assert "unparsed" not in self.task.measure(self.some_scores(len(truth)), truth)
         assert all(np.isfinite(found[m.name]) for m in self.task.metrics)
         none = self.task.measure(np.full(len(truth), np.nan), truth)
@@ -240,12 +255,13 @@ class TaskTests:
     def test_reported_scores_are_within_the_answers(self) -> None:
         scores, values = self.some_scores(200), self.values()
         found = self.task.reported(scores)
-        assert found.dtype == np.float64 and found.shape == scores.shape
+        assert found.dtype == np.float64 and found.shape == (200,)
         if self.task.choices:
             assert values.min() <= found.min() and found.max() <= values.max()
         np.testing.assert_array_equal(self.task.reported(found), found)
-        order = np.argsort(scores)
-        assert (np.diff(found[order]) >= 0).all()
+        if not self.is_wide:
+            order = np.argsort(scores)
+            assert (np.diff(found[order]) >= 0).all()
 
     def test_groups_part_the_examples(self, examples: Examples, judge: Judge) -> None:
         if not judge.groups:
@@ -288,7 +304,7 @@ class TaskTests:
         assert set(metrics["stage1"]) == set(PARTS) and set(metrics["stage1_sampled"]) == {"val", "test"}
 
     def test_an_answer_is_json(self) -> None:
-        for score in self.some_scores(20).tolist():
+        for score in self.some_scores(20):
             answer = self.task.answer(score)
             assert answer and json.loads(json.dumps(answer, allow_nan=False)) == answer
 
@@ -305,7 +321,9 @@ class TaskTests:
             if baseline.scores is None:
                 assert baseline.metrics is not None and names <= baseline.metrics.keys()
             else:
-                assert baseline.scores.shape == examples.test.shape and np.isfinite(baseline.scores).all()
+                of_one = (self.task.width,) if self.is_wide and baseline.scores.ndim == 2 else ()
+                assert baseline.scores.shape == (len(examples.test), *of_one)
+                assert np.isfinite(baseline.scores).all()
         spoilt = type(self.task)(self.task.config)
         truth = self.task.truth(graph)
         moved = truth.copy()

@@ -294,7 +294,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_a_newcomer_finds_what_he_wants_in_one_click() -> None:
     readme = prose(text_of(ROOT / "README.md"))
     for wanted in (
-        *("docs/adding.md#my-own-graph", "docs/running.md#on-a-cluster", "docs/adding.md#a-stage"),
+        *("docs/own-graph.md", "docs/running.md#on-a-cluster", "docs/adding.md#a-stage"),
         *("docs/measurements.md", "docs/format.md", "CONTRIBUTING.md"),
     ):
         assert f"]({wanted})" in readme, wanted

@@ -30,11 +30,22 @@ def check_label_is_hidden(schema: Schema, label: str, num_layers: int, without: 
     tellers = {
         node.name
         for node in schema.node_types
-        if label in node.inputs and node.table == schema.target and node.name not in without.features
+        if label in (*node.inputs, *node.made_of)
+        and node.table == schema.target
+        and node.origin != "values"
+        and node.name not in without.features
     }
+    relations = [r for r in schema.relations if r.edge_type not in without.relations]
+    for relation in relations:
+        name, tail = relation.edge_type[1:]
+        by_label = label in (relation.group_by, relation.column) or name in (label, f"rev_{label}")
+        if by_label and tail == schema.target:
+            raise TrainerError(
+                f"task.label: found {label!r}, by which {edge_name(relation.edge_type)} tells it of the "
+                "examples themselves; expected no relation by it that ends in them"
+            )
     if not tellers:
         return
-    relations = [r for r in schema.relations if r.edge_type not in without.relations]
     for place in (_Place(schema.target, False), *_places(schema, relations, num_layers)):
         if place.node_type in tellers and not place.is_earlier:
             way = f" by way of {', '.join(place.path)}" if place.path else ""

@@ -191,7 +191,7 @@ class GraphTrainer:
         return {f"val_{name}": value for name, value in metrics.items() if name != "num"}
 
     def _scores(self) -> np.ndarray:
-        """Scores of all target nodes, under exact inference: [N]."""
+        """Scores of all target nodes, under exact inference: [N], or [N, width]."""
         memory_bytes = self.config.inference_bytes
         return embed(self.model, self.tables, memory_bytes=memory_bytes, scratch=self.folder)[1]
 
@@ -219,7 +219,8 @@ class GraphTrainer:
         loader = NeighborLoader(
             self.store, mine, batch_size=self.config.batch_size, shuffle=False, **vars(self.sampling)
         )
-        scores = torch.zeros(self.store.num_nodes[self.model.target], device=self.device)
+        num, width = self.store.num_nodes[self.model.target], self.task.width
+        scores = torch.zeros((num, width) if width > 1 else num, device=self.device)
         for step in SampledSteps(self.model, self.tables, loader, self._degrees).stream(0, 0):
             scores[torch.from_numpy(step.seeds).to(self.device)] = step.forward().float()
         return distributed.sum_across_ranks(scores).cpu().numpy()

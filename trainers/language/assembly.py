@@ -132,7 +132,7 @@ class Assembly:
         base = self._base()
         seed_torch(self.settings.seed, "netgpt")
         graph_ids = (self.builder.start_id, self.builder.pad_id, self.builder.end_id)
-        return NetGPT(base, graph_dim, graph_ids, start).to(self.device)
+        return NetGPT(base, graph_dim, graph_ids, start, self.task.width).to(self.device)
 
     def lora(self, config: LoraConfig) -> LoraLM:
         """The text baseline with fresh adapters, a function of the seed."""

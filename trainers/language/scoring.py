@@ -41,12 +41,14 @@ def over_all(
 def score_samples(
     model: NetGPT, samples: Samples, budget: int, progress: OnProgress | None = None
 ) -> np.ndarray:
-    """Stage 3's score of every sample, unclipped: [n] float64, on every rank."""
+    """Stage 3's score of every sample, unclipped: [n] float64, or [n, width], on every rank."""
+    width = model.head.out_features
 
     def run(pack: list[int]) -> torch.Tensor:
-        return model.scores(samples.batch(pack))[:, None]
+        return model.scores(samples.batch(pack)).view(len(pack), width)
 
-    return over_all(model, samples, list(samples.passes(budget)), 1, run, progress)[:, 0]
+    scores = over_all(model, samples, list(samples.passes(budget)), width, run, progress)
+    return scores[:, 0] if width == 1 else scores
 
 
 def choice_log_probs(

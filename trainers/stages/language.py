@@ -182,7 +182,7 @@ class LanguageStage(Stage):
         for suffix, values in predicted.items():
             if suffix in self.unreported:
                 continue
-            of_all, generated = np.zeros(num), suffix == "_generated"
+            of_all, generated = np.zeros((num, *values.shape[1:])), suffix == "_generated"
             of_all[judged if generated else nodes] = values
             parts = {"parts": ("val", "test")} if generated else {}
             scores.add(f"{self.name}{suffix}", of_all, **parts)

@@ -75,8 +75,19 @@ class Metric:
     larger_is_better: bool = False
 
 
+def log_chances(scores: np.ndarray) -> np.ndarray:
+    """Logarithms of a softmax: [n, answers] → the same, float64."""
+    scores = scores.astype(np.float64)
+    scores = scores - scores.max(axis=1, keepdims=True)
+    return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
+
+
 class Task:
-    """What is asked of the nodes of one type. Subclasses are the tasks of the table, and any guest."""
+    """What is asked of the nodes of one type. Subclasses are the tasks of the table, and any guest.
+
+    A model's scores are [n] numbers, or of a task of some `width` [n, width]: a number for each answer, whose
+    softmax are their chances. What a text states is a number in either case, the value of a choice.
+    """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     noun: ClassVar[str] = "answer"
@@ -87,6 +98,11 @@ class Task:
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
+
+    @property
+    def width(self) -> int:
+        """Numbers in the score of one example: 1, or one for each of the choices."""
+        return 1
 
     # Examples
 
@@ -108,15 +124,16 @@ class Task:
     # Learning
 
     def head(self, width: int) -> nn.Module:
-        """What makes scores of a graph model's states: [n, D] → [n]."""
+        """What makes scores of a graph model's states: [n, D] → [n], or [n, width]."""
         raise NotImplementedError
 
     def loss(self, scores_n: Tensor, truth_n: Tensor, beta: float) -> Tensor:
         """Summed over examples. beta: error below which it is quadratic, where it has such."""
         raise NotImplementedError
 
-    def start(self, truth: np.ndarray) -> float:
-        """The constant score that a fresh head starts at, given the train examples' labels [n]."""
+    def start(self, truth: np.ndarray) -> float | np.ndarray:
+        """The constant score that a fresh head starts at, given the train examples' labels [n]: one, or
+        [width]."""
         return float(truth.mean())
 
     # Answers in words
@@ -141,6 +158,10 @@ class Task:
 
     # Measuring
 
+    def known(self, scores: np.ndarray) -> np.ndarray:
+        """Which examples have a score: [n] bool."""
+        return ~np.isnan(scores) if scores.ndim == 1 else ~np.isnan(scores).any(axis=1)
+
     def reported(self, scores: np.ndarray) -> np.ndarray:
         """Scores as they are reported: [n] float64."""
         return scores.astype(np.float64)
@@ -150,8 +171,8 @@ class Task:
         return self.reported(scores)
 
     def measure(self, scores: np.ndarray, truth: np.ndarray) -> Measures:
-        """Metrics of some examples, and `num`, how many they are. [n], [n]; a score is NaN where a generated
-        text states none."""
+        """Metrics of some examples, and `num`, how many they are. [n] or [n, width], and [n]; a score is NaN
+        where a generated text states none."""
         raise NotImplementedError
 
     def columns(self, name: str, scores: np.ndarray) -> dict[str, np.ndarray]:
@@ -162,7 +183,7 @@ class Task:
         """Name and values of the label in the predictions' table."""
         return "truth", truth
 
-    def answer(self, score: float) -> Json:
+    def answer(self, score: float | np.ndarray) -> Json:
         """One prediction as JSON."""
         raise NotImplementedError
 

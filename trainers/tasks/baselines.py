@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 """Of ridge regression."""
 MIN_TEXTS = 20
-"""Examples that it is fitted on at least."""
+"""Examples that a baseline of texts is fitted on at least."""
+LEAST_CHANCE = 1e-6
+"""Of a class, as baselines say it."""
 Measures = dict[str, Any]
 """Metrics of some examples by name, and counts of them; under a group's name those of each of its values."""
 
@@ -93,12 +95,52 @@ def trees(
     return np.asarray(model.predict(numbers(graph, test, columns)), np.float64)
 
 
-def ridge(graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray | None:
-    """Ridge regression on TF-IDF of the target's texts, words and pairs of words that come twice: scores of
-    `test`; None of a target without texts. The penalty is chosen on a tenth of `train`; then all is fitted.
-    """
+def class_trees(
+    graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray, num_classes: int, label: str
+) -> np.ndarray | None:
+    """Gradient-boosted trees on the numbers beside the label: logarithms of the chances of each class of
+    `test`, [n, classes]; None of a target without numbers, or where the train labels are one class."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    columns = numbers_beside(graph, label)
+    scalars = any(n.encoding == "scalar" for n in graph.schema.node_types)
+    if not (columns or scalars) or len(np.unique(truth[train])) < 2:
+        return None
+    model = HistGradientBoostingClassifier(max_iter=30, early_stopping=False, random_state=0)
+    model.fit(numbers(graph, train, columns), truth[train])
+    return _log_chances_of(model, numbers(graph, test, columns), num_classes)
+
+
+def class_texts(
+    graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray, num_classes: int
+) -> np.ndarray | None:
+    """Logistic regression on TF-IDF of the target's texts, as `class_trees`; None where there are none."""
+    from sklearn.linear_model import LogisticRegression
+
+    made = tf_idf(graph, train, test)
+    if made is None or len(np.unique(truth[train])) < 2:
+        return None
+    model = LogisticRegression(C=10.0, max_iter=300).fit(made[0], truth[train])
+    return _log_chances_of(model, made[1], num_classes)
+
+
+def _log_chances_of(model: Any, x: Any, num_classes: int) -> np.ndarray:
+    """A fitted classifier's, of all classes: the train part may lack some."""
+    logs = np.full((x.shape[0], num_classes), np.log(LEAST_CHANCE))
+    logs[:, model.classes_.astype(np.int64)] = np.log(np.maximum(model.predict_proba(x), LEAST_CHANCE))
+    return logs
+
+
+def numbers_beside(graph: Graph, label: str) -> tuple[str, ...]:
+    """Number columns of the target other than the label."""
+    columns = graph.schema.node_type(graph.schema.target).columns
+    return tuple(c.name for c in columns if c.kind == "number" and c.name != label)
+
+
+def tf_idf(graph: Graph, train: np.ndarray, test: np.ndarray) -> tuple[Any, Any] | None:
+    """TF-IDF of the target's texts, words and pairs of words that come twice in `train`: sparse matrices of
+    `train` and `test`; None of a target without texts, or of few examples."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import Ridge
 
     target = graph.schema.target
     document = graph.schema.document(target)
@@ -116,6 +158,18 @@ def ridge(graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray) 
         x = vectorizer.fit_transform(of(train))
     except ValueError:  # no word comes twice
         return None
+    return x, vectorizer.transform(of(test))
+
+
+def ridge(graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray | None:
+    """Ridge regression on TF-IDF of the target's texts: scores of `test`; None of a target without texts. The
+    penalty is chosen on a tenth of `train`; then all is fitted."""
+    from sklearn.linear_model import Ridge
+
+    made = tf_idf(graph, train, test)
+    if made is None:
+        return None
+    x, x_of_test = made
     order, held = np.random.default_rng(0).permutation(len(train)), len(train) // 10
     fit, rest = order[held:], order[:held]
     errors = {}
@@ -124,7 +178,7 @@ def ridge(graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray) 
         errors[penalty] = float(np.mean((said - truth[train][rest]) ** 2))
     best = min(errors, key=lambda penalty: errors[penalty])
     model = Ridge(alpha=best, solver="sparse_cg").fit(x, truth[train])
-    return np.asarray(model.predict(vectorizer.transform(of(test))), np.float64)
+    return np.asarray(model.predict(x_of_test), np.float64)
 
 
 def link_means(

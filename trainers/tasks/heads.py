@@ -40,6 +40,10 @@ class ScaledHead(nn.Linear):
         return self.mean + self.std * super().forward(h_nD).squeeze(-1)
 
 
+class VectorHead(nn.Linear):
+    """A linear map to a number for each answer, whose softmax are their chances: [n, D] → [n, answers]."""
+
+
 class PlainHead(nn.Linear):
     """A linear map to one number: [n, D] → [n]."""
 

@@ -8,6 +8,7 @@ from netgpt.trainers.tasks.base import Task, TaskConfig
 TASKS = {
     "rating": "netgpt.trainers.tasks.rating:Rating",
     "regression": "netgpt.trainers.tasks.regression:Regression",
+    "classification": "netgpt.trainers.tasks.classification:Classification",
 }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from netgpt.graphstore import Graph
 from netgpt.graphstore.files import Json
 from netgpt.trainers.errors import TrainerError, require
-from netgpt.trainers.tasks.base import Metric, Task, TaskConfig
+from netgpt.trainers.tasks.base import Metric, Task, TaskConfig, log_chances
 from netgpt.trainers.tasks.baselines import Baseline, Measures, constants, lookup, trees
 
 if TYPE_CHECKING:  # settings are read without torch
@@ -29,10 +29,14 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 class RatingConfig(TaskConfig):
     levels: int = 10
     """Levels 0 to levels − 1."""
+    head: str = "score"
+    """score: a model gives one number; ordinal: the chance of each level, of which ACC takes the likeliest
+    level, MAE the median and MSE the mean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.levels >= 2, "task.levels", self.levels, "at least 2")
+        require(self.head in ("score", "ordinal"), "task.head", self.head, "score or ordinal")
 
 
 class Rating(Task):
@@ -49,6 +53,11 @@ class Rating(Task):
         super().__init__(config)
         assert isinstance(config, RatingConfig)
         self.most = config.levels - 1
+        self.is_ordinal = config.head == "ordinal"
+
+    @property
+    def width(self) -> int:
+        return self.most + 1 if self.is_ordinal else 1
 
     def truth(self, graph: Graph) -> np.ndarray:
         truth = super().truth(graph)
@@ -62,14 +71,23 @@ class Rating(Task):
         return truth
 
     def head(self, width: int) -> nn.Module:
-        from netgpt.trainers.tasks.heads import BoundedHead
+        from netgpt.trainers.tasks.heads import BoundedHead, VectorHead
 
-        return BoundedHead(width, float(self.most))
+        return VectorHead(width, self.width) if self.is_ordinal else BoundedHead(width, float(self.most))
 
     def loss(self, scores_n: Tensor, truth_n: Tensor, beta: float) -> Tensor:
         from torch.nn.functional import smooth_l1_loss
 
+        if scores_n.ndim == 2:
+            return _cumulative_loss(scores_n, truth_n)
         return smooth_l1_loss(scores_n, truth_n, reduction="sum", beta=beta)
+
+    def start(self, truth: np.ndarray) -> float | np.ndarray:
+        """Of chances the logarithms of the levels' shares, one example added to each."""
+        if not self.is_ordinal:
+            return super().start(truth)
+        counts = np.bincount(truth.astype(np.int64), minlength=self.width) + 1
+        return np.log(counts / counts.sum())
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -88,45 +106,57 @@ class Rating(Task):
         return self.choices.index(numbers[0]) if len(numbers) == 1 and numbers[0] in self.choices else None
 
     def reported(self, scores: np.ndarray) -> np.ndarray:
-        """Clipped to the levels there are: [n] float64."""
+        """Clipped to the levels there are: [n] float64; of chances their mean."""
+        if scores.ndim == 2:
+            return np.exp(log_chances(scores)) @ self.choice_values
         return np.clip(scores.astype(np.float64), 0, self.most)
 
     def answers(self, scores: np.ndarray) -> np.ndarray:
-        """The level of a score: clipped, halves rounded up; −1 for NaN. [n] → [n] int64."""
-        known = ~np.isnan(scores)
+        """The level of a score: clipped, halves rounded up; of chances the likeliest; −1 for NaN: [n] int."""
+        known = self.known(scores)
+        if scores.ndim == 2:
+            return np.where(known, np.where(known[:, None], scores, 0).argmax(1), -1)
         clipped = self.reported(np.where(known, scores, 0))
         return np.where(known, np.floor(clipped + 0.5), -1).astype(np.int64)
 
     def measure(self, scores: np.ndarray, truth: np.ndarray) -> Measures:
-        """acc of the rounded score; mse and mae of the clipped, unrounded score.
+        """acc of the rounded score; mse and mae of the clipped, unrounded score. Of chances acc is of the
+        likeliest level, mse of the mean, and mae of the median.
 
         An example whose score is NaN counts as wrong in acc and not in mse and mae, and their number is
         `unparsed`, which is there only where it is not zero. None where there are no examples.
         """
-        known = ~np.isnan(scores)
+        known = self.known(scores)
         unparsed = {"unparsed": int((~known).sum())} if not known.all() else {}
         if len(truth) == 0:
             return {"acc": None, "mse": None, "mae": None, "num": 0}
         error = self.reported(scores[known]) - truth[known]
+        absolute = np.abs(error if scores.ndim == 1 else self.medians(scores[known]) - truth[known])
         return {
             "acc": float(np.mean(self.answers(scores) == truth)),
             "mse": float(np.mean(error**2)) if known.any() else None,
-            "mae": float(np.mean(np.abs(error))) if known.any() else None,
+            "mae": float(np.mean(absolute)) if known.any() else None,
             "num": len(truth),
             **unparsed,
         }
 
+    def medians(self, scores: np.ndarray) -> np.ndarray:
+        """The least level up to which the chances make a half: [n, levels] → [n] float64."""
+        below = np.cumsum(np.exp(log_chances(scores)), axis=1)
+        return np.minimum((below < 0.5).sum(1), self.most).astype(np.float64)
+
     def columns(self, name: str, scores: np.ndarray) -> dict[str, np.ndarray]:
-        return {
+        made = {
             f"{name}_score": self.reported(scores),
             f"{name}_level": self.answers(scores).astype(np.int8),
         }
+        return made | ({f"{name}_median": self.medians(scores)} if scores.ndim == 2 else {})
 
     def truth_column(self, truth: np.ndarray) -> tuple[str, np.ndarray]:
         return "level", truth.astype(np.int8)
 
-    def answer(self, score: float) -> Json:
-        one = np.array([score])
+    def answer(self, score: float | np.ndarray) -> Json:
+        one = np.asarray(score)[None]
         return {"level": int(self.answers(one)[0]), "score": round(float(self.reported(one)[0]), 6)}
 
     def baselines(self, graph: Graph, train: np.ndarray, test: np.ndarray) -> Mapping[str, Baseline]:
@@ -138,3 +168,19 @@ class Rating(Task):
         if scores is not None:
             made["lookup"] = Baseline(scores)
         return made
+
+
+def _cumulative_loss(scores_nK: Tensor, truth_n: Tensor) -> Tensor:
+    """Cross-entropy of "the level is at most k" for every k but the last, summed: a chance that lies far from
+    the label costs more than one that lies near. A proper scoring rule, as each of its parts is."""
+    import torch
+
+    scores_nK = scores_nK.float()
+    num = scores_nK.shape[1]
+    levels_K = torch.arange(num, device=scores_nK.device)
+    is_above_kK = levels_K > levels_K[:-1, None]
+    parts_nkK = scores_nK[:, None, :].expand(-1, num - 1, -1)
+    all_n1 = scores_nK.logsumexp(1, keepdim=True)
+    below_nk = parts_nkK.masked_fill(is_above_kK, -torch.inf).logsumexp(2) - all_n1
+    above_nk = parts_nkK.masked_fill(~is_above_kK, -torch.inf).logsumexp(2) - all_n1
+    return -torch.where(truth_n[:, None] <= levels_K[:-1], below_nk, above_nk).sum()

@@ -19,7 +19,15 @@ from netgpt.graphstore.files import Json
 from netgpt.graphstore.ranks import rank_correlation
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.tasks.base import Metric, Task, TaskConfig
-from netgpt.trainers.tasks.baselines import Baseline, Measures, earlier_means, link_means, ridge, trees
+from netgpt.trainers.tasks.baselines import (
+    Baseline,
+    Measures,
+    earlier_means,
+    link_means,
+    numbers_beside,
+    ridge,
+    trees,
+)
 
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
@@ -91,7 +99,7 @@ class Regression(Task):
             **unparsed,
         }
 
-    def answer(self, score: float) -> Json:
+    def answer(self, score: float | np.ndarray) -> Json:
         return {"number": round(float(score), 6)}
 
     def baselines(self, graph: Graph, train: np.ndarray, test: np.ndarray) -> Mapping[str, Baseline]:
@@ -118,9 +126,3 @@ def told_by(graph: Graph, label: str) -> tuple[EdgeType, ...]:
     """Groups of the target whose heads tell the label."""
     groups = (r.edge_type for r in graph.schema.relations if r.rule == "group")
     return tuple(e for e in groups if e[0] != e[2] and label in graph.schema.node_type(e[0]).inputs)
-
-
-def numbers_beside(graph: Graph, label: str) -> tuple[str, ...]:
-    """Number columns of the target other than the label."""
-    columns = graph.schema.node_type(graph.schema.target).columns
-    return tuple(c.name for c in columns if c.kind == "number" and c.name != label)

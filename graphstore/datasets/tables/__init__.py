@@ -14,7 +14,7 @@ import numpy as np
 from netgpt.graphstore.columns import picked
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
 from netgpt.graphstore.datasets.described import has_tables, open_features
-from netgpt.graphstore.datasets.tables.describe import TableDescription, read_description
+from netgpt.graphstore.datasets.tables.describe import ColumnDescription, TableDescription, read_description
 from netgpt.graphstore.datasets.tables.join import Joined
 from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.datasets.tables.schema import (
@@ -157,10 +157,8 @@ class TableSource(Source):
     def edges(self, edge_type: EdgeType) -> Iterator[Piece]:
         self._read()
         link = self._links[edge_type]
-        for heads, tails, file, first in self._linked(link.table, link.columns):
-            if link.is_reverse:
-                heads, tails = tails, heads
-            yield Piece(heads, tails, file, first)
+        for piece in self._linked(link.table, link.columns):
+            yield replace(piece, heads=piece.tails, tails=piece.heads) if link.is_reverse else piece
 
     @cached_property
     def _links(self) -> dict[EdgeType, Link]:
@@ -172,20 +170,22 @@ class TableSource(Source):
             for edge_type, columns, is_reverse in link_relations(table)
         }
 
-    def _linked(
-        self, table: TableDescription, columns: Sequence[str]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, str, int]]:
+    def _linked(self, table: TableDescription, columns: Sequence[str]) -> Iterator[Piece]:
         """Edges of a link, from rows to what they link to, or of a table of edges from the first to the
-        second link; with the file, and the row of the first."""
+        second link."""
+        own = _edge_columns(table) if table.is_edges else ()
+        counts = bool(own) and (table.name, "") not in self._counted
+        self._counted.add((table.name, ""))
         dangling: dict[str, tuple[RecordError, int]] = {}
         left_out = self._left_out.get(table.name, np.empty(0, np.int64))
         num = 0
-        for batch in self._batches(table, columns):
+        for batch in self._batches(table, [*columns, *(column.name for column in own)], counts=counts):
             num += len(batch)
+            cells = [batch.cells(column) for column in own]
             linked = [batch.links(column, table.several(column)) for column in columns]
             from_row = linked[0][0]  # of a table of edges each row has one
             position = batch.first + from_row
-            ends, kept = [], ~np.isin(position, left_out)
+            ends, kept = [], ~np.isin(position, left_out) & batch.kept[from_row]
             good = kept.copy()
             for column, (_, keys) in zip(columns, linked, strict=True):
                 rows = self._keys[table.links[column]].rows(keys)
@@ -204,7 +204,10 @@ class TableSource(Source):
             if len(columns) == 1:
                 ends.insert(0, position - np.searchsorted(left_out, position))
             if good.any():
-                yield ends[0][good], ends[1][good], str(batch.file), batch.row_in_file(0)
+                values = tuple(np.asarray(column)[from_row][good] for column in cells)
+                yield Piece(
+                    ends[0][good], ends[1][good], str(batch.file), batch.row_in_file(0), values=values
+                )
         if table.is_edges and not num:
             raise SourceError(str(table.paths[0]), None, None, "no rows", f"at least one of {table.name}")
         for column, (error, number) in dangling.items():
@@ -220,8 +223,8 @@ class TableSource(Source):
         table = self.tables[relation.edge_type[2]]
         assert relation.group_by is not None
         key, time = np.full(num_nodes, -1, np.int64), np.empty(num_nodes, np.int64)
-        for heads, tails, _, _ in self._linked(table, [relation.group_by]):
-            key[heads] = tails
+        for piece in self._linked(table, [relation.group_by]):
+            key[piece.heads] = piece.tails
         place = 0
         column = next(c for c in table.columns or () if c.name == table.time)
         left_out = self._left_out[table.name]
@@ -262,6 +265,12 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 
 def _files(table: TableDescription) -> list[Path]:
     return [file for one in (table, *table.joins) for file in one.paths]
+
+
+def _edge_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:
+    """What edges have of their own: their time, then numbers."""
+    time = [c for c in table.columns or () if c.kind == "time"] or [ColumnDescription(table.time, "time")]
+    return (*(time if table.time else ()), *(c for c in table.columns or () if c.kind == "number"))
 
 
 def _join_columns(table: TableDescription) -> list[str]:

@@ -20,12 +20,15 @@
                                          # values; of a column of categories a link for each of them
         join:                            # further columns by the key; of one that is there, what is missing
           - {path: plots.csv, key: movie, columns: {plot: text, title: text}}
-      likes:                             # no key, two links, nothing else: edges
+      likes:                             # no key, two links, and numbers and a time alone: edges
         path: likes.csv
         separator: "\\t"                  # of CSV; header: [user, movie] where the file has none; encoding
+        time: at                         # of each edge: rows of neighbours are in its order
+        columns: {seconds: number}       # of each edge
         links: {user: user, movie: movie}
-      rating:                            # no key, two links and more: rows are nodes between two others
+      rating:
         path: ratings.parquet
+        rows: nodes                      # and not edges: each is asked about, or has features
         time: at
         columns: {stars: number}
         links: {user: user, movie: movie}
@@ -107,10 +110,20 @@ class TableDescription:
         """The column of categories that a link is of, where a row may link to several."""
         return next((c for c in self.columns or () if c.name == link and c.kind == "categories"), None)
 
+    rows: str = ""
+    """nodes or edges; empty: edges where the table has no key, two links, and numbers and times alone."""
+
     @property
     def is_edges(self) -> bool:
         """Rows are edges between two other types, and no nodes."""
-        return not self.key and not self.time and self.columns == () and len(self.links) == 2
+        if self.rows:
+            return self.rows == "edges"
+        return self.may_be_edges and self.columns is not None
+
+    @property
+    def may_be_edges(self) -> bool:
+        kinds = {column.kind for column in self.columns or ()}
+        return not self.key and len(self.links) == 2 and kinds <= {"number", "time"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ class Description:
 
 
 _TABLE = (
-    *("path", "key", "time", "columns", "features", "document", "links", "reverse"),
+    *("path", "key", "time", "columns", "features", "document", "links", "reverse", "rows"),
     *("separator", "header", "encoding", "join"),
 )
 _JOIN = ("path", "key", "columns", "separator", "header", "encoding")
@@ -178,7 +191,10 @@ def read_description(path: Path) -> Description:
         place = f"tables.{lost[0]}"
         require(path, False, place, "neither a path nor a link to it", "one of them")
     target = str(raw.get("target") or nodes[0])
-    require(path, target in nodes, "target", target, f"one of {', '.join(nodes)}")
+    edges = target in described and target not in nodes
+    said = f"{target}, whose rows are edges" if edges else target
+    also = f", or tables.{target}.rows: nodes" if edges else ""
+    require(path, target in nodes, "target", said, f"one of {', '.join(nodes)}{also}")
     return Description(path, target, described, description.groups, bare)
 
 
@@ -200,7 +216,7 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
     place = joined_at or f"tables.{name}"
     check_keys(path, place, raw, _JOIN if joined_at else _TABLE)
     require(path, bool(NAME.fullmatch(name)), "tables", name, "a name of letters, digits, _, - and .")
-    for key in ("key", "time", "separator", "encoding"):
+    for key in ("key", "time", "separator", "encoding", "rows"):
         value = raw.get(key, "")
         require(path, isinstance(value, str), f"{place}.{key}", value, "a text")
     header, reverse = raw.get("header") or [], raw.get("reverse", True)
@@ -226,6 +242,7 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
         encoding=raw.get("encoding", "utf-8"),
         features=features,
         document=document,
+        rows=raw.get("rows", ""),
     )
     _check_columns(path, place, table)
     joins = raw.get("join") or []
@@ -273,6 +290,16 @@ def _check_columns(path: Path, place: str, table: TableDescription) -> None:
         linked = column.name in table.links and column.kind not in ("text", "category", "categories")
         expected = "categories, a category or a text, as it is a link"
         require(path, not linked, f"{place}.columns.{column.name}", column.kind, expected)
+    require(path, table.rows in ("", "nodes", "edges"), f"{place}.rows", table.rows, "nodes or edges")
+    if table.rows == "edges":
+        fits = table.may_be_edges and table.columns is not None
+        expected = "nodes, or no key, two links, and by name columns that are numbers or the time"
+        require(path, fits, f"{place}.rows", "edges", expected)
+    if table.is_edges:
+        own = [name for name in ("features", "document") if getattr(table, name)]
+        require(path, not own, place, f"{' and '.join(own)} of edges", "rows: nodes, or none of them")
+        times = [column.name for column in table.columns or () if column.kind == "time"]
+        require(path, times in ([], [table.time]), f"{place}.columns", times, "one time of edges at most")
     vectors = [column for column in table.columns or () if column.kind == "vector"]
     require(path, len(vectors) < 2, f"{place}.columns", [v.name for v in vectors], "one vector at most")
     if table.time and table.columns:
@@ -341,7 +368,8 @@ def _groups(path: Path, raw: Any, tables: Mapping[str, TableDescription]) -> tup
         name, of, column, ties = one["name"], one["of"], one["group"], one.get("ties", "include")
         require(path, bool(NAME.fullmatch(name)), f"{place}.name", name, "letters, digits, _, - and .")
         nodes = [table.name for table in tables.values() if not table.is_edges]
-        require(path, of in nodes, f"{place}.of", of, f"one of {', '.join(nodes)}")
+        also = f", or tables.{of}.rows: nodes" if of in tables and of not in nodes else ""
+        require(path, of in nodes, f"{place}.of", of, f"one of {', '.join(nodes)}{also}")
         require(path, ties in ("include", "strict"), f"{place}.ties", ties, "include or strict")
         table = tables[of]
         if not table.time:

@@ -44,6 +44,11 @@ def with_columns(path: Path, table: TableDescription) -> TableDescription:
         from netgpt.graphstore.datasets.tables.read import guessed_columns
 
         columns = guessed_columns(table)
+    if table.columns is None and replace(table, columns=columns).is_edges:
+        auto = "columns by name, or rows: nodes, as these may be edges"
+        require(path, False, f"tables.{table.name}.columns", "auto", auto)
+    if table.is_edges:
+        return table
     if table.time and table.time not in {column.name for column in columns}:
         columns = (*columns, ColumnDescription(table.time, "time"))
     kinds = {column.name: column.kind for column in columns}
@@ -76,7 +81,8 @@ def schema_of(description: Description) -> Schema:
         _told_type(group): NodeType(
             name=_told_type(group),
             encoding="numbers",
-            inputs=_number_inputs(description.tables[group.of], group.tells),
+            inputs=(inputs := _number_inputs(description.tables[group.of], group.tells)),
+            made_of=_made_of(inputs, group.tells),
             origin="each",
             of=group.of,
         )
@@ -85,7 +91,11 @@ def schema_of(description: Description) -> Schema:
     }
     nodes += told.values()
     relations = [
-        RelationType(edge_type=edge_type)
+        RelationType(
+            edge_type=edge_type,
+            time=table.time if table.is_edges else "",
+            numbers=edge_numbers(table) if table.is_edges else (),
+        )
         for table in description.tables.values()
         for edge_type, _, _ in link_relations(table)
     ]
@@ -146,7 +156,12 @@ def _node_type(table: TableDescription) -> NodeType:
     elif not features and table.features:
         encoding, inputs = "numbers", _number_inputs(table, table.features)
     return NodeType(
-        name=table.name, encoding=encoding, inputs=inputs, columns=tuple(columns), time=table.time
+        name=table.name,
+        encoding=encoding,
+        inputs=inputs,
+        made_of=_made_of(inputs, features or table.features or ()),
+        columns=tuple(columns),
+        time=table.time,
     )
 
 
@@ -165,13 +180,28 @@ def _numbers_beside(table: TableDescription) -> NodeType | None:
         return None
     inputs = _number_inputs(table, numbers)
     return NodeType(
-        name=f"{table.name}_numbers", encoding="numbers", inputs=inputs, origin="each", of=table.name
+        name=f"{table.name}_numbers",
+        encoding="numbers",
+        inputs=inputs,
+        made_of=_made_of(inputs, numbers),
+        origin="each",
+        of=table.name,
     )
+
+
+def edge_numbers(table: TableDescription) -> tuple[str, ...]:
+    """Columns that are numbers of edges."""
+    return tuple(column.name for column in table.columns or () if column.kind == "number")
 
 
 def _number_inputs(table: TableDescription, names: Sequence[str]) -> tuple[str, ...]:
     kinds = {c.name: c.kind for c in table.columns or ()}
     return tuple(days(name) if kinds[name] == "time" else name for name in names)
+
+
+def _made_of(inputs: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns, where the inputs are others."""
+    return () if inputs == columns else columns
 
 
 def _told_type(group: GroupDescription) -> str:

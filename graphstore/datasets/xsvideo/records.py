@@ -19,6 +19,7 @@ from typing import Any, Literal
 import ijson
 
 from netgpt.graphstore.dataset import OnError, ReadReport
+from netgpt.graphstore.datasets.described import begins_description
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 
 URL, DESCRIPTION, TITLE, AUTHOR = "url", "描述", "标题", "发布用户ID"
@@ -228,10 +229,6 @@ def parse_record(
     return record
 
 
-_DESCRIPTION = re.compile(rb'\{\s*"(version|target|nodes|edges)"\s*:')
-"""How a JSON object begins that describes a graph and holds no records."""
-
-
 _RECORDS = re.compile(rb'\{\s*"[^"]*"\s*:\s*\{')
 """How an object of objects begins."""
 
@@ -243,7 +240,7 @@ def is_records(path: Path) -> bool:
             head = file.read(4096).lstrip()
     except OSError:
         return path.suffix == ".json"
-    if _DESCRIPTION.match(head) or path.suffix in (".yaml", ".yml"):
+    if begins_description(head) or path.suffix in (".yaml", ".yml"):
         return False
     return path.suffix == ".json" or _RECORDS.match(head) is not None
 
@@ -256,8 +253,8 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
             head = file.read(4096).lstrip()
             if not head:
                 raise SourceError(name, None, None, "an empty file", "one JSON object of records")
-            if _DESCRIPTION.match(head):
-                found = "a description of edge lists (an object with nodes and edges)"
+            if begins_description(head):
+                found = "a description of a graph (an object with tables, or with nodes and edges)"
                 raise SourceError(name, None, None, found, "one JSON object of records, by their ids")
             if not head.startswith(b"{"):
                 found = repr(head[:20].decode(errors="replace"))

@@ -146,7 +146,9 @@ NONE = Without(frozenset(), frozenset())
             1,
             "by way of told/not_later/row;",
         ),
-        ((RelationType(edge_type=("told", "own", "row"), column="label"),), (), 1, "told/own/row"),
+        ((RelationType(edge_type=("told", "own", "row"), column="other"),), (), 1, "told/own/row"),
+        ((RelationType(edge_type=("user", "rev_label", "row")),), (), 1, "by which user/rev_label/row tells"),
+        ((RelationType(edge_type=("row", "g", "row"), group_by="label", strict=True),), (), 1, "row/g/row"),
     ],
 )
 def test_a_label_that_a_model_would_be_told_is_refused(

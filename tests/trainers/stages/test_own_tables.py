@@ -31,8 +31,9 @@ tables:
   film:
     path: films.csv
     key: film
-    columns: {title: text, stars: number, genres: {categories: "|"}}
+    columns: {title: text, stars: number, tall: number, mood: category, genres: {categories: "|"}}
     features: [title]
+    document: [title, genres]
     links: {genres: genre, studio: studio}
   studio: {path: studios.csv, key: studio}
   plays: {path: plays.csv, links: {user: user, film: film}}
@@ -53,12 +54,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Films whose stars follow from their studio and from who plays them: not from their titles."""
     folder, rng = tmp_path_factory.mktemp("films"), np.random.default_rng(0)
     quality, taste = rng.normal(size=8), rng.integers(0, 2, 60)
-    films, plays = ["film,title,stars,genres,studio"], ["user,film"]
+    films, plays = ["film,title,stars,tall,mood,genres,studio"], ["user,film"]
     for i in range(300):
         studio, kind = int(rng.integers(8)), int(rng.integers(0, 2))
+        mood = ["sad", "glad"][kind]
         stars = 5 + 2 * quality[studio] + 2 * kind + rng.normal() / 10
         genres = "|".join(sorted(set(rng.choice(["war", "love", "noir"], 2).tolist())))
-        films.append(f"f{i},title {rng.integers(1000)},{stars:.4f},{genres},s{studio}")
+        films.append(f"f{i},title {rng.integers(1000)},{stars:.4f},{kind},{mood},{genres},s{studio}")
         fans = rng.choice(np.flatnonzero(taste == kind), 6, replace=False)
         plays += [f"u{u},f{i}" for u in fans.tolist()]
     for name, lines in (
@@ -78,8 +80,8 @@ def settings_with(tmp_path: Path, *changes: str) -> Settings:
     return load_config(str(tmp_path / "recipe.yaml"), ["cluster.workers=1", *changes]).settings
 
 
-def make_run(run: Path, store: Store, settings: Settings) -> dict[str, float]:
-    """All stages of some settings in this process; nMSE on test of all that is measured."""
+def make_run(run: Path, store: Store, settings: Settings, metric: str = "nmse") -> dict[str, float]:
+    """All stages of some settings in this process; a metric on test of all that is measured."""
     for name in settings.stages:
         stage_of(name).check(settings)
         stage_of(name).check_graph(settings, store)
@@ -87,7 +89,7 @@ def make_run(run: Path, store: Store, settings: Settings) -> dict[str, float]:
         job.prepare()
         run_stage(job)
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
-    return {name: parts["test"]["nmse"] for name, parts in (metrics["baselines"] | metrics["stages"]).items()}
+    return {name: parts["test"][metric] for name, parts in (metrics["baselines"] | metrics["stages"]).items()}
 
 
 @pytest.mark.parametrize("featureless", ["table", "degree"])
@@ -125,6 +127,39 @@ def test_a_language_model_reads_rows_and_graph(store: Store, tmp_path: Path, sta
     table = pq.read_table(run / "evaluation" / "predictions.parquet").to_pydict()
     assert np.isfinite(table["stage3_score"]).all()
     assert np.ptp(table["stage3_score"]) > 0
+
+
+@pytest.mark.parametrize("task", ["classification", "ordinal"])
+def test_chances_go_through_graph_and_language(store: Store, tmp_path: Path, task: str) -> None:
+    """A score is a number for each class: from the head to the cache, language stages and predictions."""
+    asked = {
+        "classification": "{name: classification, label: mood, classes: [sad, glad]",
+        "ordinal": "{name: rating, label: tall, levels: 2, head: ordinal",
+    }
+    recipe = RECIPE.replace("{name: regression, label: stars", asked[task])
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    more = [*LANGUAGE, "stages=[stage1,embeddings,base,tokens,stage2,stage3,evaluation]"]
+    more += ["stage2.epochs=1", "stage2.lr=0.003", "stage3.start=graph"]
+    settings = load_config(str(tmp_path / "recipe.yaml"), ["cluster.workers=1", *more]).settings
+    run = tmp_path / "run"
+    found = make_run(run, store, settings, "acc")
+    assert found["stage1"] > 0.9 and found["stage3"] > 0.85
+    assert set(found) >= {"stage1_sampled", "stage2", "stage2_generated"} and "stage2_mean" not in found
+    vectors = graphstore.arrays.map_array(run / "embeddings" / "vectors", "score")
+    assert vectors.shape == (300, 2)
+    table = pq.read_table(run / "evaluation" / "predictions.parquet").to_pydict()
+    test = np.array(table["split"]) == "test"
+    if task == "classification":
+        assert found["constant (shares)"] < 0.7
+        chances = np.stack([table["stage3_chance_sad"], table["stage3_chance_glad"]], 1)
+        np.testing.assert_allclose(chances.sum(1), 1)
+        said = np.array(["sad", "glad"])[chances.argmax(1)]
+        assert said.tolist() == table["stage3_class"]
+        right = said == np.array(table["class"])
+    else:
+        assert min(table["stage3_score"]) >= 0 and max(table["stage3_score"]) <= 1
+        right = np.array(table["stage3_level"]) == np.array(table["level"])
+    assert found["stage3"] == pytest.approx(right[test].mean())
 
 
 def test_a_label_that_prompts_would_show_is_refused_before_a_stage_starts(

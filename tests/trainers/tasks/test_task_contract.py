@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
+import numpy as np
+import pytest
+import torch
+
+from netgpt.graphstore import Store
+from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.tasks.base import WordsConfig
+from netgpt.trainers.tasks.classification import Classification, ClassificationConfig
 from netgpt.trainers.tasks.regression import Regression, RegressionConfig
 from tests.contracts.task import TaskTests
 from tests.reference import TASK, rating
@@ -44,6 +51,110 @@ class TestRegression(TaskTests):
             "rmse": mse**0.5,
             "spearman": None if flat else float(np.corrcoef(a, b)[0, 1]),
         }
+
+
+class TestOrdinal(TaskTests):
+    """A rating whose scores are chances of levels: each metric by the answer that is best for it."""
+
+    task = rating(head="ordinal")
+
+    def naive(self, scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+        if scores.ndim == 1:
+            return TestRating().naive(scores, truth)
+        right, squares, distances = 0, 0.0, 0.0
+        for row, t in zip(scores.tolist(), truth.tolist(), strict=True):
+            weights = [math.exp(s - max(row)) for s in row]
+            chances = [w / sum(weights) for w in weights]
+            right += row.index(max(row)) == t
+            squares += (sum(k * p for k, p in enumerate(chances)) - t) ** 2
+            median = next(k for k in range(len(row)) if sum(chances[: k + 1]) >= 0.5)
+            distances += abs(median - t)
+        num = len(truth)
+        return {"acc": right / num, "mse": squares / num, "mae": distances / num}
+
+    def test_its_loss_is_the_cross_entropy_of_each_bound(self) -> None:
+        scores = self.some_scores(40)
+        truth = np.random.default_rng(0).integers(0, 10, 40)
+        expected = 0.0
+        for row, t in zip(scores, truth, strict=True):
+            chances = np.exp(row) / np.exp(row).sum()
+            for k in range(9):
+                expected -= math.log(chances[: k + 1].sum() if t <= k else chances[k + 1 :].sum())
+        found = self.task.loss(torch.from_numpy(scores), torch.from_numpy(truth), 1.0)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+class TestClassification(TaskTests):
+    task = Classification(
+        ClassificationConfig(
+            name="classification", label="label", split=TASK.split, classes=[str(i) for i in range(10)]
+        )
+    )
+
+    def naive(self, scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+        wide = scores.ndim == 2
+        said = scores.argmax(1) if wide else np.array([min(max(int(s + 0.5), 0), 9) for s in scores.tolist()])
+        f1, areas = [], []
+        for one in sorted(set(truth.tolist())):
+            hits = sum(s == one == t for s, t in zip(said.tolist(), truth.tolist(), strict=True))
+            precision = hits / max(1, int(sum(said == one)))
+            recall = hits / int(sum(truth == one))
+            f1.append(2 * precision * recall / (precision + recall) if hits else 0.0)
+            if wide:
+                logs = scores[:, int(one)] - np.log(np.exp(scores).sum(1))
+                yes, no = logs[truth == one], logs[truth != one]
+                if len(no):
+                    wins = [(a > b) + (a == b) / 2 for a in yes for b in no]
+                    areas.append(sum(wins) / len(wins))
+        nll = None
+        if wide:
+            chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+            nll = float(-np.mean([math.log(row[int(t)]) for row, t in zip(chances, truth, strict=True)]))
+        return {
+            "acc": float(np.mean(said == truth)),
+            "f1": float(np.mean(f1)),
+            "auroc": float(np.mean(areas)) if areas else None,
+            "nll": nll,
+        }
+
+
+def classifying(label: str, classes: list[str]) -> Classification:
+    return Classification(ClassificationConfig(name="classification", label=label, classes=classes))
+
+
+def test_classes_are_a_categorys_values(store: Store) -> None:
+    """In the recipe's order; a value that it does not name is said with all that there are."""
+    columns = store.schema.node_type(store.schema.target).columns
+    made = [(c.name, *store.category(store.schema.target, c.name)) for c in columns if c.kind == "category"]
+    name, codes, values = min(made, key=lambda one: len(one[2]))
+    used = sorted({values[code] for code in np.asarray(codes).tolist() if code >= 0})
+    classes = used[::-1]
+    truth = classifying(name, classes).truth(store)
+    named = [values[code] if code >= 0 else None for code in np.asarray(codes).tolist()]
+    assert [None if np.isnan(t) else classes[int(t)] for t in truth.tolist()] == named
+    for wrong in (classes[1:], []):
+        with pytest.raises(TrainerError, match=r"^task\.classes: found .*, expected the values of") as raised:
+            classifying(name, wrong).truth(store)
+        assert all(repr(value) in str(raised.value) for value in used[:20])
+    with pytest.raises(TrainerError, match=r"^task\.classes: found \['a', 'a'\], expected the label's"):
+        classifying(name, ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("The label is short.", 0),
+        ("short film", 1),
+        ("a SHORT FILM it is", 1),
+        ("short, or a short film", None),
+        ("shorts", None),
+        ("c++", 2),
+        ("", None),
+    ],
+)
+def test_a_text_names_one_class(text: str, said: int | None) -> None:
+    classes = ["short", "short film", "c++"]
+    assert classifying("kind", classes).parse(text) == said
 
 
 class TestToy(TaskTests):

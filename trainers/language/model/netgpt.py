@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -155,8 +156,10 @@ class NetGPT(PackedLM):
         graph_dim: int,
         graph_ids: tuple[int, int, int],
         start: str = "mean",
+        width: int = 1,
     ) -> None:
-        """start: as in the settings of stage 3; with `graph` a score is what is added to stage 1's."""
+        """start: as in the settings of stage 3; with `graph` a score is what is added to stage 1's. width: of
+        the task's scores."""
         super().__init__(base)
         self.start = start
         self.start_id, self.pad_id, self.end_id = graph_ids
@@ -165,12 +168,13 @@ class NetGPT(PackedLM):
         self.projector = nn.Sequential(nn.Linear(graph_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         mean = text.embed_tokens.weight.detach().float().mean(0)
         self.markers_2H = nn.Parameter(mean + 0.02 * torch.randn(2, hidden))
-        self.head = nn.Linear(hidden, 1)
+        self.head = nn.Linear(hidden, width)
 
-    def start_head_at(self, score: float) -> None:
+    def start_head_at(self, score: float | np.ndarray) -> None:
         """Start the head as a constant: zero weight, this bias."""
         nn.init.zeros_(self.head.weight)
-        nn.init.constant_(self.head.bias, score)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.as_tensor(score))
 
     def _part(self, name: str) -> dict[str, nn.Parameter]:
         """Also projector, markers, head."""
@@ -194,10 +198,12 @@ class NetGPT(PackedLM):
         return self._with_pixels(x_LH, batch)
 
     def scores(self, batch: PackedBatch) -> Tensor:
-        """Score of each sample, as the head gives it: [n] float32."""
+        """Score of each sample, as the head gives it: [n] float32, or [n, width]."""
         h_nH = self.hidden_states(batch)[batch.last_prompt_token_n]
         # float32: bfloat16 scores between 4 and 8 come in steps of 0.031
-        scores = F.linear(h_nH.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
+        scores = F.linear(h_nH.float(), self.head.weight.float(), self.head.bias.float())
+        if self.head.out_features == 1:
+            scores = scores.squeeze(-1)
         if self.start == "mean":
             return scores
         if batch.start_n is None:

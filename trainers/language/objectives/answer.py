@@ -41,7 +41,7 @@ class Answer(Objective):
         log_probs = choice_log_probs(self.model, samples, budget)
         choices = [self.task.choice_of(t) for t in truth.tolist()]
         of_truth = log_probs[np.arange(len(choices)), choices] if choices else np.empty(0)
-        scores = expected_value(log_probs, self.task.choice_values)
+        scores = log_probs if self.task.width > 1 else expected_value(log_probs, self.task.choice_values)
         return {**judged_metrics(self.task, scores, truth), "val_response_nll": float(-of_truth.mean())}
 
     def predict(
@@ -53,8 +53,8 @@ class Answer(Objective):
         values = self.task.choice_values
         log_probs = choice_log_probs(self.model, samples, budget, progress)
         choices = generated_choices(self.model, self.task, generated, budget, progress)
-        return {
-            "": values[log_probs.argmax(1)],
-            "_mean": expected_value(log_probs, values),
-            "_generated": np.where(choices == UNPARSED, np.nan, values[choices]),
-        }
+        if self.task.width > 1:  # its scores are chances, as these are
+            likeliest = {"": log_probs}
+        else:
+            likeliest = {"": values[log_probs.argmax(1)], "_mean": expected_value(log_probs, values)}
+        return {**likeliest, "_generated": np.where(choices == UNPARSED, np.nan, values[choices])}

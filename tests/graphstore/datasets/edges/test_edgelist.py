@@ -343,7 +343,7 @@ def test_a_description_in_json_is_no_file_of_records(graph: Any, tmp_path: Path)
     path.write_text(json.dumps(description), encoding="utf-8")
     graphstore.build(path, tmp_path / "s")
     assert graphstore.open(tmp_path / "s").dataset.name == "edges"
-    with pytest.raises(StoreError, match=r"graph\.json: found a description of edge lists"):
+    with pytest.raises(StoreError, match=r"graph\.json: found a description of a graph"):
         graphstore.build(path, tmp_path / "t", dataset="xsvideo")
     path.write_text(json.dumps({"version": 1, **description}), encoding="utf-8")
     with pytest.raises(
