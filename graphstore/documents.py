@@ -21,7 +21,7 @@ def documents(graph: Graph, document: Document, nodes: Iterable[int]) -> Iterato
     Of a document that no column holds, each field is the column of its name: texts, ids, categories and lists
     of them as they are, whole numbers without a point, times as dates; what has no value is left out.
     """
-    ids = graph.node_ids(document.node_type)
+    ids = graph.node_names(document.node_type)
     if document.column:
         texts = graph.strings(document.node_type, document.column)
         yield from ((ids[v], texts[v]) for v in nodes)

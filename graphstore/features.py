@@ -37,9 +37,11 @@ def encode_scalar(values: np.ndarray) -> np.ndarray:
 def encode_numbers(columns: Sequence[np.ndarray]) -> np.ndarray:
     """Numbers that are no counts, NaN where one is not known: k columns [N] → [N, 3k] float32.
 
-    Of each the value, sign(v) log(1 + |v|), and 1; where it is not known three zeros.
+    Of each the value, sign(v) log(1 + |v|), and 1; where it is not known three zeros. What float32 has no
+    place for is its greatest number.
     """
-    values = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+    most = float(np.finfo(np.float32).max)
+    values = np.clip(np.stack([np.asarray(column, np.float64) for column in columns], axis=1), -most, most)
     known = ~np.isnan(values)
     values = np.where(known, values, 0.0)
     logs = np.sign(values) * np.log1p(np.abs(values))

@@ -133,6 +133,8 @@ class RelationType:
     """What the time of a listed edge is called, where each has its own: rows are in its order."""
     numbers: tuple[str, ...] = ()
     """Numbers of a listed edge."""
+    link: str = ""
+    """The column of one end's rows that says the other, of listed edges that a foreign key makes."""
 
     @property
     def rule(self) -> Literal["listed", "column", "group"]:
@@ -250,7 +252,7 @@ class Schema:
             if not node["made_of"]:
                 del node["made_of"]
         for relation in raw["relations"]:
-            for key in ("time", "numbers"):
+            for key in ("time", "numbers", "link"):
                 if not relation[key]:
                     del relation[key]
         return raw
@@ -271,6 +273,7 @@ class Schema:
                     column=r.get("column", ""),
                     time=r.get("time", ""),
                     numbers=tuple(r.get("numbers", ())),
+                    link=r.get("link", ""),
                 )
                 for r in raw["relations"]
             ),
@@ -303,12 +306,12 @@ class Schema:
                 yield f"edge type from {src!r} to {dst!r}"
             elif relation.rule == "group" and not self.is_numbered_as(src, dst):
                 yield f"{edge_name(relation.edge_type)}: a group of two types"
+            elif relation.rule != "listed" and (relation.time or relation.numbers):
+                yield f"{edge_name(relation.edge_type)}: times or numbers of edges that are not listed"
             elif relation.group_by is not None:
                 node = self.node_type(dst)
                 if node.column_named(relation.group_by) is not None and not node.time:
                     yield f"{edge_name(relation.edge_type)}: a group of nodes without a time"
-            elif relation.rule != "listed" and (relation.time or relation.numbers):
-                yield f"{edge_name(relation.edge_type)}: times or numbers of edges that are not listed"
             elif len({*relation.numbers}) < len(relation.numbers) or not all(
                 NAME.fullmatch(name) for name in (*relation.numbers, relation.time or "time")
             ):

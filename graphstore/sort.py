@@ -337,9 +337,10 @@ def write_rows(
             if own and fits:
                 places = np.empty(len(h), np.int64)
                 fits = _places(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, places)
-                kept = places >= 0
-                for array, numbers in zip((heads, *own), (h, *given), strict=True):
-                    array[places[kept]] = numbers[kept]
+                if fits:
+                    kept = places >= 0
+                    for array, numbers in zip((heads, *own), (h, *given), strict=True):
+                        array[places[kept]] = numbers[kept]
             elif fits:
                 fits = _scatter(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, heads)
             if progress:
@@ -348,7 +349,9 @@ def write_rows(
             raise StoreError(f"{folder}: the edge list changed while it was read; build again")
         if values.is_timed:
             order = _time_order(indptr, heads, own[0])
-            heads, own = heads[order], [array[order] for array in own]
+            heads = heads[order]
+            for i in range(len(own)):  # one at a time: each is there twice for a moment
+                own[i] = own[i][order]
         rows.append(int(first[k]), indptr, heads, own)
 
     if len(first) == 2:

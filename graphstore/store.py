@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -99,6 +99,13 @@ class Graph:
         named = [] if node is None else [c.name for c in node.columns if c.kind == "id"]
         return self.strings(node_type, self.known_column(node_type, named[0] if named else "id", "id").name)
 
+    def node_names(self, node_type: str) -> Sequence[str]:
+        """What a type's nodes are called: their ids, and of a type without ids `RowNumbers`: N strings."""
+        node = next((n for n in self.schema.node_types if n.name == node_type), None)
+        if node is None or node.origin == "values" or any(c.kind == "id" for c in node.columns):
+            return self.node_ids(node_type)
+        return RowNumbers(self.num_nodes[node_type])
+
     @property
     def ids(self) -> Sequence[str]:
         """Ids of the target type's nodes."""
@@ -111,7 +118,7 @@ class Graph:
         if document is not None and not document.column:
             from netgpt.graphstore.documents import documents
 
-            return [text for _, text in documents(self, document, range(len(self.ids)))]
+            return [text for _, text in documents(self, document, range(self.num_nodes[self.schema.target]))]
         return self.strings(self.schema.target, "text" if document is None else document.column)
 
     @property
@@ -132,6 +139,25 @@ class Graph:
 
     def check_unchanged(self) -> None:
         """Raises StoreError where a mapped file is not what it was when it was mapped."""
+
+
+class RowNumbers(Sequence[str]):
+    """The numbers of N rows that have no ids, as strings."""
+
+    def __init__(self, num: int) -> None:
+        self._numbers = range(num)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        return [str(v) for v in self._numbers[i]] if isinstance(i, slice) else str(self._numbers[i])
 
 
 class Store(Graph):

@@ -29,7 +29,7 @@ DESCRIPTION: dict[str, Any] = {
             "columns": {"stars": "number"},
             "features": ["at"],
             "links": {"user": "user", "film": "film"},
-            "reverse": False,
+            "reverse": "only",
         },
     },
     "relations": [

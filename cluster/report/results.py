@@ -205,10 +205,10 @@ def _confusions(task: Task, predictions: Path, titles: Mapping[str, str]) -> tup
         return ()
     table = pq.read_table(predictions, columns=["split", label, *(f"{key}_{task.noun}" for key in keys)])
     is_test = np.array(table["split"].to_pylist()) == "test"
-    truth = np.array([task.choice_of(t) for t in table[label].to_numpy()[is_test].tolist()], np.int64)
+    truth = task.choices_said(table[label].to_numpy(zero_copy_only=False)[is_test])
     made = []
     for key in keys:
-        given = table[f"{key}_{task.noun}"].to_numpy()[is_test].astype(np.int64)
+        given = task.choices_said(table[f"{key}_{task.noun}"].to_numpy(zero_copy_only=False)[is_test])
         counts = np.zeros((len(names), len(names)), np.int64)
         known = given >= 0  # a text that states no answer has no column
         np.add.at(counts, (truth[known], given[known]), 1)

@@ -295,6 +295,9 @@ class TaskTests:
         assert table["split"] == [of[v] for v in nodes.tolist()]
         label, values = self.task.truth_column(examples.truth[nodes])
         np.testing.assert_array_equal(table[label], values)
+        if self.task.choices:
+            said = [self.task.choice_of(t) for t in examples.truth[nodes].tolist()]
+            assert self.task.choices_said(np.asarray(values)).tolist() == said
         own = self.task.columns("stage1", scores.scores["stage1"][nodes])
         assert own and all(name.startswith("stage1_") for name in own)
         for name, column in own.items():

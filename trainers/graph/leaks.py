@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from netgpt.graphstore import Schema
-from netgpt.graphstore.schema import RelationType, edge_name
+from netgpt.graphstore.schema import NodeType, RelationType, edge_name
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.without import Without
 
@@ -27,19 +27,19 @@ def check_label_is_hidden(schema: Schema, label: str, num_layers: int, without: 
     It may be a feature of a type that is numbered as the target is, if that is reached by groups alone whose
     heads are strictly earlier: then it is what others came to before.
     """
+    target = schema.node_type(schema.target)
     tellers = {
         node.name
         for node in schema.node_types
-        if label in (*node.inputs, *node.made_of)
-        and node.table == schema.target
-        and node.origin != "values"
-        and node.name not in without.features
+        if node.table == target.name and node.name not in without.features and _has(node, target, label)
     }
     relations = [r for r in schema.relations if r.edge_type not in without.relations]
     for relation in relations:
-        name, tail = relation.edge_type[1:]
-        by_label = label in (relation.group_by, relation.column) or name in (label, f"rev_{label}")
-        if by_label and tail == schema.target:
+        src, name, tail = relation.edge_type
+        rows = src if name == relation.link else tail  # whose column the link is
+        by_link = relation.link == label and rows == target.name
+        by_group = relation.rule == "group" and label in (relation.group_by, target.time)
+        if tail == target.name and (by_link or by_group or (relation.column and relation.column == label)):
             raise TrainerError(
                 f"task.label: found {label!r}, by which {edge_name(relation.edge_type)} tells it of the "
                 "examples themselves; expected no relation by it that ends in them"
@@ -53,6 +53,17 @@ def check_label_is_hidden(schema: Schema, label: str, num_layers: int, without: 
                 f"task.label: found {label!r} among the features of {place.node_type}, which tell it of the "
                 f"examples themselves{way}; expected it told of strictly earlier rows alone"
             )
+
+
+def _has(node: NodeType, target: NodeType, label: str) -> bool:
+    """Whether a type of the target's rows has the label among its features."""
+    if node.origin == "values":
+        return False
+    if not node.made_of and any(name.startswith("_") for name in node.inputs):
+        # A store of before it said what a text was made of
+        column = target.column_named(label)
+        return column is not None and column.kind in ("text", "category")
+    return label in (*node.inputs, *node.made_of)
 
 
 def _places(schema: Schema, relations: list[RelationType], num_layers: int) -> Iterator[_Place]:

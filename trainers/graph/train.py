@@ -166,7 +166,7 @@ class GraphTrainer:
 
     def _not_finite(self, loss: float, norm: float, step: GraphStep, number: int) -> TrainerError:
         """Says which batch it was; all its ids are in a file, and the last checkpoint stays."""
-        names = self.store.node_ids(self.examples.node_type)
+        names = self.store.node_names(self.examples.node_type)
         ids = [names[v] for v in step.global_seeds.tolist()]
         path = self.folder / BAD_BATCH
         if self.rank == 0:

@@ -116,7 +116,7 @@ class Assembly:
             self.builder,
             self.device,
             graph,
-            names=self.store.node_ids(self.builder.document.node_type),
+            names=self.store.node_names(self.builder.document.node_type),
             pixels=self.pixels,
         )
         return samples.without(self.hidden)

@@ -56,11 +56,16 @@ def choice_log_probs(
 ) -> np.ndarray:
     """Log-probability of each choice's response: [n, choices] float64, on every rank.
 
-    A choice is scored by its response up to its answer. Where all differ in one last token alone (and so
-    share all logits) one pass serves all; else each choice is a sample of its own.
+    A choice is scored by its response up to its answer; where one begins as another ends, which would always
+    be likelier, with the token that closes it. Where all differ in one last token alone (and so share all
+    logits) one pass serves all; else each choice is a sample of its own.
     """
     builder = samples.builder
     responses = [builder.scored_response(choice) for choice in range(builder.num_choices)]
+    whole = [tuple(response.tolist()) for response in responses]
+    if any(a != b and b[: len(a)] == a for a in whole for b in whole):
+        closed = [builder.response(choice) for choice in range(builder.num_choices)]
+        responses = [r[: len(scored) + 1] for r, scored in zip(closed, responses, strict=True)]
     stem = responses[0][:-1]
     one_token = all(len(r) == len(stem) + 1 and (r[:-1] == stem).all() for r in responses)
     longest = max(len(r) for r in responses)

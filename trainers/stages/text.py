@@ -119,7 +119,7 @@ class Base(Stage):
             most = tiny.warmup_steps * WARMUP_PACKS * language.token_budget // SHORTEST_PROMPT
             order = np.random.default_rng((settings.seed, 0)).permutation(len(train))[:most]
             chosen = train[np.sort(order)].tolist()
-            ids = store.node_ids(document.node_type)
+            ids = store.node_names(document.node_type)
             records = builder.tokenize(documents(store, document, chosen))
             hidden = hidden_fields(document, settings.ablation.fields, f"ablations.{settings.without}.fields")
             loss = warm_up(

@@ -147,6 +147,10 @@ class Task:
         """Which of the choices a label is."""
         raise NotImplementedError
 
+    def choices_said(self, values: np.ndarray) -> np.ndarray:
+        """Which choices a column of predictions, or that of the truth, says: [n] int64, −1 for none."""
+        return np.array([self.choice_of(v) if v >= 0 else -1 for v in values.tolist()], np.int64)
+
     @property
     def choice_values(self) -> np.ndarray:
         """The score that each choice stands for: [choices] float64."""

@@ -187,26 +187,38 @@ def link_means(
     """What the target links to, and scores of `test`: the mean train label, and how far that of each end lies
     from it, summed; an end without train examples adds nothing. None of a target without links.
 
-    A link is a relation that begins in the target, and of which each of its nodes has one edge at most.
+    A link is a relation between the target and another type of which each of its nodes has one edge at most.
     """
-    target, mean = graph.schema.target, float(truth[train].mean())
-    names, scores = [], np.full(len(test), mean)
+    mean = float(truth[train].mean())
+    ends = _linked_ends(graph)
+    scores = np.full(len(test), mean)
+    for end_of in ends.values():
+        size = int(end_of.max(initial=-1)) + 2
+        at = np.where(end_of < 0, size - 1, end_of)  # the last for nodes without the link
+        num = np.bincount(at[train], minlength=size)
+        total = np.bincount(at[train], truth[train] - mean, minlength=size)
+        off = total / np.maximum(num, 1)
+        off[-1] = 0.0
+        scores += off[at[test]]
+    return (tuple(ends), scores) if ends else None
+
+
+def _linked_ends(graph: Graph) -> dict[str, np.ndarray]:
+    """By link the node at its other end, of each node of the target: [N], −1 for none."""
+    target, ends = graph.schema.target, dict[str, np.ndarray]()
     for relation in graph.schema.relations:
         src, name, dst = relation.edge_type
-        if src != target or relation.rule == "group":
+        other = src if dst == target else dst
+        if relation.rule == "group" or target not in (src, dst) or graph.schema.is_numbered_as(other, target):
             continue
         first, heads = graph.relation(relation.edge_type).to_csr()
-        if len(np.unique(heads)) < len(heads):
-            continue
-        end_of = np.full(graph.num_nodes[target], graph.num_nodes[dst])
-        end_of[heads] = np.repeat(np.arange(graph.num_nodes[dst]), np.diff(first))
-        num = np.bincount(end_of[train], minlength=graph.num_nodes[dst] + 1)
-        total = np.bincount(end_of[train], truth[train] - mean, minlength=graph.num_nodes[dst] + 1)
-        off = total / np.maximum(num, 1)
-        off[-1] = 0.0  # of those without the link
-        names.append(name)
-        scores += off[end_of[test]]
-    return (tuple(names), scores) if names else None
+        tails = np.repeat(np.arange(len(first) - 1), np.diff(first))
+        own, others = (tails, heads) if dst == target else (heads, tails)
+        if len(np.unique(own)) == len(own):
+            end_of = np.full(graph.num_nodes[target], -1, np.int64)
+            end_of[own] = others
+            ends.setdefault(name.removeprefix("rev_"), end_of)
+    return ends
 
 
 def earlier_means(

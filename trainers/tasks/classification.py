@@ -85,10 +85,9 @@ class Classification(Task):
             distinct, code = np.unique(numbers[is_known], return_inverse=True)
             codes = np.full(len(numbers), -1)
             codes[is_known] = code
-            values = [f"{value:g}" for value in distinct[: 2 * SHOWN_VALUES].tolist()]
-            values += [""] * (len(distinct) - len(values))
+            values = [str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist()]
         used = np.unique(codes[codes >= 0]).tolist()
-        lost = [values[code] for code in used if values[code] not in self.classes]
+        lost = {values[code] for code in used} - set(self.classes)
         if lost or len(self.classes) < 2:
             there = ", ".join(repr(values[code]) for code in used[:SHOWN_VALUES])
             more = ", …" if len(used) > SHOWN_VALUES else ""
@@ -96,7 +95,8 @@ class Classification(Task):
                 f"task.classes: found {list(self.classes) or 'none'}, expected the values of {name}: "
                 f"{there or 'at least two'}{more}"
             )
-        number = np.array([self.classes.index(v) if v in self.classes else -1 for v in values] + [-1])
+        place = {name: i for i, name in enumerate(self.classes)}
+        number = np.array([*(place.get(value, -1) for value in values), -1])
         of_node = number[codes]
         return np.where(of_node < 0, np.nan, of_node.astype(np.float64))
 
@@ -121,6 +121,10 @@ class Classification(Task):
 
     def choice_of(self, truth: float) -> int:
         return int(truth)
+
+    def choices_said(self, values: np.ndarray) -> np.ndarray:
+        names = [*self.classes, ""]
+        return np.array([(names.index(v) + 1) % len(names) - 1 for v in values.tolist()], np.int64)
 
     @property
     def choice_values(self) -> np.ndarray:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from netgpt.graphstore import Graph
+from netgpt.graphstore.store import RowNumbers
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import require
 from netgpt.trainers.tasks.base import Examples, Task
@@ -135,17 +136,18 @@ class Judge:
         return measures
 
     def write_predictions(self, path: Path, scores: Scores) -> None:
-        """A row for each labelled node: id, part, label, and the task's columns of what was measured of all
-        parts."""
+        """A row for each labelled node: id (of one without its number), part, label, and the task's columns
+        of what was measured of all parts."""
         examples, target = self.examples, self.graph.schema.target
         names = np.full(self.graph.num_nodes[target], "", object)
         for name, nodes in examples.named().items():
             names[nodes] = name
         nodes = np.flatnonzero(names != "")
-        ids = self.graph.node_ids(target)
+        names_of = self.graph.node_names(target)
+        ids: Any = nodes if isinstance(names_of, RowNumbers) else [names_of[v] for v in nodes.tolist()]
         label, values = self.task.truth_column(examples.truth[nodes])
         columns: dict[str, Any] = {
-            "id": [ids[v] for v in nodes.tolist()],
+            "id": ids,
             "split": names[nodes].tolist(),
             label: values,
         }

@@ -181,7 +181,7 @@ class TableSource(Source):
         num = 0
         for batch in self._batches(table, [*columns, *(column.name for column in own)], counts=counts):
             num += len(batch)
-            cells = [batch.cells(column) for column in own]
+            cells = [_edge_values(batch.cells(column)) for column in own]
             linked = [batch.links(column, table.several(column)) for column in columns]
             from_row = linked[0][0]  # of a table of edges each row has one
             position = batch.first + from_row
@@ -265,6 +265,14 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 
 def _files(table: TableDescription) -> list[Path]:
     return [file for one in (table, *table.joins) for file in one.paths]
+
+
+def _edge_values(cells: np.ndarray) -> np.ndarray:
+    """Times as they are, and numbers no greater than float32 has."""
+    if cells.dtype.kind != "f":
+        return cells
+    most = float(np.finfo(np.float32).max)
+    return np.clip(cells, -most, most)
 
 
 def _edge_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:

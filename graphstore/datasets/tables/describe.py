@@ -32,7 +32,7 @@
         time: at
         columns: {stars: number}
         links: {user: user, movie: movie}
-        reverse: false                   # a rating is told of its user, and the user of no rating
+        reverse: only                    # a rating hears of its user and movie, and they of no rating
       user: {features: []}               # no path: the distinct values of links; without features they are
                                          # known by themselves alone, else by their texts
     relations:
@@ -40,10 +40,11 @@
       - {name: by_same_user, of: rating, group: user, ties: strict, tells: [stars]}
 
 A link `studio` of `movie` is the relation movie/studio/studio and, unless `reverse: false`, its reverse
-studio/rev_studio/movie. A table of edges is user/likes/movie and movie/rev_likes/user. A group makes the
-edges of each node to those of the same value that are not later (`ties: strict`: earlier). With `tells` the
-heads are no rows but nodes of a type of their own, here rating_stars, which have those numbers of the earlier
-rows: so a row is told what the earlier ones came to, and not what it came to itself.
+studio/rev_studio/movie, by which a movie hears of its studio; with `reverse: only` that alone. A table of
+edges is user/likes/movie and movie/rev_likes/user. A group makes the edges of each node to those of the same
+value that are not later (`ties: strict`: earlier). With `tells` the heads are no rows but nodes of a type of
+their own, here rating_stars, which have those numbers of the earlier rows: so a row is told what the earlier
+ones came to, and not what it came to itself.
 
 Paths are relative to the description.
 """
@@ -95,7 +96,8 @@ class TableDescription:
     """None: all that there are, by their types."""
     links: Mapping[str, str]
     """By column the type that its values are keys of."""
-    reverse: bool = True
+    reverse: bool | str = True
+    """Whether links have relations both ways; `only`: those alone by which rows hear of what they link to."""
     separator: str = ","
     header: tuple[str, ...] = ()
     encoding: str = "utf-8"
@@ -222,7 +224,8 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
     header, reverse = raw.get("header") or [], raw.get("reverse", True)
     texts = isinstance(header, list) and all(isinstance(one, str) for one in header)
     require(path, texts and len(set(header)) == len(header), f"{place}.header", header, "distinct names")
-    require(path, isinstance(reverse, bool), f"{place}.reverse", reverse, "true or false")
+    fits = isinstance(reverse, bool) or reverse == "only"
+    require(path, fits, f"{place}.reverse", reverse, "true, false or only")
     features, document = (_names(path, f"{place}.{key}", raw.get(key)) for key in ("features", "document"))
     links = raw.get("links") or {}
     linked = isinstance(links, dict) and all(isinstance(to, str) for to in links.values())
@@ -282,7 +285,7 @@ def _with_joins(
 
 def _check_columns(path: Path, place: str, table: TableDescription) -> None:
     names = [column.name for column in table.columns or ()]
-    for name in (*names, *table.links, *([table.key] if table.key else [])):
+    for name in (*names, *table.links, *filter(None, (table.key, table.time))):
         require(path, bool(NAME.fullmatch(name)), place, name, "columns of letters, digits, _, - and .")
     if table.key:
         require(path, table.key not in names, f"{place}.columns", table.key, "columns beside the key")
@@ -298,8 +301,11 @@ def _check_columns(path: Path, place: str, table: TableDescription) -> None:
     if table.is_edges:
         own = [name for name in ("features", "document") if getattr(table, name)]
         require(path, not own, place, f"{' and '.join(own)} of edges", "rows: nodes, or none of them")
-        times = [column.name for column in table.columns or () if column.kind == "time"]
-        require(path, times in ([], [table.time]), f"{place}.columns", times, "one time of edges at most")
+        times = [c.name for c in table.columns or () if c.kind == "time" and c.name != table.time]
+        expected = (
+            f"{place}.time that names it" if not table.time else f"no time of edges beside {table.time}"
+        )
+        require(path, not times, f"{place}.columns", ", ".join(times), expected)
     vectors = [column for column in table.columns or () if column.kind == "vector"]
     require(path, len(vectors) < 2, f"{place}.columns", [v.name for v in vectors], "one vector at most")
     if table.time and table.columns:
@@ -384,9 +390,6 @@ def _groups(path: Path, raw: Any, tables: Mapping[str, TableDescription]) -> tup
         )
         require(path, known, f"{place}.group", column, f"a link or a category of {of}")
         tells = _names(path, f"{place}.tells", one.get("tells")) or ()
-        for told in tells:
-            number = kept.get(told) in ("number", "time")
-            require(path, number, f"{place}.tells", told, f"numbers and times of {of}")
         told_early = not tells or ties == "strict"
         require(path, told_early, f"{place}.ties", ties, "strict, where earlier rows tell something")
         groups.append(GroupDescription(name, of, column, ties == "strict", tells))

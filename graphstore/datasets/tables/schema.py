@@ -77,6 +77,16 @@ def schema_of(description: Description) -> Schema:
     nodes += [_value_type(name, name in description.bare) for name in description.values]
     numbers = [node for table in description.nodes if (node := _numbers_beside(table)) is not None]
     nodes += numbers
+    for i, group in enumerate(description.groups):
+        own = {column.name: column.kind for column in description.tables[group.of].columns or ()}
+        for column in group.tells:
+            place, expected = f"relations[{i}].tells", f"numbers and times of {group.of}"
+            require(description.path, own.get(column) in _NUMBERS, place, column, expected)
+        for other in description.groups[:i]:
+            same = (group.of, group.tells) == (other.of, other.tells) or not (group.tells and other.tells)
+            ok = same or _told_type(group) != _told_type(other)
+            expected = f"others than {list(other.tells)}, which are told under the same name"
+            require(description.path, ok, f"relations[{i}].tells", list(group.tells), expected)
     told = {
         _told_type(group): NodeType(
             name=_told_type(group),
@@ -95,9 +105,10 @@ def schema_of(description: Description) -> Schema:
             edge_type=edge_type,
             time=table.time if table.is_edges else "",
             numbers=edge_numbers(table) if table.is_edges else (),
+            link="" if table.is_edges else columns[0],
         )
         for table in description.tables.values()
-        for edge_type, _, _ in link_relations(table)
+        for edge_type, columns, _ in link_relations(table)
     ]
     relations += [
         RelationType(edge_type=(node.name, "numbers_of", node.of), column="numbers") for node in numbers
@@ -216,6 +227,7 @@ def link_relations(table: TableDescription) -> Iterator[tuple[EdgeType, list[str
     else:
         ends = [(column, table.name, to, [column]) for column, to in table.links.items()]
     for name, src, dst, columns in ends:
-        yield (src, name, dst), columns, False
+        if table.reverse != "only":
+            yield (src, name, dst), columns, False
         if table.reverse:
             yield (dst, f"rev_{name}", src), columns, True

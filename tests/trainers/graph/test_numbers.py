@@ -147,7 +147,12 @@ NONE = Without(frozenset(), frozenset())
             "by way of told/not_later/row;",
         ),
         ((RelationType(edge_type=("told", "own", "row"), column="other"),), (), 1, "told/own/row"),
-        ((RelationType(edge_type=("user", "rev_label", "row")),), (), 1, "by which user/rev_label/row tells"),
+        (
+            (RelationType(edge_type=("user", "rev_label", "row"), link="label"),),
+            (),
+            1,
+            "by which user/rev_label/row tells",
+        ),
         ((RelationType(edge_type=("row", "g", "row"), group_by="label", strict=True),), (), 1, "row/g/row"),
     ],
 )
@@ -172,3 +177,29 @@ def test_what_strictly_earlier_rows_tell_is_no_leak() -> None:
     check_label_is_hidden(both, "label", 3, Without(frozenset({BACK.edge_type}), frozenset()))
     check_label_is_hidden(both, "label", 3, Without.of(both, "x", AblationConfig(features=["told"])))
     check_label_is_hidden(both, "other", 3, NONE)
+    others = RelationType(edge_type=("user", "label", "row"), link="label")  # a column of users
+    check_label_is_hidden(schema(others), "label", 2, NONE)
+
+
+def test_when_a_row_came_is_told_by_what_came_before_it() -> None:
+    with pytest.raises(TrainerError, match=r"found 'at', by which told/earlier/row tells it"):
+        check_label_is_hidden(schema(EARLIER), "at", 1, NONE)
+
+
+@pytest.mark.parametrize(("made_of", "is_told"), [(("other", "name"), False), (("kind",), True), ((), True)])
+def test_a_text_of_several_columns_may_hold_the_label(made_of: tuple[str, ...], is_told: bool) -> None:
+    """A store of before it was said what a text is made of might."""
+    row = NodeType(
+        name="row",
+        encoding="text",
+        inputs=("_text",),
+        made_of=made_of,
+        columns=(Column("kind", "category"), Column("amount", "number")),
+    )
+    made = Schema(target="row", node_types=(row,), relations=())
+    check_label_is_hidden(made, "amount", 2, NONE)
+    if is_told:
+        with pytest.raises(TrainerError, match=r"found 'kind' among the features of row, which tell it"):
+            check_label_is_hidden(made, "kind", 2, NONE)
+    else:
+        check_label_is_hidden(made, "kind", 2, NONE)

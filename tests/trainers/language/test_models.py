@@ -96,21 +96,21 @@ def test_lora_trains_adapters_of_the_decoder_alone(
         LoraLM(load_base(str(families[kind]), torch.float32), LoraConfig(targets=["wq"]))
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2", "llama"])
+@pytest.mark.parametrize(("kind", "width"), [("qwen2_vl", 1), ("qwen2", 4), ("llama", 1)])
 def test_an_export_is_loaded_by_transformers_and_scores_the_same(
-    kind: str, families: dict[str, Path], samples: Samples, store: Store, tmp_path: Path
+    kind: str, width: int, families: dict[str, Path], samples: Samples, store: Store, tmp_path: Path
 ) -> None:
     tokenizer = load_tokenizer(str(families[kind]))
     builder = prompts_of(tokenizer, store)
     own = replace(samples, builder=builder)
-    netgpt = NetGPT(
-        load_base(str(families[kind]), torch.float32), 6, (builder.start_id, builder.pad_id, builder.end_id)
-    ).eval()
+    ids = (builder.start_id, builder.pad_id, builder.end_id)
+    netgpt = NetGPT(load_base(str(families[kind]), torch.float32), 6, ids, width=width).eval()
     assert samples.graph is not None
     with torch.no_grad():
         for p in netgpt.parts(("markers", "projector", "head", "last:4")).values():
             p.add_(torch.randn_like(p) * 0.05)
     expected = score_samples(netgpt, own, 2000)
+    assert expected.shape == ((len(own),) if width == 1 else (len(own), width))
     mean = torch.from_numpy(samples.graph.mean)
     export(tmp_path / "out", netgpt, tokenizer, mean=mean, length=samples.graph.length)
     assert not list((tmp_path / "out").rglob("*.bin")) and not list(tmp_path.glob(".*"))

@@ -115,6 +115,26 @@ def test_one_pass_for_ten_levels_equals_ten_passes(
     assert (other[:, 3] < found[:, 3]).all()
 
 
+@torch.no_grad()
+def test_an_answer_that_another_begins_with_is_scored_with_its_end(
+    netgpt: NetGPT, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could never be less likely than the longer one: "short" and "short film"."""
+    builder = samples.builder
+    first, more = builder.scored_response(0), builder.scored_response(1)[-1:]
+    tail = builder.response(0)[len(first) :]
+    words = [first, np.concatenate([first, more])]
+    monkeypatch.setattr(type(builder), "num_choices", property(lambda self: 2))
+    monkeypatch.setattr(builder, "scored_response", words.__getitem__)
+    monkeypatch.setattr(builder, "response", lambda choice: np.concatenate([words[choice], tail]))
+    found = choice_log_probs(netgpt, samples, budget=2000)
+    for i in range(3):
+        for choice, said in enumerate(words):
+            batch = samples.batch([i], [np.concatenate([said, tail[:1]])])
+            log_probs, _ = netgpt.response_log_probs(batch)
+            assert found[i, choice] == pytest.approx(float(log_probs.sum()), abs=1e-3)
+
+
 def test_stages_train_exactly_what_the_design_names(netgpt: NetGPT) -> None:
     hidden, graph = 32, 6
     projector = {f"projector.{name}" for name, _ in netgpt.projector.named_parameters()}

@@ -68,7 +68,8 @@ def load_exported(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Net
     own, meta = weights.load(folder / PART)
     mean = own.pop("mean")
     first, pad, last = meta["graph_ids"]
-    netgpt = NetGPT(load_base(str(folder), dtype), meta["graph_dim"], (first, pad, last), meta["start"])
+    base, width = load_base(str(folder), dtype), len(own["head.weight"])
+    netgpt = NetGPT(base, meta["graph_dim"], (first, pad, last), meta["start"], width)
     loaded = netgpt.load_state_dict(own, strict=False)
     lacking = [name for name in loaded.missing_keys if name.startswith(_OWN)]
     if lacking or loaded.unexpected_keys:

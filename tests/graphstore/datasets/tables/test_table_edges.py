@@ -216,7 +216,7 @@ def test_bad_edges_are_left_out_and_counted_once(plays: Plays, tmp_path: Path) -
     lines[3], lines[9] = "u1,f1,soon,1", "u1,f2,1600000000,much"
     lines[12] = "u1,f99,1600000000,1"
     (tmp_path / "plays.csv").write_text("\n".join(lines))
-    with pytest.raises(StoreError, match=r"plays.csv: record 2: at: found 'soon', expected seconds since"):
+    with pytest.raises(StoreError, match=r"plays.csv: record '2': field 'at': found 'soon', expected sec"):
         graphstore.build(path, tmp_path / "store", BuildConfig(encoder="hash:8"))
     assert not (tmp_path / "store").exists()
     report: ReadReport = graphstore.build(
@@ -247,7 +247,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two times": (
         {"columns": {"seconds": "number", "until": "time"}},
-        "tables.plays.columns: found ['until'], expected one time of edges at most",
+        "tables.plays.columns: found 'until', expected no time of edges beside at",
+    ),
+    "a time that is not the edges'": (
+        {"time": "", "columns": {"at": "time"}},
+        "tables.plays.columns: found 'at', expected tables.plays.time that names it",
+    ),
+    "a time that is no name": (
+        {"time": "at (s)"},
+        "tables.plays: found 'at (s)', expected columns of letters",
     ),
     "rows of neither": ({"rows": "both"}, "tables.plays.rows: found 'both', expected nodes or edges"),
 }

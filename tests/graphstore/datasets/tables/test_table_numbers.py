@@ -99,11 +99,10 @@ def test_values_may_be_known_by_themselves_alone(tmp_path: Path) -> None:
     store = pairs.store(tmp_path)
     assert store.schema.node_type("user").encoding == "none"
     codes = {name: i for i, name in enumerate(store.node_ids("user"))}
-    rows = store.relation(("rating", "user", "user"))
-    assert rows.num_dst == len(codes)
-    for user, code in codes.items():
-        expected = np.flatnonzero(pairs.users == int(user[1:]))
-        np.testing.assert_array_equal(np.sort(rows.neighbors(code)), expected)
+    rows = store.relation(("user", "rev_user", "rating"))
+    assert ("rating", "user", "user") not in store.edge_types and store.num_nodes["user"] == len(codes)
+    found = [rows.neighbors(v).tolist() for v in range(200)]
+    assert found == [[codes[f"u{user}"]] for user in pairs.users.tolist()]
     described = copy.deepcopy(DESCRIPTION)
     described["tables"]["user"] = {}
     (tmp_path / "with").mkdir()
@@ -117,6 +116,14 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "texts that are told": (
         lambda d: d["relations"][0].update(tells=["title"]),
         "relations[0].tells: found 'title', expected numbers and times of rating",
+    ),
+    "two types of one name": (
+        lambda d: (
+            d["tables"]["rating"]["columns"].update(stars_at="number"),
+            d["relations"][0].update(tells=["stars", "at"]),
+            d["relations"][1].update(tells=["stars_at"]),
+        ),
+        "relations[1].tells: found ['stars_at'], expected others than ['stars', 'at'], which are told under",
     ),
     "the row's own moment": (
         lambda d: d["relations"][0].pop("ties"),
