@@ -54,8 +54,8 @@ def with_columns(path: Path, table: TableDescription) -> TableDescription:
     kinds = {column.name: column.kind for column in columns}
     features = table.features
     if features is None:
-        vectors = tuple(name for name, kind in kinds.items() if kind == "vector")
-        features = vectors or tuple(name for name, kind in kinds.items() if kind == "text")
+        given = tuple(name for name, kind in kinds.items() if kind == "vector")
+        features = given or tuple(name for name, kind in kinds.items() if kind == "text")
     place = f"tables.{table.name}.features"
     for name in features:
         ok = kinds.get(name) in (*_TEXTS, *_NUMBERS, "vector")
