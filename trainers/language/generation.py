@@ -107,8 +107,9 @@ class Generator:
     def _choose(self, h_rH: torch.Tensor) -> torch.Tensor:
         """The likeliest token that a text may have: [r]."""
         logits_rV = self.model.logits(h_rH)
-        logits_rV[:, self.samples.builder.num_entries :] = -torch.inf
-        logits_rV[:, self.samples.builder.never_said] = -torch.inf
+        builder, num = self.samples.builder, logits_rV.shape[-1]
+        logits_rV[:, builder.num_entries :] = -torch.inf
+        logits_rV[:, [i for i in builder.never_said if i < num]] = -torch.inf  # some lie behind all rows
         return logits_rV.argmax(-1)
 
     def _advance(self, pack: list[int], texts: dict[int, list[int]]) -> None:

@@ -62,6 +62,26 @@ def test_generation_is_greedy_decoding(netgpt: NetGPT, samples: Samples) -> None
 
 
 @torch.no_grad()
+def test_a_model_may_have_no_rows_for_graph_tokens(
+    netgpt: NetGPT, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real model whose vocabulary is full: their ids lie behind its last row."""
+    num, whole = netgpt.start_id, netgpt.logits
+    builder = samples.builder
+    assert max(builder.never_said) >= num
+    monkeypatch.setattr(netgpt, "logits", lambda h_rH: whole(h_rH)[:, :num])
+    generator = Generator(netgpt, samples, 2000)
+    (found,) = generator.tokens([3])
+    text: list[int] = []
+    while len(text) < generator.max_new and (not text or text[-1] not in generator.ends):
+        batch = samples.batch([3], [np.array(text, np.int64)])
+        logits = whole(netgpt.hidden_states(batch)[-1:])[0, :num]
+        logits[[i for i in builder.never_said if i < num]] = -torch.inf
+        text.append(int(logits.argmax()))
+    assert found == text
+
+
+@torch.no_grad()
 def test_generation_of_taught_untaught_and_wrong_texts(
     netgpt: NetGPT, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
