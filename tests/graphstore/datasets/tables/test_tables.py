@@ -367,7 +367,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "a file of another kind": (_table("user", path="graph.xlsx"), "expected a name that ends in"),
     "another target": (
         lambda d, _: d.update(target="likes"),
-        "target: found 'likes', expected one of film, user",
+        "target: found 'likes, whose rows are edges', expected one of film, user",
     ),
     "a group without a time": (
         lambda d, _: d["relations"].append({"name": "r", "of": "user", "group": "town"}),
