@@ -34,14 +34,19 @@ def encode_scalar(values: np.ndarray) -> np.ndarray:
     return np.log1p(values.astype(np.float64)).astype(np.float32)[:, None]
 
 
+def within_float32(values: np.ndarray) -> np.ndarray:
+    """Numbers, those that float32 has no place for as its greatest; NaN stays."""
+    most = float(np.finfo(np.float32).max)
+    return np.clip(values, -most, most)
+
+
 def encode_numbers(columns: Sequence[np.ndarray]) -> np.ndarray:
     """Numbers that are no counts, NaN where one is not known: k columns [N] → [N, 3k] float32.
 
     Of each the value, sign(v) log(1 + |v|), and 1; where it is not known three zeros. What float32 has no
     place for is its greatest number.
     """
-    most = float(np.finfo(np.float32).max)
-    values = np.clip(np.stack([np.asarray(column, np.float64) for column in columns], axis=1), -most, most)
+    values = within_float32(np.stack([np.asarray(column, np.float64) for column in columns], axis=1))
     known = ~np.isnan(values)
     values = np.where(known, values, 0.0)
     logs = np.sign(values) * np.log1p(np.abs(values))

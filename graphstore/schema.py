@@ -215,6 +215,13 @@ class Schema:
                 return node
         raise KeyError(name)
 
+    def relation_type(self, edge_type: EdgeType) -> RelationType:
+        """The relation type of an edge type. KeyError for others."""
+        for relation in self.relations:
+            if relation.edge_type == edge_type:
+                return relation
+        raise KeyError(edge_type)
+
     def document(self, node_type: str) -> Document | None:
         """What a prompt shows of a node, where the data set says it."""
         return next((d for d in self.documents if d.node_type == node_type), None)

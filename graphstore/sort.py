@@ -21,6 +21,7 @@ from numba import njit
 
 from netgpt.graphstore.arrays import ArrayWriter
 from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.schema import RelationType
 
 CHUNK_EDGES = 1 << 20
 """Edges that are read at once."""
@@ -56,6 +57,10 @@ class Values:
     is_timed: bool = False
     """Whether they have times: rows are in the order of (time, head)."""
     numbers: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(relation: RelationType) -> Values:
+        return Values(bool(relation.time), relation.numbers)
 
     @property
     def arrays(self) -> tuple[tuple[str, np.dtype[Any]], ...]:
@@ -108,36 +113,22 @@ def _scatter(
     end: np.ndarray,
     cursor: np.ndarray,
     out: np.ndarray,
+    places: np.ndarray,
 ) -> bool:
-    """Put each head at its row's cursor. False where a row is full: the files are not those counted."""
+    """Put each head at its row's cursor. False where a row is full: the files are not those counted.
+
+    places: filled with where each edge was put, −1 for one that is left out; of length 0 where nobody asks.
+    """
     for i in range(len(tails)):
         row = tails[i] - first
+        if len(places):
+            places[i] = -1
         if loops or heads[i] != tails[i]:
             if row < 0 or row >= len(end) or cursor[row] >= end[row]:
                 return False
             out[cursor[row]] = heads[i]
-            cursor[row] += 1
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _places(
-    heads: np.ndarray,
-    tails: np.ndarray,
-    loops: bool,
-    first: int,
-    end: np.ndarray,
-    cursor: np.ndarray,
-    places: np.ndarray,
-) -> bool:
-    """Where each edge belongs, at its row's cursor: places [n]; −1 of what is left out. As `_scatter`."""
-    for i in range(len(tails)):
-        row = tails[i] - first
-        places[i] = -1
-        if loops or heads[i] != tails[i]:
-            if row < 0 or row >= len(end) or cursor[row] >= end[row]:
-                return False
-            places[i] = cursor[row]
+            if len(places):
+                places[i] = cursor[row]
             cursor[row] += 1
     return True
 
@@ -334,15 +325,12 @@ def write_rows(
         own = [np.empty(indptr[-1], kind) for kind in kinds]
         fits = True
         for h, t, given in part:
+            places = np.empty(len(h) if own else 0, np.int64)
+            fits = fits and _scatter(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, heads, places)
             if own and fits:
-                places = np.empty(len(h), np.int64)
-                fits = _places(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, places)
-                if fits:
-                    kept = places >= 0
-                    for array, numbers in zip((heads, *own), (h, *given), strict=True):
-                        array[places[kept]] = numbers[kept]
-            elif fits:
-                fits = _scatter(h, t, policy.keeps_loops, first[k], indptr[1:], cursor, heads)
+                kept = places >= 0
+                for array, numbers in zip(own, given, strict=True):
+                    array[places[kept]] = numbers[kept]
             if progress:
                 progress(len(h))
         if not fits or (cursor != indptr[1:]).any():

@@ -106,6 +106,11 @@ class Graph:
             return self.node_ids(node_type)
         return RowNumbers(self.num_nodes[node_type])
 
+    def id_column(self, node_type: str, nodes: np.ndarray) -> np.ndarray | list[str]:
+        """What a table of some nodes [n] names them by: their ids; of a type without ids their numbers."""
+        names = self.node_names(node_type)
+        return nodes if isinstance(names, RowNumbers) else [names[v] for v in nodes.tolist()]
+
     @property
     def ids(self) -> Sequence[str]:
         """Ids of the target type's nodes."""
@@ -267,7 +272,7 @@ class Store(Graph):
 
     def _with_values(self, relation: Relation, folder: str) -> Relation:
         """A relation with what its edges have of their own."""
-        rule = next(r for r in self.schema.relations if r.edge_type == relation.edge_type)
+        rule = self.schema.relation_type(relation.edge_type)
         num = len(relation.indices)
         time = self._array_of_length(f"{folder}/time", num) if rule.time else None
         numbers = {name: self._array_of_length(f"{folder}/numbers/{name}", num) for name in rule.numbers}

@@ -74,12 +74,11 @@ def _expected(store: Store) -> _Expected:
     for edge_type in store.edge_types:
         name, num_tails = f"edges/{edge_name(edge_type)}", num[edge_type[2]]
         expected[f"{name}/indices"] = ((np.int32, np.int64), None)
-        if store.attributes["relations"][edge_name(edge_type)]["layout"] == "csr":
+        relation = store.attributes["relations"][edge_name(edge_type)]
+        if relation["layout"] == "csr":
             expected[f"{name}/indptr"] = ((np.int64,), num_tails + 1)
-            num_edges = store.attributes["relations"][edge_name(edge_type)]["num_edges"]
-            rule = next(r for r in store.schema.relations if r.edge_type == edge_type)
-            for path, kind in Values(bool(rule.time), rule.numbers).arrays:
-                expected[f"{name}/{path}"] = ((kind.type,), num_edges)
+            for path, kind in Values.of(store.schema.relation_type(edge_type)).arrays:
+                expected[f"{name}/{path}"] = ((kind.type,), relation["num_edges"])
         else:
             expected |= {f"{name}/{part}": ((np.int64,), num_tails) for part in ("begin", "end")}
             expected[f"{name}/rank"] = ((np.int32,), num_tails)

@@ -194,7 +194,7 @@ def _write_listed(
         num_heads=num_nodes[src],
         num_tails=num_nodes[dst],
         policy=source.policy(relation.edge_type),
-        values=Values(bool(relation.time), relation.numbers),
+        values=Values.of(relation),
         memory_bytes=memory_bytes,
         progress=progress,
     )

@@ -91,7 +91,7 @@ class NeighborSampler:
             num = len(relation.indices)
             raise SamplerError(f"{edge_name(edge_type)}: found {len(relation.time)} times, expected {num}")
         is_wide, by_edge = relation.indices.dtype.itemsize == 8, relation.time is not None
-        rule = next(r for r in graph.schema.relations if r.edge_type == edge_type)
+        rule = graph.schema.relation_type(edge_type)
         return [
             self._address(relation.indices, np.int64 if is_wide else np.int32),
             len(relation.indices),

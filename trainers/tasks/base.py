@@ -132,9 +132,12 @@ class Task:
         raise NotImplementedError
 
     def start(self, truth: np.ndarray) -> float | np.ndarray:
-        """The constant score that a fresh head starts at, given the train examples' labels [n]: one, or
-        [width]."""
-        return float(truth.mean())
+        """The constant score that a fresh head starts at, given the train examples' labels [n]: their mean;
+        of chances the logarithms of the choices' shares [width], one example added to each."""
+        if self.width == 1:
+            return float(truth.mean())
+        counts = np.bincount([self.choice_of(t) for t in truth.tolist()], minlength=self.width) + 1
+        return np.asarray(np.log(counts / counts.sum()))
 
     # Answers in words
 

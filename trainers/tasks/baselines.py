@@ -103,8 +103,7 @@ def class_trees(
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     columns = numbers_beside(graph, label)
-    scalars = any(n.encoding == "scalar" for n in graph.schema.node_types)
-    if not (columns or scalars) or len(np.unique(truth[train])) < 2:
+    if not has_numbers(graph, columns) or len(np.unique(truth[train])) < 2:
         return None
     model = HistGradientBoostingClassifier(max_iter=30, early_stopping=False, random_state=0)
     model.fit(numbers(graph, train, columns), truth[train])
@@ -129,6 +128,11 @@ def _log_chances_of(model: Any, x: Any, num_classes: int) -> np.ndarray:
     logs = np.full((x.shape[0], num_classes), np.log(LEAST_CHANCE))
     logs[:, model.classes_.astype(np.int64)] = np.log(np.maximum(model.predict_proba(x), LEAST_CHANCE))
     return logs
+
+
+def has_numbers(graph: Graph, columns: Sequence[str]) -> bool:
+    """Whether there is anything for trees to be fitted on: `columns`, or scalars."""
+    return bool(columns) or any(n.encoding == "scalar" for n in graph.schema.node_types)
 
 
 def numbers_beside(graph: Graph, label: str) -> tuple[str, ...]:

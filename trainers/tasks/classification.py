@@ -110,11 +110,6 @@ class Classification(Task):
 
         return cross_entropy(scores_n, truth_n.long(), reduction="sum")
 
-    def start(self, truth: np.ndarray) -> np.ndarray:
-        """The logarithms of the classes' shares, one example added to each."""
-        counts = np.bincount(truth.astype(np.int64), minlength=self.width) + 1
-        return np.log(counts / counts.sum())
-
     @property
     def choices(self) -> tuple[str, ...]:
         return self.classes

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from netgpt.graphstore import Graph
-from netgpt.graphstore.store import RowNumbers
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import require
 from netgpt.trainers.tasks.base import Examples, Task
@@ -143,11 +142,9 @@ class Judge:
         for name, nodes in examples.named().items():
             names[nodes] = name
         nodes = np.flatnonzero(names != "")
-        names_of = self.graph.node_names(target)
-        ids: Any = nodes if isinstance(names_of, RowNumbers) else [names_of[v] for v in nodes.tolist()]
         label, values = self.task.truth_column(examples.truth[nodes])
         columns: dict[str, Any] = {
-            "id": ids,
+            "id": self.graph.id_column(target, nodes),
             "split": names[nodes].tolist(),
             label: values,
         }

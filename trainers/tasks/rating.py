@@ -82,13 +82,6 @@ class Rating(Task):
             return _cumulative_loss(scores_n, truth_n)
         return smooth_l1_loss(scores_n, truth_n, reduction="sum", beta=beta)
 
-    def start(self, truth: np.ndarray) -> float | np.ndarray:
-        """Of chances the logarithms of the levels' shares, one example added to each."""
-        if not self.is_ordinal:
-            return super().start(truth)
-        counts = np.bincount(truth.astype(np.int64), minlength=self.width) + 1
-        return np.log(counts / counts.sum())
-
     @property
     def choices(self) -> tuple[str, ...]:
         return tuple(str(level) for level in range(self.most + 1))

@@ -23,6 +23,7 @@ from netgpt.trainers.tasks.baselines import (
     Baseline,
     Measures,
     earlier_means,
+    has_numbers,
     link_means,
     numbers_beside,
     ridge,
@@ -109,7 +110,7 @@ class Regression(Task):
             "constant (median)": Baseline(np.full(len(test), np.median(truth[train]))),
         }
         columns = numbers_beside(graph, self.config.label)
-        if columns or any(n.encoding == "scalar" for n in graph.schema.node_types):
+        if has_numbers(graph, columns):
             scores = trees(graph, truth, train, test, loss="squared_error", columns=columns)
             made["trees on the numbers"] = Baseline(scores)
         if (scores_of_texts := ridge(graph, truth, train, test)) is not None:

@@ -18,6 +18,7 @@ from netgpt.graphstore.datasets.tables.describe import ColumnDescription, TableD
 from netgpt.graphstore.datasets.tables.join import Joined
 from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.datasets.tables.schema import (
+    NUMBERS,
     TEXT,
     VALUE,
     days,
@@ -26,7 +27,7 @@ from netgpt.graphstore.datasets.tables.schema import (
     with_columns,
 )
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
-from netgpt.graphstore.features import DAY_S, Values
+from netgpt.graphstore.features import DAY_S, Values, within_float32
 from netgpt.graphstore.files import file_digest, value_digest
 from netgpt.graphstore.schema import EdgeType, RelationType
 from netgpt.graphstore.sort import Piece
@@ -181,7 +182,7 @@ class TableSource(Source):
         num = 0
         for batch in self._batches(table, [*columns, *(column.name for column in own)], counts=counts):
             num += len(batch)
-            cells = [_edge_values(batch.cells(column)) for column in own]
+            cells = [batch.cells(c) if c.kind == "time" else within_float32(batch.cells(c)) for c in own]
             linked = [batch.links(column, table.several(column)) for column in columns]
             from_row = linked[0][0]  # of a table of edges each row has one
             position = batch.first + from_row
@@ -267,14 +268,6 @@ def _files(table: TableDescription) -> list[Path]:
     return [file for one in (table, *table.joins) for file in one.paths]
 
 
-def _edge_values(cells: np.ndarray) -> np.ndarray:
-    """Times as they are, and numbers no greater than float32 has."""
-    if cells.dtype.kind != "f":
-        return cells
-    most = float(np.finfo(np.float32).max)
-    return np.clip(cells, -most, most)
-
-
 def _edge_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:
     """What edges have of their own: their time, then numbers."""
     time = [c for c in table.columns or () if c.kind == "time"] or [ColumnDescription(table.time, "time")]
@@ -293,7 +286,7 @@ def _with_inputs(table: TableDescription, inputs: set[str], cells: dict[str, Any
     """Cells as the store keeps them, and what features are made of besides."""
     kinds = {column.name: column.kind for column in table.columns or ()}
     if TEXT in inputs:
-        parts = [cells[name] for name in table.features or () if kinds[name] not in ("number", "time")]
+        parts = [cells[name] for name in table.features or () if kinds[name] not in NUMBERS]
         cells[TEXT] = [". ".join(filter(None, map(_as_text, row))) for row in zip(*parts, strict=True)]
     for name, kind in kinds.items():
         if kind == "time" and days(name) in inputs:

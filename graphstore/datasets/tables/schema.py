@@ -29,7 +29,8 @@ VALUE = "value"
 TEXT = "_text"
 """What the features of a table's texts are made of: several columns as one."""
 _TEXTS = ("text", "category", "categories")
-_NUMBERS = ("number", "time")
+NUMBERS = ("number", "time")
+"""Kinds of columns that are features as numbers."""
 
 
 def days(column: str) -> str:
@@ -58,7 +59,7 @@ def with_columns(path: Path, table: TableDescription) -> TableDescription:
         features = given or tuple(name for name, kind in kinds.items() if kind == "text")
     place = f"tables.{table.name}.features"
     for name in features:
-        ok = kinds.get(name) in (*_TEXTS, *_NUMBERS, "vector")
+        ok = kinds.get(name) in (*_TEXTS, *NUMBERS, "vector")
         require(path, ok, place, name, "columns that are kept, or the vector")
     vectors = [name for name in features if kinds[name] == "vector"]
     texts = [name for name in features if kinds[name] in _TEXTS]
@@ -67,7 +68,7 @@ def with_columns(path: Path, table: TableDescription) -> TableDescription:
     if document is None:
         document = tuple(name for name, kind in kinds.items() if kind in _TEXTS)
     for name in document:
-        shown = kinds.get(name) in (*_TEXTS, *_NUMBERS)
+        shown = kinds.get(name) in (*_TEXTS, *NUMBERS)
         require(path, shown, f"tables.{table.name}.document", name, "columns that are kept, and no vector")
     return replace(table, columns=columns, features=features, document=document)
 
@@ -81,7 +82,7 @@ def schema_of(description: Description) -> Schema:
         own = {column.name: column.kind for column in description.tables[group.of].columns or ()}
         for column in group.tells:
             place, expected = f"relations[{i}].tells", f"numbers and times of {group.of}"
-            require(description.path, own.get(column) in _NUMBERS, place, column, expected)
+            require(description.path, own.get(column) in NUMBERS, place, column, expected)
         for other in description.groups[:i]:
             same = (group.of, group.tells) == (other.of, other.tells) or not (group.tells and other.tells)
             ok = same or _told_type(group) != _told_type(other)
@@ -159,7 +160,7 @@ def _node_type(table: TableDescription) -> NodeType:
             case "text" | "time" | "category":
                 columns.append(Column(column.name, column.kind))
     kinds = {c.name: c.kind for c in table.columns or ()}
-    features = tuple(name for name in table.features or () if kinds[name] not in _NUMBERS)
+    features = tuple(name for name in table.features or () if kinds[name] not in NUMBERS)
     encoding: Encoding = "text" if features else "none"
     inputs: tuple[str, ...] = (TEXT,) if features else ()
     if len(features) == 1 and kinds[features[0]] in ("vector", "text"):
@@ -186,7 +187,7 @@ def _value_type(name: str, is_bare: bool) -> NodeType:
 def _numbers_beside(table: TableDescription) -> NodeType | None:
     """Nodes that have the numbers among a table's features, where it has others too: one for each row."""
     kinds = {c.name: c.kind for c in table.columns or ()}
-    numbers = tuple(name for name in table.features or () if kinds[name] in _NUMBERS)
+    numbers = tuple(name for name in table.features or () if kinds[name] in NUMBERS)
     if not numbers or len(numbers) == len(table.features or ()):
         return None
     inputs = _number_inputs(table, numbers)

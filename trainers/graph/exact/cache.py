@@ -12,7 +12,6 @@ import zarr
 from netgpt.graphstore import Store
 from netgpt.graphstore.arrays import ArrayWriter, map_array, write_array
 from netgpt.graphstore.files import atomic_file, file_digest, read_json
-from netgpt.graphstore.store import RowNumbers
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.exact.inference import ExactInference, exact_scores
 from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS
@@ -30,8 +29,7 @@ def write_ids(path: Path, store: Store) -> None:
     import pyarrow.parquet as pq
 
     target = store.schema.target
-    names = store.node_names(target)
-    ids = np.arange(len(names)) if isinstance(names, RowNumbers) else list(names)
+    ids = store.id_column(target, np.arange(store.num_nodes[target]))
     with atomic_file(path) as temporary:
         pq.write_table(pa.table({"id": ids}), temporary)
 
