@@ -126,6 +126,13 @@ class Source:
     """What messages call it."""
     report: ReadReport
     """Counts of the last pass over the blocks."""
+    scratch: Path | None = None
+    """A folder for what is worth keeping on disk while a store is built; the builder makes and removes it."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that `edges` needs, so that the builder leaves it free."""
+        return 0
 
     def digest(self) -> str:
         """SHA-256 of what the rows come from."""

@@ -14,9 +14,10 @@ import stat
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from netgpt.graphstore.errors import FormatError, StoreError
 
@@ -24,7 +25,7 @@ _BLOCK_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 26
 """Longest metadata that is read: a store of a terabyte has a seal of 10 MB."""
 
-
+Item = TypeVar("Item")
 Json = dict[str, Any]
 """An object as JSON has it, of keys that its writer knows."""
 
@@ -47,6 +48,15 @@ def value_digest(value: Any) -> str:
 def files_digest(root: Path, files: Iterable[Path]) -> str:
     """SHA-256 over some files below a folder and their names in it."""
     return value_digest({path.relative_to(root).as_posix(): file_digest(path) for path in files})
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, none of them None, the next one made by another thread while one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = pool.submit(next, items, None)
+            yield item
 
 
 def fsync_dir(path: Path) -> None:

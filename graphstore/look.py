@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -152,11 +154,14 @@ def look(source: Source, dataset: str, label: str | None = None) -> SourceFacts:
         num_rows[block.table] += len(block)
         _add(seen[block.table], block, keeps=block.table == target.name and label is not None)
     num_rows.update({name: num for name, num in source.num_nodes().items() if name not in num_rows})
-    edges = {
-        edge_name(relation.edge_type): sum(len(piece.heads) for piece in source.edges(relation.edge_type))
-        for relation in schema.relations
-        if relation.rule == "listed"
-    }
+    with TemporaryDirectory() as folder:
+        source.scratch = Path(folder)
+        edges = {
+            edge_name(relation.edge_type): sum(len(piece.heads) for piece in source.edges(relation.edge_type))
+            for relation in schema.relations
+            if relation.rule == "listed"
+        }
+        source.scratch = None
     rules = {
         edge_name(r.edge_type): f"same {r.group_by}" if r.group_by else r.column
         for r in schema.relations

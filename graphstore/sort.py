@@ -11,7 +11,6 @@ Legend: N tails, E edges, n edges of a piece, K ranges.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from numba import njit
 from netgpt.graphstore.arrays import ArrayWriter
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import RelationType
+from netgpt.graphstore.spill import EdgeFile
 
 CHUNK_EDGES = 1 << 20
 """Edges that are read at once."""
@@ -284,20 +284,24 @@ def write_rows(
     policy: Policy,
     memory_bytes: int,
     values: Values = NO_VALUES,
+    held_bytes: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> RowStats:
     """Write `folder/indices` (int32, or int64 for 2^31 heads and more) and `folder/indptr`; and beside them
     the values of edges, all of which are kept then.
 
-    `pieces` is called twice and must give the same edges both times. `progress` is called with the
+    `pieces` is called twice and must give the same edges both times. `held_bytes` of the memory are taken by
+    what the pieces are made with. `progress` is called with the
     number of edges of each piece once they are in their rows, so each is told of once. Raises StoreError for
     node numbers out of range, for what the policy forbids, and where one row needs more memory.
     """
     dtype = np.dtype(np.int32 if num_heads <= 2**31 else np.int64)
-    if num_tails > _MANY_TAILS and memory_bytes < _TAIL_BYTES * num_tails:  # before they are counted
+    least = held_bytes + _TAIL_BYTES * num_tails
+    held = f", {held_bytes:,} bytes of keys" if held_bytes else ""
+    if num_tails > _MANY_TAILS and memory_bytes < least:  # before they are counted
         raise StoreError(
             f"{folder}: memory: found {memory_bytes:,} bytes, expected at least "
-            f"{_TAIL_BYTES * num_tails + _TAIL_BYTES:,} bytes ({num_tails:,} tails)"
+            f"{least + _TAIL_BYTES:,} bytes ({num_tails:,} tails{held})"
         )
     degree, num_loops = _counted(pieces, num_heads, num_tails, policy)
     kinds = [kind for _, kind in values.arrays]
@@ -307,13 +311,13 @@ def write_rows(
     edge_bytes = dtype.itemsize + (0 if policy.keeps_duplicates else 1)
     edge_bytes += sum(kind.itemsize for kind in kinds) + (16 if values.is_timed else 0)
     longest = int(degree.max(initial=0))
-    room = memory_bytes - _TAIL_BYTES * num_tails - (0 if policy.keeps_duplicates else 24 * longest)
+    room = memory_bytes - least - (0 if policy.keeps_duplicates else 24 * longest)
     max_edges = room // edge_bytes
     if max_edges < longest or max_edges < 1:
         needed = memory_bytes - room + max(1, longest) * edge_bytes
         raise StoreError(
             f"{folder}: memory: found {memory_bytes:,} bytes, expected at least {needed:,} bytes "
-            f"({num_tails:,} tails, the longest row has {longest:,} edges)"
+            f"({num_tails:,} tails, the longest row has {longest:,} edges{held})"
         )
     first = _ranges(degree, max_edges)
     rows = _RowWriter(root, folder, dtype, policy, values)
@@ -367,10 +371,7 @@ class _Spill:
         folder.mkdir(parents=True)
         widest = int(np.diff(first).max())
         self.dtypes = (dtype, np.dtype(np.int32 if widest < 2**31 else np.int64), *kinds)
-        self.names = ("heads", "tails", *map(str, range(len(kinds))))
-        self.files = [
-            tuple((folder / f"{k}.{name}").open("wb") for name in self.names) for k in range(len(first) - 1)
-        ]
+        self.files = [EdgeFile(folder / str(k), self.dtypes) for k in range(len(first) - 1)]
         # Range of every 2^shift-th tail: with the step to the next one or two, a search of no depth
         self.shift = max(0, int(first[-1]).bit_length() - 16)
         places = np.arange(0, int(first[-1]) + 1, 1 << self.shift)
@@ -387,40 +388,27 @@ class _Spill:
         begin = _partition(
             piece.heads, piece.tails, self.range_of, self.shift, self.first, self.heads, self.tails
         )
-        for k, files in enumerate(self.files):
+        for k, file in enumerate(self.files):
             part = slice(begin[k], begin[k + 1])
-            self.heads[part].astype(self.dtypes[0]).tofile(files[0])
-            (self.tails[part] - self.first[k]).astype(self.dtypes[1]).tofile(files[1])
+            file.append(self.heads[part], self.tails[part] - self.first[k])
 
     def _append_with_values(self, piece: Piece) -> None:
         where = np.searchsorted(self.first, piece.tails, side="right") - 1
         order = np.argsort(where, kind="stable")
         begin = np.searchsorted(where[order], np.arange(len(self.first)))
-        for k, files in enumerate(self.files):
+        for k, file in enumerate(self.files):
             part = order[begin[k] : begin[k + 1]]
             arrays = (piece.heads, piece.tails - self.first[k], *piece.values)
-            for array, kind, file in zip(arrays, self.dtypes, files, strict=True):
-                array[part].astype(kind).tofile(file)
+            file.append(*(array[part] for array in arrays))
 
     def close(self) -> None:
-        for files in self.files:
-            for file in files:
-                file.close()
+        for file in self.files:
+            file.close()
 
     def read(self, k: int) -> Iterator[Part]:
-        paths = [self.folder / f"{k}.{name}" for name in self.names]
-        with ExitStack() as stack:
-            files = [stack.enter_context(path.open("rb")) for path in paths]
-            while True:
-                h, t, *values = (
-                    np.fromfile(file, kind, CHUNK_EDGES)
-                    for file, kind in zip(files, self.dtypes, strict=True)
-                )
-                if not len(h):
-                    break
-                yield h, t.astype(np.int64) + self.first[k], tuple(values)
-        for path in paths:
-            path.unlink()
+        for h, t, *values in self.files[k].read(CHUNK_EDGES):
+            yield h, t.astype(np.int64) + self.first[k], tuple(values)
+        self.files[k].remove()
 
     def remove(self) -> None:
         self.folder.rmdir()

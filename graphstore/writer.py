@@ -13,6 +13,7 @@ one build from all rows makes.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -87,6 +88,8 @@ def write_store(
             progress(len(block))
     num_nodes = nodes.close(source.num_nodes())
     report, target = source.report, schema.node_type(schema.target)
+    source.scratch = root / "scratch"
+    source.scratch.mkdir()
     relations = {}
     for relation in schema.relations:
         name, _, dst = edge_name(relation.edge_type), *relation.edge_type[1:]
@@ -106,6 +109,8 @@ def write_store(
             if has_lists:
                 report.edges[name] = RowStats(rows.num_edges, 0, 0)
         relations[name]["dst_range"] = [0, num_nodes[dst]]
+    shutil.rmtree(source.scratch)
+    source.scratch = None
     if any(c.kind == "id" for c in target.columns):
         # Ids that were left out stay taken, and stay valid where rows that come later refer to them
         strings = StringWriter(root, f"nodes/{target.name}/skipped_id")
@@ -196,6 +201,7 @@ def _write_listed(
         policy=source.policy(relation.edge_type),
         values=Values.of(relation),
         memory_bytes=memory_bytes,
+        held_bytes=source.held_bytes,
         progress=progress,
     )
 

@@ -112,7 +112,7 @@ def bench_edges(
                 "num_nodes": num_nodes,
                 "input_dtype": dtype,
                 "memory_budget_bytes": memory_bytes,
-                "build": _rates(built, number)
+                "build": rates(built, number)
                 | {"peak_over_imports_bytes": built.peak_bytes - idle.peak_bytes},
                 **used,
                 **peers,
@@ -147,7 +147,7 @@ def bench_synth(scales: list[float], peer_edges: int, scratch: Path | None) -> I
                     "relation_bytes": sum(
                         total_bytes(path / "edges" / edge_name(e)) for e in store.edge_types
                     ),
-                    "build": _rates(built, num_edges),
+                    "build": rates(built, num_edges),
                     **used,
                     **peers,
                     "machine": machine(),
@@ -179,12 +179,12 @@ def _peers(folder: Path, num_edges: int, num_nodes: int) -> dict[str, dict[str, 
     """What the peers do with the edges in heads.npy and tails.npy."""
     files = [folder / f"{n}.npy" for n in ("heads", "tails", "a", "b")]
     return {
-        name: _rates(measure(code, *files[:2], num_nodes, *files[2:]), num_edges)
+        name: rates(measure(code, *files[:2], num_nodes, *files[2:]), num_edges)
         for name, code in _PEERS.items()
     }
 
 
-def _rates(cost: Measured, num_edges: int) -> dict[str, Any]:
+def rates(cost: Measured, num_edges: int) -> dict[str, Any]:
     return asdict(cost) | (
         {"edges_per_s": num_edges / cost.wall_s, "edges_per_cpu_s": num_edges / cost.cpu_s} if cost.ok else {}
     )

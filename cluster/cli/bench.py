@@ -30,7 +30,10 @@ def build(
     scale: Annotated[
         list[float] | None, typer.Option(help="Scale of synthetic records; again for more.")
     ] = None,
-    memory: Annotated[str, typer.Option("--memory", help="The builder's budget for edge lists.")] = "200MB",
+    tables: Annotated[
+        list[int] | None, typer.Option(help="Edges of a table whose ends are texts; again for more.")
+    ] = None,
+    memory: Annotated[str, typer.Option("--memory", help="The builder's budget for edges.")] = "200MB",
     dtype: Annotated[str, typer.Option(help="Numbers of the edge lists: int64 or int32.")] = "int64",
     peer_edges: Annotated[int, typer.Option(help="Largest size for the peers.")] = 100_000_000,
     scratch: Scratch = None,
@@ -38,20 +41,23 @@ def build(
 ) -> None:
     """Stores built, opened, verified and packed, beside PyG's and torch's conversions in memory.
 
+    Of tables: beside DuckDB's and pandas' joins, where they are installed.
     Without sizes: edge lists of 1 and 10 million, and synthetic records at scale 0.05.
     """
     from netgpt.cluster.bench.build import bench_edges, bench_synth, line
+    from netgpt.cluster.bench.tables import bench_tables
     from netgpt.cluster.errors import ClusterError
     from netgpt.cluster.stores import memory_size
 
     if dtype not in ("int32", "int64"):
         raise ClusterError(f"--dtype: found {dtype!r}, expected int32 or int64")
-    if min([*(edges or []), *(scale or [])], default=1) <= 0:
+    if min([*(edges or []), *(tables or []), *(scale or [])], default=1) <= 0:
         raise ClusterError("bench build: found a size of 0 or below, expected numbers above 0")
-    if not edges and not scale:
+    if not edges and not tables and not scale:
         edges, scale = [1_000_000, 10_000_000], [0.05]
     results = chain(
         bench_edges(edges or [], memory_size(memory), peer_edges, scratch, dtype),
+        bench_tables(tables or [], memory_size(memory), peer_edges, scratch),
         bench_synth(scale or [], peer_edges, scratch),
     )
     _show(results, line, as_json)

@@ -21,8 +21,10 @@ from netgpt.graphstore.datasets.tables.schema import (
     NUMBERS,
     TEXT,
     VALUE,
+    Link,
     days,
     link_relations,
+    relation_names,
     schema_of,
     with_columns,
 )
@@ -30,10 +32,11 @@ from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 from netgpt.graphstore.features import DAY_S, Values, within_float32
 from netgpt.graphstore.files import file_digest, value_digest
 from netgpt.graphstore.schema import EdgeType, RelationType
-from netgpt.graphstore.sort import Piece
+from netgpt.graphstore.sort import CHUNK_EDGES, Piece
+from netgpt.graphstore.spill import EdgeFile
 
 if TYPE_CHECKING:  # they import pyarrow, which to name a data set needs not
-    from netgpt.graphstore.datasets.tables.batch import Link, TableBatch
+    from netgpt.graphstore.datasets.tables.batch import TableBatch
 
 
 class TableSource(Source):
@@ -44,9 +47,12 @@ class TableSource(Source):
         self.report = report if report is not None else ReadReport()
         self._skips = config.on_error == "skip"
         described = read_description(path)
-        self.tables = {name: with_columns(path, table) for name, table in described.tables.items()}
+        self._stamps = {file: _stamp(file) for table in described.tables.values() for file in _files(table)}
+        self._relations: dict[str, Keys] = {}
+        self.tables = {
+            name: self._with_relations(with_columns(path, table)) for name, table in described.tables.items()
+        }
         self.description = replace(described, tables=self.tables)
-        self._stamps = {file: _stamp(file) for table in self.tables.values() for file in _files(table)}
         self.schema = schema_of(self.description)
         for problem in self.schema.problems():
             raise StoreError(f"{path}: {problem}")
@@ -54,10 +60,28 @@ class TableSource(Source):
         self._num_rows: dict[str, int] = {}
         self._left_out: dict[str, np.ndarray] = {}
         self._is_read = False
+        self._numbers: dict[tuple[Path | str, ...], list[EdgeFile]] = {}
+        """By scratch folder, table and columns: a file for each relation."""
         self._counted: set[tuple[str, str]] = set()
         """Tables and their links whose dangling values are counted."""
 
+    def _with_relations(self, table: TableDescription) -> TableDescription:
+        """The description with the relations that values of a column stand for."""
+        if not table.relation:
+            return table
+        found, known = Keys(), Keys()
+        for batch in self._batches(table, [table.relation]):
+            found.add(batch.keys(table.relation))
+        names = relation_names(self.path, table, sorted(text for some in found.batches() for text in some))
+        if not names:
+            raise SourceError(str(table.paths[0]), None, table.relation, "no value", "at least one relation")
+        known.add_texts(list(names))
+        self._relations[table.name] = known
+        return replace(table, relations=tuple(names.items()))
+
     def digest(self) -> str:
+        for file in self._stamps:
+            self._check_unchanged(file)
         files = [f for table in self.tables.values() for f in (*_files(table), *_vector_files(table))]
         digests = [file_digest(file) for file in files]
         return value_digest({"description": file_digest(self.path), "files": digests})
@@ -113,8 +137,6 @@ class TableSource(Source):
             left_out.append(batch.first + np.flatnonzero(~batch.kept))
             if len(rows) < len(batch):
                 cells = {name: picked(values, rows) for name, values in cells.items()}
-            if table.key:
-                self._keys[table.name].add_texts(cells[table.key])
             for column, (linking, keys) in links.items():
                 if table.links[column] in self.description.values:
                     self._keys[table.links[column]].add(keys.filter(batch.kept[linking]))
@@ -158,35 +180,83 @@ class TableSource(Source):
     def edges(self, edge_type: EdgeType) -> Iterator[Piece]:
         self._read()
         link = self._links[edge_type]
-        for piece in self._linked(link.table, link.columns):
+        for piece in self._numbered(link):
             yield replace(piece, heads=piece.tails, tails=piece.heads) if link.is_reverse else piece
 
     @cached_property
     def _links(self) -> dict[EdgeType, Link]:
-        from netgpt.graphstore.datasets.tables.batch import Link
-
         return {
-            edge_type: Link(table, columns, is_reverse)
-            for table in self.tables.values()
-            for edge_type, columns, is_reverse in link_relations(table)
+            edge_type: link for table in self.tables.values() for edge_type, link in link_relations(table)
         }
 
-    def _linked(self, table: TableDescription, columns: Sequence[str]) -> Iterator[Piece]:
+    @property
+    def held_bytes(self) -> int:
+        return sum(keys.nbytes for keys in self._keys.values())
+
+    def _numbered(self, link: Link) -> Iterator[Piece]:
+        """Edges of a link. While a store is built they are kept on disk as numbers, so that keys are looked
+        up once for both directions and for all passes over them, and for all relations of a table."""
+        table = link.table
+        if self.scratch is None:
+            for piece, parts in self._linked(table, link.columns):
+                if parts is None:
+                    yield piece
+                elif (own := parts == link.part).any():
+                    values = tuple(array[own] for array in piece.values)
+                    yield Piece(piece.heads[own], piece.tails[own], piece.file, piece.first, values=values)
+            return
+        place = (self.scratch, table.name, *link.columns)
+        if place not in self._numbers:
+            self._numbers[place] = self._kept(self.scratch / str(len(self._numbers)), table, link.columns)
+        for heads, tails, *values in self._numbers[place][link.part].read(CHUNK_EDGES):
+            ends = (heads.astype(np.int64), tails.astype(np.int64))
+            yield Piece(*ends, str(table.paths[0]), 0, values=tuple(values))
+
+    def _kept(self, path: Path, table: TableDescription, columns: Sequence[str]) -> list[EdgeFile]:
+        """All edges of a link in files, one for each relation."""
+        kinds = [np.dtype(np.int64 if c.kind == "time" else np.float32) for c in _own_columns(table)]
+        most = max((*self._num_rows.values(), *map(len, self._keys.values())))
+        node = np.dtype(np.int32 if most < 2**31 else np.int64)
+        num = len(table.relations) or 1
+        path.mkdir()
+        files = [EdgeFile(path / str(k), [node, node, *kinds], stays_open=num < 50) for k in range(num)]
+        for piece, parts in self._linked(table, columns):
+            arrays = (piece.heads, piece.tails, *piece.values)
+            if parts is None:
+                files[0].append(*arrays)
+                continue
+            order = np.argsort(parts, kind="stable")
+            there, begin = np.unique(parts[order], return_index=True)
+            for k, some in zip(there.tolist(), np.split(order, begin[1:]), strict=True):
+                files[k].append(*(array[some] for array in arrays))
+        for file in files:
+            file.close()
+        return files
+
+    def _linked(
+        self, table: TableDescription, columns: Sequence[str]
+    ) -> Iterator[tuple[Piece, np.ndarray | None]]:
         """Edges of a link, from rows to what they link to, or of a table of edges from the first to the
-        second link."""
-        own = _edge_columns(table) if table.is_edges else ()
+        second link; and of which relation each is, [n], where the table has several."""
+        own = _own_columns(table)
         counts = bool(own) and (table.name, "") not in self._counted
         self._counted.add((table.name, ""))
         dangling: dict[str, tuple[RecordError, int]] = {}
         left_out = self._left_out.get(table.name, np.empty(0, np.int64))
         num = 0
-        for batch in self._batches(table, [*columns, *(column.name for column in own)], counts=counts):
+        names = [*columns, *(column.name for column in own), *([table.relation] if table.relation else [])]
+        for batch in self._batches(table, names, counts=counts):
             num += len(batch)
             cells = [batch.cells(c) if c.kind == "time" else within_float32(batch.cells(c)) for c in own]
+            parts = None
+            if table.relation:
+                parts = batch.codes(table.relation, self._relations[table.name])
             linked = [batch.links(column, table.several(column)) for column in columns]
             from_row = linked[0][0]  # of a table of edges each row has one
             position = batch.first + from_row
-            ends, kept = [], ~np.isin(position, left_out) & batch.kept[from_row]
+            ends, kept = [], batch.kept[from_row]
+            if len(left_out):
+                kept &= ~np.isin(position, left_out)
             good = kept.copy()
             for column, (_, keys) in zip(columns, linked, strict=True):
                 rows = self._keys[table.links[column]].rows(keys)
@@ -206,9 +276,10 @@ class TableSource(Source):
                 ends.insert(0, position - np.searchsorted(left_out, position))
             if good.any():
                 values = tuple(np.asarray(column)[from_row][good] for column in cells)
-                yield Piece(
+                piece = Piece(
                     ends[0][good], ends[1][good], str(batch.file), batch.row_in_file(0), values=values
                 )
+                yield piece, None if parts is None else parts[from_row][good]
         if table.is_edges and not num:
             raise SourceError(str(table.paths[0]), None, None, "no rows", f"at least one of {table.name}")
         for column, (error, number) in dangling.items():
@@ -224,7 +295,7 @@ class TableSource(Source):
         table = self.tables[relation.edge_type[2]]
         assert relation.group_by is not None
         key, time = np.full(num_nodes, -1, np.int64), np.empty(num_nodes, np.int64)
-        for piece in self._linked(table, [relation.group_by]):
+        for piece in self._numbered(Link(table, [relation.group_by])):
             key[piece.heads] = piece.tails
         place = 0
         column = next(c for c in table.columns or () if c.name == table.time)
@@ -268,8 +339,10 @@ def _files(table: TableDescription) -> list[Path]:
     return [file for one in (table, *table.joins) for file in one.paths]
 
 
-def _edge_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:
-    """What edges have of their own: their time, then numbers."""
+def _own_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:
+    """What edges of a table have of their own: their time, then numbers."""
+    if not table.is_edges:
+        return ()
     time = [c for c in table.columns or () if c.kind == "time"] or [ColumnDescription(table.time, "time")]
     return (*(time if table.time else ()), *(c for c in table.columns or () if c.kind == "number"))
 

@@ -15,15 +15,7 @@ from netgpt.graphstore.datasets.tables import read
 from netgpt.graphstore.datasets.tables.describe import ColumnDescription, TableDescription
 from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.errors import RecordError, SourceError
-
-
-@dataclass(frozen=True)
-class Link:
-    """Where the edges of a relation are."""
-
-    table: TableDescription
-    columns: Sequence[str]
-    is_reverse: bool
+from netgpt.graphstore.files import ahead
 
 
 def table_batches(
@@ -37,7 +29,7 @@ def table_batches(
     for file in table.paths:
         check(file)
         start = first
-        for batch in read.batches(table, file, columns):
+        for batch in ahead(read.batches(table, file, columns)):
             yield Place(file, start), first, batch
             first += batch.num_rows
         check(file)
@@ -86,6 +78,13 @@ class TableBatch:
         rows = np.repeat(np.arange(len(self)), [len(one) for one in lists])
         return rows, pa.array([text for one in lists for text in one], pa.string())
 
+    def codes(self, name: str, known: Keys) -> np.ndarray:
+        """A column's values by their numbers: [n] int64. Rows without one are bad."""
+        codes = known.rows(self.keys(name))
+        for i in np.flatnonzero((codes < 0) & self.kept).tolist():
+            self._bad(i, name, "nothing", "a relation")
+        return codes
+
     def cells(self, column: ColumnDescription) -> Any:
         """A column as the store keeps it; bad rows have something in it that is to be left out."""
         if column.file:
@@ -93,19 +92,17 @@ class TableBatch:
         return self._converted(column.name, read.converter(column))
 
     def distinct(self, name: str, taken: Keys) -> list[str]:
-        """The primary key; rows without one, and with one that is there already, are bad."""
-        texts = self.keys(name).to_pylist()
-        seen: set[str] = set()
-        for i, key in enumerate(texts):
-            if not self.kept[i]:
-                continue
+        """The primary key, numbered in `taken`; rows without one, and with one that is there already, are
+        bad. To be asked for last: what is numbered stays."""
+        keys = self.keys(name)
+        is_new = taken.add(keys, self.kept)
+        for i in np.flatnonzero(self.kept & ~is_new).tolist():
+            key = keys[i].as_py()
             if key is None:
                 self._bad(i, name, "nothing", "a key")
-            elif key in seen or key in taken:
-                self._bad(i, name, repr(key), "each key once")
             else:
-                seen.add(key)
-        return [key or "" for key in texts]
+                self._bad(i, name, repr(key), "each key once")
+        return [key or "" for key in keys.to_pylist()]
 
     def _converted(self, name: str, convert: Callable[[Any], Any]) -> Any:
         values = self._batch.column(name)

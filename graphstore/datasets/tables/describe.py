@@ -26,6 +26,8 @@
         time: at                         # of each edge: rows of neighbours are in its order
         columns: {seconds: number}       # of each edge
         links: {user: user, movie: movie}
+      fact:                              # of edges: a relation for each value of a column
+        {path: facts.tsv, separator: "\\t", links: {head: entity, tail: entity}, relation: predicate}
       rating:
         path: ratings.parquet
         rows: nodes                      # and not edges: each is asked about, or has features
@@ -112,6 +114,10 @@ class TableDescription:
         """The column of categories that a link is of, where a row may link to several."""
         return next((c for c in self.columns or () if c.name == link and c.kind == "categories"), None)
 
+    relation: str = ""
+    """Of edges: the column whose values are relations, one each."""
+    relations: tuple[tuple[str, str], ...] = ()
+    """Its values, in the order of their texts, and what the relations are called."""
     rows: str = ""
     """nodes or edges; empty: edges where the table has no key, two links, and numbers and times alone."""
 
@@ -160,7 +166,7 @@ class Description:
 
 
 _TABLE = (
-    *("path", "key", "time", "columns", "features", "document", "links", "reverse", "rows"),
+    *("path", "key", "time", "columns", "features", "document", "links", "reverse", "rows", "relation"),
     *("separator", "header", "encoding", "join"),
 )
 _JOIN = ("path", "key", "columns", "separator", "header", "encoding")
@@ -218,7 +224,7 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
     place = joined_at or f"tables.{name}"
     check_keys(path, place, raw, _JOIN if joined_at else _TABLE)
     require(path, bool(NAME.fullmatch(name)), "tables", name, "a name of letters, digits, _, - and .")
-    for key in ("key", "time", "separator", "encoding", "rows"):
+    for key in ("key", "time", "separator", "encoding", "rows", "relation"):
         value = raw.get(key, "")
         require(path, isinstance(value, str), f"{place}.{key}", value, "a text")
     header, reverse = raw.get("header") or [], raw.get("reverse", True)
@@ -246,6 +252,7 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
         features=features,
         document=document,
         rows=raw.get("rows", ""),
+        relation=raw.get("relation", ""),
     )
     _check_columns(path, place, table)
     joins = raw.get("join") or []
@@ -285,7 +292,7 @@ def _with_joins(
 
 def _check_columns(path: Path, place: str, table: TableDescription) -> None:
     names = [column.name for column in table.columns or ()]
-    for name in (*names, *table.links, *filter(None, (table.key, table.time))):
+    for name in (*names, *table.links, *filter(None, (table.key, table.time, table.relation))):
         require(path, bool(NAME.fullmatch(name)), place, name, "columns of letters, digits, _, - and .")
     if table.key:
         require(path, table.key not in names, f"{place}.columns", table.key, "columns beside the key")
@@ -298,6 +305,11 @@ def _check_columns(path: Path, place: str, table: TableDescription) -> None:
         fits = table.may_be_edges and table.columns is not None
         expected = "nodes, or no key, two links, and by name columns that are numbers or the time"
         require(path, fits, f"{place}.rows", "edges", expected)
+    if table.relation:
+        fits, expected = table.is_edges, "a table of edges: no key, two links, and numbers or the time alone"
+        require(path, fits, f"{place}.relation", table.relation, expected)
+        fits = table.relation not in (*names, *table.links, table.time)
+        require(path, fits, f"{place}.relation", table.relation, "a column that is nothing else")
     if table.is_edges:
         own = [name for name in ("features", "document") if getattr(table, name)]
         require(path, not own, place, f"{' and '.join(own)} of edges", "rows: nodes, or none of them")

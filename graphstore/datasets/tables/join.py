@@ -24,9 +24,8 @@ class Joined:
         parts: dict[str, list[Any]] = {column.name: [] for column in columns}
         for batch in batches:
             cells = {column.name: batch.cells(column) for column in columns}
-            keys = batch.distinct(table.key, self._keys)
+            batch.distinct(table.key, self._keys)
             rows = np.flatnonzero(batch.kept).tolist()
-            self._keys.add_texts(keys[i] for i in rows)
             for name, values in cells.items():
                 parts[name] += [values[i] for i in rows]
         self._values = parts

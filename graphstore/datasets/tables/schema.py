@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netgpt.graphstore.datasets.described import require
@@ -106,10 +107,10 @@ def schema_of(description: Description) -> Schema:
             edge_type=edge_type,
             time=table.time if table.is_edges else "",
             numbers=edge_numbers(table) if table.is_edges else (),
-            link="" if table.is_edges else columns[0],
+            link="" if table.is_edges else link.columns[0],
         )
         for table in description.tables.values()
-        for edge_type, columns, _ in link_relations(table)
+        for edge_type, link in link_relations(table)
     ]
     relations += [
         RelationType(edge_type=(node.name, "numbers_of", node.of), column="numbers") for node in numbers
@@ -216,19 +217,44 @@ def _made_of(inputs: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, ..
     return () if inputs == columns else columns
 
 
+def relation_names(path: Path, table: TableDescription, values: Sequence[str]) -> dict[str, str]:
+    """What the relations of a column's values are called: `/film/director` is film_director."""
+    names: dict[str, str] = {}
+    place = f"tables.{table.name}.relation"
+    for value in values:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", value).strip("_.-")
+        require(path, bool(name), place, value, "values with letters or digits")
+        other = names.setdefault(name, value)
+        require(path, other == value, place, f"{value!r} and {other!r}", f"one of them to be called {name}")
+    return {value: name for name, value in names.items()}
+
+
 def _told_type(group: GroupDescription) -> str:
     return "_".join((group.of, *group.tells))
 
 
-def link_relations(table: TableDescription) -> Iterator[tuple[EdgeType, list[str], bool]]:
-    """Relations of a table's links: the edge type, the link's columns, and whether it is the reverse."""
+@dataclass(frozen=True)
+class Link:
+    """Where the edges of a relation are."""
+
+    table: TableDescription
+    columns: Sequence[str]
+    """One, or of a table of edges both."""
+    is_reverse: bool = False
+    part: int = 0
+    """Of a table whose relations are values of a column: the number of the value."""
+
+
+def link_relations(table: TableDescription) -> Iterator[tuple[EdgeType, Link]]:
+    """The relations of a table's links."""
     if table.is_edges:
         (first, src), (second, dst) = table.links.items()
-        ends = [(table.name, src, dst, [first, second])]
+        names = [name for _, name in table.relations] or [table.name]
+        ends = [(name, src, dst, [first, second], part) for part, name in enumerate(names)]
     else:
-        ends = [(column, table.name, to, [column]) for column, to in table.links.items()]
-    for name, src, dst, columns in ends:
+        ends = [(column, table.name, to, [column], 0) for column, to in table.links.items()]
+    for name, src, dst, columns, part in ends:
         if table.reverse != "only":
-            yield (src, name, dst), columns, False
+            yield (src, name, dst), Link(table, columns, False, part)
         if table.reverse:
-            yield (dst, f"rev_{name}", src), columns, True
+            yield (dst, f"rev_{name}", src), Link(table, columns, True, part)
