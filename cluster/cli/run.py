@@ -68,7 +68,8 @@ def table_of(finished: Run) -> str:
     """A finished run's metrics as text."""
     from netgpt.trainers.tasks.evaluate import metrics_table
 
-    return metrics_table(finished.metrics(), finished.task, finished.titles, finished.apart)
+    metrics, within = finished.metrics(), finished.intervals()
+    return metrics_table(metrics, finished.task, finished.titles, finished.apart, within)
 
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]

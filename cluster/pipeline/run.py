@@ -20,10 +20,12 @@ from netgpt.graphstore.files import Json, atomic_file, read_json, write_json
 from netgpt.trainers.settings import Settings
 from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.base import Stage
+from netgpt.trainers.stages.evaluation import INTERVALS
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.base import Task
 from netgpt.trainers.tasks.baselines import RunMetrics
 from netgpt.trainers.tasks.evaluate import PREDICTIONS
+from netgpt.trainers.tasks.intervals import Intervals
 from netgpt.trainers.tasks.names import make_task
 
 CONFIG = "config.yaml"
@@ -205,6 +207,11 @@ class Run:
         manifest = folder.read_manifest(self.path / EVALUATION)
         assert manifest is not None
         return cast(RunMetrics, manifest["metrics"])
+
+    def intervals(self) -> Intervals:
+        """Of the finished evaluation; none of one that an older version made."""
+        path = self.path / EVALUATION / INTERVALS
+        return cast(Intervals, read_json(path)) if path.is_file() else {}
 
     @property
     def titles(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from netgpt.graphstore.dataset import Published
 from netgpt.trainers.tasks.base import Metric
+from netgpt.trainers.tasks.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Result:
     groups: dict[str, dict[str, Metrics]]
     """Metrics of the test split, by title of a grouping and displayed name of a group."""
     periods: dict[str, Metrics]
+    within: Mapping[str, Interval]
+    """Bootstrap intervals of the test split, by metric; none where the evaluation made none."""
 
 
 @dataclass(frozen=True)

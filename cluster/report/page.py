@@ -10,6 +10,7 @@ from markupsafe import Markup
 from netgpt.cluster.report.charts import draw, swatch
 from netgpt.cluster.report.facts import Chart, ChartGroup, Confusion, Metrics, Report, Result, Results
 from netgpt.cluster.report.results import UNFAIR, best_of, figure
+from netgpt.trainers.tasks.evaluate import interval_text
 
 NONE = "–"
 STATE_SIGNS = {"done": "✓", "out of date": "!", "unfinished": "…", "not started": "○"}
@@ -26,6 +27,7 @@ def render(report: Report) -> str:
     )
     environment.filters |= {
         "figure": figure,
+        "interval": interval_text,
         "count": count,
         "size": size,
         "duration": duration,

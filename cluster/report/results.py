@@ -56,7 +56,7 @@ class ResultWords:
 
 def read_results(run: Run, metrics: RunMetrics, words: ResultWords) -> Results:
     """metrics: of the evaluation's manifest."""
-    task, dataset = run.task, run.store.dataset
+    task, dataset, within = run.task, run.store.dataset, run.intervals()
     flag, apart = run.apart
 
     def result(key: str, title: str, measured: Mapping[str, Measures]) -> Result:
@@ -74,6 +74,7 @@ def read_results(run: Run, metrics: RunMetrics, words: ResultWords) -> Results:
                 if name in test
             },
             periods={name: _metrics(task, m) for name, m in test.get("period", {}).items()},
+            within=within.get(key, {}),
         )
 
     stages = tuple(result(key, words.titles.get(key, key), m) for key, m in metrics["stages"].items())

@@ -30,9 +30,12 @@ def begins_description(head: bytes) -> bool:
 
 
 def has_tables(path: Path) -> bool:
-    """Whether a description is one of tables: the key is in its first 64 kB, at the top."""
+    """Whether a description is one of tables: the key is in its first 64 kB, at the top. Those of GraphStorm
+    are of tables too."""
     if not is_described(path):
         return False
+    if path.suffix == ".json" and b'"source_id_col"' in _head(path):
+        return True
     in_yaml, in_json = rb'^["\']?tables["\']?\s*:', rb'"tables"\s*:'
     pattern = in_yaml if path.suffix in (".yaml", ".yml") else in_json
     return re.search(pattern, _head(path), re.MULTILINE) is not None

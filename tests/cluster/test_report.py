@@ -25,8 +25,10 @@ from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.report import write_report
 from netgpt.cluster.report.cost import cost_facts
 from netgpt.graphstore.datasets.xsvideo.schema import Config
+from netgpt.graphstore.files import write_json
 from netgpt.trainers.progress import Progress
 from netgpt.trainers.stages import folder as stage_folder
+from netgpt.trainers.stages.evaluation import INTERVALS
 from netgpt.trainers.tasks.evaluate import PREDICTIONS, Judge, Scores
 
 EVIL = "<script>alert(1)</script>&$x^2$"
@@ -70,7 +72,8 @@ def make_run(store: Path, path: Path, last: str = "evaluation") -> Run:
             generated = np.where(np.arange(len(levels)) % 5 == 0, np.nan, np.rint(levels))
             scores.add("stage2_generated", generated, ("val", "test"))
             judge.write_predictions(folder / PREDICTIONS, scores)
-            outputs.append(PREDICTIONS)
+            write_json(folder / INTERVALS, judge.intervals(scores))
+            outputs += [PREDICTIONS, INTERVALS]
             metrics = {
                 "encoder": "RGCN",
                 "stages": judge.stage_metrics(scores),
@@ -175,14 +178,18 @@ def test_figures_are_those_of_the_evaluation(run: Run, page: str) -> None:
     for key, title in titles.items():
         test = metrics["stages"][key]["test"]
         apart = [metrics["stages"][key][part]["mae"] for part in ("test_age_zero", "test_rest")]
-        expected = [test["acc"], test["mse"], test["mae"], *apart]
-        assert found.row("results", title)[1:] == ["–" if v is None else f"{v:.4f}" for v in expected]
+        expected = ["–" if v is None else f"{v:.4f}" for v in (test["acc"], test["mse"], test["mae"], *apart)]
+        for i, metric in enumerate(("acc", "mse", "mae")):
+            low, high = run.intervals()[key][metric]
+            expected[i] += f"{low:.4f}…{high:.4f}"
+        assert found.row("results", title)[1:] == expected
         values = [
             metrics["stages"][key][p][m] for p in ("train", "val", "test") for m in ("acc", "mse", "mae")
         ]
         assert [title, *(f"{v:.4f}" for v in values)] in [cells for _, cells in found.rows]
     lookup = metrics["baselines"]["lookup"]["test"]
-    assert found.row("results", "lookup")[1:4] == [f"{lookup[m]:.4f}" for m in ("acc", "mse", "mae")]
+    shown = found.row("results", "lookup")[1:4]
+    assert [text[:6] for text in shown] == [f"{lookup[m]:.4f}" for m in ("acc", "mse", "mae")]
     assert found.row("results", "RGCN graph")[1:4] == ["0.6313", "0.7801", "0.5844"]
     assert found.row("results", "NetGPT graph, text")[1:4] == ["0.6777", "0.7169", "0.5457"]
     test = metrics["stages"]["stage2_generated"]["test"]

@@ -345,3 +345,20 @@ class TaskTests:
             value = metrics["stages"]["stage1"]["test"][metric.name]
             assert metric.title in shown and f"{value:.4f}" in shown
         assert "the model" in shown and all(name in shown for name in metrics["baselines"])
+
+    def test_intervals_hold_what_was_measured(self, graph: Store, judge: Judge) -> None:
+        """Of every metric of scores and baselines, but for examples without one; and the table shows them."""
+        scores = Scores()
+        scores.add("stage1", self.some_scores(graph.num_nodes[graph.schema.target]))
+        metrics = {"stages": judge.stage_metrics(scores), "baselines": judge.baseline_metrics()}
+        within = judge.intervals(scores)
+        assert within == judge.intervals(scores)
+        assert within.keys() <= {"stage1", *metrics["baselines"]} and "stage1" in within
+        for name, found in within.items():
+            measured = (metrics["stages"] | metrics["baselines"])[name]["test"]
+            assert found.keys() == {m.name for m in self.task.metrics if measured[m.name] is not None}
+            for low, high in found.values():
+                assert low <= high
+        shown = metrics_table(metrics, self.task, {"stage1": "the model"}, ("", ""), within)
+        for low, high in within["stage1"].values():
+            assert f"{low:.4f}…{high:.4f}" in shown

@@ -15,7 +15,7 @@ from netgpt.trainers.tasks.baselines import RunMetrics
 if TYPE_CHECKING:
     from netgpt.trainers.settings import Settings
 
-METRICS = "metrics.json"
+METRICS, INTERVALS = "metrics.json", "intervals.json"
 
 
 def measured_stages(settings: Settings) -> list[str]:
@@ -25,7 +25,7 @@ def measured_stages(settings: Settings) -> list[str]:
 
 class Evaluate(Stage):
     name, title, command = "evaluation", "evaluation", "evaluate"
-    leaves = ("predictions.parquet", METRICS)
+    leaves = ("predictions.parquet", METRICS, INTERVALS)
 
     def needs(self, run: Origins) -> Sequence[str]:
         """The last measured stage of a whole run; none where it was not begun and a baseline is done."""
@@ -69,5 +69,6 @@ class Evaluate(Stage):
             with atomic_file(job.folder / PREDICTIONS) as temporary:
                 judge.write_predictions(temporary, scores)
             write_json(job.folder / METRICS, metrics)
+            write_json(job.folder / INTERVALS, judge.intervals(scores))
             return Made(self.leaves, metrics)
         return Made(self.leaves, {})

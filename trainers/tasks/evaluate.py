@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from netgpt.graphstore import Graph
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import require
 from netgpt.trainers.tasks.base import Examples, Task
-from netgpt.trainers.tasks.baselines import Measures, RunMetrics
+from netgpt.trainers.tasks.baselines import Baseline, Measures, RunMetrics
+from netgpt.trainers.tasks.intervals import SHARE, Interval, Intervals, intervals
 from netgpt.trainers.tasks.split import PARTS, number_column
 
 PREDICTIONS = "predictions.parquet"
@@ -119,12 +121,9 @@ class Judge:
         The test examples that are apart beside the rest, for those that score an example.
         """
         examples, test = self.examples, self.examples.test
-        fitted = examples.train
-        if self.task.config.split.by == "time":
-            fitted = np.sort(np.concatenate([examples.train, examples.val]))
         truth, apart = examples.truth[test], self.is_apart(test)
         measures: dict[str, dict[str, Measures]] = {}
-        for name, baseline in self.task.baselines(self.graph, fitted, test).items():
+        for name, baseline in self._baselines.items():
             if baseline.scores is None:
                 measures[name] = {"test": baseline.metrics or {}}
                 continue
@@ -133,6 +132,21 @@ class Judge:
                 for part, chosen in ((self.config.apart, apart), (REST, ~apart)):
                     measures[name][f"test_{part}"] = self.task.measure(baseline.scores[chosen], truth[chosen])
         return measures
+
+    @cached_property
+    def _baselines(self) -> Mapping[str, Baseline]:
+        fitted = self.examples.train
+        if self.task.config.split.by == "time":
+            fitted = np.sort(np.concatenate([self.examples.train, self.examples.val]))
+        return self.task.baselines(self.graph, fitted, self.examples.test)
+
+    def intervals(self, scores: Scores) -> dict[str, dict[str, Interval]]:
+        """Of the test part, by what is measured and by baseline."""
+        test = self.examples.test
+        of_all = {name: values[test] for name, values in scores.scores.items()}
+        of_all |= {name: one.scores for name, one in self._baselines.items() if one.scores is not None}
+        truth = self.examples.truth[test]
+        return {name: intervals(self.task, values, truth) for name, values in of_all.items()}
 
     def write_predictions(self, path: Path, scores: Scores) -> None:
         """A row for each labelled node: id (of one without its number), part, label, and the task's columns
@@ -166,13 +180,22 @@ def periods(days: list[int]) -> list[tuple[str, int, int]]:
     return [*between, (f"over {days[-1]} days", days[-1] + 1, _ALWAYS)]
 
 
-def metrics_table(metrics: RunMetrics, task: Task, titles: Mapping[str, str], apart: tuple[str, str]) -> str:
-    """The test part as text: baselines, then what was measured. apart: the flag's name and title, if any."""
+def metrics_table(
+    metrics: RunMetrics,
+    task: Task,
+    titles: Mapping[str, str],
+    apart: tuple[str, str],
+    within: Intervals | None = None,
+) -> str:
+    """The test part as text: baselines, then what was measured. apart: the flag's name and title, if any.
+    within: what `Judge.intervals` found."""
+    within = within or {}
     chosen = next(m for m in task.metrics if m.name == task.chooses)
     flag, title = apart
     heads = [m.title for m in task.metrics]
     heads += [f"{chosen.title} {flag.replace('_', ' ')}", f"{chosen.title} {REST}"] if flag else []
-    widths = [max(8, 2 + len(head)) for head in heads]
+    least = 17 if within else 8  # of two figures and what is between them
+    widths = [max(least if i < len(task.metrics) else 8, 2 + len(head)) for i, head in enumerate(heads)]
     head = f"{'test split':<26}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
     lines = [head, "-" * len(head)]
 
@@ -183,9 +206,18 @@ def metrics_table(metrics: RunMetrics, task: Task, titles: Mapping[str, str], ap
         cells = zip(values, widths, strict=True)
         return f"{name:<26}" + "".join(" " * w if v is None else f"{v:>{w}.4f}" for v, w in cells)
 
-    lines += [row(name, measures) for name, measures in metrics["baselines"].items()]
+    def around(name: str) -> list[str]:
+        """The row of its intervals."""
+        found = within.get(name, {})
+        texts = [interval_text(found[m.name]) if m.name in found else "" for m in task.metrics]
+        cells = "".join(f"{text:>{w}}" for text, w in zip(texts, widths, strict=False))
+        return [f"{'':<26}{cells}"] if found else []
+
+    for name, measures in metrics["baselines"].items():
+        lines += [row(name, measures), *around(name)]
     lines.append("-" * len(head))
-    lines += [row(titles.get(name, name), measures) for name, measures in metrics["stages"].items()]
+    for name, measures in metrics["stages"].items():
+        lines += [row(titles.get(name, name), measures), *around(name)]
     for name, measures in metrics["stages"].items():
         if num := (test := measures["test"]).get("unparsed"):
             lines.append(
@@ -196,4 +228,11 @@ def metrics_table(metrics: RunMetrics, task: Task, titles: Mapping[str, str], ap
         one = next(iter(metrics["stages"].values()))
         said = f"{one['test']['num']} test examples"
         lines.append(f"{said}; {one[f'test_{flag}']['num']} of them {title}" if flag else said)
+    if within:
+        lines.append(f"below each figure: {SHARE:.0%} of what examples drawn again give")
     return "\n".join(lines)
+
+
+def interval_text(interval: Interval) -> str:
+    low, high = interval
+    return f"{low:.4f}…{high:.4f}"

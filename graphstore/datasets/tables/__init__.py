@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,16 @@ import numpy as np
 from netgpt.graphstore.columns import picked
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
 from netgpt.graphstore.datasets.described import has_tables, open_features
-from netgpt.graphstore.datasets.tables.describe import ColumnDescription, TableDescription, read_description
+from netgpt.graphstore.datasets.tables.describe import (
+    ColumnDescription,
+    TableDescription,
+    as_tables,
+    read_description,
+)
 from netgpt.graphstore.datasets.tables.join import Joined
 from netgpt.graphstore.datasets.tables.keys import Keys
+from netgpt.graphstore.datasets.tables.python import write_hetero_data, write_networkx, write_tables
+from netgpt.graphstore.datasets.tables.relbench import is_database
 from netgpt.graphstore.datasets.tables.schema import (
     NUMBERS,
     TEXT,
@@ -34,6 +41,8 @@ from netgpt.graphstore.files import file_digest, value_digest
 from netgpt.graphstore.schema import EdgeType, RelationType
 from netgpt.graphstore.sort import CHUNK_EDGES, Piece
 from netgpt.graphstore.spill import EdgeFile
+
+__all__ = ["TableSource", "Tables", "write_hetero_data", "write_networkx", "write_tables"]
 
 if TYPE_CHECKING:  # they import pyarrow, which to name a data set needs not
     from netgpt.graphstore.datasets.tables.batch import TableBatch
@@ -84,7 +93,8 @@ class TableSource(Source):
             self._check_unchanged(file)
         files = [f for table in self.tables.values() for f in (*_files(table), *_vector_files(table))]
         digests = [file_digest(file) for file in files]
-        return value_digest({"description": file_digest(self.path), "files": digests})
+        said = value_digest(as_tables(self.path)) if self.path.is_dir() else file_digest(self.path)
+        return value_digest({"description": said, "files": digests})
 
     def num_nodes(self) -> dict[str, int]:
         self._read()
@@ -121,7 +131,7 @@ class TableSource(Source):
         made = [n for n in self.schema.node_types if n.table == table.name and n.origin != "values"]
         inputs = {name for n in made for name in n.inputs}
         own = [c for c in columns if not c.joined]
-        names = [c.name for c in own if not c.file]
+        names = [c.name for c in own if c.is_read]
         joins = [Joined(one, self._batches(one, _join_columns(one), counts=True)) for one in table.joins]
         asked = list(dict.fromkeys([*([table.key] if table.key else []), *names, *table.links]))
         num = num_read = 0
@@ -315,7 +325,7 @@ class Tables(Dataset):
     title = "tables"
 
     def reads(self, source: Path) -> bool:
-        return has_tables(source)
+        return is_database(source) if source.is_dir() else has_tables(source)
 
     def open(
         self,
@@ -328,6 +338,11 @@ class Tables(Dataset):
         check_history: bool = True,
     ) -> Source:
         return TableSource(source, self.configured(config), report)
+
+    def commands(self) -> dict[str, Callable[..., None]]:
+        from netgpt.graphstore.datasets.tables.commands import describe
+
+        return {"describe": describe}
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:
@@ -348,7 +363,7 @@ def _own_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:
 
 
 def _join_columns(table: TableDescription) -> list[str]:
-    return [table.key, *(column.name for column in table.columns or ())]
+    return [table.key, *(column.name for column in table.columns or () if column.is_read)]
 
 
 def _vector_files(table: TableDescription) -> list[Path]:

@@ -89,6 +89,8 @@ class TableBatch:
         """A column as the store keeps it; bad rows have something in it that is to be left out."""
         if column.file:
             return self._vector(column)
+        if column.constant:
+            return [column.constant] * len(self)
         return self._converted(column.name, read.converter(column))
 
     def distinct(self, name: str, taken: Keys) -> list[str]:

@@ -20,6 +20,8 @@
                                          # values; of a column of categories a link for each of them
         join:                            # further columns by the key; of one that is there, what is missing
           - {path: plots.csv, key: movie, columns: {plot: text, title: text}}
+          - {path: test_ids.txt, header: [id], key: id, columns: {part: {category: test}}}  # what all are
+        rename: {"Run time": runtime}    # columns that the files call otherwise than is said here
       likes:                             # no key, two links, and numbers and a time alone: edges
         path: likes.csv
         separator: "\\t"                  # of CSV; header: [user, movie] where the file has none; encoding
@@ -55,11 +57,12 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from netgpt.graphstore.datasets.described import check_keys, read_described, require
+from netgpt.graphstore.datasets.tables import graphstorm, relbench
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import NAME
 
@@ -68,7 +71,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".data", ".item", ".jsonl", ".ndjson")
 """Names of files end so; what is neither Parquet nor JSON lines is text with separators."""
 JSON_LINES = (".jsonl", ".ndjson")
-_OPTIONS = {"time": "form", "categories": "separator", "vector": "file"}
+_OPTIONS = {"time": "form", "categories": "separator", "vector": "file", "category": "constant"}
 """Kinds whose column may say more, and what."""
 
 
@@ -84,8 +87,15 @@ class ColumnDescription:
     """Of categories: between the values of a text; empty: they are lists."""
     file: str = ""
     """Of a vector: the .npy file that has it."""
+    constant: str = ""
+    """Of a category: what it is in all rows of a file that has no such column."""
     joined: bool = False
     """Only in files that are joined."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the table's files have it."""
+        return not self.file and not self.constant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +126,12 @@ class TableDescription:
 
     relation: str = ""
     """Of edges: the column whose values are relations, one each."""
+    relation_name: str = ""
+    """Of edges: what their one relation is called; by default as the table."""
     relations: tuple[tuple[str, str], ...] = ()
     """Its values, in the order of their texts, and what the relations are called."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Columns that the files call otherwise, and how."""
     rows: str = ""
     """nodes or edges; empty: edges where the table has no key, two links, and numbers and times alone."""
 
@@ -167,14 +181,14 @@ class Description:
 
 _TABLE = (
     *("path", "key", "time", "columns", "features", "document", "links", "reverse", "rows", "relation"),
-    *("separator", "header", "encoding", "join"),
+    *("separator", "header", "encoding", "rename", "join"),
 )
-_JOIN = ("path", "key", "columns", "separator", "header", "encoding")
+_JOIN = ("path", "key", "columns", "separator", "header", "encoding", "rename")
 
 
 def read_description(path: Path) -> Description:
     """Read and check a description; paths in it become whole. StoreError for what it cannot mean."""
-    raw = read_described(path)
+    raw = as_tables(path)
     check_keys(path, "", raw, ("target", "tables", "relations"))
     tables = raw.get("tables")
     require(path, isinstance(tables, dict) and bool(tables), "tables", tables, "tables by their names")
@@ -206,6 +220,14 @@ def read_description(path: Path) -> Description:
     return Description(path, target, described, description.groups, bare)
 
 
+def as_tables(path: Path) -> Any:
+    """What a description says, and what RelBench's and GraphStorm's files say as one: keys and values."""
+    if path.is_dir():
+        return relbench.described(path)
+    raw = read_described(path)
+    return graphstorm.described(path, raw) if graphstorm.is_gconstruct(raw) else raw
+
+
 def _is_of_values(raw: Any) -> bool:
     """Whether what is said of a table is of the distinct values of links to it: it has no rows of its own."""
     return isinstance(raw, dict) and raw.keys() <= {"features"}
@@ -224,7 +246,19 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
     place = joined_at or f"tables.{name}"
     check_keys(path, place, raw, _JOIN if joined_at else _TABLE)
     require(path, bool(NAME.fullmatch(name)), "tables", name, "a name of letters, digits, _, - and .")
-    for key in ("key", "time", "separator", "encoding", "rows", "relation"):
+    relation, rename = raw.get("relation", ""), raw.get("rename") or {}
+    if isinstance(relation, dict):
+        check_keys(path, f"{place}.relation", relation, ("name",))
+        relation_name, relation = relation.get("name"), ""
+        fits = isinstance(relation_name, str) and bool(NAME.fullmatch(relation_name))
+        require(path, fits, f"{place}.relation.name", relation_name, "letters, digits, _, - and .")
+    else:
+        relation_name = ""
+    require(path, isinstance(relation, str), f"{place}.relation", relation, "a column, or name: and a text")
+    fits = isinstance(rename, dict) and all(isinstance(one, str) for one in (*rename, *rename.values()))
+    fits = fits and len(set(rename.values())) == len(rename)
+    require(path, fits, f"{place}.rename", rename, "a name by each column of the file, all different")
+    for key in ("key", "time", "separator", "encoding", "rows"):
         value = raw.get(key, "")
         require(path, isinstance(value, str), f"{place}.{key}", value, "a text")
     header, reverse = raw.get("header") or [], raw.get("reverse", True)
@@ -240,7 +274,7 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
     require(path, len(separator) > 0, f"{place}.separator", separator, "what is between two columns")
     table = TableDescription(
         name=name,
-        paths=_paths(path, f"{place}.path", raw.get("path")),
+        paths=files_of(path, f"{place}.path", raw.get("path")),
         key=raw.get("key", ""),
         time=raw.get("time", ""),
         columns=_columns(path, f"{place}.columns", raw.get("columns")),
@@ -252,7 +286,9 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
         features=features,
         document=document,
         rows=raw.get("rows", ""),
-        relation=raw.get("relation", ""),
+        relation=relation,
+        relation_name=relation_name,
+        renamed={name: column for column, name in rename.items()},
     )
     _check_columns(path, place, table)
     joins = raw.get("join") or []
@@ -282,8 +318,8 @@ def _with_joins(
         require(path, bool(join.key), f"{at}.key", join.key, "the column that has the table's keys")
         require(path, bool(join.columns), f"{at}.columns", "none", "columns by name")
         for column in join.columns or ():
-            there = columns.setdefault(column.name, replace(column, joined=True))
-            fits = column.kind == there.kind and column.kind not in ("vector", "time")
+            there = columns.setdefault(column.name, replace(column, joined=True, constant=""))
+            fits = column.kind == there.kind and column.kind not in ("vector", "time") and not there.file
             fits = fits and column.name not in (table.key, table.time, *table.links)
             expected = "a text, a number or categories, of one kind wherever it is, and no key, time or link"
             require(path, fits, f"{at}.columns.{column.name}", column.kind, expected)
@@ -297,7 +333,8 @@ def _check_columns(path: Path, place: str, table: TableDescription) -> None:
     if table.key:
         require(path, table.key not in names, f"{place}.columns", table.key, "columns beside the key")
     for column in table.columns or ():
-        linked = column.name in table.links and column.kind not in ("text", "category", "categories")
+        fits = column.kind in ("text", "category", "categories") and not column.constant
+        linked = column.name in table.links and not fits
         expected = "categories, a category or a text, as it is a link"
         require(path, not linked, f"{place}.columns.{column.name}", column.kind, expected)
     require(path, table.rows in ("", "nodes", "edges"), f"{place}.rows", table.rows, "nodes or edges")
@@ -310,6 +347,9 @@ def _check_columns(path: Path, place: str, table: TableDescription) -> None:
         require(path, fits, f"{place}.relation", table.relation, expected)
         fits = table.relation not in (*names, *table.links, table.time)
         require(path, fits, f"{place}.relation", table.relation, "a column that is nothing else")
+    if table.relation_name:
+        expected = "a table of edges: no key, two links, and numbers or the time alone"
+        require(path, table.is_edges, f"{place}.relation.name", table.relation_name, expected)
     if table.is_edges:
         own = [name for name in ("features", "document") if getattr(table, name)]
         require(path, not own, place, f"{' and '.join(own)} of edges", "rows: nodes, or none of them")
@@ -354,7 +394,7 @@ def _columns(path: Path, place: str, raw: Any) -> tuple[ColumnDescription, ...] 
     return tuple(columns)
 
 
-def _paths(path: Path, place: str, raw: Any) -> tuple[Path, ...]:
+def files_of(path: Path, place: str, raw: Any) -> tuple[Path, ...]:
     """The files of a table, those of a pattern in the order of their names."""
     names = [raw] if isinstance(raw, str) else raw
     listed = isinstance(names, list) and len(names) > 0 and all(isinstance(one, str) for one in names)

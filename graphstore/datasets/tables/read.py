@@ -5,7 +5,7 @@ Legend: n rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 
 from netgpt.graphstore.datasets.described import reading, require_columns
 from netgpt.graphstore.datasets.tables.describe import JSON_LINES, ColumnDescription, Kind, TableDescription
+from netgpt.graphstore.datasets.tables.names import usable
 from netgpt.graphstore.errors import SourceError
+from netgpt.graphstore.schema import NAME
 
 ROWS_AT_ONCE = 1 << 16
 _BLOCK_BYTES = 1 << 24
@@ -41,6 +43,12 @@ class CellsError(Exception):
 
 def batches(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Some columns of one file of a table, in the order of its rows. SourceError for a file that is none."""
+    for batch in _read(table, file, [table.renamed.get(name, name) for name in columns]):
+        yield batch.rename_columns(list(columns)) if table.renamed and columns else batch
+
+
+def _read(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Columns by the names that the file has."""
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -125,6 +133,11 @@ def keys_of(values: pa.Array) -> pa.Array:
     """Values that rows are found by, as texts; null where there is none: [n]. TypeFoundError for others."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if pa.types.is_floating(values.type):  # as pandas has whole numbers of which some are missing
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        whole = pc.fill_null(pc.equal(pc.floor(values), values), True)
+        _require_cells(_mask(whole), values, "a whole number")
+        values = values.cast(pa.int64())
     if pa.types.is_integer(values.type):
         return values.cast(pa.large_string())
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
@@ -269,28 +282,35 @@ def _require_cells(good: np.ndarray, values: pa.Array, expected: str) -> None:
         raise CellsError(~good, found, expected)
 
 
-def guessed_columns(table: TableDescription) -> tuple[ColumnDescription, ...]:
-    """All columns of a table of Parquet but its key and links, by their types. SourceError for others."""
+def guessed_columns(table: TableDescription) -> tuple[tuple[ColumnDescription, ...], Mapping[str, str]]:
+    """All columns of a table of Parquet but its key and links, by their types; and how the file calls those
+    that are renamed, for what no name may have too. SourceError for types of which nothing is made."""
     import pyarrow.parquet as pq
 
     with reading(table.paths[0], "Parquet"):
         schema = pq.read_schema(table.paths[0])
-    fields = [field for field in schema if field.name != table.key and field.name not in table.links]
-    columns = []
-    for field in fields:
-        if (kind := _guessed(field.type)) is None:
+    names = {column: name for name, column in table.renamed.items()}
+    columns, renamed = [], dict(table.renamed)
+    for field in schema:
+        name = names.get(field.name, field.name)
+        if name in (table.key, table.relation) or name in table.links:
+            continue
+        if not NAME.fullmatch(name) and (name := usable(name)):
+            renamed[name] = field.name
+        if (kind := guessed_kind(field.type)) is None or not name:
             expected = (
                 "a column of texts, numbers, times or lists of them: name the columns that are to be kept"
             )
             raise SourceError(str(table.paths[0]), None, field.name, f"type {field.type}", expected)
-        columns.append(ColumnDescription(field.name, kind))
-    return tuple(columns)
+        columns.append(ColumnDescription(name, kind))
+    return tuple(columns), renamed
 
 
-def _guessed(kind: pa.DataType) -> Kind | None:
+def guessed_kind(kind: pa.DataType) -> Kind | None:
+    """What a column of a type is; None for types of which nothing is made."""
     t = pa.types
     if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
-        inner = _guessed(kind.value_type)
+        inner = guessed_kind(kind.value_type)
         return "vector" if inner == "number" else "categories" if inner == "text" else None
     if t.is_timestamp(kind) or t.is_date(kind):
         return "time"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from netgpt.graphstore.datasets.tables.describe import (
     GroupDescription,
     TableDescription,
 )
+from netgpt.graphstore.datasets.tables.names import usable
 from netgpt.graphstore.schema import (
     Column,
     Document,
@@ -45,7 +45,8 @@ def with_columns(path: Path, table: TableDescription) -> TableDescription:
     if columns is None:
         from netgpt.graphstore.datasets.tables.read import guessed_columns
 
-        columns = guessed_columns(table)
+        columns, renamed = guessed_columns(table)
+        table = replace(table, renamed=renamed)
     if table.columns is None and replace(table, columns=columns).is_edges:
         auto = "columns by name, or rows: nodes, as these may be edges"
         require(path, False, f"tables.{table.name}.columns", "auto", auto)
@@ -222,7 +223,7 @@ def relation_names(path: Path, table: TableDescription, values: Sequence[str]) -
     names: dict[str, str] = {}
     place = f"tables.{table.name}.relation"
     for value in values:
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", value).strip("_.-")
+        name = usable(value)
         require(path, bool(name), place, value, "values with letters or digits")
         other = names.setdefault(name, value)
         require(path, other == value, place, f"{value!r} and {other!r}", f"one of them to be called {name}")
@@ -249,7 +250,7 @@ def link_relations(table: TableDescription) -> Iterator[tuple[EdgeType, Link]]:
     """The relations of a table's links."""
     if table.is_edges:
         (first, src), (second, dst) = table.links.items()
-        names = [name for _, name in table.relations] or [table.name]
+        names = [name for _, name in table.relations] or [table.relation_name or table.name]
         ends = [(name, src, dst, [first, second], part) for part, name in enumerate(names)]
     else:
         ends = [(column, table.name, to, [column], 0) for column, to in table.links.items()]

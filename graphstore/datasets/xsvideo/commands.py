@@ -1,4 +1,4 @@
-"""Commands of released records. The only module of the store that imports typer."""
+"""Commands of released records. Of the store only such modules import typer."""
 
 from __future__ import annotations
 
