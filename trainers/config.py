@@ -23,7 +23,7 @@ class GraphConfig:
     """Stage 1: pretraining of the graph encoder."""
 
     encoder: str = "rgcn"
-    """rgcn, gcn, sage, han, hetsann, or package.module:Name."""
+    """rgcn, gcn, sage, han, hetsann, hgt, or package.module:Name."""
     neighbors: str = "sampled"
     """sampled: mini-batches of `batch_size` seeds; all: one exact step an epoch over the whole graph."""
     hidden: int = 1024
@@ -31,7 +31,7 @@ class GraphConfig:
     layers: int = 2
     """Layers of the encoder, and hops that are sampled: how far a node's state reaches."""
     heads: int = 4
-    """Attention heads of han and hetsann; a divisor of `hidden`."""
+    """Attention heads of han, hetsann and hgt; a divisor of `hidden`."""
     num_bases: int = 0
     """Bases that the relation weights of rgcn are mixed from; 0: a weight of its own for each."""
     scalar_bins: int = 0

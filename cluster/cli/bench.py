@@ -153,7 +153,7 @@ def embed(
         list[float] | None, typer.Option(help="Scale of synthetic stores, both layouts; again for more.")
     ] = None,
     hidden: Annotated[int, typer.Option(help="Width of node embeddings.")] = 128,
-    encoder: Annotated[str, typer.Option(help="rgcn, gcn, han or hetsann.")] = "rgcn",
+    encoder: Annotated[str, typer.Option(help="rgcn, gcn, sage, han, hetsann or hgt.")] = "rgcn",
     memory: Annotated[str, typer.Option("--memory", help="Budget of exact inference.")] = "8GB",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     csr_edges: Annotated[int, typer.Option(help="Largest size for the csr layout.")] = 2_000_000_000,
@@ -170,14 +170,14 @@ def embed(
     from netgpt.cluster.bench.embed import EmbedBench, bench_scales, bench_store, line
     from netgpt.cluster.errors import ClusterError
     from netgpt.cluster.stores import memory_size
-    from netgpt.trainers.graph.encoders.names import ENCODERS
+    from netgpt.trainers.graph.encoders.names import ATTENTION, ENCODERS
 
     if encoder not in ENCODERS:
         raise ClusterError(f"--encoder: found {encoder!r}, expected one of {', '.join(ENCODERS)}")
     numbers = [*(scale or []), hidden, threads, rounds]
     if min(numbers) <= 0 or batches < 0:
         raise ClusterError(f"bench embed: found {min(*numbers, batches)}, expected numbers above 0")
-    if encoder in ("han", "hetsann") and hidden % 4:
+    if encoder in ATTENTION and hidden % 4:
         raise ClusterError(f"--hidden: found {hidden}, expected a multiple of 4, the attention heads")
     if not store and not scale:
         scale = [0.02, 0.05]

@@ -24,6 +24,7 @@ from netgpt.cluster.plan.node import PACKED_SHARE, disk_terms, host_terms
 from netgpt.cluster.plan.request import PlanRequest
 from netgpt.cluster.plan.shapes import LanguageShape, language_shape
 from netgpt.graphstore.dataset import GraphSize
+from netgpt.trainers.graph.encoders.names import ATTENTION
 from netgpt.trainers.stages.language import LanguageStage
 from netgpt.trainers.stages.names import stage_of
 
@@ -248,7 +249,7 @@ def _notes(request: PlanRequest, budget: Budget | None) -> tuple[str, ...]:
             notes.append(f"language.token_budget={config.language.token_budget} does not fit")
     else:
         notes.append("memory is of one worker process, mapped files included: VmHWM, as the kernel counts it")
-    if config.graph.encoder in ("han", "hetsann") or config.graph.neighbors == "all":
+    if config.graph.encoder in ATTENTION or config.graph.neighbors == "all":
         notes.append("stage 1 is modelled for sampled rgcn and gcn; attention and exact training take more")
     if config.language.pixels:
         notes.append("clips are not planned for: prompts are longer with them, and the vision tower runs")

@@ -99,7 +99,7 @@ def test_what_a_stage_cannot_run_with_is_refused_before_anything_starts() -> Non
     for config, found in (
         (
             GraphConfig(encoder="gat"),
-            r"^graph\.encoder: found 'gat', expected one of rgcn, gcn, han, hetsann, sage",
+            r"^graph\.encoder: found 'gat', expected one of rgcn, gcn, han, hetsann, sage, hgt",
         ),
         (GraphConfig(encoder="no.such:Layer"), r"^graph\.encoder: .*cannot be imported \(No module named"),
         (GraphConfig(encoder="gcn", num_bases=2), r"^graph\.num_bases: found 2, expected 0"),

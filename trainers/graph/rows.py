@@ -23,6 +23,8 @@ SLOPE = 0.2
 """Slope of the leaky ReLU in attention scores."""
 MAX_EDGES = 50_000_000
 """Edges that attention over whole rows holds at once."""
+_PRODUCTS = 1 << 18
+"""Edges whose keys and queries are there at once."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class HeadRows:
         """Softmax over a row's heads of leaky_relu(key of the head + query of the tail)."""
         raise NotImplementedError
 
+    def attend_products(self, key_NHC: Tensor, query_THC: Tensor, value_HNC: Tensor) -> Attention:
+        """Softmax over a row's heads of the product of the head's key and the tail's query."""
+        raise NotImplementedError
+
 
 class SampledRows(HeadRows):
     """heads_E int: positions among the heads' states, row after row; counts_T int: length of each row."""
@@ -86,23 +92,42 @@ class SampledRows(HeadRows):
         return F.embedding_bag(self.heads_E, h_ND, self._begin(), mode="mean")
 
     def attend(self, key_NH: Tensor, query_TH: Tensor, value_HNC: Tensor) -> Attention:
+        key_NH, query_TH = _at_least_float32(key_NH, query_TH)
+        score_EH = F.embedding(self.heads_E, key_NH) + F.embedding(self._tails(), query_TH)
+        return self._softmax(F.leaky_relu(score_EH, SLOPE), value_HNC)
+
+    def attend_products(self, key_NHC: Tensor, query_THC: Tensor, value_HNC: Tensor) -> Attention:
+        key_NHC, query_THC = _at_least_float32(key_NHC, query_THC)
+        ends = zip(self.heads_E.split(_PRODUCTS), self._tails().split(_PRODUCTS), strict=True)
+        scores = [(key_NHC[heads] * query_THC[tails]).sum(2) for heads, tails in ends]
+        return self._softmax(torch.cat(scores), value_HNC)
+
+    def _tails(self) -> Tensor:
+        """[E]."""
+        tails_T = torch.arange(self.num_tails, device=self.counts_T.device)
+        return torch.repeat_interleave(tails_T, self.counts_T.long())
+
+    def _softmax(self, score_EH: Tensor, value_HNC: Tensor) -> Attention:
         counts_T, begin_T = self.counts_T.long(), self._begin()
-        # Under autocast products are bfloat16; scores and their sums are not
-        at_least = torch.promote_types(value_HNC.dtype, torch.float32)
-        key_NH, query_TH, value_HNC = (t.to(at_least) for t in (key_NH, query_TH, value_HNC))
-        tails_E = torch.repeat_interleave(torch.arange(self.num_tails, device=counts_T.device), counts_T)
-        score_EH = F.leaky_relu(F.embedding(self.heads_E, key_NH) + F.embedding(tails_E, query_TH), SLOPE)
+        (value_HNC,) = _at_least_float32(value_HNC)
         top_TH = _segments(score_EH.detach(), "max", counts_T)
-        weight_EH = torch.exp(score_EH - top_TH[tails_E])
+        weight_EH = torch.exp(score_EH - top_TH[self._tails()])
         # One bag a head: no [E, H, C] is ever there
         total_HTC = [
-            F.embedding_bag(self.heads_E, value_NC, begin_T, mode="sum", per_sample_weights=weight_E)
+            F.embedding_bag(
+                self.heads_E, value_NC.contiguous(), begin_T, mode="sum", per_sample_weights=weight_E
+            )
             for value_NC, weight_E in zip(value_HNC, weight_EH.t().contiguous(), strict=True)
         ]
         # Where relations share a softmax, a sampled row stands for all its heads
-        stands_for_T1 = (self.degree_T / counts_T.clamp_min(1)).to(at_least)[:, None]
+        stands_for_T1 = (self.degree_T / counts_T.clamp_min(1)).to(value_HNC.dtype)[:, None]
         weight_TH = _segments(weight_EH, "sum", counts_T) * stands_for_T1
         return Attention(top_TH, weight_TH, torch.stack(total_HTC, 1) * stands_for_T1[:, :, None])
+
+
+def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
+    """Under autocast products are bfloat16; scores and their sums are not."""
+    return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
 
 
 def _segments(values_EH: Tensor, reduce: str, counts_T: Tensor) -> Tensor:
@@ -171,6 +196,13 @@ class WholeRows(HeadRows):
         return (total_TD / self.degree_T.clamp_min(1)[:, None]).to(h_ND.dtype)
 
     def attend(self, key_NH: Tensor, query_TH: Tensor, value_HNC: Tensor) -> Attention:
+        return self._all().attend(key_NH, query_TH, value_HNC)
+
+    def attend_products(self, key_NHC: Tensor, query_THC: Tensor, value_HNC: Tensor) -> Attention:
+        return self._all().attend_products(key_NHC, query_THC, value_HNC)
+
+    def _all(self) -> SampledRows:
+        """All edges at once. TrainerError for too many."""
         if self._edges is None:
             num = int(self.degree_T.sum())
             if num > MAX_EDGES:
@@ -182,4 +214,4 @@ class WholeRows(HeadRows):
             if self.content is not None:
                 heads = self.content[heads].astype(np.int64)
             self._edges = SampledRows(torch.from_numpy(heads).to(self.device), self.degree_T)
-        return self._edges.attend(key_NH, query_TH, value_HNC)
+        return self._edges

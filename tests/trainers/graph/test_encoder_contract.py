@@ -25,5 +25,9 @@ class TestSAGE(EncoderTests):
     encoder = "sage"
 
 
+class TestHGT(EncoderTests):
+    encoder = "hgt"
+
+
 class TestToy(EncoderTests):
     encoder = "tests.toys.encoder:SAGELayer"

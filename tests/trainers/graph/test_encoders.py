@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn import GCNConv, HANConv, HeteroConv, RGCNConv, SAGEConv
+from torch_geometric.nn import GCNConv, HANConv, HeteroConv, HGTConv, RGCNConv, SAGEConv
 
 from netgpt.trainers.graph.aggregate import exact_mean
 from netgpt.trainers.graph.encoders import Layer, LayerSpec, make_layer
 from netgpt.trainers.graph.encoders.gcn import GCNLayer
 from netgpt.trainers.graph.encoders.han import HANLayer
 from netgpt.trainers.graph.encoders.hetsann import HetSANNLayer
+from netgpt.trainers.graph.encoders.hgt import HGTLayer
 from netgpt.trainers.graph.encoders.rgcn import RGCNLayer
 from netgpt.trainers.graph.encoders.sage import SAGELayer
 from netgpt.trainers.graph.rows import SampledRows, WholeRows
@@ -189,6 +190,37 @@ def test_han_equals_pyg(seed: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_hgt_equals_pyg(seed: int, kind: str) -> None:
+    graph = RandomGraph.of(seed)
+    layer = layer_of("hgt", graph)
+    assert isinstance(layer, HGTLayer)
+    conv = HGTConv(WIDTH, WIDTH, (list(graph.num_nodes), list(graph.edge_types)), heads=HEADS).double()
+    num = len(graph.edge_types)
+    with torch.no_grad():
+        for name in graph.num_nodes:
+            for part in ("weight", "bias"):
+                key, value, query = getattr(layer.project[name], part).split(WIDTH)
+                getattr(conv.kqv_lin.lins[name], part).copy_(torch.cat([key, query, value]))
+                if name != "b":
+                    getattr(conv.out_lin.lins[name], part).copy_(getattr(layer.out[name], part))
+            conv.skip[name].copy_(layer.skip[name])
+        for r, e in enumerate(graph.edge_types):
+            conv.p_rel["__".join(e)].copy_(layer.prior_RH[r][None])
+            for head in range(HEADS):
+                conv.k_rel.weight[head * num + r].copy_(layer.key_RHCC[r, head])
+                conv.v_rel.weight[head * num + r].copy_(layer.message_RHCC[r, head])
+    h, other = leaves(graph.states(WIDTH)), leaves(graph.states(WIDTH))
+    out = conv(other, {e: graph.edge_index(e) for e in graph.edge_types})
+    pairs = [(h[name], other[name]) for name in h]
+    pairs += [(layer.skip[name], conv.skip[name]) for name in ("v", "a")]
+    pairs += [(layer.out[name].weight, conv.out_lin.lins[name].weight) for name in ("v", "a")]
+    assert_same(tails(layer(h, graph.block(kind))), tails(out), pairs)
+    share = torch.sigmoid(layer.skip["b"])
+    alone = share * layer.alone_bias["b"] + (1 - share) * h["b"]
+    torch.testing.assert_close(layer.alone("b", h["b"]), alone)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_hetsann_equals_its_formula(seed: int, kind: str) -> None:
     """Edge by edge: one softmax over all edges that end in a node."""
     graph = RandomGraph.of(seed)
@@ -225,7 +257,7 @@ def test_hetsann_equals_its_formula(seed: int, kind: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("encoder", ["rgcn", "gcn", "sage", "han", "hetsann"])
+@pytest.mark.parametrize("encoder", ["rgcn", "gcn", "sage", "han", "hetsann", "hgt"])
 def test_a_graph_without_edges_is_finite(encoder: str, kind: str) -> None:
     graph = RandomGraph.of(0)
     empty = {

@@ -23,7 +23,7 @@ from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.tasks.heads import PlainHead
 from tests.trainers.graph.random_graph import CPU, RandomGraph
 
-ENCODERS = ("rgcn", "gcn", "sage", "han", "hetsann")
+ENCODERS = ("rgcn", "gcn", "sage", "han", "hetsann", "hgt")
 WIDTH = 8
 FEATURES = {"v": 5, "a": 3}
 """Widths; `b` has none."""
@@ -195,7 +195,38 @@ def hetsann(graph: MemoryGraph, part: LayerPart, w: Weights, h: States) -> State
     return new
 
 
-FORMULAS: dict[str, Any] = {"rgcn": rgcn, "gcn": gcn, "sage": sage, "han": han, "hetsann": hetsann}
+def hgt(graph: MemoryGraph, part: LayerPart, w: Weights, h: States) -> States:
+    kvq = {
+        name: (h[name] @ w[f"project.{name}.weight"].T + w[f"project.{name}.bias"]).view(-1, 3, 2, WIDTH // 2)
+        for name in part.node_types
+    }
+    new = {}
+    for name in part.tail_types + part.alone_types:
+        scores, messages = [], []
+        for r, e in enumerate(part.edge_types):
+            if e[2] == name:
+                k, v, q = kvq[e[0]][:, 0], kvq[e[0]][:, 1], kvq[name][:, 2]
+                score = torch.einsum("nhc,hcd,thd->htn", k, w["key_RHCC"][r], q)
+                score = score * w["prior_RH"][r][:, None, None] / (WIDTH // 2) ** 0.5
+                scores.append(score + torch.log(graph.counts(e))[None])
+                messages.append(torch.einsum("nhc,hcd->nhd", v, w["message_RHCC"][r]))
+        total = torch.zeros_like(h[name])
+        if scores:
+            share = torch.nan_to_num(torch.softmax(torch.cat(scores, 2), 2))
+            total = torch.einsum("htn,nhc->thc", share, torch.cat(messages)).flatten(1)
+        if name in part.tail_types:
+            out = torch.nn.functional.gelu(total) @ w[f"out.{name}.weight"].T + w[f"out.{name}.bias"]
+        else:
+            out = w[f"alone_bias.{name}"]
+        share = torch.sigmoid(w[f"skip.{name}"])
+        new[name] = share * out + (1 - share) * h[name]
+    return new
+
+
+FORMULAS: dict[str, Any] = {
+    **{"rgcn": rgcn, "gcn": gcn, "sage": sage},
+    **{"han": han, "hetsann": hetsann, "hgt": hgt},
+}
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])

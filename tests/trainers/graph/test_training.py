@@ -86,7 +86,7 @@ WHOLE = {"neighbors": "all", "epochs": 9, "patience": 9, "precision": "bfloat16"
     ("fault_step", "changes"),
     [
         *((fault, {}) for fault in (0, 2, 5, 7)),
-        *((3, {"encoder": e, "heads": 2}) for e in ("gcn", "han", "hetsann")),
+        *((3, {"encoder": e, "heads": 2}) for e in ("gcn", "han", "hetsann", "hgt")),
         (3, {"num_bases": 3, "without": "VV"}),
         (3, WHOLE),
     ],
@@ -200,7 +200,7 @@ def test_tensorboard_has_every_step_once(
     assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("encoder", ["rgcn", "gcn", "han", "hetsann"])
+@pytest.mark.parametrize("encoder", ["rgcn", "gcn", "han", "hetsann", "hgt"])
 def test_exact_steps_are_sampled_steps_of_all_neighbours(encoder: str, store: Store, tmp_path: Path) -> None:
     """`neighbors: all` against one mini-batch of every seed and every head: the same losses."""
     same = replace(

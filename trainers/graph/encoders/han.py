@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from netgpt.graphstore import EdgeType
-from netgpt.trainers.graph.encoders.layer import AttentionLayer, glorot
+from netgpt.trainers.graph.encoders.layer import AdditiveAttention, glorot
 from netgpt.trainers.graph.rows import Attention
 
 
-class HANLayer(AttentionLayer):
+class HANLayer(AdditiveAttention):
     """Attention over each relation's heads, then over the relations.
 
     z_r = relu(Σ_u softmax_u(leaky_relu(a_r · x_u + b_r · x_v)) x_u) with x = W_type h + c_type, and
@@ -35,7 +35,7 @@ class HANLayer(AttentionLayer):
         # Part by part: tanh keeps its output for the gradient, and one at a time is enough at once
         return torch.stack([torch.tanh(self.semantic(part)).sum(0) @ self.query_D for part in parts_KTD])
 
-    def combine(self, own_TD: Tensor, parts_KTD: Tensor, scores_K: Tensor) -> Tensor:
+    def combine(self, node_type: str, own_TD: Tensor, parts_KTD: Tensor, scores_K: Tensor) -> Tensor:
         return torch.einsum("k,ktd->td", torch.softmax(scores_K, 0), parts_KTD)
 
     def alone(self, node_type: str, h_ND: Tensor) -> Tensor:

@@ -3,16 +3,15 @@ section 4: projections by pair of types, attention vectors by relation, one soft
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from netgpt.graphstore import EdgeType
-from netgpt.trainers.graph.encoders.layer import AttentionLayer
+from netgpt.trainers.graph.encoders.layer import AdditiveAttention
 from netgpt.trainers.graph.rows import Attention, joint_mean
 
 
-class HetSANNLayer(AttentionLayer):
+class HetSANNLayer(AdditiveAttention):
     """h'_v = h_v + elu(Σ_e softmax_e(leaky_relu(a_r · W_type h_u + b_r · W_target h_v)) W_type h_u).
 
     The sum and the softmax run over the edges e = (u, r, v) of all relations together; a sampled head
@@ -31,10 +30,7 @@ class HetSANNLayer(AttentionLayer):
     def parts(self, attentions: list[Attention]) -> Tensor:
         return joint_mean(attentions)[None]
 
-    def scores(self, parts_KTD: Tensor) -> Tensor:
-        return torch.zeros(1, device=parts_KTD.device)  # one part: nothing to weigh
-
-    def combine(self, own_TD: Tensor, parts_KTD: Tensor, scores_K: Tensor) -> Tensor:
+    def combine(self, node_type: str, own_TD: Tensor, parts_KTD: Tensor, scores_K: Tensor) -> Tensor:
         return own_TD + F.elu(parts_KTD[0])
 
     def alone(self, node_type: str, h_ND: Tensor) -> Tensor:

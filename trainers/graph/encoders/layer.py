@@ -139,29 +139,17 @@ class AttentionLayer(Layer):
     a type, so exact inference makes all parts before it combines any.
     """
 
-    def __init__(
-        self,
-        edge_types: tuple[EdgeType, ...],
-        node_types: tuple[str, ...],
-        hidden: int,
-        heads: int,
-        *,
-        bias: bool,
-    ) -> None:
+    def __init__(self, edge_types: tuple[EdgeType, ...], hidden: int, heads: int) -> None:
         super().__init__(edge_types)
         self.heads, self.width = heads, hidden // heads
-        self.project = nn.ModuleDict({name: nn.Linear(hidden, hidden, bias=bias) for name in node_types})
-        for module in self.project.values():
-            assert isinstance(module, nn.Linear)
-            nn.init.xavier_uniform_(module.weight)
-            if bias:
-                nn.init.zeros_(module.bias)
-        self.head_RHC = glorot(len(edge_types), heads, self.width)
-        self.tail_RHC = glorot(len(edge_types), heads, self.width)
+        self.value_width = self.width
+        """Width of what `values_of` makes for each attention head."""
+        self.key_shape: tuple[int, ...] = (heads,)
+        """Shape of a node's key."""
 
     @classmethod
     def make(cls, spec: LayerSpec) -> Self:
-        return cls(spec.edge_types, spec.node_types, spec.hidden, spec.heads)  # type: ignore[call-arg]
+        return cls(spec.edge_types, spec.node_types, spec.hidden, spec.heads)  # type: ignore[call-arg, arg-type]
 
     @classmethod
     def check(cls, config: GraphConfig) -> None:
@@ -171,11 +159,71 @@ class AttentionLayer(Layer):
 
     def values_of(self, node_type: str, h_ND: Tensor) -> Tensor:
         """What nodes of a type show of themselves: [H, N, C], head after head, as they are summed."""
+        raise NotImplementedError
+
+    def key(self, edge_type: EdgeType, value_HNC: Tensor) -> Tensor:
+        """Keys of a relation's heads: [N, H]."""
+        raise NotImplementedError
+
+    def attend(
+        self,
+        node_type: str,
+        keys: Mapping[EdgeType, Tensor],
+        values: Mapping[str, Tensor],
+        own_HTC: Tensor,
+        rows: Mapping[EdgeType, HeadRows],
+    ) -> Tensor:
+        """Parts [K, T, D] of tails of a type, from the relations' keys, the values of all node types, and
+        those of the tails."""
+        raise NotImplementedError
+
+    def scores(self, parts_KTD: Tensor) -> Tensor:
+        """Score of each part, summed over tails: [K]. Of one part there is nothing to weigh."""
+        return torch.zeros(1, device=parts_KTD.device)
+
+    def combine(self, node_type: str, own_TD: Tensor, parts_KTD: Tensor, scores_K: Tensor) -> Tensor:
+        """New states, given each part's mean score."""
+        raise NotImplementedError
+
+    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> dict[str, Tensor]:
+        values = {name: self.values_of(name, x) for name, x in h.items()}
+        keys = {e: self.key(e, values[e[0]]) for e in self.edge_types}
+        new = {}
+        for name, num in block.num_tails.items():
+            parts_KTD = self.attend(name, keys, values, values[name][:, :num], block.rows)
+            scores_K = self.scores(parts_KTD) / max(1, num)
+            new[name] = self.combine(name, h[name][:num], parts_KTD, scores_K)
+        return new
+
+
+class AdditiveAttention(AttentionLayer):
+    """Scores are leaky_relu(key of the head + query of the tail), each a product with a vector of the
+    relation, as in GAT."""
+
+    def __init__(
+        self,
+        edge_types: tuple[EdgeType, ...],
+        node_types: tuple[str, ...],
+        hidden: int,
+        heads: int,
+        *,
+        bias: bool,
+    ) -> None:
+        super().__init__(edge_types, hidden, heads)
+        self.project = nn.ModuleDict({name: nn.Linear(hidden, hidden, bias=bias) for name in node_types})
+        for module in self.project.values():
+            assert isinstance(module, nn.Linear)
+            nn.init.xavier_uniform_(module.weight)
+            if bias:
+                nn.init.zeros_(module.bias)
+        self.head_RHC = glorot(len(edge_types), heads, self.width)
+        self.tail_RHC = glorot(len(edge_types), heads, self.width)
+
+    def values_of(self, node_type: str, h_ND: Tensor) -> Tensor:
         x_ND: Tensor = self.project[node_type](h_ND)
         return x_ND.view(-1, self.heads, self.width).transpose(0, 1).contiguous()
 
     def key(self, edge_type: EdgeType, value_HNC: Tensor) -> Tensor:
-        """Keys of a relation's heads: [N, H]."""
         head_HC = self.head_RHC[self.edge_types.index(edge_type)]
         return torch.einsum("hnc,hc->nh", value_HNC, head_HC)
 
@@ -192,8 +240,6 @@ class AttentionLayer(Layer):
         own_HTC: Tensor,
         rows: Mapping[EdgeType, HeadRows],
     ) -> Tensor:
-        """Parts [K, T, D] of tails of a type, from the relations' keys, the values of all node types, and
-        those of the tails."""
         return self.parts(
             [rows[e].attend(keys[e], self.query(e, own_HTC), values[e[0]]) for e in self.ending_in(node_type)]
         )
@@ -201,23 +247,6 @@ class AttentionLayer(Layer):
     def parts(self, attentions: list[Attention]) -> Tensor:
         """[K, T, D] from the relations' attentions, in order."""
         raise NotImplementedError
-
-    def scores(self, parts_KTD: Tensor) -> Tensor:
-        """Score of each part, summed over tails: [K]."""
-        raise NotImplementedError
-
-    def combine(self, own_TD: Tensor, parts_KTD: Tensor, scores_K: Tensor) -> Tensor:
-        """New states, given each part's mean score."""
-        raise NotImplementedError
-
-    def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> dict[str, Tensor]:
-        values = {name: self.values_of(name, x) for name, x in h.items()}
-        keys = {e: self.key(e, values[e[0]]) for e in self.edge_types}
-        new = {}
-        for name, num in block.num_tails.items():
-            parts_KTD = self.attend(name, keys, values, values[name][:, :num], block.rows)
-            new[name] = self.combine(h[name][:num], parts_KTD, self.scores(parts_KTD) / max(1, num))
-        return new
 
 
 def glorot(*shape: int) -> nn.Parameter:

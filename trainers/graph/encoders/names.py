@@ -15,7 +15,10 @@ ENCODERS = {
     "han": "netgpt.trainers.graph.encoders.han:HANLayer",
     "hetsann": "netgpt.trainers.graph.encoders.hetsann:HetSANNLayer",
     "sage": "netgpt.trainers.graph.encoders.sage:SAGELayer",
+    "hgt": "netgpt.trainers.graph.encoders.hgt:HGTLayer",
 }
+ATTENTION = frozenset({"han", "hetsann", "hgt"})
+"""Those with attention heads, which walk every edge."""
 
 
 def encoder_class(name: str) -> type[Layer]:

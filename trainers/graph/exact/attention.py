@@ -9,6 +9,7 @@ of one of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from time import perf_counter
 
@@ -55,7 +56,7 @@ def attention_layer(
         out = work.array(num)
         for block in work.blocks(num, max(1, work.block_rows // len(layer.ending_in(name)))):
             stacked_KTD = torch.stack([torch.from_numpy(part[block]) for part in of_type])
-            combined = layer.combine(states[name].of(block), stacked_KTD, mean_K)
+            combined = layer.combine(name, states[name].of(block), stacked_KTD, mean_K)
             out[block] = (combined if last else work.model.between(combined)).numpy()
         new[name] = States(out, None)
         work.count("attention", start)
@@ -112,7 +113,8 @@ def _values(
             row_of[name] = contents.row
             h = work.source_table(name, contents, index, lambda x: x, work.array(len(contents.x)))
         # Head after head, as they are read: a bag over rows that lie apart would copy them all
-        value_HNC = torch.from_numpy(work.array(len(h)).reshape(layer.heads, len(h), layer.width))
+        shape = (layer.heads, len(h), layer.value_width)
+        value_HNC = torch.from_numpy(work.array(len(h), layer.heads * layer.value_width).reshape(shape))
         for block in work.blocks(len(h)):
             value_HNC[:, block] = layer.values_of(name, torch.from_numpy(h[block]))
         values[name] = value_HNC
@@ -120,9 +122,9 @@ def _values(
 
 
 def _keys(work: Workspace, layer: AttentionLayer, edge_type: EdgeType, value_HNC: Tensor) -> Tensor:
-    """[N, H]."""
+    """[N, H], or what a node's key is of the layer."""
     num = value_HNC.shape[1]
-    key_NH = torch.empty(num, layer.heads)
+    keys = torch.from_numpy(work.array(num, math.prod(layer.key_shape)).reshape(num, *layer.key_shape))
     for block in work.blocks(num):
-        key_NH[block] = layer.key(edge_type, value_HNC[:, block])
-    return key_NH
+        keys[block] = layer.key(edge_type, value_HNC[:, block])
+    return keys

@@ -73,21 +73,23 @@ class Workspace:
         self._scratch, self._files = scratch, 0
         self._lent: dict[str, np.ndarray] = {}
 
-    def array(self, rows: int) -> np.ndarray:
-        """Zeros [rows, D]: in memory while such arrays take half of the budget, else a mapped file."""
-        size = rows * self.width * 4
+    def array(self, rows: int, width: int = 0) -> np.ndarray:
+        """Zeros [rows, width], by default D: in memory while such arrays take half of the budget, else a
+        mapped file."""
+        width = width or self.width
+        size = rows * width * 4
         if self.held_bytes + size <= self.memory_bytes // 2:
-            zeros = np.zeros((rows, self.width), np.float32)
+            zeros = np.zeros((rows, width), np.float32)
             self.held_bytes += size
             weakref.finalize(zeros, self._free, size).atexit = False
             return zeros
         if rows == 0:
-            return np.zeros((0, self.width), np.float32)
+            return np.zeros((0, width), np.float32)
         self._files += 1
         path = self._scratch / f"states-{self._files}.f32"
         with path.open("wb") as file:  # a full disk is an error here, and the end of the process in a map
             os.posix_fallocate(file.fileno(), 0, size)
-        mapped = np.memmap(path, np.float32, "r+", shape=(rows, self.width))
+        mapped = np.memmap(path, np.float32, "r+", shape=(rows, width))
         path.unlink()  # its blocks on the disk are freed with the map
         return mapped
 
