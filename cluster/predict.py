@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from netgpt.cluster.export import last_language_stage
+from netgpt.cluster.export import has_language_stage, last_language_stage
 from netgpt.cluster.features.inline import inline_encoders
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import bar
-from netgpt.graphstore import ExtendedGraph
+from netgpt.cluster.stores import say_skipped
+from netgpt.graphstore import ExtendedGraph, ReadReport
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.documents import documents
+from netgpt.graphstore.store import RowNumbers
 from netgpt.graphstore.writer import build_config
 from netgpt.trainers.graph.exact import cache_digests, cached_mean_scores, embed
 from netgpt.trainers.graph.files import VECTORS
@@ -44,7 +46,8 @@ def predict(
     video: str | None = None,
     videos: str | None = None,
 ) -> Iterator[Prediction]:
-    """Predict for the rows of a file, whose label may be absent, in the file's order.
+    """Predict for the rows of a file, whose label may be absent, in the file's order: by the run's last
+    language stage that reads the graph, or by stage 1 where it has none.
 
     Their keys and history resolve against the run's store and the file together; their texts go through
     the run's encoder (or `text`, where the run does not name it), and the files of the folder `videos`
@@ -52,16 +55,9 @@ def predict(
     also for an id that the store already has.
     """
     run.require_trained()
-    stage, store, config = last_language_stage(run), run.store, run.config
+    store, config = run.store, run.config
     target = store.schema.target
-    source = HeldSource(
-        store.dataset.open(
-            data,
-            build_config(store),
-            require_labels=False,
-            known_ids=frozenset(store.node_ids(target)),
-        )
-    )
+    source = HeldSource(store.dataset.open_new(store, data, build_config(store), ReadReport()))
     cluster = config.cluster
     on_gpu = cluster.device == "cuda" or (cluster.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -73,12 +69,6 @@ def predict(
     )
     texts, clips = inline_encoders(features, store, source, device.type)
     graph = ExtendedGraph(store, source, text=texts, video=clips)
-
-    # Here and not above: bad input is refused before transformers is imported
-    from netgpt.trainers.language.assembly import Assembly
-    from netgpt.trainers.language.objectives.names import objective_class
-    from netgpt.trainers.language.samples import Samples
-    from netgpt.trainers.language.text.tokens import Tokens
 
     settings, task = run.settings, run.task
     torch.set_num_threads(cluster.threads)
@@ -93,6 +83,31 @@ def predict(
         # What is asked for together must not change each other's predictions
         mean_scores=cached_mean_scores(run.path / "embeddings" / VECTORS, digests),
     )
+    new, names = graph.new, graph.node_names(target)
+    if isinstance(names, RowNumbers):  # rows that have no key are known by their place in the file
+        names = RowNumbers(graph.num_new)
+        ids = {node: names[i] for i, node in enumerate(new.tolist())}
+    else:
+        ids = {node: names[node] for node in new.tolist()}
+    scores = graph_scores[new]
+    if has_language_stage(run):
+        scores = _language_scores(run, graph, h, graph_scores, device)
+    say_skipped(source.report)
+    for node, score in zip(new.tolist(), scores, strict=True):
+        yield Prediction(ids[node], task.answer(score))
+
+
+def _language_scores(
+    run: Run, graph: ExtendedGraph, h: np.ndarray, graph_scores: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """Scores of the new nodes by the run's last language stage: [M] or [M, width]."""
+    # Here and not above: bad input is refused before transformers is imported, which some runs do without
+    from netgpt.trainers.language.assembly import Assembly
+    from netgpt.trainers.language.objectives.names import objective_class
+    from netgpt.trainers.language.samples import Samples
+    from netgpt.trainers.language.text.tokens import Tokens
+
+    stage, store, settings, task = last_language_stage(run), run.store, run.settings, run.task
     assembly = Assembly(run.path, store, settings, task, device)
     builder = assembly.builder
     netgpt = stage.trained_model(assembly, h.shape[1])
@@ -101,14 +116,13 @@ def predict(
     assert states is not None
     new = graph.new
     tokens = builder.tokenize(documents(graph, builder.document, new.tolist()))
-    ids = graph.node_ids(target)
     samples = Samples(
         new,
         Tokens.of(tokens, first=int(new[0])) if len(new) else Tokens.of([]),
         builder,
         device,
         replace(states, embeddings=h, scores=None if states.scores is None else graph_scores),
-        names=ids,
+        names=graph.node_names(store.schema.target),
         pixels=assembly.pixels,
     ).without(assembly.hidden)
     stage_config = stage.config(settings)
@@ -117,5 +131,4 @@ def predict(
     predicted = objective(netgpt, task, builder, stage_config).predict(
         samples, none, settings.language.token_budget, bar("predictions", "pack")
     )
-    for node, score in zip(new.tolist(), predicted[""], strict=True):
-        yield Prediction(ids[node], task.answer(score))
+    return np.asarray(predicted[""])

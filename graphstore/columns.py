@@ -272,6 +272,7 @@ class _TableWriter:
         writers: list[ArrayWriter | StringWriter | _VectorWriter] = [*self._numbers.values(), *self.vectors]
         for writer in (*writers, *self._strings.values()):
             writer.close()
+        self._ids.clear()  # of many millions they would lie beside the relations
 
 
 def _parents(store: Store, schema: Schema, node: NodeType) -> np.ndarray:

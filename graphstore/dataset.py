@@ -17,6 +17,7 @@ import numpy as np
 
 from netgpt.graphstore.errors import RecordError, StoreError
 from netgpt.graphstore.features import Values
+from netgpt.graphstore.files import Json
 from netgpt.graphstore.relations import Layout
 from netgpt.graphstore.schema import EdgeType, RelationType, Schema
 
@@ -126,6 +127,9 @@ class Source:
     """What messages call it."""
     report: ReadReport
     """Counts of the last pass over the blocks."""
+    joins_store: bool = False
+    """Whether `edges` and `group` are of a store's nodes and these rows' together, edges those alone that end
+    in new nodes, so that rows of listed relations can join."""
     scratch: Path | None = None
     """A folder for what is worth keeping on disk while a store is built; the builder makes and removes it."""
 
@@ -133,6 +137,10 @@ class Source:
     def held_bytes(self) -> int:
         """Memory that `edges` needs, so that the builder leaves it free."""
         return 0
+
+    def attributes(self) -> Json:
+        """What a store should keep of the source besides."""
+        return {}
 
     def digest(self) -> str:
         """SHA-256 of what the rows come from."""
@@ -168,10 +176,19 @@ class HeldSource(Source):
 
     def __init__(self, source: Source) -> None:
         self.schema, self.file, self.report = source.schema, source.file, source.report
+        self.joins_store = source.joins_store
         self._source, self._blocks = source, list(source.blocks())
 
     def digest(self) -> str:
         return self._source.digest()
+
+    def edges(self, edge_type: EdgeType) -> Iterator[Piece]:
+        return self._source.edges(edge_type)
+
+    def group(
+        self, relation: RelationType, num_nodes: int, memory_bytes: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self._source.group(relation, num_nodes, memory_bytes)
 
     def blocks(self) -> Iterator[Block]:
         return iter(self._blocks)
@@ -281,6 +298,13 @@ class Dataset:
         not come again. check_history: rows that are referred to have to be there.
         """
         raise NotImplementedError
+
+    def open_new(
+        self, store: Store, source: Path, config: BuildConfig, report: ReadReport | None = None
+    ) -> Source:
+        """Rows of a file that join a store for prediction; their label may be absent."""
+        known_ids = frozenset(store.node_ids(store.schema.target))
+        return self.open(source, config, report=report, require_labels=False, known_ids=known_ids)
 
     def synthetic(self, scale: float, seed: int, config: BuildConfig | None = None) -> Source:
         """Made rows of the data set's shape, a pure function of scale and seed."""

@@ -76,11 +76,12 @@ class ExtendedGraph(Graph):
     ) -> None:
         require_same_schema(store, source)
         self.store, self.schema = store, _without_former_columns(store.schema, source.schema)
-        if given := self.schema.given_relations:
+        if (given := self.schema.given_relations) and not source.joins_store:
             raise StoreError(
                 f"{store.path}: found the listed relation {edge_name(given[0].edge_type)}, expected ones "
                 "that follow from rows, so that new rows can join"
             )
+        self._source = source
         self.encoders = self._encoders(text, video)
         self._cells = self._read(source)
         """By table and column the values of all new rows."""
@@ -188,9 +189,12 @@ class ExtendedGraph(Graph):
         """Heads, and for each new tail the begin and end of its row in them, and its rank."""
         dst = self.schema.node_type(relation.edge_type[2])
         first = self.store.num_nodes[dst.name]
-        code = self.category(dst.name, str(relation.group_by))[0]
-        touched = np.isin(code, np.unique(code[first:]))
         times = self.column(dst.name, dst.time)
+        if dst.column_named(str(relation.group_by)) is None:
+            code, _ = self._source.group(relation, self.num_nodes[dst.name], 0)
+        else:
+            code = self.category(dst.name, str(relation.group_by))[0]
+        touched = np.isin(code, np.unique(code[first:]))
         rows = prefix_rows(np.where(touched, code, -1), times, strict=relation.strict)
         return rows.indices, rows.begin[first:], rows.end[first:], rows.rank[first:]
 
@@ -213,12 +217,28 @@ class ExtendedGraph(Graph):
         )
         return indices, indptr[:-1], indptr[1:]
 
+    def _new_edges(self, relation: RelationType) -> tuple[np.ndarray, ...]:
+        """The same of a relation that is listed."""
+        dst = relation.edge_type[2]
+        first = self.store.num_nodes[dst]
+        pieces = list(self._source.edges(relation.edge_type))
+        heads, tails = (
+            np.concatenate([np.empty(0, np.int64), *parts])
+            for parts in ([piece.heads for piece in pieces], [piece.tails - first for piece in pieces])
+        )
+        indptr, indices = csr_from_pairs(heads, tails, self.num_nodes[dst] - first)
+        return indices, indptr[:-1], indptr[1:]
+
     def _joined_relation(self, relation: RelationType) -> Relation:
         """The store's rows over its own `indices`, then the new rows over a second part of it."""
         old = self.store.relation(relation.edge_type)
+        if self.num_nodes[relation.edge_type[2]] == old.num_dst:
+            return old
         rank = None
         if relation.rule == "group":
             indices, begin, end, rank = self._new_group(relation)
+        elif relation.rule == "listed":
+            indices, begin, end = self._new_edges(relation)
         else:
             indices, begin, end = self._new_links(relation)
         offset = len(old.indices)
@@ -234,6 +254,9 @@ class ExtendedGraph(Graph):
             np.concatenate([old.begin, begin + offset]),
             np.concatenate([old.end, end + offset]),
             joined_rank,
+            # Of edges with times or numbers, which are rows of a table of their own, none is new
+            old.time,
+            old.numbers,
         )
 
 

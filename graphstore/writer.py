@@ -120,6 +120,7 @@ def write_store(
     if after is not None:
         digest = value_digest({"parent": after.attributes["source_digest"], "file": digest})
     attributes: dict[str, Any] = {
+        **source.attributes(),
         "schema": schema.to_dict(),
         "dataset": names.key_of(dataset),
         "num_nodes": num_nodes,

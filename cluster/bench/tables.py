@@ -47,6 +47,8 @@ for name in ("user", "item"):
     np.save(f"{folder}/{name}.npy", index.get_indexer(likes[name]).astype(np.int32))
 """
 _PIECE = 1 << 20
+_IN_MEMORY = 20_000_000
+"""Edges up to which pandas takes part: it holds all texts."""
 _DESCRIPTION = """
 tables:
   user: {path: user.parquet, key: id, columns: {}}
@@ -79,7 +81,8 @@ def bench_tables(
             }
             peers = {"duckdb": _DUCKDB, "pandas": _PANDAS} if number <= peer_edges else {}
             for peer, code in peers.items():
-                if importlib.util.find_spec(peer):
+                fits = peer != "pandas" or number <= _IN_MEMORY
+                if fits and importlib.util.find_spec(peer):
                     cost = measure(code, folder, memory_bytes)
                     result[peer] = rates(cost, number)
                     if built.ok and cost.ok:

@@ -73,7 +73,8 @@ def table_batches(file: str, columns: list[str], *, text: str | None = None) -> 
     if file.endswith(".parquet"):
         import pyarrow.parquet as pq
 
-        with reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
+        # A buffer for what is to be read would keep what was read: all of the file in the end
+        with reading(file, "Parquet"), pq.ParquetFile(file, pre_buffer=False) as parquet:
             require_columns(file, columns, parquet.schema_arrow.names)
             yield from parquet.iter_batches(CHUNK_EDGES, columns=columns)
         return

@@ -37,7 +37,7 @@ from netgpt.graphstore.datasets.tables.schema import (
 )
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 from netgpt.graphstore.features import DAY_S, Values, within_float32
-from netgpt.graphstore.files import file_digest, value_digest
+from netgpt.graphstore.files import Json, file_digest, value_digest
 from netgpt.graphstore.schema import EdgeType, RelationType
 from netgpt.graphstore.sort import CHUNK_EDGES, Piece
 from netgpt.graphstore.spill import EdgeFile
@@ -46,6 +46,7 @@ __all__ = ["TableSource", "Tables", "write_hetero_data", "write_networkx", "writ
 
 if TYPE_CHECKING:  # they import pyarrow, which to name a data set needs not
     from netgpt.graphstore.datasets.tables.batch import TableBatch
+    from netgpt.graphstore.store import Store
 
 
 class TableSource(Source):
@@ -56,7 +57,7 @@ class TableSource(Source):
         self.report = report if report is not None else ReadReport()
         self._skips = config.on_error == "skip"
         described = read_description(path)
-        self._stamps = {file: _stamp(file) for table in described.tables.values() for file in _files(table)}
+        self._stamps = {file: stamp(file) for table in described.tables.values() for file in _files(table)}
         self._relations: dict[str, Keys] = {}
         self.tables = {
             name: self._with_relations(with_columns(path, table)) for name, table in described.tables.items()
@@ -65,6 +66,13 @@ class TableSource(Source):
         self.schema = schema_of(self.description)
         for problem in self.schema.problems():
             raise StoreError(f"{path}: {problem}")
+        self._skips_links = self._skips
+        self._prepare(new_values=True)
+
+    def _prepare(self, *, new_values: bool) -> None:
+        """Nothing is known of rows yet. new_values: those of links that no table has are numbered as they
+        come."""
+        self._new_values = frozenset(self.description.values if new_values else ())
         self._keys: dict[str, Keys] = {}
         self._num_rows: dict[str, int] = {}
         self._left_out: dict[str, np.ndarray] = {}
@@ -148,7 +156,7 @@ class TableSource(Source):
             if len(rows) < len(batch):
                 cells = {name: picked(values, rows) for name, values in cells.items()}
             for column, (linking, keys) in links.items():
-                if table.links[column] in self.description.values:
+                if table.links[column] in self._new_values:
                     self._keys[table.links[column]].add(keys.filter(batch.kept[linking]))
             num += len(rows)
             self.report.num_read += len(rows)
@@ -176,7 +184,7 @@ class TableSource(Source):
             yield TableBatch(place, first, batch, skips=self._skips, report=report)
 
     def _check_unchanged(self, file: Path) -> None:
-        if _stamp(file) != self._stamps[file]:
+        if stamp(file) != self._stamps[file]:
             raise SourceError(
                 str(file), None, None, "a file that changed while it was read", "one that stays"
             )
@@ -276,7 +284,7 @@ class TableSource(Source):
                     row = str(batch.row_in_file(int(from_row[i])))
                     expected = f"a {table.links[column]} that there is"
                     error = RecordError(str(batch.file), row, column, repr(keys[i].as_py()), expected)
-                    if not self._skips:
+                    if not self._skips_links:
                         raise error
                     first_error, number = dangling.get(column, (error, 0))
                     dangling[column] = (first_error, number + int(unknown.sum()))
@@ -304,18 +312,24 @@ class TableSource(Source):
         self._read()
         table = self.tables[relation.edge_type[2]]
         assert relation.group_by is not None
-        key, time = np.full(num_nodes, -1, np.int64), np.empty(num_nodes, np.int64)
+        key = np.full(num_nodes, -1, np.int64)
         for piece in self._numbered(Link(table, [relation.group_by])):
             key[piece.heads] = piece.tails
-        place = 0
+        return key, self._times(table)
+
+    def _times(self, table: TableDescription) -> np.ndarray:
+        """Of the rows that are kept: [n] int64."""
         column = next(c for c in table.columns or () if c.name == table.time)
-        left_out = self._left_out[table.name]
+        left_out, times = self._left_out[table.name], [np.empty(0, np.int64)]
         for batch in self._batches(table, [column.name]):
             kept = ~np.isin(batch.first + np.arange(len(batch)), left_out)
-            times = batch.cells(column)[kept]
-            time[place : place + len(times)] = times
-            place += len(times)
-        return key, time
+            times.append(batch.cells(column)[kept])
+        return np.concatenate(times)
+
+    def attributes(self) -> Json:
+        from netgpt.graphstore.datasets.tables.new_rows import kept
+
+        return {"target_table": kept(self.tables[self.schema.target])}
 
 
 class Tables(Dataset):
@@ -339,13 +353,21 @@ class Tables(Dataset):
     ) -> Source:
         return TableSource(source, self.configured(config), report)
 
+    def open_new(
+        self, store: Store, source: Path, config: BuildConfig, report: ReadReport | None = None
+    ) -> Source:
+        from netgpt.graphstore.datasets.tables.new_rows import NewRows
+
+        return NewRows(store, source, config, report)
+
     def commands(self) -> dict[str, Callable[..., None]]:
         from netgpt.graphstore.datasets.tables.commands import describe
 
         return {"describe": describe}
 
 
-def _stamp(file: Path) -> tuple[int, int, int]:
+def stamp(file: Path) -> tuple[int, int, int]:
+    """What changes where a file does."""
     status = file.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 

@@ -89,6 +89,8 @@ class TableBatch:
         """A column as the store keeps it; bad rows have something in it that is to be left out."""
         if column.file:
             return self._vector(column)
+        if column.absent:
+            return _absent(column, len(self))
         if column.constant:
             return [column.constant] * len(self)
         return self._converted(column.name, read.converter(column))
@@ -149,3 +151,10 @@ class TableBatch:
         if self._report is not None:
             self._report.count(error)
         self.kept[i] = False
+
+
+def _absent(column: ColumnDescription, num: int) -> Any:
+    """Cells of a column that a file lacks: [num]."""
+    if column.kind in ("number", "time"):
+        return np.full(num, np.nan) if column.kind == "number" else np.zeros(num, np.int64)
+    return [[] if column.kind == "categories" else ""] * num

@@ -91,11 +91,13 @@ class ColumnDescription:
     """Of a category: what it is in all rows of a file that has no such column."""
     joined: bool = False
     """Only in files that are joined."""
+    absent: bool = False
+    """In no file: of new rows that are to be predicted."""
 
     @property
     def is_read(self) -> bool:
         """Whether the table's files have it."""
-        return not self.file and not self.constant
+        return not self.file and not self.constant and not self.absent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,10 @@ Legend: n texts of an Arrow array, N keys.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +27,8 @@ _ROW = np.uint64((1 << 40) - 1)
 _MIN_SLOTS = 1 << 4
 _TOGETHER = 256
 """Lookups whose reads are under way together."""
+_ALONE = 1 << 14
+"""Fewer lookups are done before other threads have come."""
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -41,16 +46,21 @@ def _word(data: np.ndarray, i: np.uint64) -> np.uint64:
 
 @njit(cache=True, nogil=True)
 def _hash(data: np.ndarray, begin: int, end: int) -> np.uint64:
-    """FNV-1a by words of eight bytes and then by bytes, each step mixed down, and MurmurHash3's end."""
-    h = np.uint64(0xCBF29CE484222325) ^ np.uint64(end - begin)
+    """FNV-1a by words of eight bytes, the last of which may overlap the one before, or of few bytes by bytes;
+    and MurmurHash3's end."""
+    num = end - begin
+    h = np.uint64(0xCBF29CE484222325) ^ np.uint64(num)
     i, last = np.uint64(begin), np.uint64(end)
-    while i + np.uint64(8) <= last:
-        h = (h ^ _word(data, i)) * np.uint64(0x9E3779B97F4A7C15)
-        h ^= h >> np.uint64(32)
-        i += np.uint64(8)
-    while i < last:
-        h = (h ^ np.uint64(data[i])) * np.uint64(0x100000001B3)
-        i += np.uint64(1)
+    if num >= 8:
+        while i + np.uint64(8) < last:
+            h = (h ^ _word(data, i)) * np.uint64(0x9E3779B97F4A7C15)
+            h ^= h >> np.uint64(32)
+            i += np.uint64(8)
+        h = (h ^ _word(data, last - np.uint64(8))) * np.uint64(0x9E3779B97F4A7C15)
+    else:
+        while i < last:
+            h = (h ^ np.uint64(data[i])) * np.uint64(0x100000001B3)
+            i += np.uint64(1)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return h ^ (h >> np.uint64(33))
@@ -58,19 +68,22 @@ def _hash(data: np.ndarray, begin: int, end: int) -> np.uint64:
 
 @njit(cache=True, nogil=True)
 def _are_equal(one: np.ndarray, at: int, other: np.ndarray, begin: int, num: int) -> bool:
-    i, j, left = np.uint64(at), np.uint64(begin), num
-    while left >= 8:
-        if _word(one, i) != _word(other, j):
-            return False
-        i += np.uint64(8)
-        j += np.uint64(8)
-        left -= 8
-    while left > 0:
+    """Of texts of one length."""
+    i, j = np.uint64(at), np.uint64(begin)
+    if num >= 8:
+        last = np.uint64(at + num - 8)
+        shift = j - i
+        while i < last:
+            if _word(one, i) != _word(other, i + shift):
+                return False
+            i += np.uint64(8)
+        return bool(_word(one, last) == _word(other, last + shift))
+    while num > 0:
         if one[i] != other[j]:
             return False
         i += np.uint64(1)
         j += np.uint64(1)
-        left -= 1
+        num -= 1
     return True
 
 
@@ -178,6 +191,15 @@ def _fill(slots: np.ndarray, ends: np.ndarray, texts: np.ndarray, num: int) -> N
         slots[i] = (h >> _TAG_SHIFT << _TAG_SHIFT) | np.uint64(row + 1)
 
 
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_num_threads(), "keys")
+
+
+def _num_threads() -> int:
+    return min(4, len(os.sched_getaffinity(0)))
+
+
 class Keys:
     """Texts, numbered in the order in which they came."""
 
@@ -218,7 +240,17 @@ class Keys:
         """[n] texts in Arrow → [n] int64, −1 for nulls and what is not there."""
         offsets, data, valid = _buffers(keys)
         rows = np.empty(len(valid), np.int64)
-        _find(self._slots, self._ends, self._texts, offsets, data, valid, rows)
+        table = (self._slots, self._ends, self._texts)
+
+        def find(part: slice) -> None:
+            _find(*table, offsets[part.start : part.stop + 1], data, valid[part], rows[part])
+
+        step = max(_TOGETHER, -(-len(rows) // _num_threads()))
+        parts = [slice(first, min(first + step, len(rows))) for first in range(0, len(rows), step)]
+        if len(rows) < _ALONE:
+            find(slice(0, len(rows)))
+        else:
+            list(_threads().map(find, parts))
         return rows
 
     def batches(self) -> Iterator[list[str]]:

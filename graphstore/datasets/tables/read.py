@@ -47,12 +47,29 @@ def batches(table: TableDescription, file: Path, columns: Sequence[str]) -> Iter
         yield batch.rename_columns(list(columns)) if table.renamed and columns else batch
 
 
+def column_names(table: TableDescription, file: Path) -> list[str]:
+    """Columns of one file of a table, by the names that it has."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with reading(file, "Parquet"):
+            return list(pq.read_schema(file).names)
+    if file.suffix in JSON_LINES:
+        import pyarrow.json
+
+        with reading(file, "JSON lines"), pyarrow.json.open_json(file) as reader:
+            return list(reader.schema.names)
+    with reading(file, f"text with {table.separator!r} between columns"):
+        return list(table.header) or _header(*_csv_options(table, file))
+
+
 def _read(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Columns by the names that the file has."""
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        with reading(file, "Parquet"), pq.ParquetFile(file) as parquet:
+        # A buffer for what is to be read would keep what was read: all of the file in the end
+        with reading(file, "Parquet"), pq.ParquetFile(file, pre_buffer=False) as parquet:
             require_columns(file, columns, parquet.schema_arrow.names)
             if not columns:
                 for size in _sizes(parquet.metadata.num_rows):
@@ -75,15 +92,8 @@ def _csv(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterato
     """Every value as a text: what a column means is the description's."""
     import pyarrow.csv
 
-    separator: Any = table.separator
-    source: Any = file
-    if len(separator) > 1:
-        source, separator = _one_separator(file, separator), "\x1f"
     with reading(file, f"text with {table.separator!r} between columns"):
-        read = pyarrow.csv.ReadOptions(
-            block_size=_BLOCK_BYTES, column_names=list(table.header) or None, encoding=table.encoding
-        )
-        parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+        source, read, parse = _csv_options(table, file)
         names = list(table.header) or _header(source, read, parse)
         require_columns(file, columns, names)
         convert = pyarrow.csv.ConvertOptions(
@@ -94,6 +104,20 @@ def _csv(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterato
         with pyarrow.csv.open_csv(source, read, parse, convert) as reader:
             for batch in reader:
                 yield from _pieces(batch)
+
+
+def _csv_options(table: TableDescription, file: Path) -> tuple[Any, Any, Any]:
+    """A file to read, and how it is read and taken apart."""
+    import pyarrow.csv
+
+    separator: Any = table.separator
+    source: Any = file
+    if len(separator) > 1:
+        source, separator = _one_separator(file, separator), "\x1f"
+    read = pyarrow.csv.ReadOptions(
+        block_size=_BLOCK_BYTES, column_names=list(table.header) or None, encoding=table.encoding
+    )
+    return source, read, pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
 
 
 def _header(source: Any, read: Any, parse: Any) -> list[str]:
