@@ -1,9 +1,9 @@
-"""Numbers of rows by their keys: a hash table of texts in a few arrays, without an object for each.
+"""Numbers of rows by their keys: a hash table of texts in two arrays, without an object for each.
 
-A slot is 0 or a key's number + 1 below `_TAG_SHIFT` bits, and above them bits of the key's hash; slots of
-one hash are found one after the other (linear probing). The texts lie one behind the other in the order of
-their numbers. A key takes 11 to 21 bytes for its slot, 8 for its end and its text: 100 bytes fewer than a
-Python dict takes.
+A slot is 0 or, in its low 40 bits, where a key's record is, plus 1, and above them bits of the key's hash;
+slots of one hash are found one after the other (linear probing). Records lie one behind the other in the
+order of their numbers: number, length and text. So a lookup reads memory at two places, and a key takes 11
+to 21 bytes for its slot, 12 and its text: 100 bytes fewer than in a Python dict.
 
 Legend: n texts of an Arrow array, N keys.
 """
@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,10 @@ from numba import njit
 
 _AT_ONCE = 1 << 16
 _TAG_SHIFT = np.uint64(40)
-"""Keys are fewer than 2^40."""
-_ROW = np.uint64((1 << 40) - 1)
+_PLACE = np.uint64((1 << 40) - 1)
+"""Records take less than a terabyte."""
+_HEAD = np.uint64(12)
+"""Bytes of a record before its text: 8 of the number, 4 of the length."""
 _MIN_SLOTS = 1 << 4
 _TOGETHER = 256
 """Lookups whose reads are under way together."""
@@ -87,25 +88,37 @@ def _are_equal(one: np.ndarray, at: int, other: np.ndarray, begin: int, num: int
     return True
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _length(records: np.ndarray, at: np.uint64) -> int:
+    """Of the text of a record."""
+    num = np.int64(records[at + np.uint64(8)])
+    num |= np.int64(records[at + np.uint64(9)]) << 8
+    num |= np.int64(records[at + np.uint64(10)]) << 16
+    return num | np.int64(records[at + np.uint64(11)]) << 24
+
+
+@njit(cache=True, nogil=True)
+def _write(records: np.ndarray, at: int, row: int, data: np.ndarray, begin: int, num: int) -> None:
+    """A record."""
+    for k in range(8):
+        records[at + k] = np.uint8((row >> (8 * k)) & 255)
+    for k in range(4):
+        records[at + 8 + k] = np.uint8((num >> (8 * k)) & 255)
+    for k in range(num):
+        records[at + 12 + k] = data[begin + k]
+
+
 @njit(cache=True, nogil=True)
 def _slot(
-    slots: np.ndarray,
-    ends: np.ndarray,
-    texts: np.ndarray,
-    h: np.uint64,
-    data: np.ndarray,
-    begin: int,
-    end: int,
+    slots: np.ndarray, records: np.ndarray, h: np.uint64, data: np.ndarray, begin: int, num: int
 ) -> np.uint64:
     """The slot of a key, or the empty one where it would be."""
     mask = np.uint64(len(slots) - 1)
     i = h & mask
     while slots[i] != 0:
         if slots[i] >> _TAG_SHIFT == h >> _TAG_SHIFT:
-            row = (slots[i] & _ROW) - np.uint64(1)
-            first = ends[row]
-            num = ends[row + np.uint64(1)] - first
-            if num == end - begin and _are_equal(texts, first, data, begin, num):
+            at = (slots[i] & _PLACE) - np.uint64(1)
+            if _length(records, at) == num and _are_equal(records, at + _HEAD, data, begin, num):
                 return i
         i = (i + np.uint64(1)) & mask
     return i
@@ -114,8 +127,7 @@ def _slot(
 @njit(cache=True, nogil=True)
 def _find(
     slots: np.ndarray,
-    ends: np.ndarray,
-    texts: np.ndarray,
+    records: np.ndarray,
     offsets: np.ndarray,
     data: np.ndarray,
     valid: np.ndarray,
@@ -128,67 +140,78 @@ def _find(
     reads, of no meaning, so that no compiler leaves them out.
     """
     mask = np.uint64(len(slots) - 1)
-    hashes, first = np.empty(_TOGETHER, np.uint64), np.empty(_TOGETHER, np.uint64)
+    hashes, place = np.empty(_TOGETHER, np.uint64), np.empty(_TOGETHER, np.uint64)
     touched = np.uint64(0)
     for block in range(0, len(rows), _TOGETHER):
         num = min(_TOGETHER, len(rows) - block)
         for i in range(num):
             hashes[i] = _hash(data, offsets[block + i], offsets[block + i + 1])
         for i in range(num):
-            first[i] = slots[hashes[i] & mask] & _ROW
-        for i in range(num):
-            first[i] = ends[first[i]]  # of the text the end, which is as good as its beginning
-        if len(texts):
+            place[i] = slots[hashes[i] & mask] & _PLACE
+        if len(records):
             for i in range(num):
-                touched += np.uint64(texts[max(first[i], np.uint64(1)) - np.uint64(1)])
+                touched += np.uint64(records[place[i]])
         for i in range(num):
             k = block + i
             rows[k] = -1
             if valid[k]:
-                slot = _slot(slots, ends, texts, hashes[i], data, offsets[k], offsets[k + 1])
-                rows[k] = np.int64(slots[slot] & _ROW) - 1
+                slot = _slot(slots, records, hashes[i], data, offsets[k], offsets[k + 1] - offsets[k])
+                if slots[slot] != 0:
+                    rows[k] = np.int64(_word(records, (slots[slot] & _PLACE) - np.uint64(1)))
     return np.int64(touched)
 
 
 @njit(cache=True, nogil=True)
 def _insert(
     slots: np.ndarray,
-    ends: np.ndarray,
-    texts: np.ndarray,
+    records: np.ndarray,
     num: int,
+    used: int,
     offsets: np.ndarray,
     data: np.ndarray,
     valid: np.ndarray,
     is_new: np.ndarray,
-) -> int:
-    """Put valid texts that are not there behind the `num` keys that are; there must be room. Returns N."""
+) -> tuple[int, int]:
+    """Put valid texts that are not there behind the `num` keys, of `used` bytes, that are; there must be
+    room. Returns both numbers anew."""
     for i in range(len(is_new)):
         is_new[i] = False
         if valid[i]:
-            begin, end = offsets[i], offsets[i + 1]
-            h = _hash(data, begin, end)
-            slot = _slot(slots, ends, texts, h, data, begin, end)
+            begin, length = offsets[i], offsets[i + 1] - offsets[i]
+            h = _hash(data, begin, begin + length)
+            slot = _slot(slots, records, h, data, begin, length)
             if slots[slot] == 0:
-                first = ends[num]
-                for k in range(end - begin):
-                    texts[first + k] = data[begin + k]
+                _write(records, used, num, data, begin, length)
+                slots[slot] = (h >> _TAG_SHIFT << _TAG_SHIFT) | np.uint64(used + 1)
                 num += 1
-                ends[num] = first + end - begin
-                slots[slot] = (h >> _TAG_SHIFT << _TAG_SHIFT) | np.uint64(num)
+                used += 12 + length
                 is_new[i] = True
-    return num
+    return num, used
 
 
 @njit(cache=True, nogil=True)
-def _fill(slots: np.ndarray, ends: np.ndarray, texts: np.ndarray, num: int) -> None:
-    """Put the first `num` keys, all different, into empty slots."""
+def _fill(slots: np.ndarray, records: np.ndarray, used: int) -> None:
+    """Put all keys, which are different, into empty slots."""
     mask = np.uint64(len(slots) - 1)
-    for row in range(num):
-        h = _hash(texts, ends[row], ends[row + 1])
+    at = 0
+    while at < used:
+        num = _length(records, np.uint64(at))
+        h = _hash(records, at + 12, at + 12 + num)
         i = h & mask
         while slots[i] != 0:
             i = (i + np.uint64(1)) & mask
-        slots[i] = (h >> _TAG_SHIFT << _TAG_SHIFT) | np.uint64(row + 1)
+        slots[i] = (h >> _TAG_SHIFT << _TAG_SHIFT) | np.uint64(at + 1)
+        at += 12 + num
+
+
+@njit(cache=True, nogil=True)
+def _texts(records: np.ndarray, at: int, begin: np.ndarray, end: np.ndarray) -> int:
+    """Where the next texts begin and end in the records; returns where the record behind them is."""
+    for i in range(len(begin)):
+        begin[i] = at + 12
+        end[i] = begin[i] + _length(records, np.uint64(at))
+        at = end[i]
+    return at
 
 
 @cache
@@ -204,17 +227,16 @@ class Keys:
     """Texts, numbered in the order in which they came."""
 
     def __init__(self) -> None:
-        self._num = 0
+        self._num = self._used = 0
         self._slots = np.zeros(_MIN_SLOTS, np.uint64)
-        self._ends = np.zeros(1, np.int64)
-        self._texts = np.empty(0, np.uint8)
+        self._records = np.empty(0, np.uint8)
 
     def __len__(self) -> int:
         return self._num
 
     @property
     def nbytes(self) -> int:
-        return self._slots.nbytes + self._ends.nbytes + self._texts.nbytes
+        return self._slots.nbytes + self._records.nbytes
 
     def add(self, keys: Any, where: np.ndarray | None = None) -> np.ndarray:
         """Number the texts of an Arrow array [n] that are not there yet; nulls are none. Returns where the
@@ -225,10 +247,11 @@ class Keys:
         offsets, data, valid = _buffers(keys)
         if where is not None:
             valid &= where
-        num = int(valid.sum())
         is_new = np.empty(len(valid), bool)
-        self._make_room(num, int((offsets[1:] - offsets[:-1])[valid].sum()))
-        self._num = _insert(self._slots, self._ends, self._texts, self._num, offsets, data, valid, is_new)
+        self._make_room(int(valid.sum()), int((offsets[1:] - offsets[:-1])[valid].sum()))
+        self._num, self._used = _insert(
+            self._slots, self._records, self._num, self._used, offsets, data, valid, is_new
+        )
         return is_new
 
     def add_texts(self, texts: Sequence[str]) -> None:
@@ -240,47 +263,45 @@ class Keys:
         """[n] texts in Arrow → [n] int64, −1 for nulls and what is not there."""
         offsets, data, valid = _buffers(keys)
         rows = np.empty(len(valid), np.int64)
-        table = (self._slots, self._ends, self._texts)
+        slots, records = self._slots, self._records
 
         def find(part: slice) -> None:
-            _find(*table, offsets[part.start : part.stop + 1], data, valid[part], rows[part])
+            _find(slots, records, offsets[part.start : part.stop + 1], data, valid[part], rows[part])
 
-        step = max(_TOGETHER, -(-len(rows) // _num_threads()))
-        parts = [slice(first, min(first + step, len(rows))) for first in range(0, len(rows), step)]
         if len(rows) < _ALONE:
             find(slice(0, len(rows)))
         else:
-            list(_threads().map(find, parts))
+            step = -(-len(rows) // _num_threads())
+            list(
+                _threads().map(find, (slice(a, min(a + step, len(rows))) for a in range(0, len(rows), step)))
+            )
         return rows
 
     def batches(self) -> Iterator[list[str]]:
         """All keys in the order of their numbers, some at once."""
+        at = 0
         for first in range(0, self._num, _AT_ONCE):
-            ends = self._ends[first : min(first + _AT_ONCE, self._num) + 1]
-            data = self._texts[ends[0] : ends[-1]].tobytes()
-            at = (ends - ends[0]).tolist()
-            yield [data[a:b].decode() for a, b in pairwise(at)]
+            begin, end = (np.empty(min(_AT_ONCE, self._num - first), np.int64) for _ in range(2))
+            before, at = at, _texts(self._records, at, begin, end)
+            data = self._records[before:at].tobytes()
+            places = zip((begin - before).tolist(), (end - before).tolist(), strict=True)
+            yield [data[a:b].decode() for a, b in places]
 
     def _make_room(self, num: int, num_bytes: int) -> None:
         """For so many more keys and bytes of their texts."""
-        most = self._num + num
-        if most + 1 > len(self._ends):
-            self._ends = _grown(self._ends, most + 1)
-        if (used := int(self._ends[self._num])) + num_bytes > len(self._texts):
-            self._texts = _grown(self._texts, used + num_bytes)
-        if 4 * most > 3 * len(self._slots):
+        if (needed := self._used + num_bytes + 12 * num) > len(self._records):
+            # By a fourth more than there were, so that growing costs little in all. Copied into an array of
+            # its own: numpy asks for large pages for those, and not for one that is resized
+            grown = np.empty(max(needed, len(self._records) + len(self._records) // 4), np.uint8)
+            grown[: self._used] = self._records[: self._used]
+            self._records = grown
+        if 4 * (most := self._num + num) > 3 * len(self._slots):
             size = len(self._slots)
             while 4 * most > 3 * size:
                 size *= 2
             self._slots = np.zeros(1, np.uint64)  # the old ones need not be there beside the new
             self._slots = np.zeros(size, np.uint64)
-            _fill(self._slots, self._ends, self._texts, self._num)
-
-
-def _grown(array: np.ndarray, num: int) -> np.ndarray:
-    """At least `num` places, by a fourth more than there were, so that growing costs little in all."""
-    array.resize(max(num, len(array) + len(array) // 4), refcheck=False)
-    return array
+            _fill(self._slots, self._records, self._used)
 
 
 def _buffers(keys: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

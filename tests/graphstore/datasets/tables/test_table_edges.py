@@ -96,7 +96,7 @@ def test_rows_are_in_the_order_of_time_and_head_both_ways(store: Store, plays: P
 
 def test_little_memory_makes_the_same_rows(store: Store, plays: Plays, tmp_path: Path) -> None:
     """By ranges of tails with files between: within memory for a row or two at once."""
-    needed = 40 * max(USERS, FILMS) + 32 * 60 + 13_000  # of keys
+    needed = 40 * max(USERS, FILMS) + 32 * 60 + 15_000  # of keys
     small = plays.built(tmp_path, memory_bytes=needed)
     for edge_type in (PLAYS, BACK):
         one, other = store.relation(edge_type), small.relation(edge_type)

@@ -50,7 +50,7 @@ def test_many_keys_grow_the_table() -> None:
     order = np.random.default_rng(0).permutation(len(texts))
     assert (keys.rows(pa.array([texts[i] for i in order])) == order).all()
     assert (keys.rows(pa.array([text + "x" for text in texts])) == -1).all()
-    assert keys.nbytes < 1.3 * sum(map(len, texts)) + len(texts) * (22 + 11)
+    assert keys.nbytes < 1.3 * sum(12 + len(text) for text in texts) + 22 * len(texts)
 
 
 def _tables(folder: Path, num: int) -> Path:

@@ -1,0 +1,125 @@
+"""`predict` for new rows of anyone's tables, by a graph model alone and by a language model beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from netgpt import graphstore
+from netgpt.cluster.config import load_config
+from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.predict import predict
+from netgpt.graphstore import ExtendedGraph
+from netgpt.graphstore.dataset import BuildConfig
+from netgpt.graphstore.writer import build_config
+from netgpt.sampler import NeighborSampler
+from netgpt.trainers.graph.tables import FeatureTables
+from netgpt.trainers.graph.train import load_model
+from netgpt.trainers.stages.base import StageJob
+from netgpt.trainers.stages.session import run_stage
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+TABLES = """
+target: film
+tables:
+  film:
+    path: films.csv
+    key: film
+    columns: {title: text, stars: number, genres: {categories: "|"}}
+    features: [title]
+    links: {genres: genre, studio: studio}
+  studio: {features: []}
+"""
+RECIPE = """
+dataset: tables
+task: {name: regression, label: stars, val_share: 0.15, split: {by: random, test_share: 0.15}}
+stages: STAGES
+build: {encoder: "hash:16"}
+sampler: {fanout: 10}
+graph: {encoder: ENCODER, hidden: 16, heads: 2, batch_size: 64, epochs: 30, patience: 30, lr: 0.02}
+language:
+  model: tiny
+  max_tokens: 128
+  token_budget: 512
+  tiny: {hidden: 32, heads: 2, vocab: 400}
+stage3: {start: graph, epochs: 1, layers: 1}
+cluster: {workers: 1}
+"""
+HEAD = "film,title,genres,studio"
+
+
+def films(first: int, last: int) -> list[tuple[str, float]]:
+    """Lines without stars, and stars: they follow from the studio."""
+    rng = np.random.default_rng(first)
+    made = []
+    for i in range(first, last):
+        studio = int(rng.integers(6))
+        made.append(
+            (f"f{i},title {rng.integers(99)},g{rng.integers(3)},s{studio}", studio + rng.normal() / 9)
+        )
+    return made
+
+
+def trained(folder: Path, stages: str, encoder: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run over 200 films whose stages are made in this process."""
+    lines = "".join(f"{line},{stars:.3f}\n" for line, stars in films(0, 200))
+    (folder / "films.csv").write_text(f"{HEAD},stars\n{lines}")
+    (folder / "graph.yaml").write_text(TABLES)
+    graphstore.build(folder / "graph.yaml", folder / "store", BuildConfig(encoder="hash:16"))
+    (folder / "recipe.yaml").write_text(RECIPE.replace("STAGES", stages).replace("ENCODER", encoder))
+    run = Run.start(folder / "run", load_config(str(folder / "recipe.yaml"), []), None, folder / "store")
+    for name in run.settings.stages:
+        job = StageJob(
+            stage=name, run=run.path, store=run.store.path, settings=run.settings, inputs={"stage": name}
+        )
+        job.prepare()
+        run_stage(job)
+    monkeypatch.setattr(Run, "require_trained", lambda run: None)  # as they are: the driver did not make them
+    return run
+
+
+@pytest.mark.parametrize("encoder", ["sage", "hgt"])
+def test_a_graph_model_predicts_new_rows(
+    encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By exact inference; as its forward pass over all sampled neighbours of the joined graph."""
+    run = trained(tmp_path, "[stage1, embeddings, evaluation]", encoder, monkeypatch)
+    new = films(500, 530)
+    data = tmp_path / "new.csv"
+    data.write_text(f"{HEAD}\n" + "".join(f"{line}\n" for line, _ in new))
+    made = list(predict(run, data))
+    assert [one.id for one in made] == [f"f{i}" for i in range(500, 530)]
+    scores = np.array([one.answer["number"] for one in made])
+    error, spread = scores - np.array([stars for _, stars in new]), np.var([stars for _, stars in new])
+    assert np.mean(error**2) < 0.3 * spread
+    graph = ExtendedGraph(run.store, run.store.dataset.open_new(run.store, data, build_config(run.store)))
+    model = load_model(run.path / "stage1", run.store, run.task, torch.device("cpu")).eval()
+    tables = FeatureTables.of(graph, torch.device("cpu"), model.shape, max_bytes=0)
+    batch = NeighborSampler(graph, fanout=-1, hops=model.shape.num_layers).sample(graph.new)
+    degrees = None
+    if model.uses_degrees:
+        from netgpt.trainers.graph.model import Degrees
+
+        degrees = Degrees(graph, model.shape, torch.device("cpu"))
+    with torch.no_grad():
+        blocks = model.blocks(batch, torch.device("cpu"), degrees)
+        expected = model(model.gather(batch, tables), blocks)[0].numpy()
+    np.testing.assert_allclose(scores, expected[: len(scores)], rtol=1e-4, atol=1e-4)
+
+
+def test_a_language_model_predicts_new_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row's prediction is its own: alone or among others."""
+    stages = "[stage1, embeddings, base, tokens, stage3, evaluation]"
+    run = trained(tmp_path, stages, "sage", monkeypatch)
+    lines = [f"{line}\n" for line, _ in films(500, 506)]
+    for name, some in (("all", lines), ("one", lines[3:4])):
+        (tmp_path / f"{name}.csv").write_text(f"{HEAD}\n" + "".join(some))
+    made = list(predict(run, tmp_path / "all.csv"))
+    (alone,) = predict(run, tmp_path / "one.csv")
+    assert len(made) == 6 and np.ptp([one.answer["number"] for one in made]) > 0
+    assert alone.id == made[3].id
+    assert alone.answer["number"] == pytest.approx(made[3].answer["number"], abs=1e-3)
