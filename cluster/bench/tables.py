@@ -69,7 +69,7 @@ def bench_tables(
             folder = Path(name)
             source, store = write_tables(folder, number), folder / "store"
             built = measure(_BUILD, source, store, memory_bytes)
-            result = {
+            result: dict[str, Any] = {
                 "source": "tables",
                 "num_edges": number,
                 "num_nodes": sum(_num_keys(number)),

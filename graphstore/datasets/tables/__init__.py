@@ -223,12 +223,12 @@ class TableSource(Source):
                     values = tuple(array[own] for array in piece.values)
                     yield Piece(piece.heads[own], piece.tails[own], piece.file, piece.first, values=values)
             return
-        place = (self.scratch, table.name, *link.columns)
+        place: tuple[Path | str, ...] = (self.scratch, table.name, *link.columns)
         if place not in self._numbers:
             self._numbers[place] = self._kept(self.scratch / str(len(self._numbers)), table, link.columns)
-        for heads, tails, *values in self._numbers[place][link.part].read(CHUNK_EDGES):
+        for heads, tails, *own_values in self._numbers[place][link.part].read(CHUNK_EDGES):
             ends = (heads.astype(np.int64), tails.astype(np.int64))
-            yield Piece(*ends, str(table.paths[0]), 0, values=tuple(values))
+            yield Piece(*ends, str(table.paths[0]), 0, values=tuple(own_values))
 
     def _kept(self, path: Path, table: TableDescription, columns: Sequence[str]) -> list[EdgeFile]:
         """All edges of a link in files, one for each relation."""

@@ -251,7 +251,7 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
     relation, rename = raw.get("relation", ""), raw.get("rename") or {}
     if isinstance(relation, dict):
         check_keys(path, f"{place}.relation", relation, ("name",))
-        relation_name, relation = relation.get("name"), ""
+        relation_name, relation = relation.get("name", ""), ""
         fits = isinstance(relation_name, str) and bool(NAME.fullmatch(relation_name))
         require(path, fits, f"{place}.relation.name", relation_name, "letters, digits, _, - and .")
     else:

@@ -89,12 +89,13 @@ def _are_equal(one: np.ndarray, at: int, other: np.ndarray, begin: int, num: int
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _length(records: np.ndarray, at: np.uint64) -> int:
+def _length(records: np.ndarray, at: np.uint64) -> np.int64:
     """Of the text of a record."""
     num = np.int64(records[at + np.uint64(8)])
     num |= np.int64(records[at + np.uint64(9)]) << 8
     num |= np.int64(records[at + np.uint64(10)]) << 16
-    return num | np.int64(records[at + np.uint64(11)]) << 24
+    num |= np.int64(records[at + np.uint64(11)]) << 24
+    return num
 
 
 @njit(cache=True, nogil=True)
@@ -132,7 +133,7 @@ def _find(
     data: np.ndarray,
     valid: np.ndarray,
     rows: np.ndarray,
-) -> int:
+) -> np.int64:
     """rows [n] of the keys of valid texts, −1 for others.
 
     What a lookup reads lies anywhere in memory. Before some are done, all that they will read is read once,
@@ -195,7 +196,7 @@ def _fill(slots: np.ndarray, records: np.ndarray, used: int) -> None:
     mask = np.uint64(len(slots) - 1)
     at = 0
     while at < used:
-        num = _length(records, np.uint64(at))
+        num = int(_length(records, np.uint64(at)))
         h = _hash(records, at + 12, at + 12 + num)
         i = h & mask
         while slots[i] != 0:
@@ -209,8 +210,8 @@ def _texts(records: np.ndarray, at: int, begin: np.ndarray, end: np.ndarray) -> 
     """Where the next texts begin and end in the records; returns where the record behind them is."""
     for i in range(len(begin)):
         begin[i] = at + 12
-        end[i] = begin[i] + _length(records, np.uint64(at))
-        at = end[i]
+        at = at + 12 + int(_length(records, np.uint64(at)))
+        end[i] = at
     return at
 
 

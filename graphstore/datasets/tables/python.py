@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow
     from torch_geometric.data import Data, HeteroData
 
-    Table = pandas.DataFrame | pyarrow.Table | Mapping[str, Sequence[Any] | np.ndarray]
+    Table: TypeAlias = pandas.DataFrame | pyarrow.Table | Mapping[str, Sequence[Any] | np.ndarray]
 
 _SPLITS = ("train", "val", "test")
 

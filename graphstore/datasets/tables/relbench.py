@@ -47,15 +47,15 @@ def described(folder: Path) -> dict[str, Any]:
             require(file, name in metadata, "metadata", "none", f"{name.decode()}, as RelBench writes it")
         key, links, time = (json.loads(metadata[name]) for name in _KEYS)
         renamed = {name: usable(name) for name in schema.names if usable(name) != name}
-        table = {
+        table: dict[str, Any] = {
             "path": str(file.relative_to(folder.parent)),
             "columns": "auto",
             "rows": "nodes",
             "links": {renamed.get(column, column): usable(to) for column, to in links.items()},
         }
-        for name, column in (("key", key), ("time", time)):
+        for kind, column in (("key", key), ("time", time)):
             if column is not None:
-                table[name] = renamed.get(column, column)
+                table[kind] = renamed.get(column, column)
         if renamed:
             table["rename"] = renamed
         tables[usable(file.stem)] = table
