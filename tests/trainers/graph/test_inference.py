@@ -371,11 +371,12 @@ def test_states_in_memory_keep_to_half_of_the_budget(
         def counted(
             self: workspace.Workspace,
             rows: int,
+            width: int = 0,
             live: dict[int, int] = live,
             peaks: list[int] = peaks,
             mapped: list[int] = mapped,
         ) -> np.ndarray:
-            found = array(self, rows)
+            found = array(self, rows, width)
             if isinstance(found, np.memmap):
                 mapped.append(rows)
             else:
