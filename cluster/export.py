@@ -12,16 +12,13 @@ from netgpt.trainers.stages.names import stage_of
 
 def last_language_stage(run: Run) -> LanguageStage:
     """The last stage of a whole run that trains a language model with the graph. ClusterError without one."""
-    if not (trained := _language_stages(run)):
+    if not (trained := language_stages(run)):
         raise ClusterError(f"{run.path}: found no language stage with the graph, expected one")
     return trained[-1]
 
 
-def has_language_stage(run: Run) -> bool:
-    return bool(_language_stages(run))
-
-
-def _language_stages(run: Run) -> list[LanguageStage]:
+def language_stages(run: Run) -> list[LanguageStage]:
+    """Those of a whole run that train a language model with the graph."""
     stages = [stage_of(name) for name in run.stages]
     return [one for one in stages if isinstance(one, LanguageStage) and one.with_graph]
 

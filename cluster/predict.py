@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from netgpt.cluster.export import has_language_stage, last_language_stage
+from netgpt.cluster.export import language_stages
 from netgpt.cluster.features.inline import inline_encoders
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import bar
@@ -26,6 +26,7 @@ from netgpt.trainers.graph.files import VECTORS
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.graph.train import load_model as load_graph_model
+from netgpt.trainers.stages.language import LanguageStage
 
 
 @dataclass(frozen=True)
@@ -83,31 +84,33 @@ def predict(
         # What is asked for together must not change each other's predictions
         mean_scores=cached_mean_scores(run.path / "embeddings" / VECTORS, digests),
     )
-    new, names = graph.new, graph.node_names(target)
-    if isinstance(names, RowNumbers):  # rows that have no key are known by their place in the file
-        names = RowNumbers(graph.num_new)
-        ids = {node: names[i] for i, node in enumerate(new.tolist())}
-    else:
-        ids = {node: names[node] for node in new.tolist()}
-    scores = graph_scores[new]
-    if has_language_stage(run):
-        scores = _language_scores(run, graph, h, graph_scores, device)
+    scores = graph_scores[graph.new]
+    if stages := language_stages(run):
+        scores = _language_scores(run, stages[-1], graph, h, graph_scores, device)
     say_skipped(source.report)
-    for node, score in zip(new.tolist(), scores, strict=True):
-        yield Prediction(ids[node], task.answer(score))
+    names = graph.node_names(target)
+    # Rows that have no key are known by their place in the file
+    first = graph.num_old if isinstance(names, RowNumbers) else 0
+    for node, score in zip(graph.new.tolist(), scores, strict=True):
+        yield Prediction(names[node - first], task.answer(score))
 
 
 def _language_scores(
-    run: Run, graph: ExtendedGraph, h: np.ndarray, graph_scores: np.ndarray, device: torch.device
+    run: Run,
+    stage: LanguageStage,
+    graph: ExtendedGraph,
+    h: np.ndarray,
+    graph_scores: np.ndarray,
+    device: torch.device,
 ) -> np.ndarray:
-    """Scores of the new nodes by the run's last language stage: [M] or [M, width]."""
+    """Scores of the new nodes by a language stage: [M] or [M, width]."""
     # Here and not above: bad input is refused before transformers is imported, which some runs do without
     from netgpt.trainers.language.assembly import Assembly
     from netgpt.trainers.language.objectives.names import objective_class
     from netgpt.trainers.language.samples import Samples
     from netgpt.trainers.language.text.tokens import Tokens
 
-    stage, store, settings, task = last_language_stage(run), run.store, run.settings, run.task
+    store, settings, task = run.store, run.settings, run.task
     assembly = Assembly(run.path, store, settings, task, device)
     builder = assembly.builder
     netgpt = stage.trained_model(assembly, h.shape[1])

@@ -19,6 +19,15 @@ EdgeType = tuple[str, str, str]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """What node types, relations and columns may be called: their names are folders."""
 
+
+def usable(name: str) -> str:
+    """A name with an underscore for what no name may have: `Movie Title` is Movie_Title, `~id` is id.
+
+    Empty where nothing is left of it.
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-")
+
+
 Kind = Literal["id", "text", "number", "time", "category"]
 Encoding = Literal["text", "time", "scalar", "numbers", "video", "text_time", "given", "none"]
 Origin = Literal["rows", "values", "each"]

@@ -101,6 +101,14 @@ def reading(file: Path | str, kind: str) -> Iterator[None]:
         raise StoreError(f"{file}: cannot be read as {kind} ({_line(error)})") from error
 
 
+def parquet_schema(file: Path) -> Any:
+    """Arrow's schema of a Parquet file. StoreError for a file that is none."""
+    import pyarrow.parquet as pq
+
+    with reading(file, "Parquet"):
+        return pq.read_schema(file)
+
+
 def require_columns(file: Path | str, wanted: Sequence[str], names: Sequence[str]) -> None:
     """StoreError for a column that a file has not, or twice."""
     for name in wanted:

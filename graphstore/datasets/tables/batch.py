@@ -13,6 +13,7 @@ from netgpt.graphstore.dataset import ReadReport
 from netgpt.graphstore.datasets.described import open_features
 from netgpt.graphstore.datasets.tables import read
 from netgpt.graphstore.datasets.tables.describe import ColumnDescription, TableDescription
+from netgpt.graphstore.datasets.tables.join import nothing_of
 from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.errors import RecordError, SourceError
 from netgpt.graphstore.files import ahead
@@ -155,6 +156,7 @@ class TableBatch:
 
 def _absent(column: ColumnDescription, num: int) -> Any:
     """Cells of a column that a file lacks: [num]."""
-    if column.kind in ("number", "time"):
-        return np.full(num, np.nan) if column.kind == "number" else np.zeros(num, np.int64)
-    return [[] if column.kind == "categories" else ""] * num
+    if column.kind == "time":
+        return np.zeros(num, np.int64)
+    nothing = nothing_of(column)
+    return np.full(num, nothing) if column.kind == "number" else [nothing] * num

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from netgpt.graphstore.datasets.described import reading, require
-from netgpt.graphstore.datasets.tables.names import usable
+from netgpt.graphstore.datasets.described import parquet_schema, require
+from netgpt.graphstore.schema import usable
 
 _TEXT = {"tokenize_hf", "bert_hf"}
 
@@ -105,15 +105,11 @@ def _file(path: Path, place: str, one: Mapping[str, Any]) -> tuple[dict[str, Any
 
 
 def _types(path: Path, place: str, files: Any) -> dict[str, str]:
-    import pyarrow.parquet as pq
-
     from netgpt.graphstore.datasets.tables.describe import files_of
     from netgpt.graphstore.datasets.tables.read import guessed_kind
 
     first = files_of(path, f"{place}.files", files)[0]
-    with reading(first, "Parquet"):
-        schema = pq.read_schema(first)
-    kinds = {field.name: guessed_kind(field.type) for field in schema}
+    kinds = {field.name: guessed_kind(field.type) for field in parquet_schema(first)}
     return {name: "category" if kind == "text" else kind for name, kind in kinds.items() if kind}
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from netgpt.graphstore.datasets.tables.names import usable
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.files import atomic_dir, refuse_existing
+from netgpt.graphstore.schema import usable
 
 if TYPE_CHECKING:
     import networkx
@@ -59,26 +59,13 @@ def write_hetero_data(folder: Path | str, data: HeteroData | Data, target: str |
     vectors: dict[str, np.ndarray] = {}
     about: dict[str, Any] = {}
     for name in data.node_types:
-        columns, kinds = _node_columns(name, data[name], vectors)
-        tables[name] = columns
+        tables[name], kinds = _node_columns(name, data[name], vectors)
         features = ["x"] if "x" in kinds else []
-        about[name] = {"key": "id", "columns": kinds, "features": features, "rows": "nodes"}
-        if "time" in kinds:
-            about[name]["time"] = "time"
+        about[name] = {"key": "id", "columns": kinds, "features": features, "rows": "nodes", **_time(kinds)}
     for edge_type in data.edge_types:
-        src, relation, dst = edge_type
         name = "_".join(edge_type)
-        columns, kinds = _edge_columns(edge_type, data[edge_type])
-        tables[name] = columns
-        about[name] = {
-            "rows": "edges",
-            "columns": kinds,
-            "links": {"src": src, "dst": dst},
-            "relation": {"name": relation},
-            "reverse": False,
-        }
-        if "time" in columns:
-            about[name]["time"] = "time"
+        tables[name], kinds = _edge_columns(edge_type, data[edge_type])
+        about[name] = _edge_table(edge_type, kinds, reverse=False)
     labelled = [name for name in data.node_types if "y" in data[name]]
     first = target or (labelled or list(data.node_types))[0]
     return _write(Path(folder), {"target": first, "tables": about}, tables, vectors)
@@ -135,19 +122,35 @@ def write_networkx(
             values = [e[2].get(attribute) for e in list_of]
             if (kind := _kind(f"{name}.{attribute}", values)) != "number":
                 raise StoreError(f"networkx: edges {name}: {attribute}: found {kind}, expected numbers")
-            kinds[usable(attribute)] = "time" if attribute == "time" else "number"
+            kinds[usable(attribute)] = _kind_of_numbers(attribute)
             columns[usable(attribute)] = values
-        about[name] = {
-            "rows": "edges",
-            "columns": kinds,
-            "links": {"src": src, "dst": dst},
-            "relation": {"name": usable(relation)},
-            "reverse": graph.is_directed() or src != dst,
-        }
-        if "time" in kinds:
-            about[name]["time"] = "time"
+        reverse = graph.is_directed() or src != dst
+        about[name] = _edge_table((src, usable(relation), dst), kinds, reverse=reverse)
         tables[name] = columns
     return _write(Path(folder), {"target": target or next(iter(rows)), "tables": about}, tables, vectors)
+
+
+def _edge_table(
+    edge_type: tuple[str, str, str], kinds: Mapping[str, Any], *, reverse: bool
+) -> dict[str, Any]:
+    """What is said of a table of edges whose ends are its columns src and dst."""
+    src, relation, dst = edge_type
+    return {
+        "rows": "edges",
+        "columns": kinds,
+        "links": {"src": src, "dst": dst},
+        "relation": {"name": relation},
+        "reverse": reverse,
+        **_time(kinds),
+    }
+
+
+def _time(kinds: Mapping[str, Any]) -> dict[str, str]:
+    return {"time": "time"} if "time" in kinds else {}
+
+
+def _kind_of_numbers(name: str) -> str:
+    return "time" if name == "time" else "number"
 
 
 def _write(
@@ -163,8 +166,11 @@ def _write(
     from netgpt.graphstore.datasets.tables.describe import read_description
 
     refuse_existing(folder)
-    about = {name: {"path": f"{name}.parquet"} if name in tables else {} for name in description["tables"]}
-    said = {**description, "tables": {k: {**about[k], **v} for k, v in description["tables"].items()}}
+    about = {
+        name: {"path": f"{name}.parquet", **table} if name in tables else table
+        for name, table in description["tables"].items()
+    }
+    said = {**description, "tables": about}
     with atomic_dir(folder) as root:
         for name, table in tables.items():
             pq.write_table(_arrow(name, table), root / f"{name}.parquet")
@@ -218,7 +224,7 @@ def _node_columns(
             columns[usable(key)], kinds[usable(key)] = list(value), "text"
         else:
             columns[usable(key)] = _array(place, value, num, 1)
-            kinds[usable(key)] = "time" if key == "time" else "number"
+            kinds[usable(key)] = _kind_of_numbers(key)
     return columns, kinds
 
 
@@ -232,16 +238,14 @@ def _edge_columns(edge_type: tuple[str, str, str], store: Any) -> tuple[dict[str
     for key, value in store.items():
         if key == "edge_index":
             continue
-        x = np.asarray(value)
+        x = value if hasattr(value, "detach") else np.asarray(value)
         if x.ndim == 2 and x.shape[1] > 1:
             for k in range(x.shape[1]):
                 columns[f"{usable(key)}_{k}"] = _array(f"{place}.{key}", x[:, k], len(src), 1)
                 kinds[f"{usable(key)}_{k}"] = "number"
         else:
-            columns[usable(key)] = _array(
-                f"{place}.{key}", x.reshape(len(x)) if x.ndim == 2 else x, len(src), 1
-            )
-            kinds[usable(key)] = "time" if key == "time" else "number"
+            columns[usable(key)] = _array(f"{place}.{key}", x, len(src), 1)
+            kinds[usable(key)] = _kind_of_numbers(key)
     return columns, kinds
 
 

@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from netgpt.graphstore.datasets.described import reading, require_columns
+from netgpt.graphstore.datasets.described import parquet_schema, reading, require_columns
 from netgpt.graphstore.datasets.tables.describe import JSON_LINES, ColumnDescription, Kind, TableDescription
-from netgpt.graphstore.datasets.tables.names import usable
 from netgpt.graphstore.errors import SourceError
-from netgpt.graphstore.schema import NAME
+from netgpt.graphstore.schema import NAME, usable
 
 ROWS_AT_ONCE = 1 << 16
 _BLOCK_BYTES = 1 << 24
@@ -50,10 +49,7 @@ def batches(table: TableDescription, file: Path, columns: Sequence[str]) -> Iter
 def column_names(table: TableDescription, file: Path) -> list[str]:
     """Columns of one file of a table, by the names that it has."""
     if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        with reading(file, "Parquet"):
-            return list(pq.read_schema(file).names)
+        return list(parquet_schema(file).names)
     if file.suffix in JSON_LINES:
         import pyarrow.json
 
@@ -309,13 +305,9 @@ def _require_cells(good: np.ndarray, values: pa.Array, expected: str) -> None:
 def guessed_columns(table: TableDescription) -> tuple[tuple[ColumnDescription, ...], Mapping[str, str]]:
     """All columns of a table of Parquet but its key and links, by their types; and how the file calls those
     that are renamed, for what no name may have too. SourceError for types of which nothing is made."""
-    import pyarrow.parquet as pq
-
-    with reading(table.paths[0], "Parquet"):
-        schema = pq.read_schema(table.paths[0])
     names = {column: name for name, column in table.renamed.items()}
     columns, renamed = [], dict(table.renamed)
-    for field in schema:
+    for field in parquet_schema(table.paths[0]):
         name = names.get(field.name, field.name)
         if name in (table.key, table.relation) or name in table.links:
             continue

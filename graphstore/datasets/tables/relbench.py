@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from netgpt.graphstore.datasets.described import reading, require
-from netgpt.graphstore.datasets.tables.names import usable
+from netgpt.graphstore.datasets.described import parquet_schema, require
+from netgpt.graphstore.schema import usable
 
 _KEYS = (b"pkey_col", b"fkey_col_to_pkey_table", b"time_col")
 
@@ -25,23 +25,15 @@ def tables_of(folder: Path) -> list[Path]:
 
 def is_database(folder: Path) -> bool:
     """Whether a folder's first table says its keys."""
-    import pyarrow.parquet as pq
-
     files = tables_of(folder) if folder.is_dir() else []
-    if not files:
-        return False
-    with reading(files[0], "Parquet"):
-        return set(_KEYS) <= set(pq.read_schema(files[0]).metadata or {})
+    return bool(files) and set(_KEYS) <= set(parquet_schema(files[0]).metadata or {})
 
 
 def described(folder: Path) -> dict[str, Any]:
     """A description of tables, with paths from the folder's parent. StoreError for a table without keys."""
-    import pyarrow.parquet as pq
-
     tables: dict[str, Any] = {}
     for file in tables_of(folder):
-        with reading(file, "Parquet"):
-            schema = pq.read_schema(file)
+        schema = parquet_schema(file)
         metadata = schema.metadata or {}
         for name in _KEYS:
             require(file, name in metadata, "metadata", "none", f"{name.decode()}, as RelBench writes it")

@@ -13,7 +13,6 @@ from netgpt.graphstore.datasets.tables.describe import (
     GroupDescription,
     TableDescription,
 )
-from netgpt.graphstore.datasets.tables.names import usable
 from netgpt.graphstore.schema import (
     Column,
     Document,
@@ -23,6 +22,7 @@ from netgpt.graphstore.schema import (
     NodeType,
     RelationType,
     Schema,
+    usable,
 )
 
 VALUE = "value"

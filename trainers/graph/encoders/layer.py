@@ -148,10 +148,6 @@ class AttentionLayer(Layer):
         """Shape of a node's key."""
 
     @classmethod
-    def make(cls, spec: LayerSpec) -> Self:
-        return cls(spec.edge_types, spec.node_types, spec.hidden, spec.heads)  # type: ignore[call-arg, arg-type]
-
-    @classmethod
     def check(cls, config: GraphConfig) -> None:
         super().check(config)
         divides = config.hidden % config.heads == 0
@@ -218,6 +214,10 @@ class AdditiveAttention(AttentionLayer):
                 nn.init.zeros_(module.bias)
         self.head_RHC = glorot(len(edge_types), heads, self.width)
         self.tail_RHC = glorot(len(edge_types), heads, self.width)
+
+    @classmethod
+    def make(cls, spec: LayerSpec) -> Self:
+        return cls(spec.edge_types, spec.node_types, spec.hidden, spec.heads)  # type: ignore[call-arg]
 
     def values_of(self, node_type: str, h_ND: Tensor) -> Tensor:
         x_ND: Tensor = self.project[node_type](h_ND)
