@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from netgpt.graphstore.look import said_time
-from netgpt.graphstore.schema import Document, Field
+from netgpt.graphstore.schema import Document, Field, Newest
 
 if TYPE_CHECKING:
     from netgpt.graphstore.store import Graph
@@ -19,22 +21,38 @@ def documents(graph: Graph, document: Document, nodes: Iterable[int]) -> Iterato
     """(id, JSON text) of some nodes of the document's type, in their order.
 
     Of a document that no column holds, each field is the column of its name: texts, ids, categories and lists
-    of them as they are, whole numbers without a point, times as dates; what has no value is left out.
+    of them as they are, whole numbers without a point, times as dates; or what its newest neighbours have.
+    What has no value is left out.
     """
     ids = graph.node_names(document.node_type)
     if document.column:
         texts = graph.strings(document.node_type, document.column)
         yield from ((ids[v], texts[v]) for v in nodes)
         return
-    cells = [(field.name, _cell(graph, document.node_type, field)) for field in document.fields]
+    shown = _row(graph, document.node_type, document.fields)
     for v in nodes:
+        yield ids[v], json.dumps(shown(v), ensure_ascii=False)
+
+
+def _row(graph: Graph, node_type: str, fields: Iterable[Field]) -> Callable[[int], dict[str, Any]]:
+    """What a node shows, by the node's number: fields without a value are left out."""
+    cells = [(field.name, _cell(graph, node_type, field)) for field in fields]
+
+    def shown(v: int) -> dict[str, Any]:
         values = ((name, cell(v)) for name, cell in cells)
-        shown = {name: value for name, value in values if value not in (None, "", [])}
-        yield ids[v], json.dumps(shown, ensure_ascii=False)
+        return {name: value for name, value in values if value not in (None, "", [])}
+
+    return shown
 
 
 def _cell(graph: Graph, node_type: str, field: Field) -> Callable[[int], Any]:
     """What a node's field is, by the node's number; None, or empty, where it has no value."""
+    if field.newest is not None:
+        heads = newest_heads(graph, field.newest)
+        shown = _row(graph, graph.schema.holder(field.newest.edge_type[0]), field.newest.fields)
+        if len(field.newest.fields) > 1:
+            return lambda v: [one for head in heads(v) if (one := shown(head))]
+        return lambda v: [value for head in heads(v) for value in shown(head).values()]
     column = graph.schema.node_type(node_type).column_named(field.name)
     assert column is not None  # the schema's own check
     if column.kind == "category":
@@ -47,6 +65,44 @@ def _cell(graph: Graph, node_type: str, field: Field) -> Callable[[int], Any]:
     if column.kind == "time":
         return lambda v: said_time(float(values[v])).removesuffix(" 00:00:00")
     return lambda v: _number(values[v], column.unknown)
+
+
+def newest_heads(graph: Graph, newest: Newest) -> Callable[[int], list[int]]:
+    """The newest heads of a node, by the node's number: the newest first; of one moment the last in the row.
+
+    A head's time is its edge's, else its own. Where the node has a time too, heads count that are earlier.
+    Without times the last of the row are the newest.
+    """
+    relation, (src, _, dst) = graph.relation(newest.edge_type), newest.edge_type
+    own_times, head_times = graph.times.get(dst), graph.times.get(src)
+    is_group = graph.schema.relation_type(newest.edge_type).rule == "group"
+
+    def time_at(place: int) -> int:
+        if relation.time is not None:
+            return int(relation.time[place])
+        assert head_times is not None
+        return int(head_times[relation.indices[place]])
+
+    def in_order(v: int) -> list[int]:
+        """Of a row that is in the order of its times: as many are read as are wanted."""
+        first, last = int(relation.begin[v]), int(relation.end[v])
+        own = -1 if relation.rank is None else first + int(relation.rank[v])
+        if own_times is not None:
+            last = bisect_left(range(last), int(own_times[v]), lo=first, key=time_at)
+        places = islice((i for i in range(last - 1, first - 1, -1) if i != own), newest.num)
+        return [int(relation.indices[i]) for i in places]
+
+    def sorted_by_time(v: int) -> list[int]:
+        heads = relation.neighbors(v)
+        if head_times is not None:
+            times = np.asarray(head_times[heads])
+            if own_times is not None:
+                earlier = times < own_times[v]
+                heads, times = heads[earlier], times[earlier]
+            heads = heads[np.argsort(times, kind="stable")]
+        return [int(head) for head in heads[::-1][: newest.num]]
+
+    return in_order if is_group or relation.time is not None else sorted_by_time
 
 
 def _number(value: np.generic, unknown: float | None) -> int | float | None:

@@ -165,6 +165,21 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Newest:
+    """A field of a document that is a list: what the newest heads of a relation have, the newest first.
+
+    Where a node has a time, heads (or edges with times of their own) count that are earlier."""
+
+    edge_type: EdgeType
+    """It ends in the document's type."""
+    num: int
+    """At most so many."""
+    fields: tuple[Field, ...]
+    """Columns of the heads; of heads that are one for each row of another type, that type's. Of one the list
+    has the values alone."""
+
+
+@dataclass(frozen=True)
 class Field:
     """A key of a document."""
 
@@ -176,6 +191,8 @@ class Field:
     items: Items | None = None
     is_list: bool = False
     """Whether its column has JSON lists."""
+    newest: Newest | None = None
+    """Of what it is a list, where it is no column."""
 
 
 @dataclass(frozen=True)
@@ -261,9 +278,7 @@ class Schema:
     def to_dict(self) -> dict[str, Any]:
         raw = asdict(self)
         for document in raw["documents"]:
-            for field in document["fields"]:
-                if not field["is_list"]:  # as stores of before have it, to the byte
-                    del field["is_list"]
+            document["fields"] = [_field_dict(field) for field in document["fields"]]
         for node in raw["node_types"]:
             if not node["made_of"]:
                 del node["made_of"]
@@ -340,15 +355,34 @@ class Schema:
         for document in self.documents:
             columns = self.node_type(document.node_type).columns if document.node_type in names else ()
             if not document.column:
-                lost = {field.name for field in document.fields} - {c.name for c in columns}
-                for name in sorted(lost):
-                    yield f"a document of {document.node_type}.{name}, expected a column of that name"
+                yield from self._field_problems(document.node_type, document.fields)
             elif not any(c.name == document.column and c.kind == "text" for c in columns):
                 yield f"a document in {document.node_type}.{document.column}, expected a text column"
         if self.split is not None:
             column = self.node_type(self.target).column_named(self.split.column)
             if column is None or column.kind not in ("time", "number") or type(self.split.until) is not int:
                 yield f"a split by {self.split.column!r}, expected a number or time of the target"
+
+    def _field_problems(self, node_type: str, fields: tuple[Field, ...]) -> Iterator[str]:
+        columns = {
+            column.name for node in self.node_types if node.name == node_type for column in node.columns
+        }
+        for field in fields:
+            newest = field.newest
+            if newest is None:
+                if field.name not in columns:
+                    yield f"a document of {node_type}.{field.name}, expected a column of that name"
+            elif newest.edge_type not in self.edge_types or newest.edge_type[2] != node_type:
+                yield f"{field.name} of the heads of {newest.edge_type}, expected a relation to {node_type}"
+            elif newest.num < 1 or any(one.newest for one in newest.fields):
+                yield f"{field.name} of {newest.num} heads, or of heads of heads"
+            else:
+                yield from self._field_problems(self.holder(newest.edge_type[0]), newest.fields)
+
+    def holder(self, node_type: str) -> str:
+        """The type that has the columns: the other one, where there is a node for each of its rows."""
+        node = self.node_type(node_type)
+        return node.of if node.origin == "each" else node_type
 
     def _node_problems(self, node: NodeType) -> Iterator[str]:
         if node.encoding not in get_args(Encoding):
@@ -394,4 +428,16 @@ def _node_type(raw: Mapping[str, Any]) -> NodeType:
 def _field(raw: Mapping[str, Any]) -> Field:
     items = raw["items"]
     items = None if items is None else Items(**items)
-    return Field(raw["name"], raw["free"], raw["cut"], items, raw.get("is_list", False))
+    newest = raw.get("newest")
+    if newest is not None:
+        edge_type = (newest["edge_type"][0], newest["edge_type"][1], newest["edge_type"][2])
+        newest = Newest(edge_type, newest["num"], tuple(_field(one) for one in newest["fields"]))
+    return Field(raw["name"], raw["free"], raw["cut"], items, raw.get("is_list", False), newest)
+
+
+def _field_dict(field: dict[str, Any]) -> dict[str, Any]:
+    """Without what stores of before do not have, to the byte."""
+    made = {key: value for key, value in field.items() if key not in ("is_list", "newest") or value}
+    if newest := made.get("newest"):
+        made["newest"] = {**newest, "fields": [_field_dict(one) for one in newest["fields"]]}
+    return made

@@ -153,6 +153,21 @@ def export(
     say(f"{out}: written")
 
 
+def embeddings(
+    run_path: RunPath,
+    out: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
+    of: Annotated[
+        list[str] | None, typer.Option("--of", help="A node type; may come again. By default all.")
+    ] = None,
+) -> None:
+    """Write embeddings of node types as Parquet, by the data's own ids."""
+    from netgpt.cluster.embeddings import write_embeddings
+    from netgpt.cluster.pipeline.run import Run
+
+    made = write_embeddings(Run.open_(run_path), out, of or ())
+    say(f"{out}: {', '.join(f'{name}.parquet' for name in made)}")
+
+
 def recipes() -> None:
     """Names of the recipes that come with the program, and where each is."""
     from netgpt.cluster.config import config_names, recipe_file
@@ -165,5 +180,5 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
     for name, stage in commands().items():
         app.command(name, help=stage.help)(run)
-    for command in (evaluate, features, status, predict, export, recipes):
+    for command in (evaluate, features, status, predict, embeddings, export, recipes):
         app.command()(command)

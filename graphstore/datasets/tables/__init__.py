@@ -17,11 +17,10 @@ from netgpt.graphstore.datasets.described import has_tables, open_features
 from netgpt.graphstore.datasets.tables.describe import (
     ColumnDescription,
     TableDescription,
-    as_tables,
-    read_description,
 )
 from netgpt.graphstore.datasets.tables.join import Joined
 from netgpt.graphstore.datasets.tables.keys import Keys
+from netgpt.graphstore.datasets.tables.parse import as_tables, read_description
 from netgpt.graphstore.datasets.tables.python import write_hetero_data, write_networkx, write_tables
 from netgpt.graphstore.datasets.tables.relbench import is_database
 from netgpt.graphstore.datasets.tables.schema import (

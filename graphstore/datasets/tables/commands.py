@@ -16,7 +16,7 @@ def describe(
     """Print what a source of tables says as a description, in YAML: to be changed, and saved beside it."""
     import yaml
 
-    from netgpt.graphstore.datasets.tables.describe import as_tables, read_description
+    from netgpt.graphstore.datasets.tables.parse import as_tables, read_description
 
     read_description(source)
     print(yaml.safe_dump(as_tables(source), sort_keys=False, allow_unicode=True), end="")

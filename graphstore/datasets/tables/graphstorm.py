@@ -105,7 +105,7 @@ def _file(path: Path, place: str, one: Mapping[str, Any]) -> tuple[dict[str, Any
 
 
 def _types(path: Path, place: str, files: Any) -> dict[str, str]:
-    from netgpt.graphstore.datasets.tables.describe import files_of
+    from netgpt.graphstore.datasets.tables.parse import files_of
     from netgpt.graphstore.datasets.tables.read import guessed_kind
 
     first = files_of(path, f"{place}.files", files)[0]

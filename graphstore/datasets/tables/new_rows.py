@@ -31,8 +31,8 @@ from netgpt.graphstore.store import Store
 
 
 def kept(table: TableDescription) -> Json:
-    """A table's description as a store keeps it: without its files."""
-    return {name: value for name, value in asdict(table).items() if name not in ("paths", "joins")}
+    """A table's description as a store keeps it: without its files, and what its rows say of others."""
+    return {name: value for name, value in asdict(table).items() if name not in ("paths", "joins", "newest")}
 
 
 def _table(made: Json, data: Path) -> TableDescription:

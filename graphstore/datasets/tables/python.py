@@ -163,7 +163,7 @@ def _write(
     import pyarrow.parquet as pq
     import yaml
 
-    from netgpt.graphstore.datasets.tables.describe import read_description
+    from netgpt.graphstore.datasets.tables.parse import read_description
 
     refuse_existing(folder)
     about = {

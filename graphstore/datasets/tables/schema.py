@@ -19,6 +19,7 @@ from netgpt.graphstore.schema import (
     EdgeType,
     Encoding,
     Field,
+    Newest,
     NodeType,
     RelationType,
     Schema,
@@ -69,7 +70,7 @@ def with_columns(path: Path, table: TableDescription) -> TableDescription:
     document = table.document
     if document is None:
         document = tuple(name for name, kind in kinds.items() if kind in _TEXTS)
-    for name in document:
+    for name in (one for one in document if one not in table.newest):
         shown = kinds.get(name) in (*_TEXTS, *NUMBERS)
         require(path, shown, f"tables.{table.name}.document", name, "columns that are kept, and no vector")
     return replace(table, columns=columns, features=features, document=document)
@@ -124,7 +125,9 @@ def schema_of(description: Description) -> Schema:
         )
         for group in description.groups
     ]
-    documents = tuple(_document(table) for table in description.nodes if table.document)
+    documents = tuple(
+        _document(description, table, nodes, relations) for table in description.nodes if table.document
+    )
     return Schema(
         target=description.target,
         node_types=tuple(nodes),
@@ -133,20 +136,67 @@ def schema_of(description: Description) -> Schema:
     )
 
 
-def _document(table: TableDescription) -> Document:
-    """Of a table's columns as they are; of a long one the last texts are shortened first."""
-    kinds, names = {c.name: c.kind for c in table.columns or ()}, table.document or ()
-    texts = [name for name in reversed(names) if kinds[name] == "text"]
+def _document(
+    description: Description,
+    table: TableDescription,
+    nodes: Sequence[NodeType],
+    relations: Sequence[RelationType],
+) -> Document:
+    """Of a table's columns as they are, and of its neighbours; of a long one the last texts are shortened
+    first."""
+    own = iter(_fields(table, [name for name in table.document or () if name not in table.newest]))
     fields = (
-        Field(
-            name,
-            free=kinds[name] in ("text", "time"),
-            cut=texts.index(name) + 1 if name in texts else 0,
-            is_list=kinds[name] == "categories",
-        )
-        for name in names
+        _newest(description, table, name, nodes, relations) if name in table.newest else next(own)
+        for name in table.document or ()
     )
     return Document(table.name, "", tuple(fields))
+
+
+def _fields(table: TableDescription, names: Sequence[str]) -> list[Field]:
+    kinds = {c.name: c.kind for c in table.columns or ()}
+    texts = [name for name in reversed(names) if kinds.get(name) == "text"]
+    return [
+        Field(
+            name,
+            free=kinds.get(name, "text") in ("text", "time"),  # the key too
+            cut=texts.index(name) + 1 if name in texts else 0,
+            is_list=kinds.get(name) == "categories",
+        )
+        for name in names
+    ]
+
+
+def _newest(
+    description: Description,
+    table: TableDescription,
+    name: str,
+    nodes: Sequence[NodeType],
+    relations: Sequence[RelationType],
+) -> Field:
+    """A field of a table's document that is of its newest neighbours."""
+    wanted, place = table.newest[name], f"tables.{table.name}.document"
+    ending = [r.edge_type for r in relations if r.edge_type[2] == table.name]
+    found = [e for e in ending if wanted.of in (e[0], e[1], "/".join(e[:2]))]
+    there = ", ".join("/".join(e[:2]) for e in ending) or "none"
+    require(description.path, len(found) == 1, f"{place}.{name}.of", wanted.of, f"one of {there}")
+    (edge_type,) = found
+    heads = next(node for node in nodes if node.name == edge_type[0])
+    holder = description.tables.get(heads.of if heads.origin == "each" else heads.name)
+    known: tuple[str, ...] = (VALUE,)
+    shown = known
+    if holder is not None:
+        kept = [c.name for c in holder.columns or () if c.kind != "vector"]
+        known = tuple(filter(None, (holder.key, *kept)))
+        own = [one for one in holder.document or () if one not in holder.newest]
+        shown = (heads.made_of or heads.inputs) if heads.origin == "each" else tuple(own)
+    asked = shown if wanted.show is None else wanted.show
+    require(description.path, bool(asked), f"{place}.{name}.show", "none", f"some of {', '.join(known)}")
+    for column in asked:
+        fits = column in known
+        require(description.path, fits, f"{place}.{name}.show", column, f"one of {', '.join(known)}")
+    fields = _fields(holder, asked) if holder is not None else [Field(VALUE, free=True)]
+    newest = Newest(edge_type, wanted.num, tuple(replace(one, cut=0) for one in fields))
+    return Field(name, free=any(one.free for one in fields), newest=newest)
 
 
 def _node_type(table: TableDescription) -> NodeType:

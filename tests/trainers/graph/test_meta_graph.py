@@ -88,8 +88,9 @@ def model_of(graph: MemoryGraph, encoder: str, num_layers: int = 2, featureless:
     return model.eval()
 
 
-def dense(model: GraphModel, graph: MemoryGraph) -> Tensor:
-    """Brute force over all nodes of all types at once, each layer by its formula, in float64: [N, D]."""
+def dense(model: GraphModel, graph: MemoryGraph) -> dict[str, Tensor]:
+    """Brute force over all nodes of all types at once, each layer by its formula, in float64: [N, D] by type,
+    as the last layer that reads it has it, and of the target behind all layers."""
     state = {k: v.double() for k, v in model.state_dict().items()}
     h = {}
     for name in model.shape.node_types:
@@ -103,13 +104,15 @@ def dense(model: GraphModel, graph: MemoryGraph) -> Tensor:
         else:
             x = torch.from_numpy(graph.features(name).gather(np.arange(graph.num_nodes[name]))).double()
         h[name] = x @ state[f"project.{name}.weight"].T + state[f"project.{name}.bias"]
+    read = {}
     for index, part in enumerate(model.shape.layers):
+        read |= {name: h[name] for name in part.node_types}
         prefix = f"layers.{index}."
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         h = FORMULAS[model.shape.encoder](graph, part, weights, h)
         if index + 1 < model.shape.num_layers:
             h = {name: torch.relu(x) for name, x in h.items()}
-    return h["v"]
+    return read | {"v": h["v"]}
 
 
 Weights = dict[str, Tensor]
@@ -236,7 +239,7 @@ def test_exact_whole_and_sampled_states_equal_dense_float64(encoder: str, num_la
         graph = MemoryGraph(seed)
         model = model_of(graph, encoder, num_layers, featureless)
         tables = FeatureTables.of(graph, CPU, model.shape)
-        expected = dense(model, graph).numpy()
+        expected = dense(model, graph)["v"].numpy()
         scale = max(1.0, np.abs(expected).max())
         h, _ = embed(model, tables)
         np.testing.assert_allclose(h / scale, expected / scale, rtol=1e-5, atol=1e-5)
@@ -249,6 +252,24 @@ def test_exact_whole_and_sampled_states_equal_dense_float64(encoder: str, num_la
         np.testing.assert_allclose(whole.numpy() / scale, expected / scale, rtol=1e-5, atol=1e-5)
         if encoder != "han":  # weighs relations by a mean over the batch's nodes
             np.testing.assert_allclose(sampled.numpy() / scale, expected[seeds] / scale, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_states_of_all_types_equal_dense_float64(encoder: str, num_layers: int, tmp_path: Path) -> None:
+    for seed, featureless in ((0, "table"), (1, "degree")):
+        graph = MemoryGraph(seed)
+        model = model_of(graph, encoder, num_layers, featureless)
+        names = model.shape.node_types
+        inference = ExactInference(model, FeatureTables.of(graph, CPU, model.shape), tmp_path, keep=names)
+        h = inference.run()
+        np.testing.assert_array_equal(inference.states["v"].h, h)
+        assert set(inference.states) == set(names)
+        for name, states in dense(model, graph).items():
+            expected, num = states.numpy(), graph.num_nodes[name]
+            scale = max(1.0, np.abs(expected).max())
+            found = inference.states[name].of(slice(0, num)).numpy()
+            np.testing.assert_allclose(found / scale, expected / scale, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

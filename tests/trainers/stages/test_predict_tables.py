@@ -5,19 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from netgpt import graphstore
 from netgpt.cluster.config import load_config
+from netgpt.cluster.embeddings import write_embeddings
+from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.predict import predict
 from netgpt.graphstore import ExtendedGraph
 from netgpt.graphstore.dataset import BuildConfig
 from netgpt.graphstore.writer import build_config
 from netgpt.sampler import NeighborSampler
+from netgpt.trainers.graph.exact import cache_digests, open_cache
+from netgpt.trainers.graph.files import VECTORS
 from netgpt.trainers.graph.tables import FeatureTables
-from netgpt.trainers.graph.train import load_model
+from netgpt.trainers.graph.train import MODEL, load_model
 from netgpt.trainers.stages.base import StageJob
 from netgpt.trainers.stages.session import run_stage
 
@@ -109,6 +114,23 @@ def test_a_graph_model_predicts_new_rows(
         blocks = model.blocks(batch, torch.device("cpu"), degrees)
         expected = model(model.gather(batch, tables), blocks)[0].numpy()
     np.testing.assert_allclose(scores, expected[: len(scores)], rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_of_all_types_by_their_own_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path, "[stage1, embeddings, evaluation]", "sage", monkeypatch)
+    assert write_embeddings(run, tmp_path / "all") == ["film", "genre", "studio"]
+    found = {name: pq.read_table(tmp_path / "all" / f"{name}.parquet") for name in run.store.node_types}
+    for name, table in found.items():
+        assert table["id"].to_pylist() == list(run.store.node_ids(name))
+    h, _ = open_cache(
+        run.path / "embeddings" / VECTORS, cache_digests(run.path / "stage1" / MODEL, run.store)
+    )
+    np.testing.assert_allclose(np.stack(found["film"]["embedding"].to_numpy()), h, rtol=1e-5, atol=1e-6)
+    assert write_embeddings(run, tmp_path / "one", ["studio"]) == ["studio"]
+    assert pq.read_table(tmp_path / "one" / "studio.parquet").equals(found["studio"])
+    with pytest.raises(ClusterError, match=r"--of: found 'actor', expected .*: film, genre, studio"):
+        write_embeddings(run, tmp_path / "none", ["actor"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_language_model_predicts_new_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from netgpt.trainers.graph.exact.cache import (
     open_cache,
     write_cache,
     write_ids,
+    write_vectors,
 )
 from netgpt.trainers.graph.exact.inference import ExactInference, embed, exact_scores
 
@@ -23,4 +24,5 @@ __all__ = [
     "open_cache",
     "write_cache",
     "write_ids",
+    "write_vectors",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from netgpt.graphstore.arrays import ArrayWriter, map_array, write_array
 from netgpt.graphstore.files import atomic_file, file_digest, read_json
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.exact.inference import ExactInference, exact_scores
-from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS
+from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, States
 from netgpt.trainers.graph.model import GraphModel
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.progress import OnProgress
@@ -32,6 +33,26 @@ def write_ids(path: Path, store: Store) -> None:
     ids = store.id_column(target, np.arange(store.num_nodes[target]))
     with atomic_file(path) as temporary:
         pq.write_table(pa.table({"id": ids}), temporary)
+
+
+def write_vectors(path: Path, store: Store, node_type: str, states: States) -> None:
+    """Write a Parquet table of a type's states: `id` as `write_ids` has it, and `embedding`, a list of D
+    float32 numbers."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    num, width = store.num_nodes[node_type], states.h.shape[1]
+    with atomic_file(path) as temporary, ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for first in range(0, num, MAX_BLOCK_ROWS):
+            block = slice(first, min(first + MAX_BLOCK_ROWS, num))
+            ids = store.id_column(node_type, np.arange(block.start, block.stop))
+            values = pa.array(states.of(block).numpy().ravel())
+            vectors = pa.FixedSizeListArray.from_arrays(values, width)
+            table = pa.table({"id": ids, "embedding": vectors})
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema))
+            writer.write_table(table)
 
 
 def cache_digests(model_file: Path, store: Store) -> dict[str, str]:

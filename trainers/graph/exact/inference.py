@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from netgpt.trainers.graph.encoders import AttentionLayer, MeanLayer
 from netgpt.trainers.graph.exact.attention import attention_layer
 from netgpt.trainers.graph.exact.means import MeanLayers
-from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, Workspace
+from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, MAX_BLOCK_ROWS, States, Workspace
 from netgpt.trainers.graph.model import GraphModel, WholeGraph
 from netgpt.trainers.graph.tables import FeatureTables, WholeContents
 from netgpt.trainers.progress import OnProgress
@@ -39,10 +40,16 @@ class ExactInference:
         memory_bytes: int = DEFAULT_MEMORY,
         progress: OnProgress | None = None,
         mean_scores: list[list[float]] | None = None,
+        keep: Collection[str] = (),
     ) -> None:
+        """keep: types whose states stay, as the last layer that reads them has them."""
         self.model, self.tables = model, tables
         self.mean_scores = mean_scores
         """By layer the parts' of one type after the other; known after `run`, empty for layers of means."""
+        self.states: dict[str, States] = {}
+        """After `run` those of the types that are kept; of the target its embeddings."""
+        self._last_read = {name: i for i, part in enumerate(model.parts) for name in part.node_types}
+        self._keep = frozenset(keep)
         self.work = Workspace(model, tables, scratch, memory_bytes, progress)
 
     @property
@@ -66,7 +73,7 @@ class ExactInference:
         self.tables.graph.check_unchanged()  # reading a file that was cut off would end the process
         try:
             if self.tables.device.type == "cuda":
-                if self._fits_on_gpu():
+                if not self._keep and self._fits_on_gpu():
                     return WholeGraph(self.model, self.tables).run(self.model)[1].float().cpu().numpy()
                 self.work.model = copy.deepcopy(self.model).cpu()
             return self._run_in_blocks(self.work.model)
@@ -83,6 +90,9 @@ class ExactInference:
         states = self.work.inputs(by_node=isinstance(first, MeanLayer) and first.uses_degrees)
         for index in range(model.shape.num_layers):
             layer = model.layer(index)
+            for name in (n for n in model.parts[index].node_types if n in self._keep):
+                if self._last_read[name] == index:
+                    self.states[name] = self._before(name, index, states)
             if isinstance(layer, MeanLayer):
                 states = means.run(layer, index, states)
                 mean_scores.append([])
@@ -93,9 +103,19 @@ class ExactInference:
                 )
                 mean_scores.append(used)
         self.mean_scores = mean_scores
-        if model.target in states:
-            return states[model.target].h
-        return self.work.alone(model.target)  # no relation ends in it
+        # Where no relation ends in the target, its states are of its features alone
+        h = states[model.target].h if model.target in states else self.work.alone(model.target)
+        if model.target in self._keep:
+            self.states[model.target] = States(h, None)
+        return h
+
+    def _before(self, node_type: str, index: int, states: Mapping[str, States]) -> States:
+        """States of a type as a layer reads them."""
+        if node_type in states:
+            return states[node_type]
+        contents = WholeContents.of(self.tables, node_type)
+        into = self.work.array(len(contents.x))
+        return States(self.work.source_table(node_type, contents, index, lambda x: x, into), contents.row)
 
     def _fits_on_gpu(self) -> bool:
         """Whether the whole graph can be one batch: states, contents, and the longest cumulative sum."""

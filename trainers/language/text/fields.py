@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from netgpt.graphstore import Document, Graph
+from netgpt.graphstore.schema import Field
 from netgpt.trainers.errors import TrainerError, require
 
 
@@ -22,11 +23,25 @@ def document_of(graph: Graph, label: str = "") -> Document:
             f"{getattr(graph, 'path', 'graph')}: found no document of {target}, expected texts for "
             "prompts; a run without language stages: stages=[stage1,embeddings,evaluation]"
         )
-    told = not document.column and label in [field.name for field in document.fields]
+    told = not document.column and any(_tells(graph, field, label) for field in document.fields)
     require(
         not told, "task.label", label, f"a column that prompts do not show: name theirs in {target}.document"
     )
     return document
+
+
+def _tells(graph: Graph, field: Field, label: str) -> bool:
+    """Whether a field of the target's document tells the label: the node's own, by what it is linked or
+    grouped by, or that of another node of its type which may be later."""
+    if field.newest is None:
+        return field.name == label
+    target, edge_type = graph.schema.target, field.newest.edge_type
+    relation = graph.schema.relation_type(edge_type)
+    if label in (relation.link, relation.group_by, relation.column):
+        return True
+    earlier = target in graph.times and (edge_type[0] in graph.times or bool(relation.time))
+    is_own = graph.schema.holder(edge_type[0]) == target and not earlier
+    return is_own and label in [one.name for one in field.newest.fields]
 
 
 def hidden_fields(document: Document, names: Iterable[str], key: str) -> np.ndarray:

@@ -106,6 +106,7 @@ class PromptBuilder:
         self._items = next((field.name for field in document.fields if field.items), None)
         cuts = sorted((field for field in document.fields if field.cut), key=lambda field: field.cut)
         self._cuts = [field.name for field in cuts]
+        self._lists = [field.name for field in document.fields if field.newest]
         self.max_tokens, self.max_comments, self.seed = max_tokens, max_comments, seed
         self.with_graph = with_graph
         self.start_id, self.pad_id, self.end_id = (self._id(token) for token in GRAPH_TOKENS)
@@ -162,8 +163,8 @@ class PromptBuilder:
 
     def tokenize(self, records: Iterable[tuple[str, str]]) -> list[RecordTokens]:
         """Tokens of stored records, given as (id, JSON text). At most `max_comments` items each, drawn by
-        (seed, id) and kept in the record's order; then fewer items, then the ends of the texts that may be
-        cut go, until it fits `max_tokens`. TrainerError where the rest does not fit."""
+        (seed, id) and kept in the record's order; then fewer items, then the oldest neighbours and the ends
+        of texts that may be cut go, until it fits `max_tokens`. TrainerError where the rest does not fit."""
         records_tokens: list[RecordTokens] = []
         source = iter(records)
         while part := list(islice(source, AT_ONCE)):  # whole texts of few records at a time
@@ -206,6 +207,12 @@ class PromptBuilder:
         while self._size(pieces) > self._room and len(drawn):
             drawn = drawn[: len(drawn) * 3 // 4]
             self._keep_items(record, items, drawn)
+            pieces = self._plain(_pieces(record))
+        while self._size(pieces) > self._room and (lists := [n for n in self._lists if n in record]):
+            longest = max(lists, key=lambda name: len(record[name]))
+            record[longest] = record[longest][:-1]  # the oldest
+            if not record[longest]:
+                del record[longest]
             pieces = self._plain(_pieces(record))
         cut = 0
         for name in self._cuts:
