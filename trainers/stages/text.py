@@ -34,7 +34,7 @@ def has_choices(settings: Settings) -> bool:
 def require_choices(stage: Stage, settings: Settings) -> None:
     """TrainerError where the task's answers are no list that a response could say."""
     expected = (
-        "one whose answers are a list; its other stages run: "
+        "one whose answers are a list, as those of a regression with task.said; its other stages run: "
         "stages=[stage1,embeddings,base,tokens,stage3,evaluation]"
     )
     require(has_choices(settings), stage.name, f"the task {settings.task.name}", expected)

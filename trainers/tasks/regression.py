@@ -2,14 +2,17 @@
 
 nMSE is the mean squared error divided by the variance of the labels: 1 says nothing, 0 all. Spearman is the
 correlation of ranks, ties by their mean. All are on the transformed scale, as popularity is published. The
-loss is Smooth L1: its `beta` large for the mean, small for the median.
+loss is Smooth L1: its `beta` large for the mean, small for the median. A language model may say the number in
+words, of a list of them: then it is measured by the likeliest, by their mean, and by what it writes.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -34,17 +37,26 @@ if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
 
 TRANSFORMS = ("none", "log2", "log1p")
+MAX_SAID = 200
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionConfig(TaskConfig):
     transform: str = "none"
     """What is predicted and measured: none: the label; log2: its binary logarithm; log1p: ln(1 + label)."""
+    said: list[float] = field(default_factory=list)
+    """[first, last, step] of the numbers that a language model may answer with, on the transformed scale.
+    Without it no response says a number, and a head alone predicts one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         ok = self.transform in TRANSFORMS
         require(ok, "task.transform", self.transform, f"one of {', '.join(TRANSFORMS)}")
+        if self.said:
+            fits = len(self.said) == 3 and self.said[0] < self.said[1] and self.said[2] > 0
+            fits = fits and 1 <= _num_steps(*self.said) < MAX_SAID
+            require(fits, "task.said", self.said, f"[first, last, step] of 2 to {MAX_SAID} numbers")
 
 
 class Regression(Task):
@@ -57,6 +69,17 @@ class Regression(Task):
         Metric("spearman", "Spearman", "correlation of ranks", larger_is_better=True),
     )
     chooses = "mae"
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        assert isinstance(config, RegressionConfig)
+        self._values, self._said = np.empty(0), tuple[str, ...]()
+        if config.said:
+            first, last, step = config.said
+            numbers = [first + i * step for i in range(_num_steps(first, last, step) + 1)]
+            digits = max(_decimals(first), _decimals(step))
+            self._said = tuple(f"{one:.{digits}f}" for one in numbers)
+            self._values = np.array([float(one) for one in self._said])
 
     def truth(self, graph: Graph) -> np.ndarray:
         assert isinstance(self.config, RegressionConfig)
@@ -80,6 +103,30 @@ class Regression(Task):
         from torch.nn.functional import smooth_l1_loss
 
         return smooth_l1_loss(scores_n, truth_n, reduction="sum", beta=beta)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return self._said
+
+    @property
+    def choice_values(self) -> np.ndarray:
+        return self._values
+
+    def choice_of(self, truth: float) -> int:
+        """The nearest of the numbers that are said."""
+        return int(np.abs(self._values - truth).argmin())
+
+    def choices_said(self, values: np.ndarray) -> np.ndarray:
+        return np.array([-1 if np.isnan(v) else self.choice_of(v) for v in values.tolist()], np.int64)
+
+    def parse(self, text: str) -> int | None:
+        """The one number of a text, as the nearest that is said; None where it is none that rounds to one."""
+        numbers = _NUMBER.findall(text)
+        if len(numbers) != 1:
+            return None
+        nearest = self.choice_of(number := float(numbers[0]))
+        step = self._values[1] - self._values[0]
+        return nearest if abs(self._values[nearest] - number) <= step / 2 else None
 
     def measure(self, scores: np.ndarray, truth: np.ndarray) -> Measures:
         """An example whose score is NaN counts in none of the metrics but in `unparsed`. nmse is None where
@@ -121,6 +168,15 @@ class Regression(Task):
             name = f"mean of earlier ({edge_type[1]})"
             made[name] = Baseline(earlier_means(graph, edge_type, truth, train, test))
         return made
+
+
+def _num_steps(first: float, last: float, step: float) -> int:
+    return math.floor((last - first) / step + 1e-9)
+
+
+def _decimals(number: float) -> int:
+    """Digits behind the point of a number as it is written."""
+    return max(0, -int(Decimal(repr(number)).normalize().as_tuple().exponent))
 
 
 def told_by(graph: Graph, label: str) -> tuple[EdgeType, ...]:

@@ -171,6 +171,22 @@ def test_chances_go_through_graph_and_language(store: Store, tmp_path: Path, tas
     assert np.trace(confusion.counts) == right[test].sum() and np.sum(confusion.counts) == test.sum()
 
 
+def test_a_number_is_said_in_words(store: Store, tmp_path: Path) -> None:
+    """By the likeliest of a list, by their mean, and as text; beside a head's."""
+    more = [
+        *LANGUAGE,
+        "stages=[stage1,embeddings,base,tokens,stage2,stage3,evaluation]",
+        "task.said=[0,12,0.5]",
+    ]
+    settings = settings_with(tmp_path, *more, "stage2.epochs=1", "stage2.lr=0.003", "stage3.start=graph")
+    found = make_run(tmp_path / "run", store, settings, "mae")
+    assert set(found) >= {"stage1", "stage2", "stage2_mean", "stage2_generated", "stage3"}
+    table = pq.read_table(tmp_path / "run" / "evaluation" / "predictions.parquet").to_pandas()
+    grid = np.arange(0, 12.5, 0.5)
+    assert np.isin(table["stage2_score"], grid).all() and not np.isin(table["stage2_mean_score"], grid).any()
+    assert table["stage2_mean_score"].between(0, 12).all()
+
+
 def test_a_label_that_prompts_would_show_is_refused_before_a_stage_starts(
     store: Store, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -51,6 +52,50 @@ class TestRegression(TaskTests):
             "rmse": mse**0.5,
             "spearman": None if flat else float(np.corrcoef(a, b)[0, 1]),
         }
+
+
+class TestSaidNumbers(TestRegression):
+    """A regression whose numbers a language model says."""
+
+    bounded = False
+    task = Regression(
+        RegressionConfig(
+            name="regression",
+            label="label",
+            split=TASK.split,
+            said=[0, 9, 0.5],
+            words=WordsConfig(request="How high?", response="It is "),
+        )
+    )
+
+    @pytest.mark.parametrize(
+        "said", [[-2.0, 3.0, 0.25], [0.0, 20.0, 1.0], [1.5, 9.9, 0.7], [0.0, 1e-4, 1e-5]]
+    )
+    def test_a_number_is_said_as_the_nearest(self, said: list[float]) -> None:
+        task = Regression(RegressionConfig(name="regression", label="label", split=TASK.split, said=said))
+        first, last, step = (Fraction(repr(one)) for one in said)
+        grid = [first + i * step for i in range(int((last - first) / step) + 1)]
+        assert (
+            [Fraction(choice) for choice in task.choices]
+            == grid
+            == [Fraction(repr(v)) for v in task.choice_values.tolist()]
+        )
+        rng = np.random.default_rng(0)
+        for number in rng.uniform(said[0] - said[2], said[1] + said[2], 300).tolist():
+            distances = [abs(one - Fraction(number)) for one in grid]
+            nearest = distances.index(min(distances))
+            assert task.choice_of(number) == nearest
+            expected = nearest if min(distances) <= step / 2 else None
+            assert task.parse(f"about {number:.12f} or so") == expected
+        values = np.array([np.nan, said[0] - 1, said[1] + 1])
+        assert task.choices_said(values).tolist() == [-1, 0, len(grid) - 1]
+
+    @pytest.mark.parametrize(
+        "said", [[0.0], [1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0], [0.0, 1.0, 0.001]]
+    )
+    def test_lists_that_are_none_are_refused(self, said: list[float]) -> None:
+        with pytest.raises(TrainerError, match=r"task\.said: found .*, expected \[first, last, step\]"):
+            RegressionConfig(name="regression", label="label", split=TASK.split, said=said)
 
 
 class TestOrdinal(TaskTests):
