@@ -70,8 +70,8 @@ def _cell(graph: Graph, node_type: str, field: Field) -> Callable[[int], Any]:
 def newest_heads(graph: Graph, newest: Newest) -> Callable[[int], list[int]]:
     """The newest heads of a node, by the node's number: the newest first; of one moment the last in the row.
 
-    A head's time is its edge's, else its own. Where the node has a time too, heads count that are earlier.
-    Without times the last of the row are the newest.
+    The order is that of the edges' times, else of the heads'. Where the node has a time too, those count that
+    are earlier, edge and head. Without times the last of the row are the newest.
     """
     relation, (src, _, dst) = graph.relation(newest.edge_type), newest.edge_type
     own_times, head_times = graph.times.get(dst), graph.times.get(src)
@@ -83,14 +83,19 @@ def newest_heads(graph: Graph, newest: Newest) -> Callable[[int], list[int]]:
         assert head_times is not None
         return int(head_times[relation.indices[place]])
 
+    def head_is_earlier(place: int, v: int) -> bool:
+        if own_times is None or head_times is None:
+            return True
+        return bool(head_times[relation.indices[place]] < own_times[v])
+
     def in_order(v: int) -> list[int]:
-        """Of a row that is in the order of its times: as many are read as are wanted."""
+        """Of a row that is in the order of its times: few more are read than are wanted."""
         first, last = int(relation.begin[v]), int(relation.end[v])
         own = -1 if relation.rank is None else first + int(relation.rank[v])
         if own_times is not None:
             last = bisect_left(range(last), int(own_times[v]), lo=first, key=time_at)
-        places = islice((i for i in range(last - 1, first - 1, -1) if i != own), newest.num)
-        return [int(relation.indices[i]) for i in places]
+        places = (i for i in range(last - 1, first - 1, -1) if i != own and head_is_earlier(i, v))
+        return [int(relation.indices[i]) for i in islice(places, newest.num)]
 
     def sorted_by_time(v: int) -> list[int]:
         heads = relation.neighbors(v)

@@ -168,7 +168,7 @@ class Items:
 class Newest:
     """A field of a document that is a list: what the newest heads of a relation have, the newest first.
 
-    Where a node has a time, heads (or edges with times of their own) count that are earlier."""
+    Where a node has a time, those heads count that are earlier, and whose edges are; without times all do."""
 
     edge_type: EdgeType
     """It ends in the document's type."""
@@ -378,6 +378,18 @@ class Schema:
                 yield f"{field.name} of {newest.num} heads, or of heads of heads"
             else:
                 yield from self._field_problems(self.holder(newest.edge_type[0]), newest.fields)
+
+    def tells(self, relation: RelationType, column: str) -> bool:
+        """Whether a relation that ends in the target follows from a column of the target's own rows: then it
+        tells that column of the nodes themselves."""
+        src, name, tail = relation.edge_type
+        rows = src if name == relation.link else tail  # whose column the link is
+        by_link = relation.link == column and rows == self.target
+        by_group = relation.rule == "group" and column in (
+            relation.group_by,
+            self.node_type(self.target).time,
+        )
+        return tail == self.target and (by_link or by_group or bool(column and relation.column == column))
 
     def holder(self, node_type: str) -> str:
         """The type that has the columns: the other one, where there is a node for each of its rows."""

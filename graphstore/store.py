@@ -100,8 +100,11 @@ class Graph:
         return self.strings(node_type, self.known_column(node_type, named[0] if named else "id", "id").name)
 
     def node_names(self, node_type: str) -> Sequence[str]:
-        """What a type's nodes are called: their ids, and of a type without ids `RowNumbers`: N strings."""
+        """What a type's nodes are called: their ids, of a type with one for each node of another that one's,
+        and of a type without ids `RowNumbers`: N strings."""
         node = next((n for n in self.schema.node_types if n.name == node_type), None)
+        if node is not None and node.origin == "each":
+            return self.node_names(node.of)
         if node is None or node.origin == "values" or any(c.kind == "id" for c in node.columns):
             return self.node_ids(node_type)
         return RowNumbers(self.num_nodes[node_type])

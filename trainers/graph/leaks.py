@@ -35,11 +35,7 @@ def check_label_is_hidden(schema: Schema, label: str, num_layers: int, without: 
     }
     relations = [r for r in schema.relations if r.edge_type not in without.relations]
     for relation in relations:
-        src, name, tail = relation.edge_type
-        rows = src if name == relation.link else tail  # whose column the link is
-        by_link = relation.link == label and rows == target.name
-        by_group = relation.rule == "group" and label in (relation.group_by, target.time)
-        if tail == target.name and (by_link or by_group or (relation.column and relation.column == label)):
+        if schema.tells(relation, label):
             raise TrainerError(
                 f"task.label: found {label!r}, by which {edge_name(relation.edge_type)} tells it of the "
                 "examples themselves; expected no relation by it that ends in them"

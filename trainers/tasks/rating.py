@@ -1,7 +1,8 @@
 """Rating: a level from 0 up to a largest one, predicted as a score that may lie between levels.
 
 ACC is of the rounded score, MSE and MAE of the clipped, unrounded one ("Short-video Propagation Influence
-Rating", section 5). The graph model's head is largest · sigmoid; the loss is Smooth L1.
+Rating", section 5). The graph model's head is largest · sigmoid; the loss is Smooth L1. Of the head
+`ordinal`, chances of levels, it is two proper scores.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from netgpt.trainers.tasks.baselines import Baseline, Measures, constants, looku
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
 
+LOG_SHARE = 0.1
+"""Weight of the logarithmic score beside the ranked probability score in the loss of `ordinal`."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 
 
@@ -79,7 +82,7 @@ class Rating(Task):
         from torch.nn.functional import smooth_l1_loss
 
         if scores_n.ndim == 2:
-            return _cumulative_loss(scores_n, truth_n)
+            return _ordinal_loss(scores_n, truth_n)
         return smooth_l1_loss(scores_n, truth_n, reduction="sum", beta=beta)
 
     @property
@@ -163,9 +166,11 @@ class Rating(Task):
         return made
 
 
-def _cumulative_loss(scores_nK: Tensor, truth_n: Tensor) -> Tensor:
-    """Cross-entropy of "the level is at most k" for every k but the last, summed: a chance that lies far from
-    the label costs more than one that lies near. A proper scoring rule, as each of its parts is."""
+def _ordinal_loss(scores_nK: Tensor, truth_n: Tensor) -> Tensor:
+    """The ranked probability score (Epstein, J. Appl. Meteorol. 8, 1969), and `LOG_SHARE` of the logarithmic
+    one, of "the level is at most k" for every k but the last: a chance that lies far from the label costs
+    more than one that lies near. Proper, as each of its parts is. The first is bounded, so that examples of
+    mere chance do not rule a small training set; the second still pulls where a model is sure and wrong."""
     import torch
 
     scores_nK = scores_nK.float()
@@ -176,4 +181,7 @@ def _cumulative_loss(scores_nK: Tensor, truth_n: Tensor) -> Tensor:
     all_n1 = scores_nK.logsumexp(1, keepdim=True)
     below_nk = parts_nkK.masked_fill(is_above_kK, -torch.inf).logsumexp(2) - all_n1
     above_nk = parts_nkK.masked_fill(~is_above_kK, -torch.inf).logsumexp(2) - all_n1
-    return -torch.where(truth_n[:, None] <= levels_K[:-1], below_nk, above_nk).sum()
+    is_below_nk = truth_n[:, None] <= levels_K[:-1]
+    right_nk = torch.where(is_below_nk, below_nk, above_nk)
+    wrong_nk = torch.where(is_below_nk, above_nk, below_nk)
+    return (2 * wrong_nk).exp().sum() - LOG_SHARE * right_nk.sum()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # settings are read without torch
 
 TRANSFORMS = ("none", "log2", "log1p")
 MAX_SAID = 200
+"""A language model is asked how likely each is, of every example."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -54,9 +55,12 @@ class RegressionConfig(TaskConfig):
         ok = self.transform in TRANSFORMS
         require(ok, "task.transform", self.transform, f"one of {', '.join(TRANSFORMS)}")
         if self.said:
-            fits = len(self.said) == 3 and self.said[0] < self.said[1] and self.said[2] > 0
-            fits = fits and 1 <= _num_steps(*self.said) < MAX_SAID
+            fits = len(self.said) == 3 and all(map(math.isfinite, self.said)) and self.said[2] > 0
+            fits = fits and 1 <= (self.said[1] - self.said[0]) / self.said[2] + 1e-9 < MAX_SAID
             require(fits, "task.said", self.said, f"[first, last, step] of 2 to {MAX_SAID} numbers")
+            words = self.words.response
+            no_number = "words without a number, as the answer is one"
+            require(not _NUMBER.search(words), "task.words.response", words, no_number)
 
 
 class Regression(Task):
@@ -76,8 +80,11 @@ class Regression(Task):
         self._values, self._said = np.empty(0), tuple[str, ...]()
         if config.said:
             first, last, step = config.said
-            numbers = [first + i * step for i in range(_num_steps(first, last, step) + 1)]
-            digits = max(_decimals(first), _decimals(step))
+            start, size = Decimal(repr(first)), Decimal(repr(step))
+            numbers = [start + i * size for i in range(math.floor((last - first) / step + 1e-9) + 1)]
+            digits = max(
+                0, -int(size.normalize().as_tuple().exponent), -int(start.normalize().as_tuple().exponent)
+            )
             self._said = tuple(f"{one:.{digits}f}" for one in numbers)
             self._values = np.array([float(one) for one in self._said])
 
@@ -168,15 +175,6 @@ class Regression(Task):
             name = f"mean of earlier ({edge_type[1]})"
             made[name] = Baseline(earlier_means(graph, edge_type, truth, train, test))
         return made
-
-
-def _num_steps(first: float, last: float, step: float) -> int:
-    return math.floor((last - first) / step + 1e-9)
-
-
-def _decimals(number: float) -> int:
-    """Digits behind the point of a number as it is written."""
-    return max(0, -int(Decimal(repr(number)).normalize().as_tuple().exponent))
 
 
 def told_by(graph: Graph, label: str) -> tuple[EdgeType, ...]:

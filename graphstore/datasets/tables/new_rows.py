@@ -31,8 +31,10 @@ from netgpt.graphstore.store import Store
 
 
 def kept(table: TableDescription) -> Json:
-    """A table's description as a store keeps it: without its files, and what its rows say of others."""
-    return {name: value for name, value in asdict(table).items() if name not in ("paths", "joins", "newest")}
+    """A table's description as a store keeps it: without its files and the neighbours of its document."""
+    shown = table.document and tuple(name for name in table.document if name not in table.newest)
+    made = asdict(replace(table, document=shown))
+    return {name: value for name, value in made.items() if name not in ("paths", "joins", "newest")}
 
 
 def _table(made: Json, data: Path) -> TableDescription:

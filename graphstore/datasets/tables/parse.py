@@ -113,7 +113,7 @@ def _table(path: Path, name: str, raw: Any, joined_at: str = "") -> TableDescrip
     fits = isinstance(reverse, bool) or reverse == "only"
     require(path, fits, f"{place}.reverse", reverse, "true, false or only")
     features = _names(path, f"{place}.features", raw.get("features"))
-    document, newest = _document(path, f"{place}.document", raw.get("document"))
+    document, newest = _document(path, name, raw.get("document"))
     links = raw.get("links") or {}
     linked = isinstance(links, dict) and all(isinstance(to, str) for to in links.values())
     require(path, linked, f"{place}.links", links, "a type's name by each column")
@@ -155,9 +155,10 @@ def _names(path: Path, place: str, raw: Any) -> tuple[str, ...] | None:
 
 
 def _document(
-    path: Path, place: str, raw: Any
+    path: Path, table: str, raw: Any
 ) -> tuple[tuple[str, ...] | None, dict[str, NewestDescription]]:
     """The names of what prompts show, and those that are of neighbours."""
+    place = f"tables.{table}.document"
     if raw is None:
         return None, {}
     require(path, isinstance(raw, list), place, raw, "a list of columns")
@@ -174,7 +175,7 @@ def _document(
         require(path, isinstance(of, str) and bool(of), f"{at}.of", of, "a relation to the table's rows")
         show = _names(path, f"{at}.show", one.get("show"))
         require(path, show is None or bool(show), f"{at}.show", [], "columns of the neighbours")
-        name = one.get("name", of.split("/")[0])
+        name = one.get("name", of.removeprefix(f"{table}/").split("/")[0])
         require(path, isinstance(name, str) and bool(name), f"{at}.name", name, "what prompts call it")
         names.append(name)
         newest[name] = NewestDescription(of, num, show)

@@ -69,7 +69,7 @@ class TestSaidNumbers(TestRegression):
     )
 
     @pytest.mark.parametrize(
-        "said", [[-2.0, 3.0, 0.25], [0.0, 20.0, 1.0], [1.5, 9.9, 0.7], [0.0, 1e-4, 1e-5]]
+        "said", [[-2.0, 3.0, 0.25], [0.0, 20.0, 1.0], [1.5, 9.9, 0.7], [0.0, 1e-4, 1e-5], [-0.9, 0.9, 0.3]]
     )
     def test_a_number_is_said_as_the_nearest(self, said: list[float]) -> None:
         task = Regression(RegressionConfig(name="regression", label="label", split=TASK.split, said=said))
@@ -91,11 +91,30 @@ class TestSaidNumbers(TestRegression):
         assert task.choices_said(values).tolist() == [-1, 0, len(grid) - 1]
 
     @pytest.mark.parametrize(
-        "said", [[0.0], [1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0], [0.0, 1.0, 0.001]]
+        "said",
+        [
+            [0.0],
+            [1.0, 0.0, 0.5],
+            [0.0, 1.0, 0.0],
+            [0.0, 1.0, 3.0],
+            [0.0, 1.0, 0.001],
+            [0.0, 1.0, 1e-320],
+            [0.0, math.inf, 1.0],
+            [-math.inf, 0.0, math.inf],
+        ],
     )
     def test_lists_that_are_none_are_refused(self, said: list[float]) -> None:
         with pytest.raises(TrainerError, match=r"task\.said: found .*, expected \[first, last, step\]"):
             RegressionConfig(name="regression", label="label", split=TASK.split, said=said)
+
+    def test_words_with_a_number_are_refused(self) -> None:
+        """No text could be read: its one number is not the answer alone."""
+        words = WordsConfig(request="How high is log2?", response="Its log2 is ")
+        with pytest.raises(
+            TrainerError, match=r"task\.words\.response: found 'Its log2 is ', expected words"
+        ):
+            RegressionConfig(name="regression", label="label", split=TASK.split, said=[0, 9, 1], words=words)
+        RegressionConfig(name="regression", label="label", split=TASK.split, words=words)
 
 
 class TestOrdinal(TaskTests):
@@ -117,14 +136,15 @@ class TestOrdinal(TaskTests):
         num = len(truth)
         return {"acc": right / num, "mse": squares / num, "mae": distances / num}
 
-    def test_its_loss_is_the_cross_entropy_of_each_bound(self) -> None:
+    def test_its_loss_is_two_proper_scores_of_each_bound(self) -> None:
         scores = self.some_scores(40)
         truth = np.random.default_rng(0).integers(0, 10, 40)
         expected = 0.0
         for row, t in zip(scores, truth, strict=True):
             chances = np.exp(row) / np.exp(row).sum()
             for k in range(9):
-                expected -= math.log(chances[: k + 1].sum() if t <= k else chances[k + 1 :].sum())
+                right = chances[: k + 1].sum() if t <= k else chances[k + 1 :].sum()
+                expected += (1 - right) ** 2 - 0.1 * math.log(right)
         found = self.task.loss(torch.from_numpy(scores), torch.from_numpy(truth), 1.0)
         assert found.item() == pytest.approx(expected, rel=1e-5)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +41,17 @@ def write_vectors(path: Path, store: Store, node_type: str, states: States) -> N
     import pyarrow.parquet as pq
 
     num, width = store.num_nodes[node_type], states.h.shape[1]
-    with atomic_file(path) as temporary, ExitStack() as stack:
-        writer: pq.ParquetWriter | None = None
+    is_numbered = isinstance(store.id_column(node_type, np.arange(0)), np.ndarray)
+    schema = pa.schema(
+        [("id", pa.int64() if is_numbered else pa.string()), ("embedding", pa.list_(pa.float32(), width))]
+    )
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for first in range(0, num, MAX_BLOCK_ROWS):
             block = slice(first, min(first + MAX_BLOCK_ROWS, num))
             ids = store.id_column(node_type, np.arange(block.start, block.stop))
             values = pa.array(states.of(block).numpy().ravel())
             vectors = pa.FixedSizeListArray.from_arrays(values, width)
-            table = pa.table({"id": ids, "embedding": vectors})
-            if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema))
-            writer.write_table(table)
+            writer.write_table(pa.table([ids, vectors], schema=schema))
 
 
 def cache_digests(model_file: Path, store: Store) -> dict[str, str]:

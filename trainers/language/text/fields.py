@@ -23,7 +23,7 @@ def document_of(graph: Graph, label: str = "") -> Document:
             f"{getattr(graph, 'path', 'graph')}: found no document of {target}, expected texts for "
             "prompts; a run without language stages: stages=[stage1,embeddings,evaluation]"
         )
-    told = not document.column and any(_tells(graph, field, label) for field in document.fields)
+    told = label and not document.column and any(_tells(graph, field, label) for field in document.fields)
     require(
         not told, "task.label", label, f"a column that prompts do not show: name theirs in {target}.document"
     )
@@ -35,12 +35,11 @@ def _tells(graph: Graph, field: Field, label: str) -> bool:
     grouped by, or that of another node of its type which may be later."""
     if field.newest is None:
         return field.name == label
-    target, edge_type = graph.schema.target, field.newest.edge_type
-    relation = graph.schema.relation_type(edge_type)
-    if label in (relation.link, relation.group_by, relation.column):
+    target, heads = graph.schema.target, field.newest.edge_type[0]
+    if graph.schema.tells(graph.schema.relation_type(field.newest.edge_type), label):
         return True
-    earlier = target in graph.times and (edge_type[0] in graph.times or bool(relation.time))
-    is_own = graph.schema.holder(edge_type[0]) == target and not earlier
+    are_earlier = target in graph.times and heads in graph.times
+    is_own = graph.schema.holder(heads) == target and not are_earlier
     return is_own and label in [one.name for one in field.newest.fields]
 
 

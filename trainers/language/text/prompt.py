@@ -9,6 +9,7 @@ A record's own text is never read as special tokens.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,7 +48,7 @@ class RecordTokens:
     """[p] int8: position in the document."""
     num_items: int = 0
     dropped_items: bool = False
-    """Whether fewer than were drawn are in it, for its length."""
+    """Whether fewer than were drawn, or fewer neighbours, are in it, for its length."""
     cut_characters: int = 0
     """Characters that texts lost, where even no items were too long."""
 
@@ -208,11 +209,16 @@ class PromptBuilder:
             drawn = drawn[: len(drawn) * 3 // 4]
             self._keep_items(record, items, drawn)
             pieces = self._plain(_pieces(record))
-        while self._size(pieces) > self._room and (lists := [n for n in self._lists if n in record]):
-            longest = max(lists, key=lambda name: len(record[name]))
-            record[longest] = record[longest][:-1]  # the oldest
-            if not record[longest]:
-                del record[longest]
+        lists = {name: list(record[name]) for name in self._lists if name in record}
+        num_dropped = 0
+        if lists and self._size(pieces) > self._room:
+            order = _longest_first({name: len(one) for name, one in lists.items()})
+
+            def fits(num: int) -> bool:
+                return self._size(self._plain(_pieces(_shortened(record, lists, order[:num])))) <= self._room
+
+            num_dropped = bisect_left(range(len(order)), True, key=fits)
+            record = _shortened(record, lists, order[:num_dropped])
             pieces = self._plain(_pieces(record))
         cut = 0
         for name in self._cuts:
@@ -231,7 +237,8 @@ class PromptBuilder:
             pieces = self._plain(_pieces(record))
         if self._size(pieces) > self._room:
             size = self._size(pieces) + self.max_tokens - self._room
-            without = ", ".join([*([self._items] if self._items else []), *self._cuts]) or "anything"
+            left_out = [*([self._items] if self._items else []), *self._lists, *self._cuts]
+            without = ", ".join(left_out) or "anything"
             raise TrainerError(
                 f"record {record_id!r}: found {size} tokens without {without}, expected at most "
                 f"language.max_tokens ({self.max_tokens}); raise it"
@@ -241,7 +248,7 @@ class PromptBuilder:
             np.cumsum([len(p) for p in pieces], dtype=np.int64),
             np.array([self._place[name] for name in record], np.int8),
             len(drawn),
-            len(drawn) < num_drawn,
+            len(drawn) < num_drawn or num_dropped > 0,
             cut,
         )
 
@@ -299,6 +306,22 @@ def _pieces(record: dict[str, Any]) -> list[str]:
         f" {json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
         for name, value in record.items()
     ]
+
+
+def _longest_first(lengths: dict[str, int]) -> list[str]:
+    """Whose last entry goes, one after the other: each time that of the longest list."""
+    left, order = dict(lengths), []
+    for _ in range(sum(lengths.values())):
+        name = max(left, key=lambda one: left[one])
+        left[name] -= 1
+        order.append(name)
+    return order
+
+
+def _shortened(record: dict[str, Any], lists: dict[str, list[Any]], dropped: Sequence[str]) -> dict[str, Any]:
+    """A record without the last entries of lists, as often as each is named; an empty one is left out."""
+    kept = {name: one[: len(one) - dropped.count(name)] for name, one in lists.items()}
+    return {name: kept.get(name, value) for name, value in record.items() if kept.get(name, True)}
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

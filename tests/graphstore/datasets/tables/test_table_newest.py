@@ -30,6 +30,7 @@ DOCUMENT: list[Any] = [
     {"newest": 2, "of": "poster/film"},
     "minutes",
     {"newest": 2, "of": "same_studio", "show": ["film"]},
+    {"newest": 3, "of": "film/with", "show": ["film", "views"]},
     {"newest": 4, "of": "earlier"},
 ]
 TABLES: dict[str, Any] = {
@@ -56,6 +57,7 @@ TABLES: dict[str, Any] = {
         "links": {"film": "film"},
     },
     "seen": {"path": "seen.csv", "time": "at", "columns": {}, "links": {"user": "user", "film": "film"}},
+    "with": {"path": "with.csv", "time": "at", "columns": {}, "links": {"film": "film", "next": "film"}},
 }
 GROUPS = [
     {"name": "same_studio", "of": "film", "group": "studio"},
@@ -73,6 +75,8 @@ class Films:
         self.reviews = self._made(rng, 90, num)
         self.seen = self._made(rng, 120, num)
         self.posters = rng.integers(0, num, 50)
+        self.beside = np.concatenate([self._made(rng, 80, num), rng.integers(0, num, (80, 1))], 1)
+        """A film, when they were shown together, and the next film: which may come out later."""
 
     @staticmethod
     def _made(rng: np.random.Generator, num: int, num_films: int) -> np.ndarray:
@@ -93,6 +97,7 @@ class Films:
                 ["film,at,text,stars", *(f"f{f},{at},text {i},{i}" for i, (f, at) in enumerate(self.reviews))]
             ),
             "posters": "\n".join(["film,words", *(f"f{f},words {i}" for i, f in enumerate(self.posters))]),
+            "with": "\n".join(["film,at,next", *(f"f{f},{at},f{g}" for f, at, g in self.beside)]),
             "seen": "\n".join(
                 ["user,film,at", *(f"u{i % 7},f{f},{at}" for i, (f, at) in enumerate(self.seen))]
             ),
@@ -108,6 +113,9 @@ class Films:
         earlier = [(at, i, shown) for i, (at, shown) in enumerate(heads) if at < self.out[film]]
         return [shown for *_, shown in sorted(earlier, key=lambda one: one[:2], reverse=True)[:num]]
 
+    def shown_with(self, film: int) -> list[tuple[int, int]]:
+        return [(at, f) for f, at in sorted((int(f), int(at)) for f, at, g in self.beside if g == film)]
+
     def document(self, film: int) -> dict[str, Any]:
         reviews = [
             (at, {"text": f"text {i}", "stars": i}) for i, (f, at) in enumerate(self.reviews) if f == film
@@ -122,6 +130,11 @@ class Films:
             "poster": [f"words {i}" for i, f in enumerate(self.posters) if f == film][::-1][:2],
             "minutes": film + 60,
             "same_studio": self.newest(film, [(self.out[i], f"f{i}") for i in same], 2),
+            "with": [
+                {"film": f"f{f}", "views": int(self.views[f])}
+                for f in self.newest(film, self.shown_with(film), 80)
+                if self.out[f] < self.out[film]
+            ][:3],
             "earlier": self.newest(film, [(self.out[i], int(self.views[i])) for i in same], 4),
         }
         return {name: value for name, value in shown.items() if value != []}
@@ -145,22 +158,30 @@ def test_documents_show_the_newest_earlier_neighbours(
     expected = [films.document(i) for i in range(30)]
     assert shown == expected and [list(one) for one in shown] == [list(one) for one in expected]
     assert Schema.from_dict(json.loads(json.dumps(store.schema.to_dict()))) == store.schema
-    assert free_fields(document).tolist() == [True, True, True, True, False, True, False]
+    assert free_fields(document).tolist() == [True, True, True, True, False, True, True, False]
 
 
 def test_new_rows_show_what_a_store_of_all_would(tmp_path: Path) -> None:
     """Neighbours by group; a store has no rows of other tables that link to later ones."""
     films, (whole, part) = Films(1), (tmp_path / "whole", tmp_path / "part")
-    own = {"film": {**TABLES["film"], "document": ["title", *DOCUMENT[-2:]]}}
+    told = {**DOCUMENT[-1], "name": "views"}  # of the label's name: which new rows do not have
+    own = {"film": {**TABLES["film"], "document": ["title", DOCUMENT[-3], told]}}
     for folder, last in ((whole, 30), (part, 20)):
         folder.mkdir()
         films.write(folder, own, last)
     store, new = built(part / "graph.yaml"), tmp_path / "new.csv"
-    new.write_text(films.films(20, 30))
+    lines = [line.split(",") for line in films.films(20, 30).splitlines()]
+    new.write_text("\n".join(",".join([*line[:3], *line[4:]]) for line in lines))  # without views
     graph = ExtendedGraph(store, store.dataset.open_new(store, new, build_config(store)))
-    found = list(documents(graph, document_of(store), range(20, 30)))
+    found = list(documents(graph, document_of(store, "views"), range(20, 30)))
     all_rows = built(whole / "graph.yaml")
-    assert found == list(documents(all_rows, document_of(all_rows), range(20, 30)))
+    of_all = documents(all_rows, document_of(all_rows), range(20, 30))
+    for film, (one, other) in enumerate(zip(found, of_all, strict=True), 20):
+        shown, expected = json.loads(one[1]), json.loads(other[1])
+        same = np.flatnonzero(films.studio == films.studio[film]).tolist()
+        newest = films.newest(film, [(films.out[i], i) for i in same], 4)
+        known = [int(films.views[i]) for i in newest if i < 20]  # nobody said it of the new ones
+        assert shown == {name: value for name, value in (expected | {"views": known}).items() if value != []}
     assert any("same_studio" in text for _, text in found)
 
 
