@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from netgpt.cluster.stores import say_skipped
 from netgpt.graphstore import ExtendedGraph, ReadReport
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.documents import documents
+from netgpt.graphstore.files import atomic_file
 from netgpt.graphstore.store import RowNumbers
 from netgpt.graphstore.writer import build_config
 from netgpt.trainers.graph.exact import cache_digests, cached_mean_scores, embed
@@ -37,6 +38,26 @@ class Prediction:
 
     def to_json(self) -> str:
         return json.dumps({"id": self.id, **self.answer}, ensure_ascii=False)
+
+    def to_row(self) -> dict[str, Any]:
+        """Of one depth: chances by class are `chance_CLASS` each."""
+        row: dict[str, Any] = {"id": self.id}
+        for name, value in self.answer.items():
+            some = value.items() if isinstance(value, dict) else ()
+            row |= {f"{name.removesuffix('s')}_{one}": number for one, number in some} or {name: value}
+        return row
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write JSON lines; or, where the name ends in .parquet, a table with a column for each thing said."""
+    with atomic_file(path) as temporary:
+        if path.suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            pq.write_table(pa.Table.from_pylist([one.to_row() for one in predictions]), temporary)
+        else:
+            temporary.write_text("".join(f"{one.to_json()}\n" for one in predictions), encoding="utf-8")
 
 
 def predict(

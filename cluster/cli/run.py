@@ -119,7 +119,9 @@ def status(
 def predict(
     run_path: RunPath,
     data: Annotated[Path, typer.Option("--data", help="New rows of the data set; the label may be absent.")],
-    out: Annotated[Path | None, typer.Option("--out", help="JSON lines (default standard output).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSON lines, or a table F.parquet (default standard output).")
+    ] = None,
     text: Text = None,
     video: Video = None,
     videos: Videos = None,
@@ -127,18 +129,14 @@ def predict(
     """Predict for new rows with a finished run."""
     from netgpt.cluster.pipeline.run import Run
     from netgpt.cluster.predict import predict as predictions
-    from netgpt.graphstore.files import atomic_file
+    from netgpt.cluster.predict import write_predictions
 
-    lines = [
-        prediction.to_json() + "\n"
-        for prediction in predictions(Run.open_(run_path), data, text=text, video=video, videos=videos)
-    ]
+    made = list(predictions(Run.open_(run_path), data, text=text, video=video, videos=videos))
     if out is None:
-        sys.stdout.writelines(lines)
+        sys.stdout.writelines(prediction.to_json() + "\n" for prediction in made)
     else:
-        with atomic_file(out) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
-        say(f"{out}: {len(lines)} predictions")
+        write_predictions(out, made)
+        say(f"{out}: {len(made)} predictions")
 
 
 def export(

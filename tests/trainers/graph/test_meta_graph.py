@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +19,8 @@ from netgpt.graphstore.features import Features
 from netgpt.graphstore.schema import NodeType, RelationType, Schema
 from netgpt.sampler import NeighborSampler
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.graph.exact import ExactInference, attention, embed, workspace
+from netgpt.trainers.graph.exact import ExactInference, attention, embed, workspace, write_vectors
+from netgpt.trainers.graph.exact.workspace import States as NodeStates
 from netgpt.trainers.graph.model import Degrees, GraphModel, WholeGraph
 from netgpt.trainers.graph.shape import LayerPart, ModelShape
 from netgpt.trainers.graph.tables import FeatureTables
@@ -270,6 +274,13 @@ def test_states_of_all_types_equal_dense_float64(encoder: str, num_layers: int, 
             scale = max(1.0, np.abs(expected).max())
             found = inference.states[name].of(slice(0, num)).numpy()
             np.testing.assert_allclose(found / scale, expected / scale, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_vectors_of_no_nodes_are_an_empty_table(tmp_path: Path) -> None:
+    store = SimpleNamespace(num_nodes={"a": 0}, id_column=lambda name, nodes: [])
+    write_vectors(tmp_path / "a.parquet", store, "a", NodeStates(np.zeros((0, 3), np.float32), None))  # type: ignore[arg-type]
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert table.num_rows == 0 and table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from netgpt.cluster.config import load_config
 from netgpt.cluster.embeddings import write_embeddings
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
-from netgpt.cluster.predict import predict
+from netgpt.cluster.predict import Prediction, predict, write_predictions
 from netgpt.graphstore import ExtendedGraph
 from netgpt.graphstore.dataset import BuildConfig
 from netgpt.graphstore.writer import build_config
@@ -99,6 +100,13 @@ def test_a_graph_model_predicts_new_rows(
     made = list(predict(run, data))
     assert [one.id for one in made] == [f"f{i}" for i in range(500, 530)]
     scores = np.array([one.answer["number"] for one in made])
+    for name in ("made.parquet", "made.jsonl"):
+        write_predictions(tmp_path / name, made)
+    expected_rows = [{"id": one.id, "number": one.answer["number"]} for one in made]
+    assert pq.read_table(tmp_path / "made.parquet").to_pylist() == expected_rows
+    assert [json.loads(line) for line in (tmp_path / "made.jsonl").open()] == expected_rows
+    wide = Prediction("f1", {"class": "glad", "chances": {"sad": 0.25, "glad": 0.75}})
+    assert wide.to_row() == {"id": "f1", "class": "glad", "chance_sad": 0.25, "chance_glad": 0.75}
     error, spread = scores - np.array([stars for _, stars in new]), np.var([stars for _, stars in new])
     assert np.mean(error**2) < 0.3 * spread
     graph = ExtendedGraph(run.store, run.store.dataset.open_new(run.store, data, build_config(run.store)))

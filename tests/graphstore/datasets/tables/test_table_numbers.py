@@ -46,6 +46,13 @@ def test_numbers_beside_texts_have_nodes_of_their_own(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     one_each = store.relation(("film_numbers", "numbers_of", "film"))
     assert [one_each.neighbors(v).tolist() for v in range(14)] == [[v] for v in range(14)]
+    nodes = np.arange(14)
+    assert (
+        store.id_column("film_numbers", nodes)
+        == store.id_column("film", nodes)
+        == list(store.node_ids("film"))
+    )
+    assert store.id_column("rating_stars", nodes) is nodes  # ratings have no key
     # Alone they are the rows' own
     np.testing.assert_allclose(
         store.features("rating").gather(np.arange(200)), numbers_of(pairs.at / 86_400), rtol=1e-6
