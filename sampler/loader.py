@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 
 from netgpt.graphstore import Graph
 from netgpt.sampler.batch import MiniBatch
+from netgpt.sampler.epochs import Epochs
 from netgpt.sampler.errors import SamplerError
 from netgpt.sampler.features import FeatureGatherer
 from netgpt.sampler.kernels.generator import GENERATOR
@@ -113,13 +113,56 @@ class _Gathering:
         return map_in_order(self.gather, self.engine.stream(requests), self.threads, 1)
 
 
+class Sampling:
+    """Who samples for a loader, and gathers features where they are asked for."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        options: SamplingOptions,
+        *,
+        threads: int,
+        prefetch: int | None,
+        gather: bool,
+        pin_memory: bool,
+        engine: SamplingEngine | None,
+    ) -> None:
+        """The arguments are those of `NeighborLoader`."""
+        if threads < 0 or (prefetch is not None and prefetch < 1):
+            raise SamplerError(
+                f"threads, prefetch: found {threads}, {prefetch}, expected 0 or more, 1 or more"
+            )
+        self._gatherer = FeatureGatherer(graph, pin_memory=pin_memory) if gather else None
+        if engine is None:
+            sampler = NeighborSampler.of(graph, options)
+            engine = ThreadedEngine(
+                sampler,
+                threads=threads,
+                prefetch=prefetch or max(1, 2 * threads),
+                then=self._with_features,
+            )
+        elif (
+            engine.options.meaning(graph) != options.meaning(graph)
+            or engine.options.edge_ids != options.edge_ids
+        ):
+            raise SamplerError(f"engine: found {engine.options}, expected the loader's {options}")
+        elif self._gatherer is not None:
+            engine = _Gathering(engine, self._with_features, threads)
+        self.engine = engine
+
+    def _with_features(self, batch: MiniBatch) -> MiniBatch:
+        if self._gatherer is None:
+            return batch
+        return replace(batch, features=self._gatherer.gather(batch.nodes))
+
+
 _LOADER_OPTIONS = (
     *("node_ids", "batch_size", "shuffle", "drop_last", "rank", "world_size", "node_type"),
     *("threads", "prefetch", "gather", "pin_memory", "engine"),
 )
 
 
-class NeighborLoader:
+class NeighborLoader(Epochs[MiniBatch]):
     """Sampled mini-batches of one epoch after the other, resumable at the exact batch.
 
     `batch_size` is global: with `world_size` ranks each batch's seeds are cut into that many
@@ -154,91 +197,38 @@ class NeighborLoader:
         wanted = options_of({"seed": seed, **options}, *_LOADER_OPTIONS)
         if node_ids is None:
             raise SamplerError("node_ids: found none, expected the seed nodes' numbers")
-        if not 0 <= rank < world_size:
-            raise SamplerError(f"rank: found {rank}, expected 0 to {world_size - 1}")
-        if batch_size < world_size:
-            raise SamplerError(f"batch_size: found {batch_size}, expected at least one seed a rank")
-        if threads < 0 or (prefetch is not None and prefetch < 1):
-            raise SamplerError(
-                f"threads, prefetch: found {threads}, {prefetch}, expected 0 or more, 1 or more"
-            )
         if node_type is not None and node_type not in graph.node_types:
             raise SamplerError(f"node type: found {node_type!r}, expected {', '.join(graph.node_types)}")
         self.node_type = node_type or graph.schema.target
-        self.node_ids = check_node_ids(graph, self.node_type, node_ids)
-        self.batch_size, self.seed = batch_size, seed
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self.rank, self.world_size = rank, world_size
-        self.threads, self.prefetch = threads, prefetch or max(1, 2 * threads)
-        self.gatherer = FeatureGatherer(graph, pin_memory=pin_memory) if gather else None
-        meaning = wanted.meaning(graph)
-        if engine is None:
-            sampler = NeighborSampler.of(graph, wanted)
-            engine = ThreadedEngine(
-                sampler, threads=threads, prefetch=self.prefetch, then=self._with_features
-            )
-        elif engine.options.meaning(graph) != meaning or engine.options.edge_ids != wanted.edge_ids:
-            raise SamplerError(f"engine: found {engine.options}, expected the loader's {wanted}")
-        elif self.gatherer is not None:
-            engine = _Gathering(engine, self._with_features, threads)
-        self.engine = engine
-        self.epoch, self.next_batch = 0, 0
-        self._order, self._order_of = self.node_ids, -1
-        self._stream = self._digest(graph.fingerprint, meaning)
+        super().__init__(
+            check_node_ids(graph, self.node_type, node_ids),
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.sampling = Sampling(
+            graph,
+            wanted,
+            threads=threads,
+            prefetch=prefetch,
+            gather=gather,
+            pin_memory=pin_memory,
+            engine=engine,
+        )
+        self._set_meaning(GENERATOR, graph.fingerprint, wanted.meaning(graph), self.node_type)
 
-    def _digest(self, graph: str, options: str) -> str:
-        """A digest of all that decides which batches come: not who samples them, nor the world size."""
-        what = (GENERATOR, graph, options, self.node_type, self.batch_size, self.shuffle, self.drop_last)
-        digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
-        digest.update(self.node_ids.tobytes())
-        return digest.hexdigest()
+    @property
+    def node_ids(self) -> np.ndarray:
+        """The seed nodes: [n] int64."""
+        return self.ids
 
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        full, rest = divmod(len(self.node_ids), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+    @property
+    def engine(self) -> SamplingEngine:
+        return self.sampling.engine
 
-    def global_seeds(self, epoch: int, batch: int) -> np.ndarray:
-        """Seeds of a batch over all ranks: [≤ batch_size] node numbers."""
-        if self.shuffle and self._order_of != epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.node_ids)
-            self._order_of = epoch
-        return self._order[batch * self.batch_size : (batch + 1) * self.batch_size]
-
-    def _requests(self, epoch: int, first: int) -> Iterator[Request]:
-        for batch in range(first, len(self)):
-            seeds = np.array_split(self.global_seeds(epoch, batch), self.world_size)[self.rank]
-            yield Request({self.node_type: seeds}, epoch)
-
-    def __iter__(self) -> Iterator[MiniBatch]:
-        epoch = self.epoch
-        batches = self.engine.stream(self._requests(epoch, self.next_batch))
-        for batch in batches:
-            self.next_batch += 1
-            yield batch
-        self.epoch, self.next_batch = epoch + 1, 0
-
-    def _with_features(self, batch: MiniBatch) -> MiniBatch:
-        if self.gatherer is None:
-            return batch
-        return replace(batch, features=self.gatherer.gather(batch.nodes))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch is, and a digest of what the batches are made from.
-
-        What was sampled ahead is not counted, so a run resumes at the batch after the last one it got.
-        """
-        return {"epoch": self.epoch, "next_batch": self.next_batch, "stream": self._stream}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there. Raises SamplerError for the state of a loader of other batches."""
-        epoch, next_batch = state["epoch"], state["next_batch"]
-        if state.get("stream", self._stream) != self._stream:
-            raise SamplerError(
-                "state: found one of a loader with other seeds, batch size or options, expected the same"
-            )
-        if epoch < 0 or not 0 <= next_batch <= len(self):
-            raise SamplerError(
-                f"state: found epoch {epoch}, batch {next_batch}, expected batches from 0 to {len(self)}"
-            )
-        self.epoch, self.next_batch = epoch, next_batch
+    def _batches(self, epoch: int, first: int) -> Iterator[MiniBatch]:
+        seeds = self._own_parts(epoch, first)
+        return self.engine.stream(Request({self.node_type: some}, epoch) for some in seeds)

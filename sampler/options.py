@@ -131,6 +131,15 @@ def _is_list(fanout: object) -> bool:
     return isinstance(fanout, Sequence) and not isinstance(fanout, str)
 
 
+def named_relation(graph: Graph, name: str | EdgeType) -> EdgeType:
+    """The one relation of a name, or the edge type itself. SamplerError where there is none, or several."""
+    named = _named(graph, name)
+    if len(named) > 1:
+        several = ", ".join(edge_name(e) for e in named)
+        raise SamplerError(f"relation: found {name!r} of {several}, expected an edge type")
+    return named[0]
+
+
 def _named(graph: Graph, name: str | EdgeType) -> list[EdgeType]:
     """Edge types of a relation's name, or the edge type itself."""
     named = [e for e in graph.edge_types if name == (e[1] if isinstance(name, str) else e)]

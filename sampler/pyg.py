@@ -1,28 +1,42 @@
-"""The sampler as one of PyG's: `NodeLoader(store.as_pyg(), ..., node_sampler=Sampler(store))`."""
+"""The sampler as one of PyG's: `NodeLoader(store.as_pyg(), …, node_sampler=Sampler(store))`, `LinkLoader`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch_geometric.sampler import BaseSampler, HeteroSamplerOutput, NodeSamplerInput
+from torch_geometric.sampler import (
+    BaseSampler,
+    EdgeSamplerInput,
+    HeteroSamplerOutput,
+    NegativeSampling,
+    NodeSamplerInput,
+)
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import EdgeType, Graph
+from netgpt.sampler.batch import MiniBatch
 from netgpt.sampler.errors import SamplerError
+from netgpt.sampler.kernels.generator import row_key
+from netgpt.sampler.kernels.links import draw_negatives
+from netgpt.sampler.links import NEGATIVES, excluded_relations, without_targets
 from netgpt.sampler.neighbor import NeighborSampler
 
 
 class Sampler(BaseSampler):
-    """A `torch_geometric.sampler.BaseSampler` over a store, for heterogeneous node loaders.
+    """A `torch_geometric.sampler.BaseSampler` over a store, for heterogeneous node and link loaders.
 
     `options` are the fields of `SamplingOptions`. PyG knows no epochs: `set_epoch` changes the samples,
     before the loader makes its workers. The nodes' own times serve temporal sampling where the loader
-    is given no `input_time`.
+    is given no `input_time`. exclude_targets: no sampled edge is between the ends of an edge that is asked
+    about, in its relation and the reverse.
     """
 
-    def __init__(self, graph: Graph, **options: Any) -> None:
+    def __init__(self, graph: Graph, *, exclude_targets: bool = True, **options: Any) -> None:
         self.sampler = NeighborSampler(graph, **options)
+        self.exclude_targets = exclude_targets
         self.epoch = 0
+        self._positives: dict[EdgeType, tuple[np.ndarray, np.ndarray]] = {}
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -32,23 +46,102 @@ class Sampler(BaseSampler):
         input_type = index.input_type or self.sampler.graph.schema.target
         times = None if index.time is None else index.time.numpy()  # refused without temporal sampling
         batch = self.sampler.sample({input_type: index.node.numpy()}, self.epoch, times=times)
-        trees, edge_ids = batch.trees, batch.edge_ids
-        edges = {e: torch.from_numpy(batch.edge_index(e)) for e in batch.heads}
-        return HeteroSamplerOutput(
-            node={name: torch.from_numpy(ids) for name, ids in batch.nodes.items()},
-            row={e: index[0] for e, index in edges.items()},
-            col={e: index[1] for e, index in edges.items()},
-            edge=None if edge_ids is None else {e: torch.from_numpy(i) for e, i in edge_ids.items()},
-            batch=None if trees is None else {t: torch.from_numpy(s).long() for t, s in trees.items()},
-            num_sampled_nodes=batch.num_sampled_nodes,
-            num_sampled_edges=batch.num_sampled_edges,
-            metadata=(index.input_id, index.time),
-        )
+        return _output(batch, (index.input_id, index.time))
 
-    def sample_from_edges(self, *_: Any, **__: Any) -> HeteroSamplerOutput:
-        raise SamplerError("sampling around edges: not there, expected nodes; use a NodeLoader")
+    def sample_from_edges(
+        self, index: EdgeSamplerInput, neg_sampling: NegativeSampling | None = None
+    ) -> HeteroSamplerOutput:
+        """A subgraph around edges of the type `index.input_type`, alone, or as triplets with nodes that have
+        no edge from the source in the store.
+
+        Negatives of an edge are a function of (seed, epoch, relation, its two ends, k). A source that has
+        edges to all nodes is refused.
+        """
+        if index.input_type is None:
+            raise SamplerError("sampling around edges: found no edge type, expected one")
+        if neg_sampling is not None and not neg_sampling.is_triplet():
+            raise SamplerError("neg_sampling: found 'binary', expected 'triplet' or None")
+        if neg_sampling is not None and neg_sampling.dst_weight is not None:
+            raise SamplerError("neg_sampling: found weights, expected none")
+        graph, relation = self.sampler.graph, tuple(index.input_type)
+        src, dst = index.row.numpy(), index.col.numpy()
+        num, amount = len(src), 0 if neg_sampling is None else int(neg_sampling.amount)
+        negative = self._negatives(relation, src, dst, amount)
+        times = None if index.time is None else index.time.numpy()
+        parts = [(relation[0], src), (relation[2], dst), (relation[2], negative.T.ravel())]
+        seeds: dict[str, np.ndarray] = {}
+        places: list[np.ndarray] = []
+        limits: dict[str, np.ndarray] = {}
+        for name in dict.fromkeys((relation[0], relation[2])):
+            own = [ids for kind, ids in parts if kind == name]
+            ids = np.concatenate(own)
+            if self.sampler.options.is_disjoint:
+                seeds[name], where = ids, np.arange(len(ids))
+            else:
+                seeds[name], where = np.unique(ids, return_inverse=True)
+            if times is not None:
+                limits[name] = np.tile(times, len(ids) // max(1, num))
+            places += np.split(where, np.cumsum([len(one) for one in own])[:-1])
+        flat = [limits[name] for name in graph.node_types if name in limits]
+        batch = self.sampler.sample(seeds, self.epoch, times=np.concatenate(flat) if flat else None)
+        if self.exclude_targets:
+            for edge_type, is_reverse in excluded_relations(graph, relation, "auto"):
+                batch = without_targets(batch, edge_type, *((src, dst) if is_reverse else (dst, src)))
+        source, positive, others = (torch.from_numpy(np.asarray(place, np.int64)) for place in places)
+        if neg_sampling is None:
+            metadata: tuple[Any, ...] = (
+                index.input_id,
+                torch.stack([source, positive]),
+                index.label,
+                index.time,
+            )
+        else:
+            of_edges = others.view(amount, num).t()
+            metadata = (index.input_id, source, positive, of_edges.squeeze(-1), index.time)
+        return _output(batch, metadata, num)
+
+    def _negatives(self, relation: EdgeType, src: np.ndarray, dst: np.ndarray, amount: int) -> np.ndarray:
+        """[edges, amount] int64."""
+        graph, out = self.sampler.graph, np.full((len(src), amount), -1, np.int64)
+        if not amount:
+            return out
+        if relation not in self._positives:
+            indptr, heads = graph.relation(relation).to_csr(np.int64)
+            order = np.argsort(heads, kind="stable")  # tails of each head, ascending
+            tails = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))[order]
+            bounds = np.searchsorted(heads[order], np.arange(graph.num_nodes[relation[0]] + 1))
+            self._positives[relation] = bounds.astype(np.int64), tails
+        num = graph.num_nodes[relation[2]]
+        key = row_key(
+            self.sampler.options.seed, self.epoch, (relation[0], f"{NEGATIVES}|{relation[1]}", relation[2])
+        )
+        none, bounds = np.empty(0, np.int64), np.full(len(src), num)
+        numbers = src * num + dst
+        found = draw_negatives(key, numbers, src, bounds, *self._positives[relation], none, none, none, out)
+        if not found.all():
+            node = int(src[np.argmin(found)])
+            raise SamplerError(f"negatives: found {relation[0]} {node} with edges to all {num} {relation[2]}")
+        return out
 
     @property
     def edge_permutation(self) -> None:
         """Edge numbers are the store's own."""
         return None
+
+
+def _output(batch: MiniBatch, metadata: tuple[Any, ...], num_edges: int = 0) -> HeteroSamplerOutput:
+    """num_edges: of a batch around edges, whose subgraphs are numbered by edge."""
+    trees, edge_ids = batch.trees, batch.edge_ids
+    edges = {e: torch.from_numpy(batch.edge_index(e)) for e in batch.heads}
+    if trees is not None and num_edges:
+        trees = {name: of_type % num_edges for name, of_type in trees.items()}
+    return HeteroSamplerOutput(
+        node={name: torch.from_numpy(ids) for name, ids in batch.nodes.items()},
+        row={e: index[0] for e, index in edges.items()},
+        col={e: index[1] for e, index in edges.items()},
+        edge=None if edge_ids is None else {e: torch.from_numpy(i) for e, i in edge_ids.items()},
+        batch=None if trees is None else {t: torch.from_numpy(s).long() for t, s in trees.items()},
+        num_sampled_nodes=batch.num_sampled_nodes,
+        num_sampled_edges=batch.num_sampled_edges,
+        metadata=metadata,
+    )

@@ -19,7 +19,16 @@ import pytest
 from netgpt import graphstore
 from netgpt.cluster.workers.session import ray_session
 from netgpt.graphstore import Store
-from netgpt.sampler import MiniBatch, NeighborLoader, NeighborSampler, Request, SamplerError, SamplingOptions
+from netgpt.sampler import (
+    LinkBatch,
+    LinkLoader,
+    MiniBatch,
+    NeighborLoader,
+    NeighborSampler,
+    Request,
+    SamplerError,
+    SamplingOptions,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,6 +68,18 @@ def requests(store: Store, num: int, size: int = 30) -> list[Request]:
 
 def expected(store: Store, asked: list[Request], **options: Any) -> list[MiniBatch]:
     return list(NeighborSampler(store, **({"fanout": 4, "seed": 1} | options)).stream(asked))
+
+
+def test_workers_sample_around_edges_as_this_process_does(store: Store) -> None:
+    relation = next(e for e in store.edge_types if e[0] == "comment")
+
+    def batches(**options: Any) -> list[LinkBatch]:
+        return list(LinkLoader(store, relation, batch_size=40, negatives=2, fanout=4, seed=1, **options))
+
+    for here, there in zip(batches(), batches(engine=engine(store)), strict=True):
+        assert same(here.graph, there.graph)
+        for name in ("edges", "tail", "head", "negative"):
+            assert np.array_equal(getattr(here, name), getattr(there, name))
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_times_without_temporal_sampling_are_refused(store: Store) -> None:
         next(iter(loader))
 
 
-def test_sampling_around_edges_is_refused(store: Store) -> None:
-    with pytest.raises(SamplerError, match="expected nodes"):
+def test_sampling_around_edges_of_no_type_is_refused(store: Store) -> None:
+    with pytest.raises(SamplerError, match="sampling around edges: found no edge type, expected one"):
         Sampler(store).sample_from_edges(EdgeSamplerInput(None, torch.tensor([0]), torch.tensor([1])))
 
 

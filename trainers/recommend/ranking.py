@@ -1,0 +1,179 @@
+"""Full ranking: every item that a user has not had is a candidate, and metrics are of the whole order.
+
+Legend: U users, B users of a block, I items, n test pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+
+from netgpt.graphstore.files import Json
+from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.recommend.pairs import Pairs
+
+ScoresOf = Callable[[np.ndarray], np.ndarray]
+"""Users [B] → scores of all items, [B, I] float32; greater is better."""
+BLOCK_BYTES = 256_000_000
+METRICS = ("precision", "recall", "ndcg", "mrr", "hit")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Places of test items among the candidates of their users."""
+
+    users: np.ndarray
+    """[n] int64, ascending."""
+    items: np.ndarray
+    """[n] int64, ascending within a user."""
+    ranks: np.ndarray
+    """[n] int64, from 1 on."""
+
+    def metrics(self, k: int, chosen: np.ndarray | None = None) -> Json:
+        """Means over the users of test items, by name `recall@k`, …; `num` is how many users.
+
+        chosen [n] bool: of these test items alone, each user by those of them that it has. Precision: hits /
+        k. Recall: hits / test items. NDCG: gains 1 / log2(rank + 1), of those of the best order, min(k, test
+        items) hits. MRR: 1 / rank of the first hit, 0 without one. Hit: whether there is one. Without users
+        all are None.
+        """
+        users, ranks = self.users, self.ranks
+        if chosen is not None:
+            users, ranks = users[chosen], ranks[chosen]
+        _, where, num = np.unique(users, return_inverse=True, return_counts=True)
+        if not len(num):
+            return {**{f"{name}@{k}": None for name in METRICS}, "num": 0}
+        is_hit = ranks <= k
+        hits = np.bincount(where, is_hit, len(num))
+        gains = np.where(is_hit, 1 / np.log2(ranks + 1.0), 0)
+        best = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
+        first = np.full(len(num), np.iinfo(np.int64).max)
+        np.minimum.at(first, where, ranks)
+        values = {
+            "precision": hits / k,
+            "recall": hits / num,
+            "ndcg": np.bincount(where, gains, len(num)) / best[np.minimum(num, k)],
+            "mrr": np.where(first <= k, 1 / first, 0),
+            "hit": hits > 0,
+        }
+        return {**{f"{name}@{k}": float(values[name].mean()) for name in METRICS}, "num": len(num)}
+
+
+def full_ranking(
+    scores_of: ScoresOf, test: Pairs, masks: Sequence[Pairs], *, block_bytes: int = BLOCK_BYTES
+) -> Ranks:
+    """Ranks of all test pairs. masks: pairs that are no candidates (train, validation); a test pair that is
+    among them is an error.
+
+    An item's rank is 1 + the candidates with a greater score + those with an equal one that are no test items
+    of the user + its test items with an equal one and a lower number: no test item wins a tie. TrainerError
+    for scores that are no numbers, and of another shape.
+    """
+    users = np.flatnonzero(test.num_of_users)
+    ranks = np.empty(len(test), np.int64)
+    for block, scores in _blocks(scores_of, users, test.num_items, block_bytes):
+        for mask in masks:
+            _mask(scores, block, mask.indptr, mask.items)
+        if not _rank(scores, block, test.indptr, test.items, ranks):
+            raise TrainerError(
+                "ranking: found a test pair that is masked too, expected pairs of one part each"
+            )
+    return Ranks(test.users, test.items, ranks)
+
+
+def top_items(
+    scores_of: ScoresOf, users: np.ndarray, masks: Sequence[Pairs], k: int, *, block_bytes: int = BLOCK_BYTES
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best candidates of users [U], by score and then by number: items [U, k] int64, −1 where a user
+    has fewer, and their scores [U, k] float32, NaN there."""
+    items = np.full((len(users), k), -1, np.int64)
+    kept = np.full((len(users), k), np.nan, np.float32)
+    num_items, at = masks[0].num_items, 0
+    for block, scores in _blocks(scores_of, users, num_items, block_bytes):
+        for mask in masks:
+            _mask(scores, block, mask.indptr, mask.items)
+        _top(scores, items[at : at + len(block)], kept[at : at + len(block)])
+        at += len(block)
+    return items, kept
+
+
+def _blocks(
+    scores_of: ScoresOf, users: np.ndarray, num_items: int, block_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Users, and a copy of their scores, [B, I] float32."""
+    size = max(1, block_bytes // (4 * max(1, num_items)))
+    for first in range(0, len(users), size):
+        block = users[first : first + size]
+        scores = np.array(scores_of(block), np.float32)
+        if scores.shape != (len(block), num_items):
+            raise TrainerError(f"scores: found {list(scores.shape)}, expected {[len(block), num_items]}")
+        if np.isnan(scores).any():
+            user = int(block[np.isnan(scores).any(axis=1)][0])
+            raise TrainerError(f"scores of user {user}: found NaN, expected numbers")
+        yield block, scores
+
+
+@njit(cache=True, parallel=True)
+def _mask(scores, users, indptr, items):  # type: ignore[no-untyped-def]
+    """What is masked has no number: it is no candidate."""
+    for b in prange(len(users)):
+        for i in range(indptr[users[b]], indptr[users[b] + 1]):
+            scores[b, items[i]] = np.nan
+
+
+@njit(cache=True, parallel=True)
+def _rank(scores, users, indptr, items, ranks):  # type: ignore[no-untyped-def]
+    """Ranks of the users' test items, into `ranks`; False where one is masked. One pass over the items."""
+    bad = 0
+    for b in prange(len(users)):
+        first, last = indptr[users[b]], indptr[users[b] + 1]
+        num = last - first
+        own = np.empty(num, scores.dtype)
+        for i in range(num):
+            own[i] = scores[b, items[first + i]]
+            if np.isnan(own[i]):
+                bad += 1
+        order = np.argsort(own, kind="mergesort")  # ascending; equal ones by number
+        values = own[order]
+        above, level = np.zeros(num + 1, np.int64), np.zeros(num, np.int64)
+        for item in range(scores.shape[1]):
+            score = scores[b, item]
+            if np.isnan(score) or score < values[0]:
+                continue
+            place = np.searchsorted(values, score, side="right")  # above or at values[:place]
+            if values[place - 1] == score:
+                level[np.searchsorted(values, score)] += 1
+                above[np.searchsorted(values, score)] += 1
+            else:
+                above[place] += 1
+        # above[p]: items greater than values[p − 1], not greater than values[p] (of equal values the first p)
+        for i in range(num):
+            place = np.searchsorted(values, values[i])
+            end = np.searchsorted(values, values[i], side="right")
+            greater = 0
+            for p in range(end, num + 1):
+                greater += above[p]
+            ranks[first + order[i]] = 1 + greater + (level[place] - (end - place)) + (i - place)
+    return bad == 0
+
+
+@njit(cache=True, parallel=True)
+def _top(scores, items, kept):  # type: ignore[no-untyped-def]
+    """The best of each row, by a heap whose root is the worst of those that are kept."""
+    k = items.shape[1]
+    for b in prange(len(scores)):
+        num = 0
+        for item in range(scores.shape[1]):
+            score = scores[b, item]
+            if np.isnan(score) or (num == k and score <= kept[b, k - 1]):
+                continue
+            place = num if num < k else k - 1
+            while place > 0 and kept[b, place - 1] < score:
+                if place < k:
+                    kept[b, place], items[b, place] = kept[b, place - 1], items[b, place - 1]
+                place -= 1
+            kept[b, place], items[b, place] = score, item
+            num = min(num + 1, k)

@@ -1,0 +1,93 @@
+"""Which pairs are train, validation and test.
+
+The split decides more than the model: of a random one the future of other users is known. Every rule is a
+function of the pairs, whatever their order.
+
+Legend: n pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from netgpt.trainers.errors import TrainerError, require
+from netgpt.trainers.schedule import seed_of
+
+TRAIN, VAL, TEST = 0, 1, 2
+Rule = Literal["random", "user_random", "user_time", "global_time", "last"]
+RULES: tuple[str, ...] = get_args(Rule)
+
+
+def split_pairs(
+    users: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray | None,
+    rule: Rule,
+    *,
+    shares: Sequence[float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+) -> np.ndarray:
+    """The part of each pair: [n] int8. users, items [n]: numbers, each pair once; times [n] or None.
+
+    random: of all pairs, in an order by a hash of (seed, user, item), the first shares; user_random: of each
+    user's pairs in that order; user_time: of each user's in the order of their times, ties by item;
+    global_time: of all in the order of their times, those of one moment in one part; last: of each user the
+    last is test, the one before validation. By users, where a share of one's pairs is less than one pair, one
+    is taken while two are left to train. TrainerError where a rule needs times and there are none.
+    """
+    require(rule in RULES, "split", rule, f"one of {', '.join(RULES)}")
+    sound = len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-9
+    require(sound, "split", list(shares), "shares of train, validation and test that make 1")
+    if times is None and rule not in ("random", "user_random"):
+        raise TrainerError(f"split: found pairs without times, expected some for {rule}")
+    if rule == "global_time":
+        assert times is not None
+        first, second = np.quantile(times, [shares[0], shares[0] + shares[1]], method="lower")
+        return np.where(times <= first, TRAIN, np.where(times <= second, VAL, TEST)).astype(np.int8)
+    if rule == "random":
+        order = np.argsort(_hashes(users, items, seed), kind="stable")
+        parts = np.full(len(users), TRAIN, np.int8)
+        num_val, num_test = (round(len(users) * share) for share in shares[1:])
+        parts[order[len(users) - num_test :]] = TEST
+        parts[order[len(users) - num_test - num_val : len(users) - num_test]] = VAL
+        return parts
+    key = _hashes(users, items, seed) if rule == "user_random" or times is None else times
+    order = np.lexsort((items, key, users))
+    begin = np.flatnonzero(np.diff(users[order], prepend=-1))
+    num = np.diff(np.append(begin, len(users)))
+    of_val, of_test = _sizes(num, shares) if rule != "last" else (num > 2, num > 1)
+    place = np.arange(len(users)) - np.repeat(begin, num)
+    left = np.repeat(num, num) - place  # 1: the last of its user
+    later = np.repeat(of_test, num).astype(np.int64)
+    part = np.where(left <= later, TEST, np.where(left <= later + np.repeat(of_val, num), VAL, TRAIN))
+    parts = np.empty(len(users), np.int8)
+    parts[order] = part
+    return parts
+
+
+def _sizes(num: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """How many of each user's pairs are validation and test."""
+    sizes = [np.floor(num * share + 1e-9).astype(np.int64) for share in shares]
+    left = num - sizes[1] - sizes[2]
+    for part in (2, 1):
+        takes = (left > 1) & (num * shares[part] < 1) & (shares[part] > 0)
+        sizes[part] += takes
+        left -= takes
+    return sizes[1], sizes[2]
+
+
+def _hashes(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
+    """A number for each pair that depends on nothing else: [n] uint64, by SplitMix64's finaliser."""
+    key = np.uint64(seed_of(seed, "split"))
+    with np.errstate(over="ignore"):
+        x = key ^ _mixed(users.astype(np.uint64) + np.uint64(1))
+        return _mixed(x ^ _mixed(items.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)))
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))
