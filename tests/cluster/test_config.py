@@ -17,7 +17,7 @@ from netgpt.trainers.stages.names import stage_of
 
 
 def test_named_configurations_load_and_round_trip(tmp_path: Path) -> None:
-    assert config_names() == ["demo", "sample", "xs-video"]
+    assert config_names() == ["demo", "sample", "sample-ordinal", "xs-video"]
     for name in config_names():
         config = load_config(name)
         (tmp_path / "c.yaml").write_text(config.to_yaml())
@@ -198,7 +198,7 @@ def test_a_recipe_stands_on_another(tmp_path: Path) -> None:
         ({"a": "base: b.yaml", "b": "base: a.yaml"}, r"base: found a\.yaml again"),
         (
             {"a": "base: nothing"},
-            "base: found 'nothing', expected a YAML file or one of demo, sample, xs-video",
+            "base: found 'nothing', expected a YAML file or one of demo, sample, sample-ordinal, xs-video",
         ),
         ({"a": "base: b.yaml", "b": "- graph"}, "found no keys, expected a recipe"),
         ({"a": "base: demo\ngraph: {epoch: 3}"}, r"unknown key graph\.epoch; did you mean graph\.epochs\?"),
@@ -254,7 +254,7 @@ def test_an_ablation_is_one_that_the_recipe_names(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="demo, sample, xs-video"):
+    with pytest.raises(ClusterError, match="demo, sample, sample-ordinal, xs-video"):
         load_config("nothing")
     path = tmp_path / "c.yaml"
     path.write_text("graph: [1, 2")

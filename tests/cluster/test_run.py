@@ -271,7 +271,7 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path, tm
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "--config", "nothing"], "demo, sample, xs-video"),
+        (["run", "--config", "nothing"], "demo, sample, sample-ordinal, xs-video"),
         (["run", "--config", "demo", "--data", "no.json"], "no.json"),
         (["run", "--config", "demo"], "neither --data nor --store"),
         (["run", "--config", "demo", "--store", "nowhere"], "no such store"),
@@ -310,9 +310,12 @@ def test_wrong_usage_is_exit_2_and_leaves_nothing(
 def test_the_program_ends_as_its_commands_do(tmp_path: Path) -> None:
     """The commands of the test above, by Python's own start."""
     done = netgpt("run", "--config", "nothing", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "") and "demo, sample, xs-video" in done.stderr
+    assert (done.returncode, done.stdout) == (
+        2,
+        "",
+    ) and "demo, sample, sample-ordinal, xs-video" in done.stderr
     assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
-    assert netgpt("recipes").stdout.split()[::2] == ["demo", "sample", "xs-video"]
+    assert netgpt("recipes").stdout.split()[::2] == ["demo", "sample", "sample-ordinal", "xs-video"]
 
 
 def test_bad_records_end_build_and_run_with_one_line(data: tuple[Path, Path], tmp_path: Path) -> None:
