@@ -48,7 +48,7 @@ class Epochs(Generic[Batch]):
         """Note all that decides which batches come besides: not who samples them, nor the world size."""
         what = (*meaning, self.batch_size, self.shuffle, self.drop_last)
         digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
-        digest.update(self.ids.tobytes())
+        digest.update(np.ascontiguousarray(self.ids).data)
         self._stream = digest.hexdigest()
 
     def __len__(self) -> int:

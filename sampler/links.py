@@ -1,14 +1,17 @@
 """Mini-batches around edges: what a model of links is trained on.
 
 A seed is an edge of a relation, by its number: its tail, its head, and negatives in the head's place. The
-subgraph around all of them is sampled as it is around nodes; what would give the targets away (the edge, its
-reverse, and what is as late, where edges have times) is not in it.
+subgraph around all of them is sampled as it is around nodes, and the targets' edges and their reverse are
+taken out of it. That leaves rows of targets an edge shorter than others: a model that counts neighbours can
+see it, one that takes means cannot; where edges have times, sampling what was before the target treats all
+ends alike.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -31,7 +34,17 @@ NEGATIVES = "links-1"
 DEGREE_POWER = 0.75
 Draw = Literal["uniform", "degree", "earlier"]
 _OPTIONS = (
-    *("relation", "edges", "negatives", "draw", "exclude_targets", "reverse", "batch_size", "shuffle"),
+    *(
+        "relation",
+        "edges",
+        "negatives",
+        "draw",
+        "positives",
+        "exclude_targets",
+        "reverse",
+        "batch_size",
+        "shuffle",
+    ),
     *("drop_last", "rank", "world_size", "threads", "prefetch", "gather", "pin_memory", "engine"),
 )
 
@@ -60,14 +73,20 @@ class LinkBatch:
 class LinkPairs:
     """The edges of a relation by number, and negatives for them.
 
-    Positives are the given edges alone: an edge that is kept for validation must not be told by never being a
-    negative.
+    What is no negative are the positives alone: an edge that is kept for validation must not be told by never
+    being one.
     """
 
     def __init__(
-        self, graph: Graph, edge_type: EdgeType, edges: np.ndarray | None, draw: Draw, seed: int
+        self,
+        graph: Graph,
+        edge_type: EdgeType,
+        edges: np.ndarray | None,
+        draw: Draw,
+        seed: int,
+        positives: np.ndarray | None = None,
     ) -> None:
-        """edges [n] numbers of the relation's; by default all."""
+        """edges [n] numbers of the relation's, by default all; positives [p] too, by default the edges."""
         relation = graph.relation(edge_type)
         if relation.layout != "csr":
             raise SamplerError(
@@ -79,13 +98,17 @@ class LinkPairs:
             raise SamplerError(f"draw: found 'earlier', expected edges with times in {edge_name(edge_type)}")
         self.edge_type, self.draw, self.seed = edge_type, draw, seed
         self.relation, self.num_heads = relation, graph.num_nodes[edge_type[0]]
-        num = len(relation.indices)
-        self.edges = np.arange(num) if edges is None else integers(edges, "edges")
-        if len(self.edges) and not 0 <= self.edges.min() <= self.edges.max() < num:
+        self.edges = np.arange(len(relation.indices)) if edges is None else self._checked(edges, "edges")
+        self.positives = self.edges if positives is None else self._checked(positives, "positives")
+
+    def _checked(self, edges: np.ndarray, name: str) -> np.ndarray:
+        numbers, num = integers(edges, name), len(self.relation.indices)
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < num:
             raise SamplerError(
-                f"edges: found {self.edges.min()} to {self.edges.max()}, expected {edge_name(edge_type)} "
+                f"{name}: found {numbers.min()} to {numbers.max()}, expected {edge_name(self.edge_type)} "
                 f"numbers from 0 to {num - 1}"
             )
+        return numbers
 
     def tails(self, edges: np.ndarray) -> np.ndarray:
         """[n] edge numbers → [n] int64 node numbers."""
@@ -101,9 +124,9 @@ class LinkPairs:
         return np.asarray(self.relation.time[edges])
 
     @cached_property
-    def _positives(self) -> tuple[np.ndarray, np.ndarray]:
-        """Heads of the given edges by tail, ascending: indptr [N + 1] and heads [n]."""
-        edges = np.sort(self.edges)
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Heads of the positives by tail, ascending: indptr [N + 1] and heads [p]."""
+        edges = np.sort(self.positives)
         indptr = np.searchsorted(edges, self.relation.first_edge).astype(np.int64)
         heads = np.array(self.relation.indices[edges])
         sort_rows(indptr, heads)
@@ -116,14 +139,14 @@ class LinkPairs:
         none = np.empty(0, np.int64)
         if self.draw == "uniform":
             return none, none, none, none
-        heads = self.heads(self.edges)
+        heads = self.heads(self.positives)
         if self.draw == "degree":
             degree = np.bincount(heads, minlength=self.num_heads)
             order = np.flatnonzero(degree)
             share, alias = alias_table(degree[order].astype(np.float64) ** DEGREE_POWER)
             return order, share, alias, none
         first = np.full(self.num_heads, np.iinfo(np.int64).max)
-        np.minimum.at(first, heads, self.times(self.edges))
+        np.minimum.at(first, heads, self.times(self.positives))
         order = np.argsort(first, kind="stable")
         order = order[: int((first < np.iinfo(np.int64).max).sum())]
         return order, none, none, first[order]
@@ -131,31 +154,21 @@ class LinkPairs:
     def negatives(self, edges: np.ndarray, num: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """[B] edge numbers → negatives [B, num] int64, and for which edges there are any, [B] bool.
 
-        Negative k is a function of (seed, epoch, relation, edge number, k) and the given edges. uniform: all
+        Negative k is a function of (seed, epoch, relation, edge number, k) and the positives. uniform: all
         nodes of the heads' type alike; degree: by degree to the power 0.75; earlier: those alike that have an
         edge before the edge's own time.
         """
-        indptr, positives = self._positives
+        indptr, positives = self._rows
         order, share, alias, first = self._candidates
         if self.draw == "earlier":
             bounds = np.searchsorted(first, self.times(edges), side="left")
         else:
             bounds = np.full(len(edges), len(order) if len(order) else self.num_heads)
-        src, name, dst = self.edge_type
-        key = row_key(self.seed, epoch, (src, f"{NEGATIVES}|{name}", dst))
-        out = np.full((len(edges), num), -1, np.int64)
-        found = draw_negatives(
-            key,
-            edges,
-            self.tails(edges),
-            bounds.astype(np.int64),
-            indptr,
-            positives,
-            order,
-            share,
-            alias,
-            out,
-        )
+        src, _, dst = self.edge_type
+        key, tails = negatives_key(self.seed, epoch, self.edge_type), self.tails(edges)
+        out, bounds = np.full((len(edges), num), -1, np.int64), bounds.astype(np.int64)
+        rows = (indptr, positives, order, share, alias)
+        found = draw_negatives(key, edges, tails, bounds, *rows, src == dst, out)
         return out, found
 
 
@@ -164,12 +177,14 @@ class LinkLoader(Epochs[LinkBatch]):
     batch.
 
     relation: an edge type, or its name. edges: numbers of its edges that are asked about; by default all.
-    negatives: how many of each edge; draw: how (see `LinkPairs.negatives`). exclude_targets: edges between
-    the ends of any of the batch's targets are taken out of the sample, in the relation and in `reverse` (by
-    default rev_NAME or, of one type, the relation itself): rows of two targets of one node miss both. With
-    `temporal="<"` edges that are as late as the target or later are not sampled in the first place; the
-    relation's edges need times then, and each end has a subgraph of its own. The rest is as `NeighborLoader`
-    has it; threads and engine change no batch.
+    They are not the only ones that are sampled: what must not be seen has to stay out of the store, or be
+    later. negatives: how many of each edge; draw: how (see `LinkPairs.negatives`); positives: edges whose
+    heads are no negatives of their tails, by default `edges`. exclude_targets: edges between the ends of
+    any of the batch's targets, those of all ranks, are taken out of the sample, in the relation and in
+    `reverse` (see `excluded_relations`): rows of two targets of one node miss both. With `temporal="<"`
+    edges that are as late as the target or later are not sampled in the first place; each end has a
+    subgraph of its own then, and the relation's edges and the reverse's need times. The rest is as
+    `NeighborLoader` has it; threads and engine change no batch.
     """
 
     def __init__(
@@ -180,6 +195,7 @@ class LinkLoader(Epochs[LinkBatch]):
         *,
         negatives: int = 1,
         draw: Draw = "uniform",
+        positives: np.ndarray | None = None,
         exclude_targets: bool = True,
         reverse: EdgeType | str | None = "auto",
         batch_size: int = 2048,
@@ -197,9 +213,10 @@ class LinkLoader(Epochs[LinkBatch]):
     ) -> None:
         wanted = options_of({"seed": seed, **options}, *_OPTIONS)
         edge_type = named_relation(graph, relation)
-        self.pairs = LinkPairs(graph, edge_type, edges, draw, seed)
-        if wanted.temporal and self.pairs.relation.time is None:
-            raise SamplerError(f"temporal: found no times of edges in {edge_name(edge_type)}, expected some")
+        self.pairs = LinkPairs(graph, edge_type, edges, draw, seed, positives)
+        excluded = excluded_relations(graph, edge_type, reverse)
+        for name in (e for e, _ in excluded if wanted.temporal and graph.relation(e).time is None):
+            raise SamplerError(f"temporal: found no times of edges in {edge_name(name)}, expected some")
         if integer(negatives, "negatives") < 0:
             raise SamplerError(f"negatives: found {negatives}, expected 0 or more")
         super().__init__(
@@ -212,7 +229,7 @@ class LinkLoader(Epochs[LinkBatch]):
             world_size=world_size,
         )
         self.graph, self.options, self.num_negatives = graph, wanted, negatives
-        self.excluded = excluded_relations(graph, edge_type, reverse) if exclude_targets else ()
+        self.excluded = excluded if exclude_targets else ()
         self.sampling = Sampling(
             graph,
             wanted,
@@ -223,53 +240,75 @@ class LinkLoader(Epochs[LinkBatch]):
             engine=engine,
         )
         rule = (NEGATIVES, edge_type, negatives, draw, self.excluded)
-        self._set_meaning(GENERATOR, graph.fingerprint, wanted.meaning(graph), *rule)
+        others = "" if positives is None else hashlib.blake2b(self.pairs.positives.data).hexdigest()
+        self._set_meaning(GENERATOR, graph.fingerprint, wanted.meaning(graph), *rule, others)
 
     def _batches(self, epoch: int, first: int) -> Iterator[LinkBatch]:
         asked: deque[_Asked] = deque()
 
         def requests() -> Iterator[Request]:
-            for edges in self._own_parts(epoch, first):
-                asked.append(self._asked(edges, epoch))
+            for number, edges in enumerate(self._own_parts(epoch, first), start=first):
+                asked.append(self._asked(edges, self.global_seeds(epoch, number), epoch))
                 yield asked[-1].request
 
         for batch in self.sampling.engine.stream(requests()):
             yield self._finished(batch, asked.popleft())
 
-    def _asked(self, edges: np.ndarray, epoch: int) -> _Asked:
-        """Seeds and times of a batch, and where each edge's ends are among them."""
+    def _asked(self, edges: np.ndarray, targets: np.ndarray, epoch: int) -> _Asked:
+        """Seeds and times of a batch, and where each edge's ends are among them. targets: edges of all
+        ranks."""
         negative, found = self.pairs.negatives(edges, self.num_negatives, epoch)
         num_skipped = int((~found).sum())
         edges, negative = edges[found], negative[found]
         src, _, dst = self.pairs.edge_type
         ends = [(dst, self.pairs.tails(edges)), (src, self.pairs.heads(edges)), (src, negative.ravel())]
-        seeds: dict[str, np.ndarray] = {}
-        places: list[np.ndarray] = []
-        times: dict[str, np.ndarray] = {}
-        at = self.pairs.times(edges) if self.options.temporal else np.empty(0, np.int64)
-        for name in dict.fromkeys((dst, src)):
-            own = [ids for kind, ids in ends if kind == name]
-            ids = np.concatenate(own)
-            if self.options.is_disjoint:
-                seeds[name], where = ids, np.arange(len(ids))
-                if self.options.temporal:
-                    repeats = [
-                        at if len(part) == len(at) else np.repeat(at, self.num_negatives) for part in own
-                    ]
-                    times[name] = np.concatenate(repeats)
-            else:
-                seeds[name], where = np.unique(ids, return_inverse=True)
-            places += np.split(where, np.cumsum([len(part) for part in own])[:-1])
-        of_all = [times[name] for name in self.graph.node_types if name in times]
-        request = Request(seeds, epoch, np.concatenate(of_all) if of_all else None)
-        tail, head, negatives = places
-        return _Asked(request, edges, tail, head, negatives.reshape(negative.shape), num_skipped)
+        times = None
+        if self.options.temporal:
+            at = self.pairs.times(edges)
+            times = [at, at, np.repeat(at, self.num_negatives)]
+        request, (tail, head, places) = around(self.graph, ends, times, epoch, self.options.is_disjoint)
+        return _Asked(request, edges, targets, tail, head, places.reshape(negative.shape), num_skipped)
 
     def _finished(self, batch: MiniBatch, asked: _Asked) -> LinkBatch:
-        tails, heads = self.pairs.tails(asked.edges), self.pairs.heads(asked.edges)
+        tails, heads = self.pairs.tails(asked.targets), self.pairs.heads(asked.targets)
         for edge_type, is_reverse in self.excluded:
             batch = without_targets(batch, edge_type, *((heads, tails) if is_reverse else (tails, heads)))
         return LinkBatch(batch, asked.edges, asked.tail, asked.head, asked.negative, asked.num_skipped)
+
+
+def negatives_key(seed: int, epoch: int, edge_type: EdgeType) -> np.uint64:
+    """Key of the draws of negatives of a relation's edges in an epoch."""
+    src, name, dst = edge_type
+    return row_key(seed, epoch, (src, f"{NEGATIVES}|{name}", dst))
+
+
+def around(
+    graph: Graph,
+    ends: Sequence[tuple[str, np.ndarray]],
+    times: Sequence[np.ndarray] | None,
+    epoch: int,
+    is_disjoint: bool,
+) -> tuple[Request, list[np.ndarray]]:
+    """What to sample around ends of edges, and the place of each of them among the seeds of its type.
+
+    ends: types and node numbers; those of one type follow each other. times: of each of them, where it
+    counts. Disjoint batches have a seed for each, others each node once.
+    """
+    seeds: dict[str, np.ndarray] = {}
+    limits: dict[str, np.ndarray] = {}
+    places: list[np.ndarray] = []
+    for name in dict.fromkeys(name for name, _ in ends):
+        own = [i for i, (other, _) in enumerate(ends) if other == name]
+        ids = np.concatenate([ends[i][1] for i in own])
+        if is_disjoint:
+            seeds[name], where = ids, np.arange(len(ids))
+        else:
+            seeds[name], where = np.unique(ids, return_inverse=True)
+        if times is not None:
+            limits[name] = np.concatenate([times[i] for i in own])
+        places += np.split(where, np.cumsum([len(ends[i][1]) for i in own])[:-1])
+    flat = [limits[name] for name in graph.node_types if name in limits]
+    return Request(seeds, epoch, np.concatenate(flat) if flat else None), places
 
 
 @dataclass(frozen=True)
@@ -278,6 +317,8 @@ class _Asked:
 
     request: Request
     edges: np.ndarray
+    targets: np.ndarray
+    """Edges of the batch's, of all ranks: [≤ batch size]."""
     tail: np.ndarray
     head: np.ndarray
     negative: np.ndarray
@@ -287,27 +328,37 @@ class _Asked:
 def excluded_relations(
     graph: Graph, edge_type: EdgeType, reverse: EdgeType | str | None
 ) -> tuple[tuple[EdgeType, bool], ...]:
-    """Relations that tell an edge of `edge_type`, and whether the other way round: itself, and its reverse.
+    """Relations that tell an edge of `edge_type`, and whether the other way round: itself, and its reverse;
+    of one type both of them both ways.
 
-    reverse: a relation from its tails to its heads; auto: REV of (a, X, b) and (b, rev_X, a), if it is there,
-    else of (a, X, a) itself; None: there is none. SamplerError for one between other types.
+    reverse: a relation from its tails to its heads; auto: (b, rev_X, a) of (a, X, b); None: there is none.
+    SamplerError for one between other types, and where auto finds none of that name but others that may be
+    it.
     """
     src, name, dst = edge_type
-    own = (edge_type, False)
-    if reverse is None:
-        return (own,)
+    others = [e for e in graph.edge_types if (e[0], e[2]) == (dst, src) and e != edge_type]
+    other: EdgeType | None = None
     if reverse == "auto":
-        other = (dst, name.removeprefix("rev_") if name.startswith("rev_") else f"rev_{name}", src)
-        if other in graph.edge_types:
-            return own, (other, True)
-        return (own, (edge_type, True)) if src == dst else (own,)
-    other = named_relation(graph, reverse)
-    if (other[0], other[2]) != (dst, src):
-        raise SamplerError(
-            f"reverse: found {edge_name(other)}, expected a relation from {dst} to {src}, as the reverse of "
-            f"{edge_name(edge_type)} is"
-        )
-    return own, (other, True)
+        named = (dst, name.removeprefix("rev_") if name.startswith("rev_") else f"rev_{name}", src)
+        other = named if named in graph.edge_types else None
+        if other is None and others and src != dst:
+            found = ", ".join(edge_name(e) for e in others)
+            raise SamplerError(
+                f"reverse: found {found}, none called {edge_name(named)}; expected the reverse of "
+                f"{edge_name(edge_type)}, or None where there is none"
+            )
+    elif reverse is not None:
+        other = named_relation(graph, reverse)
+        if (other[0], other[2]) != (dst, src):
+            raise SamplerError(
+                f"reverse: found {edge_name(other)}, expected a relation from {dst} to {src}, as that of "
+                f"{edge_name(edge_type)} is"
+            )
+    ways = (False, True) if src == dst else (False,)
+    excluded = [(edge_type, way) for way in ways]
+    if other is not None and other != edge_type:
+        excluded += [(other, not way) for way in ways]
+    return tuple(excluded)
 
 
 def without_targets(batch: MiniBatch, edge_type: EdgeType, tails: np.ndarray, heads: np.ndarray) -> MiniBatch:

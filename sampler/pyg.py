@@ -17,10 +17,11 @@ from torch_geometric.sampler import (
 from netgpt.graphstore import EdgeType, Graph
 from netgpt.sampler.batch import MiniBatch
 from netgpt.sampler.errors import SamplerError
-from netgpt.sampler.kernels.generator import row_key
 from netgpt.sampler.kernels.links import draw_negatives
-from netgpt.sampler.links import NEGATIVES, excluded_relations, without_targets
+from netgpt.sampler.links import around, excluded_relations, negatives_key, without_targets
 from netgpt.sampler.neighbor import NeighborSampler
+from netgpt.sampler.options import named_relation
+from netgpt.sampler.requests import node_ids
 
 
 class Sampler(BaseSampler):
@@ -29,14 +30,21 @@ class Sampler(BaseSampler):
     `options` are the fields of `SamplingOptions`. PyG knows no epochs: `set_epoch` changes the samples,
     before the loader makes its workers. The nodes' own times serve temporal sampling where the loader
     is given no `input_time`. exclude_targets: no sampled edge is between the ends of an edge that is asked
-    about, in its relation and the reverse.
+    about, in its relation and the reverse (see `links.excluded_relations`).
     """
 
-    def __init__(self, graph: Graph, *, exclude_targets: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        exclude_targets: bool = True,
+        reverse: EdgeType | str | None = "auto",
+        **options: Any,
+    ) -> None:
         self.sampler = NeighborSampler(graph, **options)
-        self.exclude_targets = exclude_targets
+        self.exclude_targets, self.reverse = exclude_targets, reverse
         self.epoch = 0
-        self._positives: dict[EdgeType, tuple[np.ndarray, np.ndarray]] = {}
+        self._rows: dict[EdgeType, tuple[np.ndarray, np.ndarray]] = {}
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -63,29 +71,21 @@ class Sampler(BaseSampler):
             raise SamplerError("neg_sampling: found 'binary', expected 'triplet' or None")
         if neg_sampling is not None and neg_sampling.dst_weight is not None:
             raise SamplerError("neg_sampling: found weights, expected none")
-        graph, relation = self.sampler.graph, tuple(index.input_type)
-        src, dst = index.row.numpy(), index.col.numpy()
+        graph, relation = self.sampler.graph, named_relation(self.sampler.graph, tuple(index.input_type))
+        src = node_ids(graph, relation[0], index.row.numpy())
+        dst = node_ids(graph, relation[2], index.col.numpy())
         num, amount = len(src), 0 if neg_sampling is None else int(neg_sampling.amount)
         negative = self._negatives(relation, src, dst, amount)
-        times = None if index.time is None else index.time.numpy()
-        parts = [(relation[0], src), (relation[2], dst), (relation[2], negative.T.ravel())]
-        seeds: dict[str, np.ndarray] = {}
-        places: list[np.ndarray] = []
-        limits: dict[str, np.ndarray] = {}
-        for name in dict.fromkeys((relation[0], relation[2])):
-            own = [ids for kind, ids in parts if kind == name]
-            ids = np.concatenate(own)
-            if self.sampler.options.is_disjoint:
-                seeds[name], where = ids, np.arange(len(ids))
-            else:
-                seeds[name], where = np.unique(ids, return_inverse=True)
-            if times is not None:
-                limits[name] = np.tile(times, len(ids) // max(1, num))
-            places += np.split(where, np.cumsum([len(one) for one in own])[:-1])
-        flat = [limits[name] for name in graph.node_types if name in limits]
-        batch = self.sampler.sample(seeds, self.epoch, times=np.concatenate(flat) if flat else None)
+        ends = [(relation[0], src), (relation[2], dst), (relation[2], negative.T.ravel())]
+        times = None
+        if index.time is not None:
+            at = index.time.numpy()
+            times = [at, at, np.tile(at, amount)]
+        is_disjoint = self.sampler.options.is_disjoint
+        request, places = around(graph, ends, times, self.epoch, is_disjoint)
+        batch = self.sampler.answer(request)
         if self.exclude_targets:
-            for edge_type, is_reverse in excluded_relations(graph, relation, "auto"):
+            for edge_type, is_reverse in excluded_relations(graph, relation, self.reverse):
                 batch = without_targets(batch, edge_type, *((src, dst) if is_reverse else (dst, src)))
         source, positive, others = (torch.from_numpy(np.asarray(place, np.int64)) for place in places)
         if neg_sampling is None:
@@ -105,19 +105,16 @@ class Sampler(BaseSampler):
         graph, out = self.sampler.graph, np.full((len(src), amount), -1, np.int64)
         if not amount:
             return out
-        if relation not in self._positives:
-            indptr, heads = graph.relation(relation).to_csr(np.int64)
+        if relation not in self._rows:
+            indptr, heads = graph.relation(relation).to_csr()
             order = np.argsort(heads, kind="stable")  # tails of each head, ascending
-            tails = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))[order]
-            bounds = np.searchsorted(heads[order], np.arange(graph.num_nodes[relation[0]] + 1))
-            self._positives[relation] = bounds.astype(np.int64), tails
-        num = graph.num_nodes[relation[2]]
-        key = row_key(
-            self.sampler.options.seed, self.epoch, (relation[0], f"{NEGATIVES}|{relation[1]}", relation[2])
-        )
-        none, bounds = np.empty(0, np.int64), np.full(len(src), num)
-        numbers = src * num + dst
-        found = draw_negatives(key, numbers, src, bounds, *self._positives[relation], none, none, none, out)
+            tails = np.repeat(np.arange(len(indptr) - 1, dtype=heads.dtype), np.diff(indptr))[order]
+            first = np.searchsorted(heads[order], np.arange(graph.num_nodes[relation[0]] + 1))
+            self._rows[relation] = first.astype(np.int64), tails
+        num, none = graph.num_nodes[relation[2]], np.empty(0, np.int64)
+        key = negatives_key(self.sampler.options.seed, self.epoch, relation)
+        rows = (*self._rows[relation], none, none, none, relation[0] == relation[2])
+        found = draw_negatives(key, src * num + dst, src, np.full(len(src), num), *rows, out)
         if not found.all():
             node = int(src[np.argmin(found)])
             raise SamplerError(f"negatives: found {relation[0]} {node} with edges to all {num} {relation[2]}")

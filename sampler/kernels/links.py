@@ -5,6 +5,9 @@ Legend: B edges of a batch, K negatives of each, N tails, P pairs, E sampled edg
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 from numba import njit
 
@@ -34,14 +37,17 @@ def _is_in(values, first, last, value):  # type: ignore[no-untyped-def]
     return first < len(values) and values[first] == value
 
 
-@njit(cache=True, nogil=True)
-def draw_negatives(key, edges, tails, bounds, indptr, positives, order, share, alias, out):  # type: ignore[no-untyped-def]
+@njit(nogil=True)
+def _draw_negatives(  # type: ignore[no-untyped-def]
+    key, edges, tails, bounds, indptr, positives, order, share, alias, is_one_type, out
+):
     """Negatives of edges into out [B, K]; returns [B] bool, whether there is one.
 
-    Negative j of an edge is the first of draws (key, edge, j, 0), (key, edge, j, 1), … that is no positive of
-    its tail. bounds [B]: how many candidates there are for each; order: the candidates, [0] where they are
-    the nodes' own numbers. positives: of each tail, ascending, one row behind the other. share [n] (of 2**32)
-    and alias [n]: how candidates are weighted, [0] where all alike.
+    Negative j of an edge is the first of draws (key, edge, j, 0), (key, edge, j, 1), … that is no positive
+    of its tail and, where tails and heads are of one type, not the tail. bounds [B]: how many candidates
+    there are for each; order: the candidates, [0] where they are the nodes' own numbers. positives: of each
+    tail, ascending, one row behind the other. share [n] (of 2**32) and alias [n]: how candidates are
+    weighted, [0] where all alike.
     """
     found = np.ones(len(edges), np.bool_)
     for i in range(len(edges)):
@@ -58,7 +64,9 @@ def draw_negatives(key, edges, tails, bounds, indptr, positives, order, share, a
                 if len(share) and draw(state, number + 1, _WHOLE) >= share[place]:
                     place = np.int64(alias[place])
                 node = np.int64(order[place]) if len(order) else place
-                is_good = not (first < last and _is_in(positives[:last], first, last, node))
+                is_good = not (is_one_type and node == tails[i]) and not _is_in(
+                    positives[:last], first, last, node
+                )
                 if is_good:
                     break
             for _ in range(bound):
@@ -66,12 +74,30 @@ def draw_negatives(key, edges, tails, bounds, indptr, positives, order, share, a
                     break
                 place = (place + 1) % bound
                 node = np.int64(order[place]) if len(order) else place
-                is_good = not (first < last and _is_in(positives[:last], first, last, node))
+                is_good = not (is_one_type and node == tails[i]) and not _is_in(
+                    positives[:last], first, last, node
+                )
             if not is_good:
                 found[i] = False
                 break
             out[i, j] = node
     return found
+
+
+def _cached(digest):  # type: ignore[no-untyped-def]
+    """`_draw_negatives`, compiled once on a machine: the cache knows this file and the digest."""
+
+    @njit(cache=True, nogil=True)
+    def draw_negatives(*arguments):  # type: ignore[no-untyped-def]
+        digest  # noqa: B018 - a part of the cache's key
+        return _draw_negatives(*arguments)
+
+    return draw_negatives
+
+
+# Numba's cache would not see that a function from another file has changed
+_SOURCE = Path(__file__).with_name("generator.py").read_bytes()
+draw_negatives = _cached(hashlib.blake2b(_SOURCE, digest_size=16).hexdigest())
 
 
 @njit(cache=True, nogil=True)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from sampling_reference import same_batch
 from scipy.stats import chisquare
 from torch_geometric.loader import LinkLoader as PygLinkLoader
-from torch_geometric.sampler import NegativeSampling
+from torch_geometric.sampler import EdgeSamplerInput, NegativeSampling
 
 from netgpt import graphstore
-from netgpt.graphstore import Store
+from netgpt.graphstore import EdgeType, Store
 from netgpt.graphstore.dataset import BuildConfig
 from netgpt.sampler import LinkBatch, LinkLoader, MiniBatch, NeighborSampler, SamplerError
 from netgpt.sampler.links import Draw, LinkPairs
@@ -73,13 +73,13 @@ def make(store: Store, **changes: Any) -> LinkLoader:
     return LinkLoader(store, options.pop("relation", REVERSE), **options)
 
 
-def ends(batch: LinkBatch, relation: tuple[str, str, str] = REVERSE) -> tuple[np.ndarray, ...]:
+def ends(batch: LinkBatch, relation: EdgeType = REVERSE) -> tuple[np.ndarray, ...]:
     """Node numbers of tails [B], heads [B] and negatives [B, K]."""
     heads, tails = batch.graph.nodes[relation[0]], batch.graph.nodes[relation[2]]
     return tails[batch.tail], heads[batch.head], heads[batch.negative]
 
 
-def pairs_of(store: Store, relation: tuple[str, str, str]) -> list[tuple[int, int, int]]:
+def pairs_of(store: Store, relation: EdgeType) -> list[tuple[int, int, int]]:
     """(tail, head, time) of each edge, by number."""
     rows = store.relation(relation)
     assert rows.time is not None
@@ -104,9 +104,7 @@ def by_edge(batches: list[LinkBatch]) -> dict[int, list[int]]:
 
 
 @pytest.mark.parametrize("relation", [SEEN, REVERSE])
-def test_each_edge_comes_once_with_its_ends_and_negatives(
-    store: Store, relation: tuple[str, str, str]
-) -> None:
+def test_each_edge_comes_once_with_its_ends_and_negatives(store: Store, relation: EdgeType) -> None:
     expected = pairs_of(store, relation)
     loader = make(store, relation=relation)
     for _ in range(2):
@@ -234,14 +232,23 @@ def test_no_edge_is_as_late_as_its_target(seed: int, tmp_path_factory: pytest.Te
     assert num_edges > 0
 
 
+def rows_of(batch: MiniBatch, relation: EdgeType) -> list[list[int]]:
+    """Numbers of the sampled heads of each of the first nodes of the tails' type."""
+    heads, ends = batch.nodes[relation[0]][batch.heads[relation]], np.cumsum(batch.degrees[relation])
+    return [row.tolist() for row in np.split(heads, ends[:-1])]
+
+
 def told(store: Store, **options: Any) -> float:
     """The chance that a model which looks whether the head is among its tail's sampled heads ranks a positive
     above a negative."""
     score: list[float] = []
     for batch in make(store, batch_size=500, fanout=-1, hops=1, negatives=1, **options):
-        rows = np.split(batch.graph.heads[REVERSE], np.cumsum(batch.graph.degrees[REVERSE])[:-1])
-        for tail, head, negative in zip(batch.tail, batch.head, batch.negative[:, 0], strict=True):
-            score.append(0.5 + 0.5 * (float(head in rows[tail]) - float(negative in rows[tail])))
+        users, items = batch.graph.nodes["user"], batch.graph.nodes["item"]
+        of_users, of_items = rows_of(batch.graph, REVERSE), rows_of(batch.graph, SEEN)
+        for places in zip(batch.tail, batch.head, batch.negative[:, 0], strict=True):
+            by_user, user = of_users[places[0]], users[places[0]]
+            knows = [float(items[at] in by_user or user in of_items[at]) for at in places[1:]]
+            score.append(0.5 + 0.5 * (knows[0] - knows[1]))
     return float(np.mean(score))
 
 
@@ -250,9 +257,11 @@ def test_a_planted_leak_is_not_told(tmp_path: Path) -> None:
     planted = Seen(2, num=3000, num_users=3000, num_items=50)
     planted.user = np.arange(3000)
     store = planted.store(tmp_path / "planted")
-    assert told(store, exclude_targets=False) > 0.9
-    assert abs(told(store) - 0.5) < 0.02
-    assert abs(told(store, temporal="<") - 0.5) < 0.02
+    for options in ({}, {"disjoint": True}, {"temporal": "<="}):
+        assert told(store, exclude_targets=False, **options) > 0.9, options
+        assert told(store, reverse=None, **options) > 0.9, options  # the reverse is sampled
+        assert abs(told(store, **options) - 0.5) < 0.02, options
+    assert abs(told(store, temporal="<", exclude_targets=False) - 0.5) < 0.02
 
 
 @pytest.mark.parametrize("options", [{}, {"temporal": "<"}, {"draw": "degree", "drop_last": True}])
@@ -276,6 +285,20 @@ def test_threads_and_resuming_change_nothing(store: Store, options: dict[str, An
             make(store, **{**options, **other}).load_state_dict(state)
 
 
+def test_ranks_leave_out_the_targets_of_all(store: Store) -> None:
+    """A row is the same whichever rank samples it."""
+    options = {"batch_size": 60, "fanout": -1, "hops": 2}
+    of_ranks = [make(store, rank=rank, world_size=3, **options) for rank in range(3)]
+    for whole, *parts in zip(make(store, **options), *of_ranks, strict=True):
+        for relation in (SEEN, REVERSE):
+            nodes = whole.graph.nodes[relation[2]].tolist()
+            rows = dict(zip(nodes, rows_of(whole.graph, relation), strict=False))
+            for part in parts:
+                own = part.graph.nodes[relation[2]].tolist()
+                for node, row in zip(own, rows_of(part.graph, relation), strict=False):
+                    assert rows.get(node, row) == row
+
+
 def test_edges_that_are_kept_back_are_not_told_by_the_negatives(store: Store) -> None:
     """An edge that is not among those given is no positive: it may be a negative of its tail."""
     given_edges = np.arange(0, 150, 2)
@@ -286,24 +309,52 @@ def test_edges_that_are_kept_back_are_not_told_by_the_negatives(store: Store) ->
         drawn |= {(t, n) for t, row in zip(tails.tolist(), negatives.tolist(), strict=True) for n in row}
     known = {pairs_of(store, REVERSE)[e][:2] for e in given_edges}
     assert not drawn & known and drawn & (kept_back - known)
+    for batch in make(store, edges=given_edges, positives=np.arange(150), negatives=50):
+        tails, _, negatives = ends(batch)
+        assert not {(t, n) for t, row in zip(tails, negatives, strict=True) for n in row} & (
+            known | kept_back
+        )
 
 
-def test_of_one_type_both_directions_of_a_target_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_reverse", [False, True])
+def test_of_one_type_both_directions_of_a_target_are_left_out(with_reverse: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     links = sorted({(a, b) for a, b in rng.integers(0, 15, (60, 2)).tolist() if a != b})
     np.save(tmp_path / "links.npy", np.array([*links, *((b, a) for a, b in links)]))
-    made = {
-        "nodes": {"page": {"count": 15}},
-        "edges": [{"type": ["page", "to", "page"], "path": "links.npy"}],
-    }
+    edges = [{"type": ["page", name, "page"], "path": "links.npy"} for name in ("to", "rev_to")]
+    made = {"nodes": {"page": {"count": 15}}, "edges": edges if with_reverse else edges[:1]}
     (tmp_path / "graph.json").write_text(json.dumps(made))
     graphstore.build(tmp_path / "graph.json", tmp_path / "store")
-    store, relation = graphstore.open(str(tmp_path / "store")), ("page", "to", "page")
-    for batch in LinkLoader(store, "to", batch_size=10, fanout=-1, hops=2):
+    store = graphstore.open(str(tmp_path / "store"))
+    for batch in LinkLoader(store, "to", batch_size=10, fanout=-1, hops=2, negatives=4):
         nodes = batch.graph.nodes["page"]
         targets = {frozenset(pair) for pair in zip(nodes[batch.tail], nodes[batch.head], strict=True)}
-        sampled = nodes[batch.graph.edge_index(relation)]
-        assert not targets & {frozenset(pair) for pair in sampled.T.tolist()}
+        assert not (nodes[batch.negative] == nodes[batch.tail][:, None]).any()
+        for relation in store.edge_types:
+            sampled = nodes[batch.graph.edge_index(relation)]
+            assert not targets & {frozenset(pair) for pair in sampled.T.tolist()}
+
+
+def test_a_reverse_of_another_name_is_asked_for(tmp_path: Path) -> None:
+    pairs = np.array([(0, 1), (1, 0), (2, 2)])
+    np.save(tmp_path / "buys.npy", pairs)
+    np.save(tmp_path / "bought.npy", pairs[:, ::-1])
+    edges = [
+        {"type": ["user", "buys", "item"], "path": "buys.npy"},
+        {"type": ["item", "bought_by", "user"], "path": "bought.npy"},
+    ]
+    (tmp_path / "graph.json").write_text(json.dumps({"nodes": {"user": {}, "item": {}}, "edges": edges}))
+    graphstore.build(tmp_path / "graph.json", tmp_path / "store")
+    store = graphstore.open(str(tmp_path / "store"))
+    with pytest.raises(
+        SamplerError, match="reverse: found user/buys/item, none called user/rev_bought_by/item;"
+    ):
+        LinkLoader(store, "bought_by")
+    for reverse, num in (("buys", 0), (None, 1)):
+        (batch,) = LinkLoader(
+            store, "bought_by", edges=np.array([0]), reverse=reverse, fanout=-1, negatives=0
+        )
+        assert len(batch.graph.heads["user", "buys", "item"]) == num
 
 
 @pytest.mark.parametrize(
@@ -396,10 +447,36 @@ def test_pygs_link_loader_gets_triplets_without_their_edges(
         assert len(again["item"].dst_neg_index) == 40
 
 
+def test_pygs_link_loader_with_times_and_with_targets(store: Store) -> None:
+    pairs = pairs_of(store, REVERSE)
+    times = torch.tensor([time for *_, time in pairs])
+    sampler = Sampler(store, fanout=-1, hops=1, temporal="<", edge_ids=True)
+    num_edges = 0
+    for data in pyg_loader(store, sampler, NegativeSampling("triplet", 2), edge_label_time=times):
+        limit = data["user"].seed_time
+        for relation in (SEEN, REVERSE):
+            rows = store.relation(relation).time
+            assert rows is not None
+            trees = data[relation[2]].batch[data[relation].edge_index[1]]
+            assert (torch.from_numpy(rows[data[relation].e_id.numpy()]) < limit[trees]).all()
+            num_edges += len(trees)
+    assert num_edges > 0
+    kept = next(iter(pyg_loader(store, Sampler(store, fanout=-1, hops=1, exclude_targets=False), "triplet")))
+    left_out = next(iter(pyg_loader(store, Sampler(store, fanout=-1, hops=1), "triplet")))
+    assert kept[REVERSE].edge_index.shape[1] >= left_out[REVERSE].edge_index.shape[1] + 40
+    for row, words in (
+        (torch.tensor([12]), "found 12 to 12, expected user numbers"),
+        (torch.tensor([0.5]), "integers"),
+    ):
+        asked = EdgeSamplerInput(None, row, torch.tensor([0]), input_type=SEEN)
+        with pytest.raises(SamplerError, match=words):
+            Sampler(store).sample_from_edges(asked, NegativeSampling("triplet"))
+
+
 def test_pygs_words_that_are_not_there_are_refused(store: Store) -> None:
     with pytest.raises(SamplerError, match="neg_sampling: found 'binary', expected 'triplet' or None"):
         next(iter(pyg_loader(store, Sampler(store), "binary")))
     full = Sampler(store)
-    full._positives[SEEN] = (np.arange(13) * 20, np.tile(np.arange(20), 12))
+    full._rows[SEEN] = (np.arange(13) * 20, np.tile(np.arange(20), 12))
     with pytest.raises(SamplerError, match=r"negatives: found user \d+ with edges to all 20 item"):
         next(iter(pyg_loader(store, full, "triplet")))

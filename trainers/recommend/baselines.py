@@ -11,13 +11,17 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
+from netgpt.trainers.errors import require
 from netgpt.trainers.recommend.pairs import Pairs
 from netgpt.trainers.recommend.ranking import ScoresOf
+
+MAX_EASE_ITEMS = 40_000
+"""Of whose [I, I] float64 three are 38 GB."""
 
 
 def popularity(train: Pairs) -> ScoresOf:
     """How many users an item has, for every user."""
-    scores = train.num_of_items.astype(np.float32)
+    scores = train.num_by_item.astype(np.float32)
     return lambda users: np.broadcast_to(scores, (len(users), len(scores)))
 
 
@@ -31,7 +35,7 @@ def item_neighbors(train: Pairs, *, num_neighbors: int = 50, shrink: float = 10.
     both = (matrix.T @ matrix).tocsr()
     both.setdiag(0)
     both.eliminate_zeros()
-    size = np.sqrt(train.num_of_items.astype(np.float64))
+    size = np.sqrt(train.num_by_item.astype(np.float64))
     rows = np.repeat(np.arange(train.num_items), np.diff(both.indptr))
     cosine = both.data / (size[rows] * size[both.indices] + shrink)
     kept = np.zeros(len(cosine), bool)
@@ -56,6 +60,8 @@ def ease_weights(train: Pairs, regularization: float) -> np.ndarray:
 
     B = −P·diag(1 / diag P) off the diagonal, where P = (XᵀX + λI)⁻¹. [I, I] float64 is held while it is made.
     """
+    few = f"at most {MAX_EASE_ITEMS:,}, as it inverts a dense matrix"
+    require(train.num_items <= MAX_EASE_ITEMS, "ease", f"{train.num_items:,} items", few)
     gram = (train.matrix.T @ train.matrix).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += regularization
     inverse = np.linalg.inv(gram)

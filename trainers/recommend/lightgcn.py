@@ -130,24 +130,24 @@ def triples(train: Pairs, config: BprConfig, epoch: int) -> Iterator[tuple[Tenso
     The negative of a pair is a function of (seed, epoch, its number), alike among the items that the user has
     not in train. Pairs of users who have all items are left out.
     """
-    num = len(train)
-    numbers, bounds = np.arange(num), np.full(num, train.num_items)
     key, none = row_key(config.seed, epoch, PAIRS), np.empty(0, np.int64)
-    negatives = np.full((num, 1), -1, np.int64)
-    found = draw_negatives(
-        key, numbers, train.users, bounds, train.indptr, train.items, none, none, none, negatives
-    )
-    order = np.random.default_rng([config.seed, epoch]).permutation(np.flatnonzero(found))
+    order = np.random.default_rng([config.seed, epoch]).permutation(len(train))
     for first in range(0, len(order), config.batch_size):
-        chosen = order[first : first + config.batch_size]
-        parts = (train.users[chosen], train.items[chosen], negatives[chosen, 0])
+        numbers = order[first : first + config.batch_size]
+        users, bounds = train.users[numbers], np.full(len(numbers), train.num_items)
+        negatives = np.full((len(numbers), 1), -1, np.int64)
+        rows = (train.indptr, train.items, none, none, none, False)
+        found = draw_negatives(key, numbers, users, bounds, *rows, negatives)
+        parts = (users[found], train.items[numbers][found], negatives[found, 0])
         user, item, negative = (torch.from_numpy(part) for part in parts)
-        yield user, item, negative
+        if len(user):
+            yield user, item, negative
 
 
 def train_bpr(model: LightGCN, train: Pairs, val: Pairs, config: BprConfig) -> Json:
     """Train by Adam until validation NDCG@10 (full ranking, train pairs masked) has not been better for
     `patience` epochs; the model keeps its best weights. Returns the best epoch's metrics and the history."""
+    require(len(val) > 0, "val", "no pair", "some, to choose an epoch by")
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     device = model.embedding.device
     best, weights, history = -1.0, model.embedding.detach().clone(), []

@@ -26,12 +26,20 @@ class Pairs:
 
     @staticmethod
     def of(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> Pairs:
-        """Pairs [n] in any order; a pair that comes again counts once. TrainerError for numbers of none."""
+        """Pairs [n] in any order; a pair that comes again counts once. TrainerError for what are no numbers
+        of users and items."""
+        kinds = all(
+            np.issubdtype(numbers.dtype, np.integer) or not len(numbers) for numbers in (users, items)
+        )
+        if not kinds or users.shape != items.shape or users.ndim != 1:
+            found = ", ".join(f"{numbers.dtype} {list(numbers.shape)}" for numbers in (users, items))
+            raise TrainerError(f"pairs: found {found}, expected whole numbers of users and items, [n] each")
+        users, items = users.astype(np.int64), items.astype(np.int64)
         for name, numbers, num in (("users", users, num_users), ("items", items, num_items)):
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < num:
                 found = f"{numbers.min()} to {numbers.max()}"
                 raise TrainerError(f"pairs: found {name} {found}, expected numbers from 0 to {num - 1}")
-        keys = np.unique(users.astype(np.int64) * num_items + items)
+        keys = np.unique(users * num_items + items)
         indptr = np.searchsorted(keys, np.arange(num_users + 1, dtype=np.int64) * num_items)
         return Pairs(indptr, keys % num_items, num_items)
 
@@ -46,19 +54,19 @@ class Pairs:
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
     @property
-    def num_of_users(self) -> np.ndarray:
+    def num_by_user(self) -> np.ndarray:
         """Items of each user: [U] int64."""
         return np.diff(self.indptr)
 
     @cached_property
-    def num_of_items(self) -> np.ndarray:
+    def num_by_item(self) -> np.ndarray:
         """Users of each item: [I] int64."""
         return np.bincount(self.items, minlength=self.num_items)
 
     @cached_property
     def users(self) -> np.ndarray:
         """[n] int64, beside `items`."""
-        return np.repeat(np.arange(self.num_users), self.num_of_users)
+        return np.repeat(np.arange(self.num_users), self.num_by_user)
 
     @cached_property
     def matrix(self) -> csr_array:

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, prange
 
 from netgpt.graphstore.files import Json
-from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.recommend.pairs import Pairs
 
 ScoresOf = Callable[[np.ndarray], np.ndarray]
@@ -40,6 +40,7 @@ class Ranks:
         items) hits. MRR: 1 / rank of the first hit, 0 without one. Hit: whether there is one. Without users
         all are None.
         """
+        require(k >= 1, "k", k, "at least 1")
         users, ranks = self.users, self.ranks
         if chosen is not None:
             users, ranks = users[chosen], ranks[chosen]
@@ -72,7 +73,8 @@ def full_ranking(
     of the user + its test items with an equal one and a lower number: no test item wins a tie. TrainerError
     for scores that are no numbers, and of another shape.
     """
-    users = np.flatnonzero(test.num_of_users)
+    _check_masks(masks, test.num_users, test.num_items)
+    users = np.flatnonzero(test.num_by_user)
     ranks = np.empty(len(test), np.int64)
     for block, scores in _blocks(scores_of, users, test.num_items, block_bytes):
         for mask in masks:
@@ -85,19 +87,37 @@ def full_ranking(
 
 
 def top_items(
-    scores_of: ScoresOf, users: np.ndarray, masks: Sequence[Pairs], k: int, *, block_bytes: int = BLOCK_BYTES
+    scores_of: ScoresOf,
+    users: np.ndarray,
+    num_items: int,
+    masks: Sequence[Pairs],
+    k: int,
+    *,
+    block_bytes: int = BLOCK_BYTES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best candidates of users [U], by score and then by number: items [U, k] int64, −1 where a user
     has fewer, and their scores [U, k] float32, NaN there."""
+    require(k >= 1, "k", k, "at least 1")
+    _check_masks(masks, None, num_items)
+    num_users = min((mask.num_users for mask in masks), default=np.iinfo(np.int64).max)
+    sound = not len(users) or 0 <= users.min() <= users.max() < num_users
+    require(sound, "users", users, f"numbers from 0 to {num_users - 1}")
     items = np.full((len(users), k), -1, np.int64)
     kept = np.full((len(users), k), np.nan, np.float32)
-    num_items, at = masks[0].num_items, 0
+    at = 0
     for block, scores in _blocks(scores_of, users, num_items, block_bytes):
         for mask in masks:
             _mask(scores, block, mask.indptr, mask.items)
         _top(scores, items[at : at + len(block)], kept[at : at + len(block)])
         at += len(block)
     return items, kept
+
+
+def _check_masks(masks: Sequence[Pairs], num_users: int | None, num_items: int) -> None:
+    for mask in masks:
+        sizes = num_users or mask.num_users, num_items
+        found = mask.num_users, mask.num_items
+        require(found == sizes, "masks", found, f"{sizes[0]} users and {sizes[1]} items, as the rest has")
 
 
 def _blocks(
@@ -162,7 +182,7 @@ def _rank(scores, users, indptr, items, ranks):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, parallel=True)
 def _top(scores, items, kept):  # type: ignore[no-untyped-def]
-    """The best of each row, by a heap whose root is the worst of those that are kept."""
+    """The best of each row, each put in its place among those that are kept."""
     k = items.shape[1]
     for b in prange(len(scores)):
         num = 0

@@ -32,21 +32,42 @@ def split_pairs(
 ) -> np.ndarray:
     """The part of each pair: [n] int8. users, items [n]: numbers, each pair once; times [n] or None.
 
-    random: of all pairs, in an order by a hash of (seed, user, item), the first shares; user_random: of each
-    user's pairs in that order; user_time: of each user's in the order of their times, ties by item;
+    random: of all pairs, in an order by a hash of (seed, user, item), the first shares; user_random: of
+    each user's pairs in that order; user_time: of each user's in the order of their times, ties by item;
     global_time: of all in the order of their times, those of one moment in one part; last: of each user the
-    last is test, the one before validation. By users, where a share of one's pairs is less than one pair, one
-    is taken while two are left to train. TrainerError where a rule needs times and there are none.
+    last is test, the one before validation. By users, where a share of one's pairs is less than one pair,
+    one is taken while two are left to train. TrainerError for a pair that comes again, where a rule needs
+    times and there are none, and where a part with a share would be empty.
     """
     require(rule in RULES, "split", rule, f"one of {', '.join(RULES)}")
     sound = len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-9
     require(sound, "split", list(shares), "shares of train, validation and test that make 1")
+    order = np.lexsort((items, users))
+    again = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
+    require(not again.any(), "split", "a pair that comes again", "each pair once")
     if times is None and rule not in ("random", "user_random"):
         raise TrainerError(f"split: found pairs without times, expected some for {rule}")
+    if times is not None and not np.issubdtype(times.dtype, np.integer):
+        raise TrainerError(f"split: found times of {times.dtype}, expected whole seconds")
+    parts = _parts(users, items, times, rule, shares, seed)
+    for part, name in enumerate(("train", "validation", "test")):
+        there = shares[part] == 0 or bool((parts == part).any())
+        require(there, "split", f"no pair of {name} by {rule}", "some in each part")
+    return parts
+
+
+def _parts(
+    users: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray | None,
+    rule: Rule,
+    shares: Sequence[float],
+    seed: int,
+) -> np.ndarray:
     if rule == "global_time":
         assert times is not None
-        first, second = np.quantile(times, [shares[0], shares[0] + shares[1]], method="lower")
-        return np.where(times <= first, TRAIN, np.where(times <= second, VAL, TEST)).astype(np.int8)
+        bounds = [0, 0] if not len(times) else np.quantile(times, [shares[0], 1 - shares[2]], method="lower")
+        return np.where(times <= bounds[0], TRAIN, np.where(times <= bounds[1], VAL, TEST)).astype(np.int8)
     if rule == "random":
         order = np.argsort(_hashes(users, items, seed), kind="stable")
         parts = np.full(len(users), TRAIN, np.int8)

@@ -96,6 +96,14 @@ def test_training_finds_groups_of_taste_and_keeps_its_best_epoch() -> None:
 
 
 def test_settings_that_cannot_be_meant_are_refused() -> None:
+    train = made(0)
+    with pytest.raises(TrainerError, match="val: found 'no pair', expected some, to choose an epoch by"):
+        train_bpr(
+            LightGCN(train),
+            train,
+            Pairs.of(train.users[:0], train.items[:0], NUM_USERS, NUM_ITEMS),
+            BprConfig(),
+        )
     for changes, words in (({"epochs": 0}, "recommend.epochs"), ({"lr": 0.0}, "recommend.lr, penalty")):
         with pytest.raises(TrainerError, match=words):
             BprConfig(**changes)  # type: ignore[arg-type]

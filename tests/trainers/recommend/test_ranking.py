@@ -79,8 +79,8 @@ def test_ranks_and_metrics_are_those_of_a_search(seed: int, k: int, users_at_onc
     assert metrics.pop("num") == sum(bool(own) for own in expected.values())
     assert metrics == pytest.approx(naive([list(own.values()) for own in expected.values() if own], k))
     assert all(0 <= value <= 1 for value in metrics.values())
-    cold = case.of(TRAIN).num_of_items[found.items] == 0
-    of_cold = [[own[i] for i in own if not case.of(TRAIN).num_of_items[i]] for own in expected.values()]
+    cold = case.of(TRAIN).num_by_item[found.items] == 0
+    of_cold = [[own[i] for i in own if not case.of(TRAIN).num_by_item[i]] for own in expected.values()]
     only = found.metrics(k, cold)
     if any(of_cold):
         assert only.pop("num") == sum(map(bool, of_cold))
@@ -95,7 +95,7 @@ def test_the_best_items_are_those_of_a_sort(seed: int, k: int, users_at_once: in
     case = Case(seed)
     masks, users = [case.of(TRAIN), case.of(VAL)], np.array([4, 0, 7, 1])
     block_bytes = 4 * 15 * users_at_once
-    items, scores = top_items(lambda some: case.scores[some], users, masks, k, block_bytes=block_bytes)
+    items, scores = top_items(lambda some: case.scores[some], users, 15, masks, k, block_bytes=block_bytes)
     for user, row, kept in zip(users.tolist(), items.tolist(), scores, strict=True):
         masked = {i for i in range(15) if case.taken[user, i] and case.part[user, i] != TEST}
         best = sorted((-float(case.scores[user, i]), i) for i in range(15) if i not in masked)[:k]
@@ -119,12 +119,30 @@ def test_bad_scores_and_pairs_are_refused() -> None:
             full_ranking(scores_of, test, masks)
     with pytest.raises(TrainerError, match="pairs: found items 2 to 15, expected numbers from 0 to 14"):
         Pairs.of(np.array([0, 1]), np.array([15, 2]), 9, 15)
+    for users, items in ((np.array([0.5]), np.array([1])), (np.array([0]), np.array([1, 2]))):
+        with pytest.raises(TrainerError, match=r"pairs: found .* expected whole numbers of users and items"):
+            Pairs.of(users, items, 9, 15)
+    few, narrow = Pairs.of(np.array([0]), np.array([1]), 4, 15), Pairs.of(np.array([0]), np.array([1]), 9, 8)
+    for mask in (few, narrow):
+        with pytest.raises(TrainerError, match=r"masks: found .* expected 9 users and 15 items"):
+            full_ranking(lambda users: case.scores[users], test, [mask])
+    with pytest.raises(TrainerError, match="masks: found"):
+        top_items(lambda users: case.scores[users], np.array([1]), 15, [narrow], 3)
+    with pytest.raises(TrainerError, match=r"users: found .*, expected numbers from 0 to 8"):
+        top_items(lambda users: case.scores[users], np.array([9]), 15, [train], 3)
+    ranks = full_ranking(lambda users: case.scores[users], test, [train])
+    with pytest.raises(TrainerError, match="k: found 0, expected at least 1"):
+        ranks.metrics(0)
+    with pytest.raises(TrainerError, match="k: found 0, expected at least 1"):
+        top_items(lambda users: case.scores[users], np.array([1]), 15, [], 0)
+    free, _ = top_items(lambda users: case.scores[users], np.array([4]), 15, [], 1)
+    assert free.item() == case.scores[4].argmax()
 
 
 def test_pairs_are_kept_once_in_the_order_of_users_and_items() -> None:
     pairs = Pairs.of(np.array([2, 0, 2, 2]), np.array([1, 3, 1, 0]), 4, 5)
     assert pairs.indptr.tolist() == [0, 1, 1, 3, 3] and pairs.items.tolist() == [3, 0, 1]
-    assert pairs.users.tolist() == [0, 2, 2] and pairs.num_of_items.tolist() == [1, 1, 0, 1, 0]
+    assert pairs.users.tolist() == [0, 2, 2] and pairs.num_by_item.tolist() == [1, 1, 0, 1, 0]
     assert pairs.matrix.toarray().nonzero()[0].tolist() == [0, 2, 2]
     joined = pairs.joined(Pairs.of(np.array([3, 2]), np.array([4, 1]), 4, 5))
     assert list(zip(joined.users, joined.items, strict=True)) == [(0, 3), (2, 0), (2, 1), (3, 4)]
@@ -229,6 +247,13 @@ def test_random_parts_are_alike_for_all_pairs() -> None:
         ),
         (lambda u: split_pairs(u, u, u, "time"), "split: found 'time', expected one of random, user_random"),  # type: ignore[arg-type]
         (lambda u: split_pairs(u, u, u, "last", shares=(0.5, 0.5)), "expected shares of train, validation"),
+        (
+            lambda u: split_pairs(u // 3, u // 3, u, "last"),
+            "split: found 'a pair that comes again', expected each",
+        ),
+        (lambda u: split_pairs(u, u, u / 2, "last"), "split: found times of float64, expected whole seconds"),
+        (lambda u: split_pairs(u, u, u // 3, "global_time"), "found 'no pair of validation by global_time'"),
+        (lambda u: split_pairs(u[:0], u[:0], None, "random"), "found 'no pair of train by random'"),
     ],
 )
 def test_splits_that_cannot_be_made_are_refused(make: Callable[[np.ndarray], object], words: str) -> None:
