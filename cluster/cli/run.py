@@ -170,8 +170,10 @@ def recipes() -> None:
     """Names of the recipes that come with the program, and where each is."""
     from netgpt.cluster.config import config_names, recipe_file
 
-    for name in config_names():
-        print(f"{name:<14}{recipe_file(name)}")
+    names = config_names()
+    width = max(map(len, names)) + 2
+    for name in names:
+        print(f"{name:<{width}}{recipe_file(name)}")
 
 
 def register(app: typer.Typer) -> None:
