@@ -347,6 +347,13 @@ class TaskTests:
             value = metrics["stages"]["stage1"]["test"][metric.name]
             assert metric.title in shown and f"{value:.4f}" in shown
         assert "the model" in shown and all(name in shown for name in metrics["baselines"])
+        long = metrics_table(metrics, self.task, {"stage1": "a model of a long name, alone"}, ("", ""))
+        for table in (shown, long):
+            lines = table.splitlines()
+            rows = lines[: 3 + len(metrics["baselines"]) + 1]
+            assert {len(line) for line in rows} == {len(lines[0])} and rows[-1].startswith(
+                "a model" if table is long else "the"
+            )
 
     def test_intervals_hold_what_was_measured(self, graph: Store, judge: Judge) -> None:
         """Of every metric of scores and baselines, but for examples without one; and the table shows them."""

@@ -196,7 +196,9 @@ def metrics_table(
     heads += [f"{chosen.title} {flag.replace('_', ' ')}", f"{chosen.title} {REST}"] if flag else []
     least = 17 if within else 8  # of two figures and what is between them
     widths = [max(least if i < len(task.metrics) else 8, 2 + len(head)) for i, head in enumerate(heads)]
-    head = f"{'test split':<26}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
+    names = [*metrics["baselines"], *(titles.get(name, name) for name in metrics["stages"])]
+    first = max(26, 2 + max(map(len, names), default=0))
+    head = f"{'test split':<{first}}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
     lines = [head, "-" * len(head)]
 
     def row(name: str, measures: Mapping[str, Measures]) -> str:
@@ -204,14 +206,14 @@ def metrics_table(
         if flag:
             values += [measures.get(f"test_{part}", {}).get(chosen.name) for part in (flag, REST)]
         cells = zip(values, widths, strict=True)
-        return f"{name:<26}" + "".join(" " * w if v is None else f"{v:>{w}.4f}" for v, w in cells)
+        return f"{name:<{first}}" + "".join(" " * w if v is None else f"{v:>{w}.4f}" for v, w in cells)
 
     def around(name: str) -> list[str]:
         """The row of its intervals."""
         found = within.get(name, {})
         texts = [interval_text(found[m.name]) if m.name in found else "" for m in task.metrics]
         cells = "".join(f"{text:>{w}}" for text, w in zip(texts, widths, strict=False))
-        return [f"{'':<26}{cells}"] if found else []
+        return [f"{'':<{first}}{cells}"] if found else []
 
     for name, measures in metrics["baselines"].items():
         lines += [row(name, measures), *around(name)]
