@@ -25,7 +25,7 @@ from netgpt.sampler.epochs import Epochs
 from netgpt.sampler.errors import SamplerError
 from netgpt.sampler.kernels.generator import GENERATOR, row_key
 from netgpt.sampler.kernels.links import alias_table, draw_negatives, sort_rows, untold
-from netgpt.sampler.loader import Sampling, SamplingEngine
+from netgpt.sampler.loader import LOADER_OPTIONS, Sampling, SamplingEngine
 from netgpt.sampler.options import named_relation, options_of
 from netgpt.sampler.requests import Request, integer, integers
 
@@ -34,18 +34,8 @@ NEGATIVES = "links-1"
 DEGREE_POWER = 0.75
 Draw = Literal["uniform", "degree", "earlier"]
 _OPTIONS = (
-    *(
-        "relation",
-        "edges",
-        "negatives",
-        "draw",
-        "positives",
-        "exclude_targets",
-        "reverse",
-        "batch_size",
-        "shuffle",
-    ),
-    *("drop_last", "rank", "world_size", "threads", "prefetch", "gather", "pin_memory", "engine"),
+    *("relation", "edges", "negatives", "draw", "positives", "exclude_targets", "reverse"),
+    *LOADER_OPTIONS,
 )
 
 
@@ -280,6 +270,26 @@ def negatives_key(seed: int, epoch: int, edge_type: EdgeType) -> np.uint64:
     """Key of the draws of negatives of a relation's edges in an epoch."""
     src, name, dst = edge_type
     return row_key(seed, epoch, (src, f"{NEGATIVES}|{name}", dst))
+
+
+def uniform_negatives(
+    key: np.uint64,
+    numbers: np.ndarray,
+    tails: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray],
+    num_heads: int,
+    num: int,
+    *,
+    is_one_type: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Negatives of pairs that no relation numbers: [B, num] int64, and for which there are any, [B] bool.
+
+    numbers [B]: what a pair's draws depend on, besides the key; rows: heads of each tail, ascending: indptr
+    and heads; num_heads: nodes of the heads' type, all alike.
+    """
+    none, bounds = np.empty(0, np.int64), np.full(len(numbers), num_heads)
+    out = np.full((len(numbers), num), -1, np.int64)
+    return out, draw_negatives(key, numbers, tails, bounds, *rows, none, none, none, is_one_type, out)
 
 
 def around(

@@ -156,10 +156,11 @@ class Sampling:
         return replace(batch, features=self._gatherer.gather(batch.nodes))
 
 
-_LOADER_OPTIONS = (
-    *("node_ids", "batch_size", "shuffle", "drop_last", "rank", "world_size", "node_type"),
+LOADER_OPTIONS = (
+    *("batch_size", "shuffle", "drop_last", "rank", "world_size"),
     *("threads", "prefetch", "gather", "pin_memory", "engine"),
 )
+"""What all loaders take besides the fields of `SamplingOptions`."""
 
 
 class NeighborLoader(Epochs[MiniBatch]):
@@ -194,7 +195,7 @@ class NeighborLoader(Epochs[MiniBatch]):
         engine: SamplingEngine | None = None,
         **options: Any,
     ) -> None:
-        wanted = options_of({"seed": seed, **options}, *_LOADER_OPTIONS)
+        wanted = options_of({"seed": seed, **options}, "node_ids", "node_type", *LOADER_OPTIONS)
         if node_ids is None:
             raise SamplerError("node_ids: found none, expected the seed nodes' numbers")
         if node_type is not None and node_type not in graph.node_types:

@@ -17,8 +17,13 @@ from torch_geometric.sampler import (
 from netgpt.graphstore import EdgeType, Graph
 from netgpt.sampler.batch import MiniBatch
 from netgpt.sampler.errors import SamplerError
-from netgpt.sampler.kernels.links import draw_negatives
-from netgpt.sampler.links import around, excluded_relations, negatives_key, without_targets
+from netgpt.sampler.links import (
+    around,
+    excluded_relations,
+    negatives_key,
+    uniform_negatives,
+    without_targets,
+)
 from netgpt.sampler.neighbor import NeighborSampler
 from netgpt.sampler.options import named_relation
 from netgpt.sampler.requests import node_ids
@@ -102,19 +107,19 @@ class Sampler(BaseSampler):
 
     def _negatives(self, relation: EdgeType, src: np.ndarray, dst: np.ndarray, amount: int) -> np.ndarray:
         """[edges, amount] int64."""
-        graph, out = self.sampler.graph, np.full((len(src), amount), -1, np.int64)
+        graph = self.sampler.graph
         if not amount:
-            return out
+            return np.empty((len(src), 0), np.int64)
         if relation not in self._rows:
             indptr, heads = graph.relation(relation).to_csr()
             order = np.argsort(heads, kind="stable")  # tails of each head, ascending
             tails = np.repeat(np.arange(len(indptr) - 1, dtype=heads.dtype), np.diff(indptr))[order]
             first = np.searchsorted(heads[order], np.arange(graph.num_nodes[relation[0]] + 1))
             self._rows[relation] = first.astype(np.int64), tails
-        num, none = graph.num_nodes[relation[2]], np.empty(0, np.int64)
-        key = negatives_key(self.sampler.options.seed, self.epoch, relation)
-        rows = (*self._rows[relation], none, none, none, relation[0] == relation[2])
-        found = draw_negatives(key, src * num + dst, src, np.full(len(src), num), *rows, out)
+        num, is_one_type = graph.num_nodes[relation[2]], relation[0] == relation[2]
+        key, numbers = negatives_key(self.sampler.options.seed, self.epoch, relation), src * num + dst
+        rows = self._rows[relation]
+        out, found = uniform_negatives(key, numbers, src, rows, num, amount, is_one_type=is_one_type)
         if not found.all():
             node = int(src[np.argmin(found)])
             raise SamplerError(f"negatives: found {relation[0]} {node} with edges to all {num} {relation[2]}")

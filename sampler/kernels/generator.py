@@ -19,7 +19,7 @@ GENERATOR = "splitmix64-floyd-1"
 MAX_DEGREE = 1 << 32
 """Rows are shorter than this: a draw has 32 bits."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S27, _S30, _S31, _S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
 _ONE = np.uint64(1)
@@ -32,7 +32,7 @@ def row_key(seed: int, epoch: int, edge_type: EdgeType) -> np.uint64:
 
 
 @njit(inline="always")
-def _mix(x):  # type: ignore[no-untyped-def]
+def mix(x):  # type: ignore[no-untyped-def]
     """Finaliser of SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators")."""
     x = (x ^ (x >> _S30)) * _MIX_1
     x = (x ^ (x >> _S27)) * _MIX_2
@@ -42,7 +42,7 @@ def _mix(x):  # type: ignore[no-untyped-def]
 @njit(inline="always")
 def row_state(key, v):  # type: ignore[no-untyped-def]
     """Where the draws of node v's row start, from the relation's key (uint64)."""
-    return _mix(key ^ _mix(np.uint64(v) * _GOLDEN + _ONE))
+    return mix(key ^ mix(np.uint64(v) * GOLDEN + _ONE))
 
 
 @njit(inline="always")
@@ -51,4 +51,4 @@ def draw(state, i, bound):  # type: ignore[no-untyped-def]
 
     32 random bits times the bound: the bias is below bound / 2**32.
     """
-    return np.int64(((_mix(state + np.uint64(i + 1) * _GOLDEN) >> _S32) * np.uint64(bound)) >> _S32)
+    return np.int64(((mix(state + np.uint64(i + 1) * GOLDEN) >> _S32) * np.uint64(bound)) >> _S32)

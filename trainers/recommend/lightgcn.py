@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid
 
 from netgpt.graphstore.files import Json
 from netgpt.sampler.kernels.generator import row_key
-from netgpt.sampler.kernels.links import draw_negatives
+from netgpt.sampler.links import uniform_negatives
 from netgpt.trainers.errors import require
 from netgpt.trainers.recommend.pairs import Pairs
 from netgpt.trainers.recommend.ranking import ScoresOf, full_ranking
@@ -130,14 +130,12 @@ def triples(train: Pairs, config: BprConfig, epoch: int) -> Iterator[tuple[Tenso
     The negative of a pair is a function of (seed, epoch, its number), alike among the items that the user has
     not in train. Pairs of users who have all items are left out.
     """
-    key, none = row_key(config.seed, epoch, PAIRS), np.empty(0, np.int64)
+    key, rows = row_key(config.seed, epoch, PAIRS), (train.indptr, train.items)
     order = np.random.default_rng([config.seed, epoch]).permutation(len(train))
     for first in range(0, len(order), config.batch_size):
         numbers = order[first : first + config.batch_size]
-        users, bounds = train.users[numbers], np.full(len(numbers), train.num_items)
-        negatives = np.full((len(numbers), 1), -1, np.int64)
-        rows = (train.indptr, train.items, none, none, none, False)
-        found = draw_negatives(key, numbers, users, bounds, *rows, negatives)
+        users = train.users[numbers]
+        negatives, found = uniform_negatives(key, numbers, users, rows, train.num_items, 1)
         parts = (users[found], train.items[numbers][found], negatives[found, 0])
         user, item, negative = (torch.from_numpy(part) for part in parts)
         if len(user):

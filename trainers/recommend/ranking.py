@@ -76,9 +76,7 @@ def full_ranking(
     _check_masks(masks, test.num_users, test.num_items)
     users = np.flatnonzero(test.num_by_user)
     ranks = np.empty(len(test), np.int64)
-    for block, scores in _blocks(scores_of, users, test.num_items, block_bytes):
-        for mask in masks:
-            _mask(scores, block, mask.indptr, mask.items)
+    for block, scores in _blocks(scores_of, users, test.num_items, masks, block_bytes):
         if not _rank(scores, block, test.indptr, test.items, ranks):
             raise TrainerError(
                 "ranking: found a test pair that is masked too, expected pairs of one part each"
@@ -105,9 +103,7 @@ def top_items(
     items = np.full((len(users), k), -1, np.int64)
     kept = np.full((len(users), k), np.nan, np.float32)
     at = 0
-    for block, scores in _blocks(scores_of, users, num_items, block_bytes):
-        for mask in masks:
-            _mask(scores, block, mask.indptr, mask.items)
+    for block, scores in _blocks(scores_of, users, num_items, masks, block_bytes):
         _top(scores, items[at : at + len(block)], kept[at : at + len(block)])
         at += len(block)
     return items, kept
@@ -121,9 +117,9 @@ def _check_masks(masks: Sequence[Pairs], num_users: int | None, num_items: int) 
 
 
 def _blocks(
-    scores_of: ScoresOf, users: np.ndarray, num_items: int, block_bytes: int
+    scores_of: ScoresOf, users: np.ndarray, num_items: int, masks: Sequence[Pairs], block_bytes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Users, and a copy of their scores, [B, I] float32."""
+    """Users, and their scores, [B, I] float32: NaN for what is masked."""
     size = max(1, block_bytes // (4 * max(1, num_items)))
     for first in range(0, len(users), size):
         block = users[first : first + size]
@@ -133,6 +129,8 @@ def _blocks(
         if np.isnan(scores).any():
             user = int(block[np.isnan(scores).any(axis=1)][0])
             raise TrainerError(f"scores of user {user}: found NaN, expected numbers")
+        for mask in masks:
+            _mask(scores, block, mask.indptr, mask.items)
         yield block, scores
 
 
@@ -165,18 +163,16 @@ def _rank(scores, users, indptr, items, ranks):  # type: ignore[no-untyped-def]
                 continue
             place = np.searchsorted(values, score, side="right")  # above or at values[:place]
             if values[place - 1] == score:
-                level[np.searchsorted(values, score)] += 1
-                above[np.searchsorted(values, score)] += 1
-            else:
-                above[place] += 1
+                place = np.searchsorted(values, score)
+                level[place] += 1
+            above[place] += 1
         # above[p]: items greater than values[p − 1], not greater than values[p] (of equal values the first p)
+        for p in range(num - 1, -1, -1):
+            above[p] += above[p + 1]  # now: items that are above values[p − 1]
         for i in range(num):
             place = np.searchsorted(values, values[i])
             end = np.searchsorted(values, values[i], side="right")
-            greater = 0
-            for p in range(end, num + 1):
-                greater += above[p]
-            ranks[first + order[i]] = 1 + greater + (level[place] - (end - place)) + (i - place)
+            ranks[first + order[i]] = 1 + above[end] + (level[place] - (end - place)) + (i - place)
     return bad == 0
 
 

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from netgpt.sampler.kernels.generator import GOLDEN, mix
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.schedule import seed_of
 
@@ -101,14 +102,7 @@ def _sizes(num: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.nda
 
 
 def _hashes(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
-    """A number for each pair that depends on nothing else: [n] uint64, by SplitMix64's finaliser."""
-    key = np.uint64(seed_of(seed, "split"))
-    with np.errstate(over="ignore"):
-        x = key ^ _mixed(users.astype(np.uint64) + np.uint64(1))
-        return _mixed(x ^ _mixed(items.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)))
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)))
+    """A number for each pair that depends on nothing else: [n] uint64."""
+    mixed = mix.py_func  # of arrays; compiled it is one number's
+    x = np.uint64(seed_of(seed, "split")) ^ mixed(users.astype(np.uint64) + np.uint64(1))
+    return np.asarray(mixed(x ^ mixed(items.astype(np.uint64) * GOLDEN)))
