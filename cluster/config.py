@@ -26,7 +26,7 @@ from netgpt.graphstore.errors import StoreError, UnknownNameError
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.settings import Settings, settings_type
-from netgpt.trainers.stages.names import BASELINES, STAGES
+from netgpt.trainers.stages.names import BASELINES, OTHERS, STAGES
 from netgpt.trainers.tasks.base import TaskConfig
 
 AUTO, OFF = "auto", "off"
@@ -184,7 +184,7 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
         given = OmegaConf.from_dotlist(overrides or [])
         recipe = _left_of(recipe, given)
         kind, sections = _kind(OmegaConf.merge(recipe, given)), {one.name for one in fields(RunConfig)}
-        for name in {*STAGES, *BASELINES} - {one.name for one in fields(kind)} - sections:
+        for name in {*STAGES, *OTHERS, *BASELINES} - {one.name for one in fields(kind)} - sections:
             recipe.pop(name, None)  # of a stage that the run is without
         merged: Any = OmegaConf.merge(OmegaConf.structured(kind), recipe)
         place = "override"

@@ -133,6 +133,8 @@ def say_skipped(report: ReadReport) -> None:
         say(f"left out {sum(report.dangling.values())} links to what is not there ({counts})")
     if report.first_skipped:
         say(f"first: {report.first_skipped}")
+    for note in report.notes:
+        say(note)
     for name, one in report.edges.items():
         say(
             f"{name}: {one.num_edges:,} edges"

@@ -67,6 +67,8 @@ class ReadReport:
     """Numbers that were not there, and are 0, by field."""
     edges: dict[str, RowStats] = field(default_factory=dict)
     """What became of listed edges, by the relation's name."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know of rows that were taken, one line each."""
 
     @property
     def num_skipped(self) -> int:
@@ -99,7 +101,10 @@ class ReadReport:
     def clear(self) -> None:
         """Count anew."""
         self.num_read, self.first_skipped = 0, None
-        for counted in (self.skipped, self.skipped_ids, self.dangling, self.imputed, self.edges):
+        for counted in (
+            *(self.skipped, self.skipped_ids, self.dangling, self.imputed, self.edges),
+            self.notes,
+        ):
             counted.clear()
 
 
@@ -156,6 +161,10 @@ class Source:
 
     def edges(self, edge_type: EdgeType) -> Iterator[Piece]:
         """The edges of a listed relation, the same in each call."""
+        raise NotImplementedError
+
+    def held(self, edge_type: EdgeType, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Heads and tails [n] of the pairs of a listed relation's part that are no edges; each once."""
         raise NotImplementedError
 
     def policy(self, edge_type: EdgeType) -> Policy:

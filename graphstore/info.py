@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class StoreInfo(TypedDict):
     encoders: dict[str, str]
     bytes: int
     nodes: dict[str, NodeInfo]
-    relations: dict[str, dict[str, int | str]]
+    relations: dict[str, dict[str, Any]]
     target: str
     columns: dict[str, ColumnInfo]
     split: SplitInfo | None
@@ -155,5 +155,7 @@ def table(info: StoreInfo) -> str:
     lines += ["", f"{'relation':<38}{'edges':>15}  layout"]
     for name, relation in info["relations"].items():
         lines.append(f"{name:<38}{relation['num_edges']:>15,}  {relation['layout']}")
+        for part, num in relation.get("held", {}).items():
+            lines.append(f"{f'  held out: {part}':<38}{num:>15,}  pairs, no edges")
     lines.append(f"{'total':<38}{sum(int(r['num_edges']) for r in info['relations'].values()):>15,}")
     return "\n".join(lines)

@@ -144,6 +144,8 @@ class RelationType:
     """Numbers of a listed edge."""
     link: str = ""
     """The column of one end's rows that says the other, of listed edges that a foreign key makes."""
+    held: tuple[str, ...] = ()
+    """Parts of the listed pairs, such as val and test, that are kept beside the rows and are no edges."""
 
     @property
     def rule(self) -> Literal["listed", "column", "group"]:
@@ -283,7 +285,7 @@ class Schema:
             if not node["made_of"]:
                 del node["made_of"]
         for relation in raw["relations"]:
-            for key in ("time", "numbers", "link"):
+            for key in ("time", "numbers", "link", "held"):
                 if not relation[key]:
                     del relation[key]
         return raw
@@ -305,6 +307,7 @@ class Schema:
                     time=r.get("time", ""),
                     numbers=tuple(r.get("numbers", ())),
                     link=r.get("link", ""),
+                    held=tuple(r.get("held", ())),
                 )
                 for r in raw["relations"]
             ),
@@ -337,14 +340,14 @@ class Schema:
                 yield f"edge type from {src!r} to {dst!r}"
             elif relation.rule == "group" and not self.is_numbered_as(src, dst):
                 yield f"{edge_name(relation.edge_type)}: a group of two types"
-            elif relation.rule != "listed" and (relation.time or relation.numbers):
-                yield f"{edge_name(relation.edge_type)}: times or numbers of edges that are not listed"
+            elif relation.rule != "listed" and (relation.time or relation.numbers or relation.held):
+                yield f"{edge_name(relation.edge_type)}: times, numbers or parts of edges that are not listed"
             elif relation.group_by is not None:
                 node = self.node_type(dst)
                 if node.column_named(relation.group_by) is not None and not node.time:
                     yield f"{edge_name(relation.edge_type)}: a group of nodes without a time"
             elif len({*relation.numbers}) < len(relation.numbers) or not all(
-                NAME.fullmatch(name) for name in (*relation.numbers, relation.time or "time")
+                NAME.fullmatch(name) for name in (*relation.numbers, *relation.held, relation.time or "time")
             ):
                 yield f"{edge_name(relation.edge_type)}: {relation.time!r} and {relation.numbers} of edges"
             elif relation.rule == "column":

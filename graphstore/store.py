@@ -203,6 +203,10 @@ class Store(Graph):
         numbers = [*self.num_nodes.values(), *(relation["num_edges"] for relation in relations.values())]
         if any(type(number) is not int or not 0 <= number < 1 << 60 for number in numbers):
             raise ValueError("numbers of nodes or edges")
+        for rule in self.schema.relations:
+            held = relations[edge_name(rule.edge_type)].get("held", {})
+            if set(held) != set(rule.held) or any(type(num) is not int or num < 0 for num in held.values()):
+                raise ValueError(f"held pairs {held!r} of {edge_name(rule.edge_type)}")
         for (src, _, dst), relation in zip(self.edge_types, relations.values(), strict=True):
             fits = relation["layout"] == "csr" or self.schema.is_numbered_as(src, dst)
             if relation["layout"] not in ("csr", "prefix") or not fits:
@@ -280,6 +284,20 @@ class Store(Graph):
         time = self._array_of_length(f"{folder}/time", num) if rule.time else None
         numbers = {name: self._array_of_length(f"{folder}/numbers/{name}", num) for name in rule.numbers}
         return replace(relation, time=time, numbers=numbers)
+
+    def held(self, edge_type: EdgeType, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Heads and tails of the pairs of a relation that are kept beside it and are no edges, such as those
+        of `test`: [n] int64 each, in the order (head, tail). UnknownNameError for parts that it has not."""
+        known = self.schema.relation_type(edge_type).held if edge_type in self.edge_types else ()
+        if part not in known:
+            there = ", ".join(known) or "none"
+            raise UnknownNameError(
+                f"held pairs of {edge_name(edge_type)}: found {part!r}, expected one of {there}"
+            )
+        num = self.attributes["relations"][edge_name(edge_type)]["held"][part]
+        folder = f"held/{edge_name(edge_type)}/{part}"
+        heads, tails = (self._array_of_length(f"{folder}/{name}", num) for name in ("heads", "tails"))
+        return heads, tails
 
     def features(self, node_type: str) -> Features:
         if node_type not in self._features:

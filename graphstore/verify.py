@@ -82,6 +82,9 @@ def _expected(store: Store) -> _Expected:
         else:
             expected |= {f"{name}/{part}": ((np.int64,), num_tails) for part in ("begin", "end")}
             expected[f"{name}/rank"] = ((np.int32,), num_tails)
+        for part, length in relation.get("held", {}).items():
+            for end in ("heads", "tails"):
+                expected[f"held/{edge_name(edge_type)}/{part}/{end}"] = ((np.int64,), length)
     for node_type, column in _columns(store):
         path, length = column.path(node_type), num[node_type]
         if column.is_text:
@@ -148,6 +151,10 @@ def _pointer_problems(store: Store) -> Iterator[str]:
         if not wrong and f"{name}/time" in store.seal.arrays:
             wrong += _late(root, name)
         yield from wrong
+        for part in store.schema.relation_type(edge_type).held:
+            for end, node_type in (("heads", edge_type[0]), ("tails", edge_type[2])):
+                path = f"held/{edge_name(edge_type)}/{part}/{end}"
+                yield from _numbers(root, path, 0, store.num_nodes[node_type], "node numbers")
         if not wrong and (found := store.relation(edge_type).num_edges) != relation["num_edges"]:
             yield f"{name}: found {found} edges, expected {relation['num_edges']}"
     for name in store.seal.arrays:

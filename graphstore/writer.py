@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from netgpt.graphstore.arrays import StringWriter
+from netgpt.graphstore.arrays import StringWriter, write_array
 from netgpt.graphstore.columns import NodeWriters, require_encoders, require_same_schema
 from netgpt.graphstore.dataset import BuildConfig, Dataset, OnError, ReadReport, Source
 from netgpt.graphstore.datasets import names
@@ -108,6 +108,8 @@ def write_store(
             relations[name] = {"layout": layout, "num_edges": rows.num_edges}
             if has_lists:
                 report.edges[name] = RowStats(rows.num_edges, 0, 0)
+        if relation.held:
+            relations[name]["held"] = _write_held(root, source, relation)
         relations[name]["dst_range"] = [0, num_nodes[dst]]
     shutil.rmtree(source.scratch)
     source.scratch = None
@@ -205,6 +207,20 @@ def _write_listed(
         held_bytes=source.held_bytes,
         progress=progress,
     )
+
+
+def _write_held(root: Path, source: Source, relation: RelationType) -> dict[str, int]:
+    """Pairs that are no edges, in the order (head, tail), where no reader of edges looks; how many of each
+    part."""
+    num = {}
+    for part in relation.held:
+        heads, tails = source.held(relation.edge_type, part)
+        order = np.lexsort((tails, heads))
+        for name, ends in (("heads", heads), ("tails", tails)):
+            path = f"held/{edge_name(relation.edge_type)}/{part}/{name}"
+            write_array(root, path, ends[order].astype(np.int64))
+        num[part] = len(order)
+    return num
 
 
 def build(

@@ -22,7 +22,7 @@ from netgpt.trainers.curve import NO_GROUPS, Curve, Groups
 from netgpt.trainers.engine import Engine
 from netgpt.trainers.errors import require_finite
 from netgpt.trainers.progress import Progress
-from netgpt.trainers.schedule import learning_rate
+from netgpt.trainers.schedule import WARMUP_SHARE, learning_rate
 
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
@@ -63,7 +63,8 @@ class LoopConfig:
     """Name of the settings, for advice such as `lower stage2.lr`."""
     lr: float
     chooses: str = "mae"
-    """Metric of the validation part by which the best epoch is chosen; smaller is better."""
+    """Metric of the validation part by which the best epoch is chosen."""
+    larger_is_better: bool = False
     select: str = "best"
     """best: keep the weights of the epoch that is judged best; last: the last's."""
     patience: int = 0
@@ -73,6 +74,10 @@ class LoopConfig:
     """Steps that make one point of the curve; 0: there is no curve."""
     shows_best: bool = False
     """Whether progress shows the best validation so far."""
+    warmup: float = WARMUP_SHARE
+    """Share of all steps in which the rate rises to `lr`."""
+    decays: bool = True
+    """Whether it falls to zero behind that, by half a cosine; else it stays."""
     counts_steps: bool = False
     """Whether an epoch's entry in the history says its last step."""
 
@@ -120,11 +125,14 @@ class Loop:
         self._resume()
         state = self.state
         with closing(self._writer()) if self.rank == 0 else nullcontext() as writer:
+            config = self.config
             while state.step < total and not self._out_of_patience(ends):
                 epoch = int(np.searchsorted(ends, state.step, side="right"))
                 begin = ends[epoch - 1] if epoch else 0
                 for step in self.steps.stream(epoch, state.step - begin):
-                    lr = learning_rate(self.config.lr, state.step, total)
+                    lr = learning_rate(
+                        config.lr, state.step, total, warmup_share=config.warmup, decays=config.decays
+                    )
                     self.engine.set_rate(lr)
                     result = self.steps.train(step, state.step)
                     state.step += 1
@@ -187,7 +195,8 @@ class Loop:
                 if isinstance(value, float):
                     # Of an epoch without a curve TensorBoard has the number of its last step
                     writer.add_scalar(f"val/{name[4:]}", value, state.step - (not config.log_steps))
-        if config.select == "last" or state.best is None or judged < state.best:
+        sign = -1 if config.larger_is_better else 1
+        if config.select == "last" or state.best is None or sign * judged < sign * state.best:
             state.best, state.best_epoch = judged, epoch
             self.best = self.engine.values()
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
 
+from netgpt.graphstore.mixing import seed_of
+
 WARMUP_SHARE = 0.05
 
 
-def learning_rate(peak: float, step: int, num_steps: int) -> float:
-    """Linear warm-up over the first 5% of steps, then half a cosine to zero."""
-    warmup = max(1, round(WARMUP_SHARE * num_steps))
+def learning_rate(
+    peak: float, step: int, num_steps: int, *, warmup_share: float = WARMUP_SHARE, decays: bool = True
+) -> float:
+    """Linear warm-up over the first share of steps, then half a cosine to zero, or no change."""
+    warmup = max(1, round(warmup_share * num_steps))
     if step < warmup:
         return peak * (step + 1) / warmup
+    if not decays:
+        return peak
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
-
-
-def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed from any parts."""
-    text = "|".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def seed_torch(*parts: int | str) -> None:

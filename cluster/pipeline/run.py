@@ -86,7 +86,7 @@ class Run:
         else:
             raise ClusterError(f"{path}: a new run, and neither --data nor --store was given")
         opened = graphstore.open(where)
-        make_task(config.task).examples(opened)  # refused here, and not by a worker
+        make_task(config.task).check(opened)  # refused here, and not by a worker
         if known is not None and known["digest"] != opened.digest:
             raise ClusterError(f"{path}: its store {where} has changed; choose another --out")
         if data is None:

@@ -27,7 +27,7 @@ from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.base import Metric, Task
 from netgpt.trainers.tasks.baselines import Measures, RunMetrics
 from netgpt.trainers.tasks.evaluate import PREDICTIONS, REST
-from netgpt.trainers.tasks.split import PARTS, SplitConfig
+from netgpt.trainers.tasks.split import PARTS
 
 UNFAIR = ("constant (best on test)",)
 """Baselines that have seen the test labels: shown, but no measure of what is to be beaten."""
@@ -106,7 +106,7 @@ def read_results(run: Run, metrics: RunMetrics, words: ResultWords) -> Results:
         **{
             **vars(shown),
             "headline": _headline(shown, main, graph),
-            "sentences": _sentences(shown, main, graph, task.config.split),
+            "sentences": _sentences(shown, main, graph, task),
         }
     )
 
@@ -147,7 +147,7 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _sentences(shown: Results, main: Result, graph: Result | None, split: SplitConfig) -> tuple[str, ...]:
+def _sentences(shown: Results, main: Result, graph: Result | None, task: Task) -> tuple[str, ...]:
     measured = ", ".join(
         f"{m.title} {figure(main.test.values[m.name])} ({m.meaning})"
         for m in shown.metrics
@@ -156,8 +156,8 @@ def _sentences(shown: Results, main: Result, graph: Result | None, split: SplitC
     said = []
     if measured:
         said.append(
-            f"{main.title} was trained on examples {_of_train(split)}, and measured on {main.test.num:,} "
-            f"{'later ones' if split.by == 'time' else 'others'}: {measured}."
+            f"{main.title} was trained on {task.said_train}, and measured on {main.test.num:,} "
+            f"{task.said_test}: {measured}."
         )
     if graph is not None and main.test.num and graph.test.num:
         said.append(_beside(shown.metrics, main, graph))
@@ -174,13 +174,6 @@ def _sentences(shown: Results, main: Result, graph: Result | None, split: SplitC
         if r.test.unparsed
     ]
     return tuple(said)
-
-
-def _of_train(split: SplitConfig) -> str:
-    """Which examples a model was trained on."""
-    if split.by == "time":
-        return f"up to {split.until}"
-    return f"drawn at random (seed {split.seed})" if split.by == "random" else f"that {split.column} names"
 
 
 def _beside(metrics: Sequence[Metric], main: Result, graph: Result) -> str:

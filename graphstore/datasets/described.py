@@ -15,7 +15,7 @@ import numpy as np
 
 from netgpt.graphstore.errors import StoreError
 
-_JSON = re.compile(rb'\s*\{\s*"(version|target|nodes|edges|tables|relations)"\s*:')
+_JSON = re.compile(rb'\s*\{\s*"(version|target|nodes|edges|tables|relations|interactions)"\s*:')
 """How a description in JSON, which is YAML too, begins."""
 
 
@@ -39,6 +39,12 @@ def has_tables(path: Path) -> bool:
     in_yaml, in_json = rb'^["\']?tables["\']?\s*:', rb'"tables"\s*:'
     pattern = in_yaml if path.suffix in (".yaml", ".yml") else in_json
     return re.search(pattern, _head(path), re.MULTILINE) is not None
+
+
+def has_pairs(path: Path) -> bool:
+    """Whether a description is one of pairs of users and items: the key is in its first 64 kB, at the top."""
+    pattern = rb'^(\{\s*)?["\']?interactions["\']?\s*:'
+    return is_described(path) and re.search(pattern, _head(path), re.MULTILINE) is not None
 
 
 def _head(path: Path) -> bytes:

@@ -13,6 +13,7 @@ from netgpt.graphstore.errors import StoreError, UnknownNameError
 DATASETS = {
     "xsvideo": "netgpt.graphstore.datasets.xsvideo:XSVideo",
     "tables": "netgpt.graphstore.datasets.tables:Tables",
+    "interactions": "netgpt.graphstore.datasets.interactions:Interactions",
     "edges": "netgpt.graphstore.datasets.edges:Edges",
 }
 """By name the module and class of each data set."""

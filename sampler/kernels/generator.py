@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 from numba import njit
 
+from netgpt.graphstore import mixing
+from netgpt.graphstore.mixing import GOLDEN
 from netgpt.graphstore.schema import EdgeType, edge_name
 
 GENERATOR = "splitmix64-floyd-1"
@@ -19,24 +21,15 @@ GENERATOR = "splitmix64-floyd-1"
 MAX_DEGREE = 1 << 32
 """Rows are shorter than this: a draw has 32 bits."""
 
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_S27, _S30, _S31, _S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
-_ONE = np.uint64(1)
+_S32, _ONE = np.uint64(32), np.uint64(1)
+mix = njit(inline="always")(mixing.mix)
+"""One uint64 from another: see there."""
 
 
 def row_key(seed: int, epoch: int, edge_type: EdgeType) -> np.uint64:
     """Key of all rows of a relation in an epoch; the relation enters by its names, not its index."""
     text = f"{GENERATOR}|{seed}|{epoch}|{edge_name(edge_type)}"
     return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
-
-
-@njit(inline="always")
-def mix(x):  # type: ignore[no-untyped-def]
-    """Finaliser of SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators")."""
-    x = (x ^ (x >> _S30)) * _MIX_1
-    x = (x ^ (x >> _S27)) * _MIX_2
-    return x ^ (x >> _S31)
 
 
 @njit(inline="always")

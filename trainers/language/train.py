@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from netgpt.graphstore.files import Json
+from netgpt.graphstore.mixing import seed_of
 from netgpt.trainers import distributed, weights
 from netgpt.trainers.curve import NO_GROUPS, Groups, group_sums
 from netgpt.trainers.engine import ZeroEngine
@@ -29,7 +30,7 @@ from netgpt.trainers.language.samples import GraphStates, Samples
 from netgpt.trainers.language.text.fields import free_fields
 from netgpt.trainers.loop import Loop, LoopConfig, StepResult
 from netgpt.trainers.progress import Progress
-from netgpt.trainers.schedule import seed_of, seed_torch
+from netgpt.trainers.schedule import seed_torch
 from netgpt.trainers.tasks.baselines import Measures
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ import numpy as np
 from numba import njit, prange
 
 from netgpt.graphstore.files import Json
+from netgpt.graphstore.mixing import seed_of
+from netgpt.sampler.kernels.generator import GOLDEN, mix
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.recommend.pairs import Pairs
 
@@ -40,34 +42,53 @@ class Ranks:
         items) hits. MRR: 1 / rank of the first hit, 0 without one. Hit: whether there is one. Without users
         all are None.
         """
+        values = self.by_user(k, chosen)
+        num = len(values["hit"])
+        means = {name: float(own.mean()) if num else None for name, own in values.items()}
+        return {**{f"{name}@{k}": means[name] for name in METRICS}, "num": num}
+
+    def by_user(self, k: int, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The same of each user that has test items: [users] float64 by metric."""
         require(k >= 1, "k", k, "at least 1")
         users, ranks = self.users, self.ranks
         if chosen is not None:
             users, ranks = users[chosen], ranks[chosen]
         _, where, num = np.unique(users, return_inverse=True, return_counts=True)
-        if not len(num):
-            return {**{f"{name}@{k}": None for name in METRICS}, "num": 0}
         is_hit = ranks <= k
         hits = np.bincount(where, is_hit, len(num))
         gains = np.where(is_hit, 1 / np.log2(ranks + 1.0), 0)
         best = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
         first = np.full(len(num), np.iinfo(np.int64).max)
         np.minimum.at(first, where, ranks)
-        values = {
+        return {
             "precision": hits / k,
             "recall": hits / num,
             "ndcg": np.bincount(where, gains, len(num)) / best[np.minimum(num, k)],
             "mrr": np.where(first <= k, 1 / first, 0),
-            "hit": hits > 0,
+            "hit": (hits > 0).astype(np.float64),
         }
-        return {**{f"{name}@{k}": float(values[name].mean()) for name in METRICS}, "num": len(num)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Candidates that are drawn: of each user the same ones, whatever the model and the epoch."""
+
+    num: int
+    """Items of each user that are none of its pairs, by a hash of (seed, user, item)."""
+    seed: int = 0
 
 
 def full_ranking(
-    scores_of: ScoresOf, test: Pairs, masks: Sequence[Pairs], *, block_bytes: int = BLOCK_BYTES
+    scores_of: ScoresOf,
+    test: Pairs,
+    masks: Sequence[Pairs],
+    *,
+    sample: Sample | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Ranks:
     """Ranks of all test pairs. masks: pairs that are no candidates (train, validation); a test pair that is
-    among them is an error.
+    among them is an error. sample: a user's test pairs are ranked among these candidates alone, all together;
+    masks should then be of every other part.
 
     An item's rank is 1 + the candidates with a greater score + those with an equal one that are no test items
     of the user + its test items with an equal one and a lower number: no test item wins a tie. TrainerError
@@ -77,6 +98,10 @@ def full_ranking(
     users = np.flatnonzero(test.num_by_user)
     ranks = np.empty(len(test), np.int64)
     for block, scores in _blocks(scores_of, users, test.num_items, masks, block_bytes):
+        if sample is not None:
+            require(sample.num >= 1, "sample", sample.num, "at least 1")
+            key = np.uint64(seed_of(sample.seed, "candidates"))
+            _draw_candidates(scores, block, test.indptr, test.items, key, sample.num)
         if not _rank(scores, block, test.indptr, test.items, ranks):
             raise TrainerError(
                 "ranking: found a test pair that is masked too, expected pairs of one part each"
@@ -140,6 +165,31 @@ def _mask(scores, users, indptr, items):  # type: ignore[no-untyped-def]
     for b in prange(len(users)):
         for i in range(indptr[users[b]], indptr[users[b] + 1]):
             scores[b, items[i]] = np.nan
+
+
+@njit(cache=True, parallel=True)
+def _draw_candidates(scores, users, indptr, items, key, num):  # type: ignore[no-untyped-def]
+    """Of the candidates that are no test items keep those with the least hashes, so many: they are drawn
+    alike, without one twice, and do not depend on other users."""
+    for b in prange(len(users)):
+        state = mix(key ^ mix(np.uint64(users[b]) * GOLDEN + np.uint64(1)))
+        own = items[indptr[users[b]] : indptr[users[b] + 1]]
+        hashes = np.empty(scores.shape[1], np.uint64)
+        num_there = 0
+        for item in range(scores.shape[1]):
+            place = np.searchsorted(own, item)
+            if np.isnan(scores[b, item]) or (place < len(own) and own[place] == item):
+                continue
+            hashes[num_there] = mix(state ^ mix(np.uint64(item) * GOLDEN + np.uint64(1)))
+            num_there += 1
+        if num_there <= num:
+            continue
+        bound = np.partition(hashes[:num_there], num - 1)[num - 1]
+        for item in range(scores.shape[1]):
+            place = np.searchsorted(own, item)
+            is_test = place < len(own) and own[place] == item
+            if not is_test and mix(state ^ mix(np.uint64(item) * GOLDEN + np.uint64(1))) > bound:
+                scores[b, item] = np.nan
 
 
 @njit(cache=True, parallel=True)

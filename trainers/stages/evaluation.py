@@ -51,8 +51,7 @@ class Evaluate(Stage):
     def run(self, job: StageJob, tools: Tools) -> Made:
         from netgpt.graphstore.files import atomic_file, write_json
         from netgpt.trainers import distributed
-        from netgpt.trainers.graph.encoders.names import encoder_class
-        from netgpt.trainers.tasks.evaluate import PREDICTIONS, Judge, Scores
+        from netgpt.trainers.tasks.evaluate import PREDICTIONS, Scores
 
         settings, scores = job.settings, Scores()
         wanted = job.inputs.get("measured", [n for n in measured_stages(settings) if n in settings.stages])
@@ -60,9 +59,10 @@ class Evaluate(Stage):
             if name in wanted:
                 stage_of(name).measure(job, tools, scores)  # one model in memory at a time
         if distributed.rank() == 0:
-            judge = Judge(tools.store, tools.task, tools.task.examples(tools.store), settings.evaluation)
+            judge = tools.task.judge(tools.store, settings.evaluation)
+            titles = [title for name in settings.stages for title in stage_of(name).titles(settings).values()]
             metrics: RunMetrics = {
-                "encoder": encoder_class(settings.graph.encoder).title,
+                "encoder": titles[0] if titles else "",
                 "stages": judge.stage_metrics(scores),
                 "baselines": judge.baseline_metrics(),
             }

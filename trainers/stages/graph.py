@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from netgpt.graphstore import Graph, Store
+from netgpt.trainers.errors import require
 from netgpt.trainers.graph.files import IDS, VECTORS
 from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
@@ -40,6 +41,10 @@ class Pretrain(Stage):
 
     def check(self, settings: Settings) -> None:
         from netgpt.trainers.graph.encoders.names import encoder_class
+        from netgpt.trainers.tasks.names import task_class
+
+        task = settings.task.name
+        require(not task_class(task).ranks, "task.name", task, "a task of nodes, as stage 1 scores them")
 
         encoder_class(settings.graph.encoder).check(settings.graph)
 

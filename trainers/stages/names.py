@@ -20,6 +20,10 @@ STAGES = {
     "evaluation": "netgpt.trainers.stages.evaluation:Evaluate",
 }
 """In the order in which a single worker would make them."""
+OTHERS = {
+    "recommender": "netgpt.trainers.stages.recommend:Recommend",
+}
+"""Stages of other recipes."""
 BASELINES = {
     "lora": "netgpt.trainers.stages.language:Lora",
 }
@@ -29,11 +33,11 @@ BASELINES = {
 @lru_cache
 def stage_of(name: str) -> Stage:
     """A stage of the tables, or of package.module:Name."""
-    stage: Stage = names.load({**STAGES, **BASELINES}, name, "stages")()
+    stage: Stage = names.load({**STAGES, **OTHERS, **BASELINES}, name, "stages")()
     return stage
 
 
 def commands() -> dict[str, Stage]:
     """Commands that make stages alone, and the stage that gives each its name and help."""
-    stages = [stage_of(name) for name in (*STAGES, *BASELINES)]
+    stages = [stage_of(name) for name in (*STAGES, *OTHERS, *BASELINES)]
     return {stage.command: stage for stage in stages if stage.help}

@@ -20,6 +20,9 @@ from netgpt.trainers.tasks.split import SplitConfig, number_column, split
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
 
+    from netgpt.trainers.config import EvaluationConfig
+    from netgpt.trainers.tasks.evaluate import Judging
+
 
 @dataclass(frozen=True, kw_only=True)
 class WordsConfig:
@@ -92,9 +95,11 @@ class Task:
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     noun: ClassVar[str] = "answer"
     """What an answer is called: level, class, …"""
-    metrics: ClassVar[tuple[Metric, ...]] = ()
-    chooses: ClassVar[str] = ""
-    """Name of the metric by which the best epoch is chosen; smaller is better."""
+    metrics: tuple[Metric, ...] = ()
+    chooses: str = ""
+    """Name of the metric by which the best epoch is chosen."""
+    ranks: ClassVar[bool] = False
+    """Whether it is asked of pairs what comes next, and not of nodes."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -103,6 +108,35 @@ class Task:
     def width(self) -> int:
         """Numbers in the score of one example: 1, or one for each of the choices."""
         return 1
+
+    @property
+    def also(self) -> Mapping[str, str]:
+        """Further parts of the test that tables show below it: name, and what it is."""
+        return {}
+
+    @property
+    def said_train(self) -> str:
+        """Which examples a model was trained on, as a report says it."""
+        split = self.config.split
+        if split.by == "time":
+            return f"examples up to {split.until}"
+        how = f"drawn at random (seed {split.seed})" if split.by == "random" else f"that {split.column} names"
+        return f"examples {how}"
+
+    @property
+    def said_test(self) -> str:
+        """What the others were that it was measured on."""
+        return "later ones" if self.config.split.by == "time" else "others"
+
+    def check(self, graph: Graph) -> None:
+        """TrainerError for a graph that has not what it asks of."""
+        self.examples(graph)
+
+    def judge(self, graph: Graph, config: EvaluationConfig) -> Judging:
+        """What measures the scores of a run on a graph. TrainerError for groups that there are not."""
+        from netgpt.trainers.tasks.evaluate import Judge
+
+        return Judge(graph, self, self.examples(graph), config)
 
     # Examples
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,16 +32,37 @@ _ALWAYS = 1 << 40
 
 @dataclass
 class Scores:
-    """What is to be measured: scores [N] of all nodes by name, and the parts that they are known of.
+    """What is to be measured: scores [N] of all nodes by name, and the parts that they are known of; of a
+    task of pairs what gives the scores of a user's items.
 
     NaN where a generated text states none.
     """
 
-    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def add(self, name: str, scores: np.ndarray, parts: tuple[str, ...] = PARTS) -> None:
+    def add(self, name: str, scores: Any, parts: tuple[str, ...] = PARTS) -> None:
         self.scores[name], self.parts[name] = scores, parts
+
+
+class Judging(Protocol):
+    """What an evaluation asks of whatever measures a task."""
+
+    def stage_metrics(self, scores: Scores) -> dict[str, dict[str, Measures]]:
+        """Metrics by what is measured and part."""
+        ...
+
+    def baseline_metrics(self) -> dict[str, dict[str, Measures]]:
+        """Metrics of what a model must beat, by its name and part."""
+        ...
+
+    def intervals(self, scores: Scores) -> dict[str, dict[str, Interval]]:
+        """Of the test part, by what is measured and by baseline."""
+        ...
+
+    def write_predictions(self, path: Path, scores: Scores) -> None:
+        """A table of what was predicted, as Parquet."""
+        ...
 
 
 class Judge:
@@ -197,6 +218,7 @@ def metrics_table(
     least = 17 if within else 8  # of two figures and what is between them
     widths = [max(least if i < len(task.metrics) else 8, 2 + len(head)) for i, head in enumerate(heads)]
     names = [*metrics["baselines"], *(titles.get(name, name) for name in metrics["stages"])]
+    of_all = [*metrics["baselines"].items(), *metrics["stages"].items()]
     first = max(26, 2 + max(map(len, names), default=0))
     head = f"{'test split':<{first}}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
     lines = [head, "-" * len(head)]
@@ -220,6 +242,12 @@ def metrics_table(
     lines.append("-" * len(head))
     for name, measures in metrics["stages"].items():
         lines += [row(titles.get(name, name), measures), *around(name)]
+    for part, said in task.also.items():
+        shown = {name: measures[part] for name, measures in of_all if part in measures}
+        num = max((one["num"] for one in shown.values()), default=0)
+        if num:
+            lines += ["", f"{said} ({num:,})"]
+            lines += [row(titles.get(name, name), {"test": one}) for name, one in shown.items()]
     for name, measures in metrics["stages"].items():
         if num := (test := measures["test"]).get("unparsed"):
             lines.append(

@@ -9,6 +9,7 @@ TASKS = {
     "rating": "netgpt.trainers.tasks.rating:Rating",
     "regression": "netgpt.trainers.tasks.regression:Regression",
     "classification": "netgpt.trainers.tasks.classification:Classification",
+    "ranking": "netgpt.trainers.tasks.ranking:Ranking",
 }
 
 

@@ -31,6 +31,7 @@ from typing import Any
 from netgpt.graphstore.datasets.described import (
     check_keys,
     first_lines,
+    has_pairs,
     has_tables,
     is_described,
     read_described,
@@ -86,7 +87,7 @@ class Description:
 
 def is_description(path: Path) -> bool:
     """Whether a file describes a graph as lists of edges."""
-    return is_described(path) and not has_tables(path)
+    return is_described(path) and not has_tables(path) and not has_pairs(path)
 
 
 def read_description(path: Path) -> Description:

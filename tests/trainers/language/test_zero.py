@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from netgpt.graphstore import Store
+from netgpt.graphstore.mixing import seed_of
 from netgpt.trainers import checkpoint, weights
 from netgpt.trainers.config import (
     AlignConfig,
@@ -35,7 +36,7 @@ from netgpt.trainers.language.samples import GraphStates
 from netgpt.trainers.language.train import LanguageTrainer
 from netgpt.trainers.loop import StepResult
 from netgpt.trainers.progress import read_progress
-from netgpt.trainers.schedule import learning_rate, seed_of
+from netgpt.trainers.schedule import learning_rate
 from netgpt.trainers.settings import Settings
 from netgpt.trainers.stages.base import StageJob
 from netgpt.trainers.stages.folder import read_manifest, stage_digest

@@ -1,9 +1,8 @@
-"""Splits, full ranking and baselines of recommendation, against searches and formulas user by user."""
+"""Full and sampled ranking, and baselines of recommendation, against searches and formulas user by user."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from hypothesis import strategies as st
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.recommend.baselines import ease, ease_weights, item_neighbors, popularity
 from netgpt.trainers.recommend.pairs import Pairs
-from netgpt.trainers.recommend.ranking import ScoresOf, full_ranking, top_items
-from netgpt.trainers.recommend.splits import RULES, TEST, TRAIN, VAL, Rule, split_pairs
+from netgpt.trainers.recommend.ranking import Sample, ScoresOf, full_ranking, top_items
 
-SHARES = [(0.8, 0.1, 0.1), (0.7, 0.2, 0.1)]
+TRAIN, VAL, TEST = range(3)
 
 
 class Case:
@@ -104,6 +102,69 @@ def test_the_best_items_are_those_of_a_sort(seed: int, k: int, users_at_once: in
         assert np.isnan(kept[len(best) :]).all()
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), num=st.integers(1, 14), users_at_once=st.integers(1, 9))
+def test_sampled_ranks_are_among_fixed_candidates(seed: int, num: int, users_at_once: int) -> None:
+    """Of each user so many that are none of its pairs, the same for any scores; its test items together."""
+    case = Case(seed)
+    test, masks = case.of(TEST), [case.of(TRAIN), case.of(VAL)]
+    drawn: dict[int, set[int]] = {}
+    for scores in (case.scores, -case.scores, np.random.default_rng(1).random((9, 15), np.float32)):
+        seen: dict[int, set[int]] = {}
+        for item in range(15):  # an item is a candidate where it can push others down
+            raised = np.zeros_like(scores)
+            raised[:, item] = 1
+            ranks = full_ranking(
+                lambda users, raised=raised: raised[users],  # type: ignore[misc]
+                test,
+                masks,
+                sample=Sample(num, seed=seed),
+                block_bytes=4 * 15 * users_at_once,
+            )
+            lowered = np.zeros_like(scores)
+            lowered[:, item] = -1
+            low = full_ranking(
+                lambda users, lowered=lowered: lowered[users],  # type: ignore[misc]
+                test,
+                masks,
+                sample=Sample(num, seed=seed),
+            )
+            for user, rank, other in zip(ranks.users.tolist(), ranks.ranks, low.ranks, strict=True):
+                is_test = bool(case.taken[user, item] and case.part[user, item] == TEST)
+                if not is_test and rank > other:
+                    seen.setdefault(user, set()).add(item)
+        drawn = drawn or seen
+        assert seen == drawn
+        found = full_ranking(lambda users, s=scores: s[users], test, masks, sample=Sample(num, seed=seed))  # type: ignore[misc]
+        for user, item, rank in zip(found.users.tolist(), found.items.tolist(), found.ranks, strict=True):
+            free = [i for i in range(15) if not case.taken[user, i]]
+            candidates = drawn.get(user, set())
+            assert len(candidates) == min(num, len(free)) and candidates <= set(free)
+            own = set(test.of_user(user).tolist())
+            above = [c for c in candidates if scores[user, c] >= scores[user, item]]
+            better = [
+                o
+                for o in own - {item}
+                if scores[user, o] > scores[user, item]
+                or (scores[user, o] == scores[user, item] and o < item)
+            ]
+            assert rank == 1 + len(above) + len(better)
+
+
+def test_candidates_are_drawn_alike() -> None:
+    scores = np.zeros((2000, 30), np.float32)
+    test = Pairs.of(np.arange(2000), np.zeros(2000, np.int64), 2000, 30)
+    counts = np.zeros(30)
+    for item in range(1, 30):
+        scores[:] = 0
+        scores[:, item] = -1
+        ranks = full_ranking(lambda users: scores[users], test, [], sample=Sample(7)).ranks
+        counts[item] = (ranks == 7).sum()  # of 7 candidates one is below
+    expected = 2000 * 7 / 29
+    assert counts.sum() == 2000 * 7
+    assert ((counts[1:] - expected) ** 2 / expected).sum() < 60  # of 28 degrees of freedom
+
+
 def test_bad_scores_and_pairs_are_refused() -> None:
     case = Case(0)
     test, train = case.of(TEST), case.of(TRAIN)
@@ -179,83 +240,3 @@ def test_baselines_are_their_formulas(seed: int) -> None:
     np.testing.assert_allclose(
         ease(train, regularization=3.0)(users), x[users] @ weights, rtol=1e-4, atol=1e-6
     )
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), rule=st.sampled_from(RULES), shares=st.sampled_from(SHARES))
-def test_splits_are_functions_of_the_pairs(seed: int, rule: Rule, shares: tuple[float, float, float]) -> None:
-    rng = np.random.default_rng(seed)
-    keys = rng.permutation(12 * 40)[:200]
-    users, items, times = keys // 40, keys % 40, rng.integers(0, 60, 200)
-
-    def parts(order: np.ndarray, seed: int = 0) -> dict[tuple[int, int], int]:
-        some = users[order], items[order], times[order]
-        found = split_pairs(*some, rule, shares=shares, seed=seed)
-        pairs = zip(users[order].tolist(), items[order].tolist(), strict=True)
-        return dict(zip(pairs, found.tolist(), strict=True))
-
-    found = parts(np.arange(200))
-    assert found == parts(rng.permutation(200))
-    is_random = rule in ("random", "user_random")
-    assert (found != parts(np.arange(200), seed=1)) == is_random
-    time_of = dict(zip(zip(users.tolist(), items.tolist(), strict=True), times.tolist(), strict=True))
-    if rule == "random":
-        counts = np.bincount(list(found.values()), minlength=3).tolist()
-        num_val, num_test = (round(200 * share) for share in shares[1:])
-        assert counts == [200 - num_val - num_test, num_val, num_test]
-        return
-    if rule == "global_time":
-        first, second = (max(time_of[p] for p, part in found.items() if part == one) for one in (TRAIN, VAL))
-        for pair, part in found.items():
-            time = time_of[pair]
-            assert part == (TRAIN if time <= first else VAL if time <= second else TEST)
-        assert sum(part == TRAIN for part in found.values()) >= 200 * shares[0]
-        return
-    for user in range(12):
-        own = sorted((pair for pair in found if pair[0] == user), key=lambda pair: (time_of[pair], pair[1]))
-        num = len(own)
-        if rule == "last":
-            sizes = [int(num > 2), int(num > 1)]
-        else:
-            sizes, left = [int(num * share + 1e-9) for share in shares[1:]], num
-            left -= sum(sizes)
-            for which in (1, 0):
-                if left > 1 and num * shares[1 + which] < 1:
-                    sizes[which], left = sizes[which] + 1, left - 1
-        of_user = [found[pair] for pair in own]
-        assert [of_user.count(part) for part in (VAL, TEST)] == sizes
-        if not is_random:
-            assert of_user == sorted(of_user)
-
-
-def test_random_parts_are_alike_for_all_pairs() -> None:
-    users, items = (grid.ravel() for grid in np.meshgrid(np.arange(200), np.arange(100), indexing="ij"))
-    rules: list[Rule] = ["random", "user_random"]
-    for rule in rules:
-        parts = split_pairs(users, items, None, rule)
-        for numbers, num in ((users, 200), (items, 100)):
-            share = np.bincount(numbers[parts == TEST], minlength=num) / np.bincount(numbers, minlength=num)
-            assert abs(share.mean() - 0.1) < 1e-3 and share.std() < 0.05
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (
-            lambda u: split_pairs(u, u, None, "last"),
-            "split: found pairs without times, expected some for last",
-        ),
-        (lambda u: split_pairs(u, u, u, "time"), "split: found 'time', expected one of random, user_random"),  # type: ignore[arg-type]
-        (lambda u: split_pairs(u, u, u, "last", shares=(0.5, 0.5)), "expected shares of train, validation"),
-        (
-            lambda u: split_pairs(u // 3, u // 3, u, "last"),
-            "split: found 'a pair that comes again', expected each",
-        ),
-        (lambda u: split_pairs(u, u, u / 2, "last"), "split: found times of float64, expected whole seconds"),
-        (lambda u: split_pairs(u, u, u // 3, "global_time"), "found 'no pair of validation by global_time'"),
-        (lambda u: split_pairs(u[:0], u[:0], None, "random"), "found 'no pair of train by random'"),
-    ],
-)
-def test_splits_that_cannot_be_made_are_refused(make: Callable[[np.ndarray], object], words: str) -> None:
-    with pytest.raises(TrainerError, match=words):
-        make(np.arange(5))

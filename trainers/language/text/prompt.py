@@ -21,10 +21,10 @@ from transformers import PreTrainedTokenizerBase
 
 from netgpt.graphstore import Document
 from netgpt.graphstore.files import value_digest
+from netgpt.graphstore.mixing import seed_of
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.text import VERSION
 from netgpt.trainers.language.text.template import GRAPH, ChatTurns, Words
-from netgpt.trainers.schedule import seed_of
 
 GRAPH_START, GRAPH_PAD, GRAPH_END = "<|graph_start|>", "<|graph_pad|>", "<|graph_end|>"
 GRAPH_TOKENS = (GRAPH_START, GRAPH_PAD, GRAPH_END)

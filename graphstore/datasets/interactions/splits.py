@@ -13,13 +13,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from netgpt.sampler.kernels.generator import GOLDEN, mix
-from netgpt.trainers.errors import TrainerError, require
-from netgpt.trainers.schedule import seed_of
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.mixing import GOLDEN, mix, seed_of
 
 TRAIN, VAL, TEST = 0, 1, 2
 Rule = Literal["random", "user_random", "user_time", "global_time", "last"]
 RULES: tuple[str, ...] = get_args(Rule)
+NEED_TIMES = ("user_time", "global_time", "last")
 
 
 def split_pairs(
@@ -37,24 +37,28 @@ def split_pairs(
     each user's pairs in that order; user_time: of each user's in the order of their times, ties by item;
     global_time: of all in the order of their times, those of one moment in one part; last: of each user the
     last is test, the one before validation. By users, where a share of one's pairs is less than one pair,
-    one is taken while two are left to train. TrainerError for a pair that comes again, where a rule needs
+    one is taken while two are left to train. StoreError for a pair that comes again, where a rule needs
     times and there are none, and where a part with a share would be empty.
     """
-    require(rule in RULES, "split", rule, f"one of {', '.join(RULES)}")
+    _require(rule in RULES, rule, f"one of {', '.join(RULES)}")
     sound = len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-9
-    require(sound, "split", list(shares), "shares of train, validation and test that make 1")
+    _require(sound, list(shares), "shares of train, validation and test that make 1")
     order = np.lexsort((items, users))
     again = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
-    require(not again.any(), "split", "a pair that comes again", "each pair once")
-    if times is None and rule not in ("random", "user_random"):
-        raise TrainerError(f"split: found pairs without times, expected some for {rule}")
-    if times is not None and not np.issubdtype(times.dtype, np.integer):
-        raise TrainerError(f"split: found times of {times.dtype}, expected whole seconds")
+    _require(not again.any(), "a pair that comes again", "each pair once")
+    _require(times is not None or rule not in NEED_TIMES, "pairs without times", f"some for {rule}")
+    if times is not None:
+        _require(np.issubdtype(times.dtype, np.integer), f"times of {times.dtype}", "whole seconds")
     parts = _parts(users, items, times, rule, shares, seed)
     for part, name in enumerate(("train", "validation", "test")):
         there = shares[part] == 0 or bool((parts == part).any())
-        require(there, "split", f"no pair of {name} by {rule}", "some in each part")
+        _require(there, f"no pair of {name} by {rule}", "some in each part")
     return parts
+
+
+def _require(condition: bool | np.bool_, found: object, expected: str) -> None:
+    if not condition:
+        raise StoreError(f"split: found {found}, expected {expected}")
 
 
 def _parts(
@@ -103,6 +107,5 @@ def _sizes(num: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.nda
 
 def _hashes(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
     """A number for each pair that depends on nothing else: [n] uint64."""
-    mixed = mix.py_func  # of arrays; compiled it is one number's
-    x = np.uint64(seed_of(seed, "split")) ^ mixed(users.astype(np.uint64) + np.uint64(1))
-    return np.asarray(mixed(x ^ mixed(items.astype(np.uint64) * GOLDEN)))
+    x = np.uint64(seed_of(seed, "split")) ^ mix(users.astype(np.uint64) + np.uint64(1))
+    return np.asarray(mix(x ^ mix(items.astype(np.uint64) * GOLDEN)))

@@ -1,0 +1,52 @@
+"""Small stores of pairs for tests of recommenders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from netgpt import graphstore
+from netgpt.graphstore import Store
+from netgpt.graphstore.datasets.interactions import InteractionsConfig
+
+USERS, ITEMS = 18, 24
+Row = tuple[int, int, int, int]
+"""User, item, time, part."""
+WIDTHS = {"image": 5, "text": 3}
+
+
+def pairs_of_tastes(seed: int = 0) -> list[Row]:
+    """User, item, time and part of pairs of which 9 of 10 are of one taste; user 17 has none in train, items
+    22 and 23 none but in test."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(USERS):
+        for item in range(ITEMS):
+            share = 0.75 if user % 2 == item % 2 else 0.08
+            if rng.random() < share:
+                part = int(rng.choice(3, p=[0.6, 0.2, 0.2]))
+                part = 2 if user == USERS - 1 or item >= ITEMS - 2 else part
+                rows.append((user, item, int(rng.integers(1000)), part))
+    return rows
+
+
+def write_pairs(folder: Path, rows: list[Row], *, vectors: bool = True) -> Path:
+    """Rows as an .inter file with a given split, and vectors of two modalities beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["userID\titemID\ttimestamp\tx_label", *("\t".join(map(str, row)) for row in rows)]
+    path = folder / "a.inter"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if vectors:
+        rng = np.random.default_rng(7)
+        for name, width in WIDTHS.items():
+            x = rng.normal(size=(ITEMS, width)).astype(np.float32)
+            x[:, 0] += 2.0 * (np.arange(ITEMS) % 2)  # the taste
+            np.save(folder / f"{name}_feat.npy", x)
+    return path
+
+
+def store_of(folder: Path, rows: list[Row] | None = None, *, vectors: bool = True) -> Store:
+    path = write_pairs(folder, pairs_of_tastes() if rows is None else rows, vectors=vectors)
+    graphstore.build(path, folder / "store", InteractionsConfig())
+    return graphstore.open(folder / "store")

@@ -1,0 +1,1 @@
+"""Models of users and items."""

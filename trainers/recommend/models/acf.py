@@ -1,0 +1,77 @@
+"""ACF's attention of items: a user is what it is and what it took, weighed (Chen et al., "Attentive
+Collaborative Filtering", SIGIR 2017, eqs. 4 to 7).
+
+The attention of components within an item needs features of frames or regions, which items here have not: a
+modality's vector stands for what it would give.
+
+Legend: U users, I items, E pairs of some users, D width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from netgpt.trainers.recommend.config import RecommenderConfig
+from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.recommend.models.base import (
+    ItemInputs,
+    Recommender,
+    bpr,
+    chosen_modalities,
+    embedding,
+    half_squares,
+)
+from netgpt.trainers.recommend.triples import Triples
+
+AT_ONCE = 4096
+"""Users whose pairs are in memory together where all are asked for."""
+
+
+class ACF(Recommender):
+    title = "ACF, attention of items"
+
+    def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
+        super().__init__(data, config)
+        width = config.width
+        self.user, self.item = embedding(self.num_users, width), embedding(self.num_items, width)
+        self.taken = embedding(self.num_items, width)
+        """What an item adds to a user who took it."""
+        self.content: ItemInputs | None = None
+        if config.features and data.modalities:
+            self.content = ItemInputs(data, chosen_modalities(data, config), config)
+        self.of_user = nn.Linear(width, width)
+        self.of_item = nn.Linear(width, width, bias=False)
+        self.of_taken = nn.Linear(width, width, bias=False)
+        self.score = nn.Linear(width, 1, bias=False)
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        parts = torch.arange(self.num_users, device=self.user.device).split(AT_ONCE)
+        return torch.cat([self._users(part) for part in parts]), self.item
+
+    def _users(self, users: Tensor) -> Tensor:
+        """Vectors of some users [n], each once: [n, D]."""
+        indptr, items = self.graph(self.user.device).of_users
+        ids = users.cpu().numpy()
+        num = np.diff(indptr)[ids]
+        places = np.repeat(indptr[ids] - np.cumsum(num) + num, num) + np.arange(num.sum())
+        row = torch.from_numpy(np.repeat(np.arange(len(ids)), num)).to(users.device)
+        item = torch.from_numpy(items[places].astype(np.int64)).to(users.device)
+        own, of_items = self.user[users], self.of_item(self.item) + self.of_taken(self.taken)
+        if self.content is not None:
+            of_items = of_items + self.content()
+        logit = self.score(torch.relu(self.of_user(own)[row] + of_items[item]))[:, 0]
+        most = torch.full((len(users),), -torch.inf, dtype=logit.dtype, device=logit.device)
+        most = most.scatter_reduce(0, row, logit.detach(), "amax")
+        share = torch.exp(logit - most[row])
+        total = torch.zeros_like(most).index_add(0, row, share)
+        weight = share / total[row]
+        return own + torch.zeros_like(own).index_add(0, row, weight[:, None] * self.taken[item])
+
+    def loss(self, step: Triples) -> Tensor:
+        user, item, negative = step.own
+        distinct, at = torch.unique(user, return_inverse=True)
+        total = bpr(self._users(distinct)[at], self.item[item], self.item[negative])
+        tables = (self.user[user], self.item[item], self.item[negative], self.taken[item])
+        return total + self.config.penalty * half_squares(*tables)

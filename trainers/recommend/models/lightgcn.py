@@ -1,0 +1,53 @@
+"""LightGCN, trained over the whole graph, and matrix factorisation, which is LightGCN without layers.
+
+He et al., "LightGCN", SIGIR 2020; Rendle et al., "BPR", UAI 2009.
+
+Legend: U users, I items, N = U + I nodes, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from netgpt.trainers.recommend.config import RecommenderConfig
+from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.recommend.models.base import Recommender, bpr, embedding, half_squares
+from netgpt.trainers.recommend.neighbors import smoothed
+from netgpt.trainers.recommend.triples import Triples
+
+
+class LightGCN(Recommender):
+    """Users are nodes 0 to U − 1, items those behind them. Activations of a step are of O(nodes)."""
+
+    title = "LightGCN"
+
+    def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
+        super().__init__(data, config)
+        self.num_layers = config.layers
+        self.embedding = embedding(self.num_users + self.num_items, config.width)
+
+    def smoothed(self) -> Tensor:
+        """Embeddings of all nodes: [N, D]."""
+        if not self.num_layers:
+            return self.embedding
+        return smoothed(self.graph(self.embedding.device), self.embedding, self.num_layers)
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        users, items = self.smoothed().split([self.num_users, self.num_items])
+        return users, items
+
+    def loss(self, step: Triples) -> Tensor:
+        users, items, negatives = step.own
+        nodes = (users, items + self.num_users, negatives + self.num_users)
+        made = self.smoothed()
+        # The penalty is of the embeddings themselves, not of the smoothed ones
+        squares = half_squares(*(self.embedding[ids] for ids in nodes))
+        return bpr(*(made[ids] for ids in nodes)) + self.config.penalty * squares
+
+
+class MatrixFactorization(LightGCN):
+    title = "BPR-MF"
+
+    def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
+        super().__init__(data, config)
+        self.num_layers = 0

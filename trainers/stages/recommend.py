@@ -1,0 +1,80 @@
+"""The recommender's stage: a model of users and items is trained, and leaves a vector of each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from netgpt.graphstore import Graph
+from netgpt.trainers.errors import require
+from netgpt.trainers.recommend.config import RecommenderConfig
+from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
+from netgpt.trainers.stages.graph import placed_inputs
+from netgpt.trainers.tasks.ranking import RankingConfig
+
+if TYPE_CHECKING:
+    from netgpt.trainers.settings import Settings
+    from netgpt.trainers.tasks.evaluate import Scores
+
+
+class Recommend(Stage):
+    name, title, command = "recommender", "recommender", "train"
+    help = "The recommender alone: a model of users and items."
+    Config = RecommenderConfig
+    leaves = ("model.safetensors", "vectors.safetensors")
+    resumes = True
+    kind = "pairs"
+    measured = True
+
+    def check(self, settings: Settings) -> None:
+        from netgpt.trainers.tasks.names import task_class
+
+        task = settings.task.name
+        require(task_class(task).ranks, "task.name", task, "ranking, as the recommender learns what is next")
+
+        assert isinstance(settings.task, RankingConfig)
+
+    def check_graph(self, settings: Settings, graph: Graph) -> None:
+        from netgpt.trainers.recommend.data import Interactions
+
+        Interactions.of(graph)
+
+    def inputs(self, run: Origins) -> Json:
+        from netgpt.trainers.recommend.triples import PAIRS
+
+        config = asdict(run.settings.section(self.name, RecommenderConfig))
+        del config["checkpoint_steps"]
+        return {
+            **placed_inputs(self, run),
+            "task": asdict(run.settings.task),
+            "recommender": config,
+            "negatives": PAIRS[1],
+        }
+
+    def run(self, job: StageJob, tools: Tools) -> Made:
+        from netgpt.trainers import distributed
+        from netgpt.trainers.recommend.train import RecommenderTrainer
+
+        task = tools.task.config
+        assert isinstance(task, RankingConfig)
+        trainer = RecommenderTrainer(
+            job.settings.section(self.name, RecommenderConfig),
+            job.settings.seed,
+            tools.store,
+            task,
+            job.folder,
+            key=job.key,
+            device=distributed.device(job.device),
+        )
+        return Made(self.leaves, trainer.run())
+
+    def titles(self, settings: Settings) -> dict[str, str]:
+        from netgpt.trainers.recommend.models.names import model_class
+
+        return {self.name: model_class(settings.section(self.name, RecommenderConfig).model).title}
+
+    def measure(self, job: StageJob, tools: Tools, scores: Scores) -> None:
+        from netgpt.trainers.recommend.train import load_vectors, scores_of
+
+        users, items = load_vectors(job.run / self.name, tools.store)
+        scores.add(self.name, scores_of(users, items))
