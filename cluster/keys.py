@@ -24,7 +24,7 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore.datasets.names import DATASETS
 from netgpt.graphstore.files import atomic_file
 from netgpt.trainers.config import AblationConfig
-from netgpt.trainers.stages.names import BASELINES, STAGES
+from netgpt.trainers.stages.names import BASELINES, OTHERS, STAGES
 from netgpt.trainers.tasks.names import TASKS
 
 BEGIN, END = "<!-- keys: begin -->", "<!-- keys: end -->"
@@ -60,7 +60,7 @@ class Key:
 
 def all_keys() -> list[Key]:
     """Keys of all configurations that the name tables make, in the order of their sections."""
-    stages = (*STAGES, *BASELINES)
+    stages = (*STAGES, *OTHERS, *BASELINES)
     guests = [("data set", name, config_type(name, next(iter(TASKS)), stages)) for name in DATASETS]
     guests += [("task", name, config_type(next(iter(DATASETS)), name, stages)) for name in TASKS]
     first: dict[str, Key] = {}
@@ -174,7 +174,9 @@ def _tree(kind: type) -> ast.ClassDef | None:
 
 def _about(section: str) -> str:
     """The first line of what a section's class says of itself."""
-    kind = get_type_hints(config_type(next(iter(DATASETS)), next(iter(TASKS)), (*STAGES, *BASELINES)))
+    kind = get_type_hints(
+        config_type(next(iter(DATASETS)), next(iter(TASKS)), (*STAGES, *OTHERS, *BASELINES))
+    )
     described = RunConfig if section == TOP else kind[section]
     if described == dict[str, AblationConfig]:
         described = AblationConfig

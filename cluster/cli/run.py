@@ -166,6 +166,25 @@ def embeddings(
     say(f"{out}: {', '.join(f'{name}.parquet' for name in made)}")
 
 
+def recommend(
+    run_path: RunPath,
+    out: Annotated[Path, typer.Option("--out", help="A table F.parquet: user, rank, item, score.")],
+    k: Annotated[int, typer.Option("--k", help="Items of each user.")] = 10,
+    users: Annotated[
+        Path | None, typer.Option("--users", help="Ids, one a line. By default all users.")
+    ] = None,
+    seen: Annotated[
+        str, typer.Option("--seen", help="What is left out: all of a user's pairs, or those of train.")
+    ] = "all",
+) -> None:
+    """Write the best items of users, without those that they have, by the data's own ids."""
+    from netgpt.cluster.pipeline.run import Run
+    from netgpt.cluster.recommend import write_recommendations
+
+    num = write_recommendations(Run.open_(run_path), out, k=k, users=users, seen=seen)  # type: ignore[arg-type]  # checked there
+    say(f"{out}: {k} items for each of {num:,} users")
+
+
 def recipes() -> None:
     """Names of the recipes that come with the program, and where each is."""
     from netgpt.cluster.config import config_names, recipe_file
@@ -180,5 +199,5 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
     for name, stage in commands().items():
         app.command(name, help=stage.help)(run)
-    for command in (evaluate, features, status, predict, embeddings, export, recipes):
+    for command in (evaluate, features, status, predict, embeddings, recommend, export, recipes):
         app.command()(command)

@@ -17,7 +17,8 @@ from netgpt.trainers.stages.names import stage_of
 
 
 def test_named_configurations_load_and_round_trip(tmp_path: Path) -> None:
-    assert config_names() == ["demo", "sample", "sample-ordinal", "xs-video"]
+    names = ["demo", "lightgcn-ml1m", "sample", "sample-ordinal", "shl-ml100k", "shl-tiktok", "xs-video"]
+    assert config_names() == names
     for name in config_names():
         config = load_config(name)
         (tmp_path / "c.yaml").write_text(config.to_yaml())
@@ -74,7 +75,7 @@ def test_overrides_change_one_value() -> None:
         ("task.levels=1", r"task\.levels: found 1, expected at least 2"),
         (
             "task.name=guess",
-            r"task\.name: found 'guess', expected one of rating, regression, classification, or package\.mod",
+            r"task\.name: found 'guess', expected one of rating, regression, classification, ranking, or",
         ),
         ("language.tiny.warmup_lr=-3", r"language\.tiny\.warmup_lr: found -3.0, expected above 0"),
         (
@@ -89,7 +90,7 @@ def test_overrides_change_one_value() -> None:
         ("ablations.V.type=[a]", r"unknown key ablations\.V\.type"),
         (
             "dataset=nothing",
-            "dataset: found 'nothing', expected one of xsvideo, tables, edges, or package.module:Name",
+            "dataset: found 'nothing', expected one of xsvideo, tables, interactions, edges, or package",
         ),
         ("dataset=nowhere:Nothing", "dataset: found 'nowhere:Nothing', which cannot be imported"),
         ("stage2.max_steps=-1", r"stage2\.max_steps: found -1, expected at least 0"),
@@ -198,7 +199,7 @@ def test_a_recipe_stands_on_another(tmp_path: Path) -> None:
         ({"a": "base: b.yaml", "b": "base: a.yaml"}, r"base: found a\.yaml again"),
         (
             {"a": "base: nothing"},
-            "base: found 'nothing', expected a YAML file or one of demo, sample, sample-ordinal, xs-video",
+            "base: found 'nothing', expected a YAML file or one of demo, lightgcn-ml1m, sample, sample",
         ),
         ({"a": "base: b.yaml", "b": "- graph"}, "found no keys, expected a recipe"),
         ({"a": "base: demo\ngraph: {epoch: 3}"}, r"unknown key graph\.epoch; did you mean graph\.epochs\?"),
@@ -254,7 +255,9 @@ def test_an_ablation_is_one_that_the_recipe_names(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="demo, sample, sample-ordinal, xs-video"):
+    with pytest.raises(
+        ClusterError, match="demo, lightgcn-ml1m, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video"
+    ):
         load_config("nothing")
     path = tmp_path / "c.yaml"
     path.write_text("graph: [1, 2")

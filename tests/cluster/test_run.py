@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from netgpt import graphstore
-from netgpt.cluster.cli import main
 from netgpt.cluster.pipeline.attempts import read_attempts
 from netgpt.cluster.pipeline.run import Run
 from netgpt.graphstore.files import file_digest
 from netgpt.trainers.stages import folder as stage_folder
+from tests.program import called
 
 SETTINGS = [
     *("build.encoder=hash:32", "build.time_dim=8", "build.video_dim=4", "sampler.fanout=5"),
@@ -49,21 +47,6 @@ def command(*args: object) -> list[str]:
 
 def netgpt(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*args), capture_output=True, text=True, timeout=1700, cwd=cwd, check=False)
-
-
-def called(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The same in this process, for commands that start no Ray: most of their time is Python's start."""
-    words, code = ["netgpt", *map(str, args)], 0
-    out, err, before = StringIO(), StringIO(), sys.argv
-    with redirect_stdout(out), redirect_stderr(err), chdir(cwd or Path.cwd()):
-        sys.argv = words
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        finally:
-            sys.argv = before
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +254,10 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path, tm
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "--config", "nothing"], "demo, sample, sample-ordinal, xs-video"),
+        (
+            ["run", "--config", "nothing"],
+            "demo, lightgcn-ml1m, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video",
+        ),
         (["run", "--config", "demo", "--data", "no.json"], "no.json"),
         (["run", "--config", "demo"], "neither --data nor --store"),
         (["run", "--config", "demo", "--store", "nowhere"], "no such store"),
@@ -313,7 +299,7 @@ def test_the_program_ends_as_its_commands_do(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (
         2,
         "",
-    ) and "demo, sample, sample-ordinal, xs-video" in done.stderr
+    ) and "demo, lightgcn-ml1m, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video" in done.stderr
     assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
     assert netgpt("recipes").stdout.split()[::2] == ["demo", "sample", "sample-ordinal", "xs-video"]
 

@@ -25,7 +25,7 @@ from netgpt.graphstore.datasets.names import DATASETS
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.encoders.names import encoder_class
 from netgpt.trainers.language.objectives.names import objective_class
-from netgpt.trainers.stages.names import BASELINES, STAGES, stage_of
+from netgpt.trainers.stages.names import BASELINES, OTHERS, STAGES, stage_of
 from netgpt.trainers.tasks.names import TASKS, make_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_the_table_of_keys_is_that_of_the_dataclasses() -> None:
 def test_every_key_is_in_the_table_and_says_what_it_means() -> None:
     keys = {key.name: key for key in all_keys()}
     assert [name for name, key in keys.items() if not key.meaning] == []
-    stages = (*STAGES, *BASELINES)
+    stages = (*STAGES, *OTHERS, *BASELINES)
     for dataset in DATASETS:
         for task in TASKS:
             wanted = set(config_keys(config_type(dataset, task, stages))) - {"ablations"}

@@ -39,16 +39,7 @@ class RankingJudge:
 
     def _scores(self, scores: ScoresOf) -> ScoresOf:
         """With the fallback for users without a pair of train."""
-        if self.config.cold == "scores":
-            return scores
-        is_cold, most = self.data.train.num_by_user == 0, popularity(self.data.train)
-
-        def filled(users: np.ndarray) -> np.ndarray:
-            made = np.array(scores(users))
-            made[is_cold[users]] = most(users[is_cold[users]])
-            return made
-
-        return filled
+        return scores if self.config.cold == "scores" else with_fallback(scores, self.data.train)
 
     def ranks(self, name: str, scores: ScoresOf, part: str) -> Ranks:
         """Of val, test or test_sampled; made once."""
@@ -130,6 +121,18 @@ class RankingJudge:
 
     def _ids(self, node_type: str, nodes: list[np.ndarray]) -> np.ndarray | list[str]:
         return self.data.store.id_column(node_type, np.concatenate(nodes))
+
+
+def with_fallback(scores: ScoresOf, train: Pairs) -> ScoresOf:
+    """The same; of users without a pair of train how many users an item has."""
+    is_cold, most = train.num_by_user == 0, popularity(train)
+
+    def filled(users: np.ndarray) -> np.ndarray:
+        made = np.array(scores(users))
+        made[is_cold[users]] = most(users[is_cold[users]])
+        return made
+
+    return filled
 
 
 def measured(pairs: Pairs, max_users: int) -> Pairs:

@@ -27,12 +27,13 @@ class Recommend(Stage):
     measured = True
 
     def check(self, settings: Settings) -> None:
+        from netgpt.trainers.recommend.models.names import model_class
         from netgpt.trainers.tasks.names import task_class
 
         task = settings.task.name
         require(task_class(task).ranks, "task.name", task, "ranking, as the recommender learns what is next")
 
-        assert isinstance(settings.task, RankingConfig)
+        model_class(settings.section(self.name, RecommenderConfig).model)
 
     def check_graph(self, settings: Settings, graph: Graph) -> None:
         from netgpt.trainers.recommend.data import Interactions

@@ -28,11 +28,14 @@ def test_all_names_are_data_sets() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("films", "found 'films', expected one of xsvideo, tables, edges, or package.module:Name"),
+        (
+            "films",
+            "found 'films', expected one of xsvideo, tables, interactions, edges, or package.module:Name",
+        ),
         ("no.such.module:Name", "cannot be imported"),
         ("tests.toys.dataset:Nothing", "cannot be imported"),
         ("tests.toys.dataset:Config", "a type, expected a data set's class"),
-        ("../x:y", "expected one of xsvideo, tables, edges"),
+        ("../x:y", "expected one of xsvideo, tables, interactions, edges"),
     ],
 )
 def test_other_names_are_refused(name: str, words: str) -> None:

@@ -322,7 +322,7 @@ def test_the_contrast_is_a_cross_entropy_of_cosines() -> None:
     local, wide = (torch.from_numpy(rng.normal(size=(9, 4))).requires_grad_() for _ in range(2))
     total = 0.0
     for n in range(9):
-        scores = [float(local[n] @ wide[k] / local[n].norm() / wide[k].norm()) / 0.2 for k in range(9)]
+        scores = [(local[n] @ wide[k] / local[n].norm() / wide[k].norm()).item() / 0.2 for k in range(9)]
         total += -scores[n] + math.log(sum(map(math.exp, scores)))
     found = contrast(local, wide, 0.2, (0.0, 1.0))
     assert float(found.detach()) == pytest.approx(total / 9)

@@ -1,0 +1,82 @@
+"""What a finished run recommends: the best items of users, by the data's own ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.pipeline.run import Run
+from netgpt.graphstore.files import atomic_file
+from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.recommend.judge import with_fallback
+from netgpt.trainers.recommend.ranking import top_items
+from netgpt.trainers.recommend.train import load_vectors, scores_of
+from netgpt.trainers.tasks.ranking import RankingConfig
+
+STAGE = "recommender"
+Seen = Literal["all", "train"]
+_USERS = 1 << 14
+
+
+def write_recommendations(
+    run: Run, out: Path, *, k: int = 10, users: Path | None = None, seen: Seen = "all"
+) -> int:
+    """Write the k best items of users as Parquet: columns user, rank (from 1 on), item, score; returns how
+    many users there are.
+
+    users: a file of ids, one a line; by default all. seen: what a user has is left out: all its pairs, or
+    those of train alone, as the test has it. A user with fewer items left has fewer rows. ClusterError for
+    an id that there is not, and where the run has no trained recommender.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if STAGE not in run.stages:
+        raise ClusterError(f"{run.path}: found a run without a recommender, expected one (task.name=ranking)")
+    if k < 1:
+        raise ClusterError(f"--k: found {k}, expected at least 1")
+    if seen not in ("all", "train"):
+        raise ClusterError(f"--seen: found {seen!r}, expected all or train")
+    run.require_done([STAGE])
+    store, data, config = run.store, Interactions.of(run.store), run.task.config
+    assert isinstance(config, RankingConfig)
+    torch.set_num_threads(run.threads)
+    scores = scores_of(*load_vectors(run.folder(STAGE), store))
+    if config.cold == "popularity":
+        scores = with_fallback(scores, data.train)
+    masks = [data.train] if seen == "train" else [data.train, data.val, data.test]
+    wanted = np.arange(data.train.num_users) if users is None else _numbers(data, users)
+    user_ids, item_ids = store.node_names(data.user_type), store.node_names(data.item_type)
+    schema = pa.schema(
+        [("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())]
+    )
+    with atomic_file(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for first in range(0, len(wanted), _USERS):
+            own = wanted[first : first + _USERS]
+            items, kept = top_items(scores, own, data.train.num_items, masks, k)
+            row, place = np.nonzero(items >= 0)
+            columns = [
+                [user_ids[u] for u in own[row].tolist()],
+                (place + 1).astype(np.int32),
+                [item_ids[i] for i in items[row, place].tolist()],
+                kept[row, place],
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+    return len(wanted)
+
+
+def _numbers(data: Interactions, file: Path) -> np.ndarray:
+    """Numbers of the users that a file names, in its order."""
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClusterError(f"--users: {file} cannot be read ({error})") from error
+    number = {name: i for i, name in enumerate(data.store.node_names(data.user_type))}
+    for line, name in enumerate(names, start=1):
+        if name and name not in number:
+            raise ClusterError(f"--users: {file}: line {line}: found {name!r}, expected a user of the run")
+    return np.array([number[name] for name in names if name], np.int64)
