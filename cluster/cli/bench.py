@@ -105,6 +105,53 @@ def scaling(
 
 
 @app.command()
+def recommend(
+    data: Annotated[Path | None, typer.Option("--data", help="Pairs of users and items.")] = None,
+    config: Annotated[str, typer.Option("--config", help="A recipe with a recommender.")] = "lightgcn-ml1m",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model, popularity, itemknn or ease, with settings behind it; again for more."),
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option(help="build.split; again for more.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of split and training; again for more.")] = None,
+    scale: Annotated[
+        list[float] | None, typer.Option(help="Made pairs: 1.0 is 1 M users, 1 M items, 50 M rows.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of a step and of a ranking.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Rounds of the speeds.")] = 5,
+    peers: Annotated[str, typer.Option(help="A Python that has implicit.")] = "",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    scratch: Scratch = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Recommenders: with --model their metrics by split and seed; without it speeds, beside peers.
+
+    Speeds are on --data, or on made pairs; with --scale alone an exact step and a ranking of that size.
+    """
+    from netgpt.cluster.bench.recommend import (
+        ModelsBench,
+        SpeedBench,
+        bench_models,
+        bench_scale,
+        bench_source,
+        line,
+    )
+    from netgpt.cluster.errors import ClusterError
+
+    if model:
+        if data is None:
+            raise ClusterError("bench recommend: found --model without --data, expected pairs to train on")
+        asked = ModelsBench(config, data, model, split or (), seed or (0,), overrides or ())
+        _show(bench_models(asked, scratch), line, as_json)
+        return
+    if scale:
+        _show(bench_scale(scale, threads, scratch), line, as_json)
+    if data is not None or not scale:
+        speeds = SpeedBench(rounds=rounds, threads=threads, peers=peers)
+        _show(bench_source(speeds, data, config, overrides or [], scratch), line, as_json)
+
+
+@app.command()
 def pipeline(
     data: Annotated[Path, typer.Option("--data", help="Released records (JSON).")],
     config: Annotated[str, typer.Option("--config", help="demo, sample, or a YAML file.")] = "sample",

@@ -60,6 +60,10 @@ class RecommenderConfig:
     """Of embeddings."""
     layers: int = 3
     """How far a model looks, where it is one of layers; of sasrec its blocks."""
+    neighbors: str = "all"
+    """all: a step is over the whole graph; sampled: over a sample around its pairs (bpr and lightgcn)."""
+    fanout: int = 20
+    """Neighbours sampled a hop; −1: all."""
     modalities: list[str] = field(default_factory=list)
     """What models of modalities read of the items; none: all that there are."""
     features: bool = True
@@ -98,5 +102,9 @@ class RecommenderConfig:
         require(0 <= self.penalty < math.inf, "recommender.penalty", self.penalty, "at least 0")
         require(0 < self.clip < math.inf, "recommender.clip", self.clip, "above 0")
         require(0 <= self.dropout < 1, "recommender.dropout", self.dropout, "a share from 0, below 1")
+        require(
+            self.neighbors in ("all", "sampled"), "recommender.neighbors", self.neighbors, "all or sampled"
+        )
+        require(self.fanout >= 1 or self.fanout == -1, "recommender.fanout", self.fanout, "at least 1, or -1")
         known = ("uniform", "degree")
         require(self.negatives in known, "recommender.negatives", self.negatives, " or ".join(known))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from netgpt.graphstore import Store
 from netgpt.graphstore.files import Json
+from netgpt.sampler import SamplingEngine
 from netgpt.trainers import distributed, weights
 from netgpt.trainers.engine import AdamWEngine
 from netgpt.trainers.errors import TrainerError, require
@@ -23,6 +24,7 @@ from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.judge import measured
 from netgpt.trainers.recommend.models.names import model_class
 from netgpt.trainers.recommend.ranking import ScoresOf, full_ranking
+from netgpt.trainers.recommend.sampled import SampledLoader, SampledStep
 from netgpt.trainers.recommend.triples import TripleLoader, Triples
 from netgpt.trainers.schedule import seed_torch
 from netgpt.trainers.tasks.ranking import RankingConfig
@@ -43,8 +45,10 @@ class RecommenderTrainer:
         *,
         key: str = "",
         device: torch.device | None = None,
+        engine: SamplingEngine | None = None,
     ) -> None:
-        """key: of the stage's inputs. TrainerError for a store without held pairs, or without validation."""
+        """key: of the stage's inputs. engine: who samples; by default this process. TrainerError for a store
+        without held pairs, or without validation."""
         self.config, self.seed, self.store, self.folder = config, seed, store, folder
         self.device = device or torch.device("cpu")
         most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
@@ -54,17 +58,21 @@ class RecommenderTrainer:
         self.k, self.val = task.k, measured(self.data.val, task.max_users)
         seed_torch(seed, "recommender")
         self.model = model_class(config.model)(self.data, config).to(self.device)
-        self.loader = TripleLoader(
-            self.data.train,
-            batch_size=config.batch_size,
-            seed=seed,
-            negatives=config.negatives,
-            by_user=self.model.by_user,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            device=self.device,
-        )
-        require(len(self.loader.usable) > 0, "train", "no pair that has a negative", "some")
+        place = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+        self.loader: TripleLoader | SampledLoader
+        if config.neighbors == "sampled":
+            self.loader = SampledLoader(self.data, config, seed, device=self.device, engine=engine, **place)
+        else:
+            self.loader = TripleLoader(
+                self.data.train,
+                batch_size=config.batch_size,
+                seed=seed,
+                negatives=config.negatives,
+                by_user=self.model.by_user,
+                device=self.device,
+                **place,
+            )
+        require(self.loader.num_usable > 0, "train", "no pair that has a negative", "some")
         self.engine = AdamWEngine(self.model, lr=config.lr, weight_decay=0.0, clip=config.clip)
         how = LoopConfig(
             section="recommender",
@@ -98,15 +106,15 @@ class RecommenderTrainer:
     def lengths(self) -> list[int]:
         return [len(self.loader)] * self.config.epochs
 
-    def stream(self, epoch: int, first: int) -> Iterator[Triples]:
+    def stream(self, epoch: int, first: int) -> Iterator[Triples | SampledStep]:
         return self.loader.stream(epoch, first)
 
-    def train(self, step: Triples, number: int) -> StepResult:
+    def train(self, step: Triples | SampledStep, number: int) -> StepResult:
         # The same randomness on every rank: a model's dropout is of nodes, which all ranks share
         seed_torch(self.seed, "dropout", number)
         self.model.train()
         count = max(1, len(step))
-        total = self.model.loss(step)
+        total = self.model.loss(step) if isinstance(step, Triples) else self.model.sampled_loss(step)
         self.engine.backward(total, count)
         mean = float(distributed.sum_across_ranks(total.detach() / count))
 

@@ -74,6 +74,10 @@ class TripleLoader:
         """Pairs that are left out."""
         return len(self.train) - len(self.usable)
 
+    @property
+    def num_usable(self) -> int:
+        return len(self.usable)
+
     def __len__(self) -> int:
         """Steps of an epoch."""
         if self.by_user:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import Graph, Store
 from netgpt.trainers.errors import require
 from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
@@ -13,6 +13,7 @@ from netgpt.trainers.stages.graph import placed_inputs
 from netgpt.trainers.tasks.ranking import RankingConfig
 
 if TYPE_CHECKING:
+    from netgpt.sampler import SamplingOptions
     from netgpt.trainers.settings import Settings
     from netgpt.trainers.tasks.evaluate import Scores
 
@@ -52,6 +53,15 @@ class Recommend(Stage):
             "negatives": PAIRS[1],
         }
 
+    def sampling(self, job: StageJob, store: Store) -> SamplingOptions | None:
+        from netgpt.trainers.recommend.data import Interactions
+        from netgpt.trainers.recommend.sampled import sampling_options
+
+        config = job.settings.section(self.name, RecommenderConfig)
+        if config.neighbors == "all":
+            return None
+        return sampling_options(Interactions.of(store), config, job.settings.seed)
+
     def run(self, job: StageJob, tools: Tools) -> Made:
         from netgpt.trainers import distributed
         from netgpt.trainers.recommend.train import RecommenderTrainer
@@ -66,6 +76,7 @@ class Recommend(Stage):
             job.folder,
             key=job.key,
             device=distributed.device(job.device),
+            engine=tools.engine,
         )
         return Made(self.leaves, trainer.run())
 

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from netgpt.trainers.recommend.config import RecommenderConfig, ShlConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.pairs import Pairs
 from netgpt.trainers.recommend.ranking import full_ranking
+from netgpt.trainers.recommend.sampled import SampledStep
 from netgpt.trainers.recommend.train import MODEL, VECTORS, RecommenderTrainer, load_vectors, scores_of
 from netgpt.trainers.recommend.triples import TripleLoader, Triples
 from netgpt.trainers.settings import Settings, settings_type
@@ -75,17 +77,25 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("model", ["lightgcn", "shl", "sasrec"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "lightgcn"},
+        {"model": "shl"},
+        {"model": "sasrec"},
+        {"model": "lightgcn", "neighbors": "sampled", "fanout": 3},
+    ],
+)
 @pytest.mark.parametrize("fault", [0, 3, 8])
 def test_a_training_killed_at_any_step_ends_in_the_same_bits(
-    pairs: Store, tmp_path: Path, model: str, fault: int, monkeypatch: pytest.MonkeyPatch
+    pairs: Store, tmp_path: Path, changes: dict[str, Any], fault: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(CONFIG, model=model, epochs=3)
+    config = replace(CONFIG, **changes, epochs=3)
     whole = trainer_of(pairs, tmp_path / "whole", config).run()
     killed = trainer_of(pairs, tmp_path / "killed", config)
     step = killed.train
 
-    def fail(one: Triples, number: int) -> StepResult:
+    def fail(one: Triples | SampledStep, number: int) -> StepResult:
         if number == fault:
             raise KilledError
         return step(one, number)
@@ -172,7 +182,8 @@ def test_users_who_have_all_items_teach_nothing(tmp_path: Path) -> None:
     store = store_of(tmp_path / "full", rows, vectors=False)
     trainer = trainer_of(store, tmp_path / "run")
     assert trainer.run()["skipped_pairs"] == 6 and trainer.loader.num_skipped == 6
-    assert not any((step.users == 0).any() for step in trainer.stream(0, 0))
+    steps = list(TripleLoader(trainer.data.train, batch_size=9, seed=0).stream(0))
+    assert steps and not any((step.users == 0).any() for step in steps)
     only = store_of(tmp_path / "only", [*rows[:6], (1, 0, 0, 1), (1, 1, 0, 2)], vectors=False)
     with pytest.raises(TrainerError, match="train: found 'no pair that has a negative', expected some"):
         trainer_of(only, tmp_path / "other")
@@ -216,10 +227,17 @@ def torchrun(run: Path, world_size: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
-@pytest.mark.parametrize("model", ["shl", pytest.param("lightgcn", marks=pytest.mark.all)])
-def test_one_rank_or_two_train_the_same_model(pairs: Store, tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "shl"},
+        pytest.param({"model": "lightgcn"}, marks=pytest.mark.all),
+        pytest.param({"model": "lightgcn", "neighbors": "sampled"}, marks=pytest.mark.all),
+    ],
+)
+def test_one_rank_or_two_train_the_same_model(pairs: Store, tmp_path: Path, changes: dict[str, Any]) -> None:
     """And a run that is killed with SIGKILL in an epoch ends in the bits of one that is not."""
-    config = replace(CONFIG, model=model, epochs=4, checkpoint_steps=1)
+    config = replace(CONFIG, **changes, epochs=4, checkpoint_steps=1)
     for name in ("1", "2", "killed"):
         job_of(pairs, tmp_path / name, config)
     killed = torchrun(tmp_path / "killed", 2)

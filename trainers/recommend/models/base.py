@@ -17,6 +17,7 @@ from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.neighbors import Bipartite
 from netgpt.trainers.recommend.pairs import Pairs
+from netgpt.trainers.recommend.sampled import SampledStep
 from netgpt.trainers.recommend.triples import Triples
 
 
@@ -47,6 +48,13 @@ class Recommender(nn.Module):
     def loss(self, step: Triples) -> Tensor:
         """Summed over this rank's pairs; divided by those of all ranks it is the step's mean."""
         raise NotImplementedError
+
+    def sampled_loss(self, step: SampledStep) -> Tensor:
+        """The same of a step with a sample of the graph. TrainerError of models that want all of it."""
+        raise TrainerError(
+            f"recommender.neighbors: found 'sampled', expected all for {self.config.model}, whose steps are "
+            "over the whole graph"
+        )
 
 
 def bpr(user_bD: Tensor, item_bD: Tensor, negative_bD: Tensor) -> Tensor:

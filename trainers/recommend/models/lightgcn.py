@@ -13,6 +13,7 @@ from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.base import Recommender, bpr, embedding, half_squares
 from netgpt.trainers.recommend.neighbors import smoothed
+from netgpt.trainers.recommend.sampled import SampledStep
 from netgpt.trainers.recommend.triples import Triples
 
 
@@ -43,6 +44,32 @@ class LightGCN(Recommender):
         # The penalty is of the embeddings themselves, not of the smoothed ones
         squares = half_squares(*(self.embedding[ids] for ids in nodes))
         return bpr(*(made[ids] for ids in nodes)) + self.config.penalty * squares
+
+    def sampled_vectors(self, step: SampledStep) -> tuple[Tensor, Tensor]:
+        """The same of a step's nodes by their sampled neighbours: sums of a row are its mean times the node's
+        own degree. Right for the step's own ends, and, where all neighbours are sampled, exact."""
+        num = self.num_users
+        x = (self.embedding[step.nodes[0]], self.embedding[num + step.nodes[1]])
+        if not self.num_layers:
+            return x
+        graph = self.graph(self.embedding.device)
+        root = tuple(
+            degree[ids].sqrt()[:, None]
+            for degree, ids in zip((graph.user_degree, graph.item_degree), step.nodes, strict=True)
+        )
+        total, power = x, x
+        for _ in range(self.num_layers):
+            means = step.means((power[0] / root[0], power[1] / root[1]))
+            power = (means[0] * root[0], means[1] * root[1])
+            total = (total[0] + power[0], total[1] + power[1])
+        return total[0] / (self.num_layers + 1), total[1] / (self.num_layers + 1)
+
+    def sampled_loss(self, step: SampledStep) -> Tensor:
+        users, items = self.sampled_vectors(step)
+        of_items = self.embedding[self.num_users + step.nodes[1]]
+        own = (self.embedding[step.nodes[0][step.users]], of_items[step.items], of_items[step.negatives])
+        total = bpr(users[step.users], items[step.items], items[step.negatives])
+        return total + self.config.penalty * half_squares(*own)
 
 
 class MatrixFactorization(LightGCN):

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, leaky_relu, normalize
+from torch.nn.functional import dropout, leaky_relu, linear, normalize
 
 from netgpt.trainers.recommend.attention import Sides, gated_attention
-from netgpt.trainers.recommend.config import RecommenderConfig
+from netgpt.trainers.recommend.config import RecommenderConfig, ShlConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.base import (
     ItemInputs,
@@ -49,20 +50,15 @@ class SHL(Recommender):
             self.mixer = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
 
     def vectors(self) -> Parts:
-        graph = self.graph(self.embedding.device)
-        sides = Sides(graph.of_users, graph.of_items), Sides(graph.of_items, graph.of_users)
-        users, items = torch.arange(self.num_users), torch.arange(self.num_items)
-        return self._fused(list(self._states(sides, users, items)))
+        users, items = (torch.arange(num) for num in (self.num_users, self.num_items))
+        return self._fused(list(self._states(users, items)))
 
-    def _states(
-        self, sides: tuple[Sides, Sides], users: Tensor, items: Tensor
-    ) -> Iterator[tuple[Parts, Parts]]:
+    def _states(self, users: Tensor, items: Tensor) -> Iterator[tuple[Parts, Parts]]:
         """By modality the local and the global states of some users and items."""
         graph = self.graph(self.embedding.device)
-        own = self.embedding.split([self.num_users, self.num_items])
         for one in self.modalities:
             assert isinstance(one, Modality)
-            yield one(graph, sides, own, users, items)
+            yield one(graph, self.embedding, users.to(graph.device), items.to(graph.device))
 
     def _fused(self, states: list[tuple[Parts, Parts]]) -> Parts:
         """Eq. 7, and the modalities as one vector: [n, M · D] gated, or [n, D] by weights."""
@@ -78,12 +74,10 @@ class SHL(Recommender):
         return made[0], made[1]
 
     def loss(self, step: Triples) -> Tensor:
-        shl, device = self.config.shl, self.embedding.device
+        shl = self.config.shl
         users, user_at = torch.unique(step.users, return_inverse=True)
         items, item_at = torch.unique(torch.cat([step.items, step.negatives]), return_inverse=True)
-        graph = self.graph(device)
-        sides = Sides(graph.of_users, graph.of_items), Sides(graph.of_items, graph.of_users)
-        states = list(self._states(sides, users, items))
+        states = list(self._states(users, items))
         fused_users, fused_items = self._fused(states)
         mine, size = step.mine, len(step)
         user_at, positive_at, negative_at = user_at[mine], item_at[:size][mine], item_at[size:][mine]
@@ -100,7 +94,7 @@ class SHL(Recommender):
             positive = torch.unique(item_at[:size])
             share = (mine.start / size, mine.stop / size) if size else (0.0, 0.0)
             for local, wide in states:
-                for part, rows in ((0, torch.arange(len(users), device=device)), (1, positive)):
+                for part, rows in ((0, torch.arange(len(users), device=users.device)), (1, positive)):
                     term = contrast(local[part][rows], wide[part][rows], shl.temperature, share)
                     total = total + shl.contrast * size * term
         return total
@@ -129,31 +123,29 @@ class Modality(nn.Module):
         """Rows of its own tables, for the penalty."""
         return [*([] if self.user is None else [self.user[users]]), *self.item.own(*items)]
 
-    def forward(self, graph, sides, own, users, items):  # type: ignore[no-untyped-def]
-        """Local and global states of some users and items."""
-        x = self.inputs(graph)
-        state = x
-        for i, layer in enumerate(self.layers):
-            is_last = i == len(self.layers) - 1
-            wanted = (users, items) if is_last else (None, None)
-            state = layer(graph, sides, state, own, wanted, self.config.shl)
-        if not self.config.shl.hyperedges:
-            zeros = tuple(torch.zeros_like(one) for one in state)
-            return state, zeros
-        of_users, of_items = self._global(graph, x)
-        return state, (of_users[users], of_items[items])
+    def forward(self, graph: Bipartite, ids_ND: Tensor, users: Tensor, items: Tensor) -> tuple[Parts, Parts]:
+        """Local and global states of some users and items. ids: the ID embedding."""
+        shl, x = self.config.shl, self.inputs(graph)
+        state_ND = torch.cat(x)
+        for layer in self.layers[:-1]:
+            everyone = (torch.arange(len(part), device=users.device) for part in x)
+            state_ND = torch.cat(layer(graph, state_ND, ids_ND, tuple(everyone), shl))
+        local = self.layers[-1](graph, state_ND, ids_ND, (users, items), shl)
+        if not shl.hyperedges:
+            return local, (torch.zeros_like(local[0]), torch.zeros_like(local[1]))
+        return local, self._global(graph, x, users, items)
 
-    def _global(self, graph, x):  # type: ignore[no-untyped-def]
+    def _global(self, graph: Bipartite, x: Parts, users: Tensor, items: Tensor) -> Parts:
         """H Λ with Λ = C⁻¹ Hᵀ X over the items: hyperedges of a modality have states of their own."""
-        share = self.config.shl.dropout if self.training else 0.0
+        share = self.config.shl.dropout
         edges_I = torch.softmax(x[1] @ self.edges, dim=1)
         if self.user_edges is not None:
-            edges_U = torch.softmax(x[0] @ self.user_edges, dim=1)
+            edges_u = torch.softmax(x[0][users] @ self.user_edges, dim=1)
         else:
-            edges_U = graph.to_users(edges_I) / graph.user_degree[:, None]
-        edges_U, edges_I = (dropout(one, share, training=share > 0) for one in (edges_U, edges_I))
+            edges_u = graph.to_users(edges_I)[users] / graph.user_degree[users, None]
+        edges_u, edges_I = (dropout(one, share, self.training) for one in (edges_u, edges_I))
         states_KD = (edges_I.T @ x[1]) / edges_I.sum(0).clamp_min(1e-12)[:, None]
-        return edges_U @ states_KD, edges_I @ states_KD
+        return edges_u @ states_KD, edges_I[items] @ states_KD
 
 
 class Layer(nn.Module):
@@ -164,33 +156,36 @@ class Layer(nn.Module):
         names = ("head", "tail", "message", "residual", "out")
         self.weights = nn.ModuleDict({name: nn.Linear(width, width, bias=False) for name in names})
 
-    def forward(self, graph, sides, state, own, wanted, shl):  # type: ignore[no-untyped-def]
-        """States [n, D] of the wanted users and items, by default of all."""
-        w, made = self.weights, []
-        degrees = graph.user_degree, graph.item_degree
+    def forward(self, graph: Bipartite, x_ND: Tensor, ids_ND: Tensor, wanted: Parts, shl: ShlConfig) -> Parts:
+        """States [n, D] of the wanted users and items."""
+        sizes, made = [graph.num_users, graph.num_items], []
+        names = ("head", "tail", "message", "residual")
+        together = torch.cat([cast(nn.Linear, self.weights[name]).weight for name in names])
+        head, tail, message, residual = (
+            part.split(sizes) for part in linear(x_ND, together).split(x_ND.shape[1], dim=1)
+        )
+        scale = torch.cat([graph.user_degree, graph.item_degree]).rsqrt()[:, None]
+        own, gated, ids = x_ND.split(sizes), (x_ND * scale).split(sizes), ids_ND.split(sizes)
+        rows = Sides(graph.of_users, graph.of_items), Sides(graph.of_items, graph.of_users)
         for part in range(2):
-            head, tail, rows = state[part], state[1 - part], wanted[part]
-            gated = tail / degrees[1 - part].sqrt()[:, None]
+            other, asked = 1 - part, wanted[part]
             found = gated_attention(
-                w["head"](head),
-                torch.tanh(w["tail"](tail)),
-                head,
-                gated,
-                w["message"](tail),
-                sides[part],
-                rows,
+                head[part],
+                torch.tanh(tail[other]),
+                own[part],
+                gated[other],
+                message[other],
+                rows[part],
+                asked,
                 gate=shl.gate,
                 attends=shl.attention,
-            )
-            base, ids = head, own[part]
-            if rows is not None:
-                found, base, ids = found[rows], base[rows], ids[rows]
+            )[asked]
             if shl.residual == "inner":
-                residual = leaky_relu(w["residual"](base)) + ids
+                base = leaky_relu(residual[part][asked]) + ids[part][asked]
             else:
-                residual = leaky_relu(w["residual"](base) + ids)
-            made.append(leaky_relu(w["out"](leaky_relu(found))) + residual)
-        return tuple(made)
+                base = leaky_relu(residual[part][asked] + ids[part][asked])
+            made.append(leaky_relu(self.weights["out"](leaky_relu(found))) + base)
+        return made[0], made[1]
 
 
 def contrast(local_nD: Tensor, wide_nD: Tensor, temperature: float, share: tuple[float, float]) -> Tensor:

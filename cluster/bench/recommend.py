@@ -1,0 +1,453 @@
+"""`netgpt bench recommend`: recommenders by figures and by speed, beside peers of the same run.
+
+Contestants of a speed take turns, round by round; a figure is the median over the rounds, a ratio the median
+of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from netgpt import graphstore
+from netgpt.cluster.bench.measure import machine, measure
+from netgpt.cluster.config import RunConfig, load_config
+from netgpt.cluster.errors import ClusterError
+from netgpt.graphstore import Store
+from netgpt.graphstore.datasets import names as datasets
+from netgpt.sampler import LinkLoader
+from netgpt.trainers.recommend.config import RecommenderConfig
+from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.recommend.judge import RankingJudge
+from netgpt.trainers.recommend.models.names import model_class
+from netgpt.trainers.recommend.ranking import METRICS, full_ranking
+from netgpt.trainers.recommend.train import RecommenderTrainer, load_vectors, scores_of
+from netgpt.trainers.recommend.triples import TripleLoader
+from netgpt.trainers.schedule import seed_torch
+from netgpt.trainers.tasks.ranking import RankingConfig
+
+BASELINES = {"popularity": "popularity", "itemknn": "ItemKNN", "ease": "EASE"}
+"""What a model's name may be besides, and what tables call it."""
+FANOUT = (20, 10)
+MADE = 0.006
+"""Scale of the made pairs where no source is given: 6,000 users and items, 300,000 rows."""
+
+
+@dataclass(frozen=True)
+class ModelsBench:
+    """Models on one source: each split, seed and model is a run of its own."""
+
+    config: str
+    data: Path
+    models: Sequence[str]
+    """A name, and settings behind it: `shl recommender.shl.gate=none`."""
+    splits: Sequence[str] = ()
+    """None: the recipe's."""
+    seeds: Sequence[int] = (0,)
+    """Of the split and of the training."""
+    overrides: Sequence[str] = ()
+
+    def settings(self, model: str, split: str, seed: int) -> RunConfig:
+        """The recipe with all that goes over it. ClusterError for a model that there is not."""
+        name, *own = model.split()
+        given = [*self.overrides, *own, f"seed={seed}"]
+        if name not in BASELINES:
+            given.append(f"recommender.model={name}")
+        if split:
+            given.append(f"build.split={split}")
+        if not any(one.startswith("build.split_seed=") for one in given):
+            given.append(f"build.split_seed={seed}")
+        return load_config(self.config, given)
+
+
+def bench_models(bench: ModelsBench, scratch: Path | None) -> Iterator[dict[str, Any]]:
+    """Metrics of each run, and for each split and model the mean over the seeds with its least and most."""
+    for split in bench.splits or ("",):  # all that is refused is refused first
+        for model in bench.models:
+            config = bench.settings(model, split, bench.seeds[0])
+            if not isinstance(config.task, RankingConfig):
+                raise ClusterError(f"--config: found the task {config.task.name}, expected ranking")
+            if model.split()[0] not in BASELINES:
+                model_class(_section(config).model)
+    for split in bench.splits or ("",):
+        found: dict[str, list[dict[str, Any]]] = {model: [] for model in bench.models}
+        for seed in bench.seeds:
+            with TemporaryDirectory(dir=scratch) as folder:
+                stores: dict[str, Store] = {}
+                for model in bench.models:
+                    config = bench.settings(model, split, seed)
+                    key = repr(config.build)
+                    if key not in stores:
+                        stores[key] = _built(config, bench.data, Path(folder) / f"store-{len(stores)}")
+                    result = _trained(config, stores[key], model.split()[0], Path(folder))
+                    named = {"split": stores[key].attributes["interactions"]["split"], "model": model}
+                    found[model].append(result)
+                    yield {"case": "model", **named, "seed": seed, **result}
+        for model, results in found.items():
+            yield {"case": "mean", **named, "model": model, "num": len(results), **_mean(results)}
+
+
+def _section(config: RunConfig) -> RecommenderConfig:
+    return config.settings.section("recommender", RecommenderConfig)
+
+
+def _built(config: RunConfig, data: Path, out: Path) -> Store:
+    graphstore.build(data, out, config.build, dataset=datasets.load(config.dataset))
+    return graphstore.open(out)
+
+
+def _trained(config: RunConfig, store: Store, name: str, folder: Path) -> dict[str, Any]:
+    """Metrics of val and test of one model on one store."""
+    task = config.task
+    assert isinstance(task, RankingConfig)
+    torch.set_num_threads(config.cluster.threads)
+    start, epochs = time.perf_counter(), dict[str, int]()
+    if name in BASELINES:
+        judge = RankingJudge(store, replace(task, baselines=[name]))
+        metrics = judge.baseline_metrics()[BASELINES[name]]
+    else:
+        with TemporaryDirectory(dir=folder) as own:
+            trainer = RecommenderTrainer(_section(config), config.seed, store, task, Path(own))
+            made = trainer.run()
+            epochs = {"best_epoch": made["best"]["epoch"], "epochs": made["epochs"]}
+            vectors = load_vectors(Path(own), store)
+        metrics = RankingJudge(store, task).metrics(name, scores_of(*vectors))
+    parts: dict[str, Any] = {
+        part: metrics[part] for part in ("val", "test", "test_sampled") if part in metrics
+    }
+    return {**parts, **epochs, "seconds": time.perf_counter() - start}
+
+
+def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for part in ("val", "test", "test_sampled"):
+        known = [result[part] for result in results if part in result]
+        for name in known[0] if known else ():
+            values = [one[name] for one in known if one[name] is not None]
+            if name != "num" and values:
+                made.setdefault(part, {})[name] = [statistics.fmean(values), min(values), max(values)]
+    return made
+
+
+@dataclass(frozen=True)
+class SpeedBench:
+    rounds: int = 5
+    batches: int = 8
+    """Batches, or steps, of a round."""
+    batch_size: int = 2048
+    threads: int = 2
+    peers: str = ""
+    """A Python that has implicit; empty: it is left out."""
+
+
+def bench_source(
+    bench: SpeedBench, data: Path | None, config: str, overrides: Sequence[str], scratch: Path | None
+) -> Iterator[dict[str, Any]]:
+    """`bench_speed` on a source, by the recipe's build settings; without one on made pairs."""
+    with TemporaryDirectory(dir=scratch) as folder:
+        out = Path(folder) / "store"
+        if data is not None:
+            store = _built(load_config(config, list(overrides)), data, out)
+        else:
+            if not measure(_BUILD, MADE, out).ok:
+                raise ClusterError("bench recommend: made pairs could not be built")
+            store = graphstore.open(out)
+        yield from bench_speed(bench, store, scratch)
+
+
+def bench_speed(bench: SpeedBench, store: Store, scratch: Path | None) -> Iterator[dict[str, Any]]:
+    """Edge seeds a second, a step of LightGCN, and the full ranking of a store, beside peers."""
+    torch.set_num_threads(bench.threads)
+    data = Interactions.of(store)
+    sizes = {"users": data.train.num_users, "items": data.train.num_items, "pairs": len(data.train)}
+    yield {"case": "links", **sizes, **_links(bench, store, data), **machine()}
+    yield {"case": "lightgcn", **sizes, **_lightgcn(bench, data), **machine()}
+    with TemporaryDirectory(dir=scratch) as folder:
+        yield {"case": "ranking", **sizes, **_ranking(bench, data, Path(folder)), **machine()}
+
+
+def _contest(runs: dict[str, Callable[[], int]], rounds: int, first: str) -> dict[str, Any]:
+    """Units a second of each, once before it counts, then in turns; and the first's by the others'."""
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            num = run()
+            if number:
+                rates[name].append(num / (time.perf_counter() - start))
+    made: dict[str, Any] = {name: statistics.median(values) for name, values in rates.items()}
+    for name, values in rates.items():
+        if name != first:
+            made[f"{first}_by_{name}"] = statistics.median(
+                a / b for a, b in zip(rates[first], values, strict=True)
+            )
+    return made
+
+
+def _links(bench: SpeedBench, store: Store, data: Interactions) -> dict[str, Any]:
+    """Edge seeds a second, each with a negative and a sample of two hops around its three ends."""
+    user, name, item = data.edge_type
+    relation = (item, f"rev_{name}", user)
+    options = {"fanout": list(FANOUT), "hops": 2, "batch_size": bench.batch_size, "seed": 0}
+
+    def ours(threads: int) -> Callable[[], int]:
+        loader = LinkLoader(store, relation, negatives=1, threads=threads, **options)  # type: ignore[arg-type]
+        state = {"epoch": 0, "next_batch": 0}
+
+        def run() -> int:
+            loader.load_state_dict(state)
+            num = 0
+            for _, batch in zip(range(bench.batches), loader, strict=False):
+                num += len(batch.edges)
+            return num
+
+        return run
+
+    runs: dict[str, Callable[[], int]] = {"one_thread": ours(1), "two_threads": ours(2)}
+    if (peer := _pyg_links(bench, data)) is not None:
+        runs["pyg"] = peer
+    return {"unit": "edge seeds/s", "fanout": list(FANOUT), **_contest(runs, bench.rounds, "one_thread")}
+
+
+def _pyg_links(bench: SpeedBench, data: Interactions) -> Callable[[], int] | None:
+    """PyG's loader on the same edges; None where nothing that it samples by is installed."""
+    import torch_geometric.typing
+    from torch_geometric.data import HeteroData
+    from torch_geometric.loader import LinkNeighborLoader
+    from torch_geometric.sampler import NegativeSampling
+
+    if not (torch_geometric.typing.WITH_PYG_LIB or torch_geometric.typing.WITH_TORCH_SPARSE):
+        return None
+    train, graph = data.train, HeteroData()
+    graph["user"].num_nodes, graph["item"].num_nodes = train.num_users, train.num_items
+    index = torch.from_numpy(np.stack([train.users, train.items]))
+    graph["user", "took", "item"].edge_index = index
+    graph["item", "rev_took", "user"].edge_index = index.flip(0)
+    loader = LinkNeighborLoader(
+        graph,
+        num_neighbors=list(FANOUT),
+        edge_label_index=(("user", "took", "item"), index),
+        neg_sampling=NegativeSampling("triplet", 1),
+        batch_size=bench.batch_size,
+        shuffle=True,
+    )
+
+    def run() -> int:
+        num = 0
+        for _, batch in zip(range(max(1, bench.batches // 4)), loader, strict=False):
+            num += len(batch["user"].src_index)
+        return num
+
+    return run
+
+
+def _lightgcn(bench: SpeedBench, data: Interactions) -> dict[str, Any]:
+    """Steps a second of LightGCN over the whole graph, forward, backward and optimiser, and PyG's."""
+    from torch_geometric.nn.models import LightGCN as PygLightGCN
+
+    config = RecommenderConfig(model="lightgcn", batch_size=bench.batch_size)
+    seed_torch(0)
+    model = model_class("lightgcn")(data, config)
+    loader = TripleLoader(data.train, batch_size=bench.batch_size, seed=0)
+    steps = [step for _, step in zip(range(bench.batches), loader.stream(0), strict=False)]
+    num_users, num = data.train.num_users, data.train.num_users + data.train.num_items
+    theirs = PygLightGCN(num, config.width, config.layers)
+    one_way = torch.from_numpy(np.stack([data.train.users, data.train.items + num_users]))
+    index = torch.cat([one_way, one_way.flip(0)], dim=1)
+    optimizers = [torch.optim.Adam(one.parameters(), lr=config.lr) for one in (model, theirs)]
+
+    def ours() -> int:
+        for step in steps:
+            optimizers[0].zero_grad()
+            (model.loss(step) / len(step)).backward()  # type: ignore[no-untyped-call]
+            optimizers[0].step()
+        return len(steps)
+
+    def pyg() -> int:
+        for step in steps:
+            optimizers[1].zero_grad()
+            ends = [step.users, step.items + num_users, step.negatives + num_users]
+            labels = torch.stack([torch.cat([ends[0], ends[0]]), torch.cat(ends[1:])])
+            positive, negative = theirs(index, labels).chunk(2)
+            theirs.recommendation_loss(positive, negative, torch.cat(ends), 1e-4).backward()
+            optimizers[1].step()
+        return len(steps)
+
+    found = _contest({"netgpt": ours, "pyg": pyg}, bench.rounds, "netgpt")
+    epoch = {f"{name}_epoch_s": len(loader) / found[name] for name in ("netgpt", "pyg")}
+    return {"unit": "steps/s", "threads": bench.threads, **found, **epoch}
+
+
+def _ranking(bench: SpeedBench, data: Interactions, folder: Path) -> dict[str, Any]:
+    """Users ranked a second by vectors of width 64, all items, train masked; and implicit's."""
+    rng = np.random.default_rng(0)
+    users, items = (
+        rng.normal(size=(num, 64)).astype(np.float32) for num in (data.train.num_users, data.train.num_items)
+    )
+    scores = scores_of(torch.from_numpy(users), torch.from_numpy(items))
+    num = int((data.test.num_by_user > 0).sum())
+
+    def ours() -> int:
+        full_ranking(scores, data.test, [data.train])
+        return num
+
+    found = {"unit": "users/s", "ranked_users": num, **_contest({"netgpt": ours}, bench.rounds, "netgpt")}
+    if bench.peers:
+        found |= _implicit(bench, data, users, items, folder)
+        if "implicit" in found:
+            found["netgpt_by_implicit"] = found["netgpt"] / found["implicit"]
+    return found
+
+
+_IMPLICIT = """
+import json, sys, time
+import numpy as np
+from scipy.sparse import csr_matrix
+from implicit.cpu.als import AlternatingLeastSquares
+from implicit.evaluation import ranking_metrics_at_k
+a = np.load(sys.argv[1])
+def matrix(part):
+    data = np.ones(len(a[part + "_items"]), np.float32)
+    shape = len(a["users"]), len(a["items"])
+    return csr_matrix((data, a[part + "_items"], a[part + "_indptr"]), shape=shape)
+train, test = matrix("train"), matrix("test")
+model = AlternatingLeastSquares(factors=64, num_threads=int(sys.argv[2]))
+model.user_factors, model.item_factors = a["users"], a["items"]
+times = []
+for _ in range(int(sys.argv[3]) + 1):
+    start = time.perf_counter()
+    ranking_metrics_at_k(model, train, test, K=10, show_progress=False, num_threads=int(sys.argv[2]))
+    times.append(time.perf_counter() - start)
+print(json.dumps(sorted(times[1:])[len(times[1:]) // 2]))
+"""
+
+
+def _implicit(
+    bench: SpeedBench, data: Interactions, users: np.ndarray, items: np.ndarray, folder: Path
+) -> dict[str, Any]:
+    arrays = {"users": users, "items": items}
+    for name, pairs in (("train", data.train), ("test", data.test)):
+        arrays |= {f"{name}_indptr": pairs.indptr, f"{name}_items": pairs.items}
+    np.savez(folder / "a.npz", **arrays)  # type: ignore[arg-type]  # its typing takes names for options
+    command = [bench.peers, "-c", _IMPLICIT, str(folder / "a.npz"), str(bench.threads), str(bench.rounds)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ClusterError(f"--peers: {bench.peers} cannot be run ({error})") from error
+    if done.returncode:
+        return {"implicit_error": (done.stderr.strip().splitlines() or ["no reason"])[-1][:200]}
+    num = int((data.test.num_by_user > 0).sum())
+    return {"implicit": num / json.loads(done.stdout.splitlines()[-1])}
+
+
+_BUILD = """
+import sys
+from netgpt import graphstore
+from netgpt.graphstore.datasets import names
+dataset = names.load("interactions")
+config = dataset.Config(split="last")
+source = dataset.synthetic(float(sys.argv[1]), 0, config)
+graphstore.build(source, sys.argv[2], config, dataset=dataset)
+"""
+_STEP = """
+import json, sys, time, torch
+from netgpt import graphstore
+from netgpt.trainers.recommend.config import RecommenderConfig
+from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.recommend.models.names import model_class
+from netgpt.trainers.recommend.triples import TripleLoader
+torch.set_num_threads(int(sys.argv[3]))
+start = time.perf_counter()
+data = Interactions.of(graphstore.open(sys.argv[1]))
+model = model_class("lightgcn")(data, RecommenderConfig(model="lightgcn"))
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+loader = TripleLoader(data.train, batch_size=2048, seed=0)
+times = [time.perf_counter() - start]
+for _, step in zip(range(3), loader.stream(0)):
+    start = time.perf_counter()
+    optimizer.zero_grad()
+    (model.loss(step) / len(step)).backward()
+    optimizer.step()
+    times.append(time.perf_counter() - start)
+with open(sys.argv[2], "w") as file:
+    json.dump({"open_s": times[0], "step_s": min(times[1:])}, file)
+"""
+_RANK = """
+import json, sys, time, torch
+from netgpt import graphstore
+from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.recommend.judge import measured
+from netgpt.trainers.recommend.ranking import full_ranking
+from netgpt.trainers.recommend.train import scores_of
+torch.set_num_threads(int(sys.argv[3]))
+data = Interactions.of(graphstore.open(sys.argv[1]))
+users, items = torch.randn(data.train.num_users, 64), torch.randn(data.train.num_items, 64)
+test = measured(data.test, 10_000)
+start = time.perf_counter()
+full_ranking(scores_of(users, items), test, [data.train, data.val])
+seconds = time.perf_counter() - start
+with open(sys.argv[2], "w") as file:
+    json.dump({"ranked_users": int((test.num_by_user > 0).sum()), "ranking_s": seconds}, file)
+"""
+
+
+def bench_scale(scales: Sequence[float], threads: int, scratch: Path | None) -> Iterator[dict[str, Any]]:
+    """On made pairs (1 M users, 1 M items, 50 M rows, times the scale), each in a process of its own: the
+    store, an exact step of LightGCN (3 layers, width 64) with Adam, and the ranking of 10,000 users."""
+    for scale in scales:
+        with TemporaryDirectory(dir=scratch) as folder:
+            store, said = Path(folder) / "store", Path(folder) / "said.json"
+            built = measure(_BUILD, scale, store)
+            if not built.ok:
+                raise ClusterError(f"--scale: {scale:g} could not be built")
+            data = graphstore.open(store)
+            made: dict[str, Any] = {"case": "scale", "scale": scale, **data.num_nodes}
+            made |= {"pairs": data.attributes["interactions"]["pairs"]["train"]}
+            made |= {"build_s": built.wall_s, "build_peak_bytes": built.peak_bytes}
+            for name, code in (("step", _STEP), ("ranking", _RANK)):
+                done = measure(code, store, said, threads)
+                made |= json.loads(said.read_text()) if done.ok else {}
+                made |= {f"{name}_peak_bytes": done.peak_bytes, f"{name}_ok": done.ok}
+            yield made | machine()
+
+
+def line(result: dict[str, Any]) -> str:
+    """A result as text."""
+    match result["case"]:
+        case "model":
+            test = ", ".join(f"{name} {value:.4f}" for name, value in _shown(result["test"]))
+            best, head = "", f"{result['split']}, seed {result['seed']}, {result['model']}"
+            if "epochs" in result:
+                best = f", best epoch {result['best_epoch']} of {result['epochs']}"
+            return f"{head}: {test}{best}, {result['seconds']:.0f} s"
+        case "mean":
+            means = [f"{name} {m:.4f} ({a:.4f}…{b:.4f})" for name, (m, a, b) in result["test"].items()]
+            return f"{result['split']}, {result['model']}, {result['num']} seeds: {', '.join(means)}"
+        case "scale":
+            parts = [f"built in {result['build_s']:.0f} s ({result['build_peak_bytes'] / 1e9:.1f} GB)"]
+            if result["step_ok"]:
+                peak = result["step_peak_bytes"] / 1e9
+                parts.append(f"a step {result['step_s']:.1f} s ({peak:.1f} GB)")
+            if result["ranking_ok"]:
+                num, peak = result["ranked_users"], result["ranking_peak_bytes"] / 1e9
+                parts.append(f"{num:,} users ranked in {result['ranking_s']:.1f} s ({peak:.1f} GB)")
+            sizes = f"{result['user']:,} users, {result['item']:,} items, {result['pairs']:,} pairs"
+            return f"{sizes}: {', '.join(parts)}"
+    names = [name for name in ("one_thread", "two_threads", "netgpt", "pyg", "implicit") if name in result]
+    return f"{result['case']}: " + ", ".join(f"{name} {result[name]:,.1f} {result['unit']}" for name in names)
+
+
+def _shown(measures: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in measures.items():
+        if value is not None and name.partition("@")[0] in METRICS:
+            yield name, value
