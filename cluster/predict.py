@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.export import language_stages
 from netgpt.cluster.features.inline import inline_encoders
 from netgpt.cluster.pipeline.run import Run
@@ -76,6 +77,10 @@ def predict(
     through its vision tower (or `video`); without `videos` they have the zero vector. Raises RecordError,
     also for an id that the store already has.
     """
+    if run.task.ranks:
+        raise ClusterError(
+            f"{run.path}: found a recommender's run, expected: netgpt recommend RUN --out F.parquet"
+        )
     run.require_trained()
     store, config = run.store, run.config
     target = store.schema.target

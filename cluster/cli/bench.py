@@ -132,10 +132,10 @@ def recommend(
         ModelsBench,
         SpeedBench,
         bench_models,
-        bench_scale,
         bench_source,
         line,
     )
+    from netgpt.cluster.bench.recommend_scale import bench_scale
     from netgpt.cluster.errors import ClusterError
 
     if model:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from netgpt.cluster.config import RunConfig
+from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.plan import durations, graphs
 from netgpt.cluster.plan.budget import Budget, language_case, language_stages, suggested
 from netgpt.cluster.plan.durations import Duration, Machines
@@ -105,6 +106,10 @@ class Plan:
 def make_plan(request: PlanRequest) -> Plan:
     """Everything a run needs. ClusterError where the model or the store is not known."""
     config = request.config
+    if any(stage_of(name).kind == "pairs" for name in config.stages):
+        raise ClusterError(
+            "plan: found a recipe with a recommender, expected one with graph or language stages"
+        )
     language = language_stages(config)
     shape = language_shape(
         config.language.model,

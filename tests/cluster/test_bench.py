@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from netgpt.cluster.bench.embed import line as embed_line
 from netgpt.cluster.bench.language import MODES, SHAPES, LanguageBench, bench_language, needed_flops
 from netgpt.cluster.bench.language import line as language_line
 from netgpt.cluster.bench.measure import measure
+from netgpt.cluster.bench.recommend import ModelsBench, SpeedBench, bench_models, bench_speed
+from netgpt.cluster.bench.recommend import line as recommend_line
+from netgpt.cluster.bench.recommend_scale import bench_scale
 from netgpt.cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
 from netgpt.cluster.bench.sampler import line as sampler_line
 from netgpt.cluster.cli.bench import app
@@ -24,6 +28,8 @@ from netgpt.graphstore import Store
 from netgpt.trainers.language.model.netgpt import NetGPT
 from netgpt.trainers.language.model.tiny import random_qwen2_vl
 from netgpt.trainers.language.packing import collate
+from tests.recommend import pairs_of_tastes, write_pairs
+from tests.recommend import store_of as pairs_store
 
 
 def test_a_failed_process_is_not_ok_and_memory_is_its_peak() -> None:
@@ -175,3 +181,43 @@ def test_flops_are_what_torch_counts(stage: str) -> None:
         assert counter.get_total_flops() == pytest.approx(needed + causal, rel=0.03)
     finally:
         del SHAPES["test"]
+
+
+def test_recommenders_by_figures_and_by_speed(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path, pairs_of_tastes())
+    quick = ["recommender.epochs=2", "recommender.width=8", "task.k=5", "cluster.threads=1"]
+    models = ["popularity", "bpr", "lightgcn recommender.layers=1"]
+    asked = ModelsBench("shl-tiktok", source, models, ["given", "user_time"], [0, 1], quick)
+    results = list(bench_models(asked, tmp_path))
+    runs = [one for one in results if one["case"] == "model"]
+    assert [(r["split"], r["model"], r["seed"]) for r in runs] == [
+        (split, model, seed) for split in ("given", "user_time") for seed in (0, 1) for model in models
+    ]
+    for mean in (one for one in results if one["case"] == "mean"):
+        own = [r for r in runs if (r["split"], r["model"]) == (mean["split"], mean["model"])]
+        values = [r["test"]["recall@5"] for r in own]
+        assert mean["test"]["recall@5"] == [pytest.approx(np.mean(values)), min(values), max(values)]
+    assert all(f"{r['split']}" in recommend_line(r) for r in results)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.inter", "image_feat.npy", "text_feat.npy"]
+    for wrong, words in ((["gru"], "found 'gru'"), (["bpr recommender.lr=0"], "recommender.lr")):
+        with pytest.raises(ValueError, match=words):
+            list(bench_models(ModelsBench("shl-tiktok", source, wrong), tmp_path))
+
+
+def test_speeds_of_recommenders_beside_pygs(tmp_path: Path) -> None:
+    store = pairs_store(tmp_path / "pairs")
+    speed = SpeedBench(rounds=1, batches=2, batch_size=32, threads=1)
+    links, lightgcn, ranking = bench_speed(speed, store, tmp_path)
+    assert links["one_thread"] > 0 and links["two_threads"] > 0 and links["pairs"] > 50
+    assert lightgcn["netgpt"] > 0 and lightgcn["netgpt_by_pyg"] > 0 and lightgcn["pyg_epoch_s"] > 0
+    assert ranking["ranked_users"] > 5 and "implicit" not in ranking
+    missing = dict(vars(speed)) | {"peers": sys.executable}
+    *_, ranking = bench_speed(SpeedBench(**missing), store, tmp_path)
+    assert "implicit" in ranking["implicit_error"] or ranking["implicit"] > 0
+
+
+@pytest.mark.all
+def test_sizes_of_recommenders(tmp_path: Path) -> None:
+    (result,) = bench_scale([0.0005], 1, tmp_path)
+    assert result["step_ok"] and result["ranking_ok"] and result["step_s"] > 0
+    assert result["ranked_users"] == result["user"] and "users ranked" in recommend_line(result)

@@ -107,6 +107,10 @@ def test_a_run_started_again_is_done(folder: Path) -> None:
         (["recommend", "RUN", "--out", "x.parquet", "--k", "0"], "--k: found 0, expected at least 1"),
         (["recommend", "RUN", "--out", "x.parquet", "--seen", "no"], "--seen: found 'no', expected all or"),
         (["recommend", "RUN", "--out", "x.parquet", "--users", "BAD"], "line 2: found 'x1', expected a user"),
+        (["predict", "RUN", "--data", "DATA"], "found a recommender's run, expected: netgpt recommend RUN"),
+        (["export", "RUN", "--out", "new"], "found no language stage with the graph, expected one"),
+        (["plan", "--config", "shl-tiktok"], "plan: found a recipe with a recommender, expected one with"),
+        (["append", "STORE", "--data", "DATA"], "whose relations follow from its rows"),
         (["embeddings", "RUN", "--out", "new", "--of", "image"], "--of: found 'image', expected types that"),
         (
             ["run", "--config", "shl-tiktok", "--data", "DATA", "stages=[stage1]"],
@@ -132,6 +136,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
 ) -> None:
     (folder / "bad.txt").write_text("11\nx1\n")
     named = {"RUN": str(folder / "run"), "DATA": str(folder / "data"), "BAD": str(folder / "bad.txt")}
+    named |= {"STORE": str(folder / "run" / "store")}
     named |= {name: str(tmp_path / name) for name in ("x.parquet", "new")}
     given = [named.get(arg, arg) for arg in args]
     if args[0] == "run":

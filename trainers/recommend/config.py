@@ -28,6 +28,8 @@ class ShlConfig:
     """What users' hyperedges are: mean, that of their items; own, by weights of their own."""
     inputs: str = "own"
     """What a user's input of a modality is: own, a vector that is learnt; mean, that of its items' inputs."""
+    scale: str = "plain"
+    """Of a modality's inputs: plain, as they come; unit, rows of length 1, those of items by tanh before."""
     fusion: str = "gated"
     """gated: modalities side by side, each number by a gate; softmax: their sum, weighted by an MLP."""
     residual: str = "inner"
@@ -42,6 +44,7 @@ class ShlConfig:
             "gate": ("outside", "inside", "none"),
             "users": ("mean", "own"),
             "inputs": ("own", "mean"),
+            "scale": ("plain", "unit"),
             "fusion": ("gated", "softmax"),
             "residual": ("inner", "outer"),
         }

@@ -225,6 +225,8 @@ GATES = ("outside", "inside", "none")
         *({"gate": gate, "attention": attends} for gate in GATES for attends in (True, False)),
         {"users": "own"},
         {"inputs": "mean"},
+        {"scale": "unit"},
+        {"scale": "unit", "inputs": "mean"},
         {"fusion": "softmax"},
         {"residual": "outer"},
         {"hyperedges": 0},
@@ -242,8 +244,11 @@ def test_shl_is_its_equations(data: Interactions, changes: dict[str, object]) ->
     for name, one in zip(data.modalities, model.modalities, strict=True):
         assert isinstance(one, Modality)
         x_I = one.item.project(torch.from_numpy(data.standardized(name)).double())
+        if shl.scale == "unit":
+            x_I = normalize(torch.tanh(x_I))
         of_mean = [x_I[own].mean(0) if own else torch.zeros(8).double() for own in items_of]
         x = [torch.stack(of_mean) if one.user is None else one.user, x_I]
+        x[0] = normalize(x[0]) if shl.scale == "unit" else x[0]
         w = {key: layer.weight for key, layer in one.layers[0].weights.items()}  # type: ignore[union-attr,operator]
         local: list[list[Tensor]] = [[], []]
         for part, near_of in ((0, items_of), (1, users_of)):
@@ -395,7 +400,7 @@ class TestEvery:
 
 @pytest.mark.parametrize("num_layers", [0, 1, 3])
 def test_of_all_neighbours_sampled_steps_are_exact(data: Interactions, num_layers: int) -> None:
-    """With a fanout of −1, and the step's own pairs left in: vectors, loss and gradient of the whole graph."""
+    """With a fanout of −1, and the step's own pairs left in: vectors, loss, gradient of the whole graph."""
     config = replace(CONFIG, layers=num_layers, neighbors="sampled", fanout=-1, batch_size=40)
     model = made("lightgcn", data, config).double()
     assert isinstance(model, LightGCN)

@@ -116,8 +116,10 @@ class Modality(nn.Module):
 
     def inputs(self, graph: Bipartite) -> Parts:
         """x of users [U, D] and items [I, D]."""
-        items = self.item()
-        return graph.to_users(items) / graph.user_degree[:, None] if self.user is None else self.user, items
+        is_unit = self.config.shl.scale == "unit"
+        items = normalize(torch.tanh(self.item())) if is_unit else self.item()
+        users = graph.to_users(items) / graph.user_degree[:, None] if self.user is None else self.user
+        return normalize(users) if is_unit else users, items
 
     def raw(self, users: Tensor, items: tuple[Tensor, ...]) -> list[Tensor]:
         """Rows of its own tables, for the penalty."""
