@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
@@ -16,10 +15,12 @@ from netgpt.trainers.recommend.judge import with_fallback
 from netgpt.trainers.recommend.ranking import top_items
 from netgpt.trainers.recommend.train import load_vectors, scores_of
 from netgpt.trainers.tasks.ranking import RankingConfig
+from netgpt.trainers.threads import set_threads
 
 STAGE = "recommender"
 Seen = Literal["all", "train"]
-_USERS = 1 << 14
+_ROWS = 1 << 18
+"""Rows that are held at once."""
 
 
 def write_recommendations(
@@ -44,7 +45,8 @@ def write_recommendations(
     run.require_done([STAGE])
     store, data, config = run.store, Interactions.of(run.store), run.task.config
     assert isinstance(config, RankingConfig)
-    torch.set_num_threads(run.threads)
+    set_threads(run.threads)
+    k = min(k, data.train.num_items)
     scores = scores_of(*load_vectors(run.folder(STAGE), store))
     if config.cold == "popularity":
         scores = with_fallback(scores, data.train)
@@ -55,8 +57,9 @@ def write_recommendations(
         [("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())]
     )
     with atomic_file(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for first in range(0, len(wanted), _USERS):
-            own = wanted[first : first + _USERS]
+        size = max(1, _ROWS // k)
+        for first in range(0, len(wanted), size):
+            own = wanted[first : first + size]
             items, kept = top_items(scores, own, data.train.num_items, masks, k)
             row, place = np.nonzero(items >= 0)
             columns = [

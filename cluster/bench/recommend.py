@@ -1,7 +1,7 @@
 """`netgpt bench recommend`: recommenders by figures and by speed, beside peers of the same run.
 
 Contestants of a speed take turns, round by round; a figure is the median over the rounds, a ratio the median
-of the rounds' ratios.
+of the rounds' ratios. implicit, which has a Python of its own, comes after them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from netgpt.trainers.recommend.train import RecommenderTrainer, load_vectors, sc
 from netgpt.trainers.recommend.triples import TripleLoader
 from netgpt.trainers.schedule import seed_torch
 from netgpt.trainers.tasks.ranking import RankingConfig
+from netgpt.trainers.threads import set_threads
 
 BASELINES = {"popularity": "popularity", "itemknn": "ItemKNN", "ease": "EASE"}
 """What a model's name may be besides, and what tables call it."""
@@ -60,7 +61,7 @@ class ModelsBench:
 
     def settings(self, model: str, split: str, seed: int) -> RunConfig:
         """The recipe with all that goes over it. ClusterError for a model that there is not."""
-        name, *own = model.split()
+        name, *own = model.split() or [""]
         given = [*self.overrides, *own, f"seed={seed}"]
         if name not in BASELINES:
             given.append(f"recommender.model={name}")
@@ -111,11 +112,14 @@ def _trained(config: RunConfig, store: Store, name: str, folder: Path) -> dict[s
     """Metrics of val and test of one model on one store."""
     task = config.task
     assert isinstance(task, RankingConfig)
-    torch.set_num_threads(config.cluster.threads)
+    set_threads(config.cluster.threads)
     start, epochs = time.perf_counter(), dict[str, int]()
     if name in BASELINES:
         judge = RankingJudge(store, replace(task, baselines=[name]))
-        metrics = judge.baseline_metrics()[BASELINES[name]]
+        measured = judge.baseline_metrics()
+        if BASELINES[name] not in measured:
+            raise ClusterError(f"--model: found {name}, expected another: {judge.left_out[0]}")
+        metrics = measured[BASELINES[name]]
     else:
         with TemporaryDirectory(dir=folder) as own:
             trainer = RecommenderTrainer(_section(config), config.seed, store, task, Path(own))
@@ -168,7 +172,7 @@ def bench_source(
 
 def bench_speed(bench: SpeedBench, store: Store, scratch: Path | None) -> Iterator[dict[str, Any]]:
     """Edge seeds a second, a step of LightGCN, and the full ranking of a store, beside peers."""
-    torch.set_num_threads(bench.threads)
+    set_threads(bench.threads)
     data = Interactions.of(store)
     sizes = {"users": data.train.num_users, "items": data.train.num_items, "pairs": len(data.train)}
     yield {"case": "links", **sizes, **_links(bench, store, data), **machine()}
@@ -245,7 +249,7 @@ def _pyg_links(bench: SpeedBench, data: Interactions) -> Callable[[], int] | Non
 
     def run() -> int:
         num = 0
-        for _, batch in zip(range(max(1, bench.batches // 4)), loader, strict=False):
+        for _, batch in zip(range(bench.batches), loader, strict=False):
             num += len(batch["user"].src_index)
         return num
 

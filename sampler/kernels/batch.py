@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from netgpt.graphstore import mixing
 from netgpt.sampler.kernels.memory import int32_array, int64_array
 from netgpt.sampler.kernels.rows import BLOCK, Rows, Scratch, find_rows, sample_rows
 
@@ -350,5 +351,6 @@ def _cached(digest):  # type: ignore[no-untyped-def]
 
 
 # Numba's cache would not see that a function from another file has changed
-_SOURCES = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in ("generator", "memory", "rows"))
+_NAMES = ("generator", "memory", "rows")
+_SOURCES = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in _NAMES) + mixing.SOURCE
 sample_batch = _cached(hashlib.blake2b(_SOURCES, digest_size=16).hexdigest())

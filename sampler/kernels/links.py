@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
+from netgpt.graphstore import mixing
 from netgpt.sampler.kernels.generator import draw, row_state
 
 MAX_TRIES = 64
@@ -96,8 +97,8 @@ def _cached(digest):  # type: ignore[no-untyped-def]
 
 
 # Numba's cache would not see that a function from another file has changed
-_SOURCE = Path(__file__).with_name("generator.py").read_bytes()
-draw_negatives = _cached(hashlib.blake2b(_SOURCE, digest_size=16).hexdigest())
+_SOURCES = Path(__file__).with_name("generator.py").read_bytes() + mixing.SOURCE
+draw_negatives = _cached(hashlib.blake2b(_SOURCES, digest_size=16).hexdigest())
 
 
 @njit(cache=True, nogil=True)

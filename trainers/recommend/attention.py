@@ -10,14 +10,14 @@ For a head h and its neighbours t, with s = q_h·k_t and γ = σ(a_h·b_t),
 
 and without attention ℓ = 0 (of `inside` then nothing is left of the gate). A head without a neighbour has
 zeros. On CPUs a row's numbers are made again in the backward pass, as the heads see them and as the
-neighbours do, each by one thread; on GPUs torch does it with an array a pair.
+neighbours do, each by one thread; on GPUs torch does it with an array a pair, and adds in no fixed order.
 
 Legend: H heads, T neighbours' nodes, E pairs, D width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,16 @@ class Sides:
     of_heads: Rows
     """indptr [H + 1] and nodes [E]."""
     of_neighbors: Rows
+    _pairs: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def pairs(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Head and neighbour of each pair: [E] int64 each."""
-        indptr, nodes = self.of_heads
-        heads = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        return torch.from_numpy(heads).to(device), torch.from_numpy(nodes.astype(np.int64)).to(device)
+        """Head and neighbour of each pair: [E] int64 each, made once a device."""
+        if device not in self._pairs:
+            indptr, nodes = self.of_heads
+            heads = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+            both = torch.from_numpy(heads), torch.from_numpy(nodes.astype(np.int64))
+            self._pairs[device] = both[0].to(device), both[1].to(device)
+        return self._pairs[device]
 
 
 def gated_attention(

@@ -15,8 +15,19 @@ from netgpt.trainers.errors import require
 from netgpt.trainers.recommend.pairs import Pairs
 from netgpt.trainers.recommend.ranking import ScoresOf
 
-MAX_EASE_ITEMS = 40_000
-"""Of whose [I, I] float64 three are 38 GB."""
+MAX_BYTES = 8_000_000_000
+"""Of what a baseline holds besides the pairs."""
+
+
+def ease_bytes(train: Pairs) -> int:
+    """[I, I] float64 three times: the Gram matrix, its inverse, and the weights."""
+    return 24 * train.num_items**2
+
+
+def item_neighbors_bytes(train: Pairs) -> int:
+    """Pairs of items that some user has, at most: a number, an index and a cosine of each."""
+    both = int((train.num_by_user.astype(np.float64) ** 2).sum())
+    return 24 * min(both, train.num_items**2)
 
 
 def popularity(train: Pairs) -> ScoresOf:
@@ -60,8 +71,8 @@ def ease_weights(train: Pairs, regularization: float) -> np.ndarray:
 
     B = −P·diag(1 / diag P) off the diagonal, where P = (XᵀX + λI)⁻¹. [I, I] float64 is held while it is made.
     """
-    few = f"at most {MAX_EASE_ITEMS:,}, as it inverts a dense matrix"
-    require(train.num_items <= MAX_EASE_ITEMS, "ease", f"{train.num_items:,} items", few)
+    few = f"fewer, as it inverts a dense matrix within {MAX_BYTES / 1e9:.0f} GB"
+    require(ease_bytes(train) <= MAX_BYTES, "ease", f"{train.num_items:,} items", few)
     gram = (train.matrix.T @ train.matrix).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += regularization
     inverse = np.linalg.inv(gram)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from netgpt.graphstore import EdgeType, Graph, Store
+from netgpt.sampler.kernels.links import sort_rows
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.recommend.pairs import Pairs
 
 PARTS = ("train", "val", "test")
+_ROWS = 1 << 16
+"""Of features, held as float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,20 @@ class Interactions:
     def of(graph: Graph) -> Interactions:
         """TrainerError where a graph has no pairs that are held out."""
         relation = next((r for r in graph.schema.relations if "test" in r.held), None)
+        if relation is not None:
+            user, name, item = relation.edge_type
+            relation = relation if (item, f"rev_{name}", user) in graph.edge_types else None
         if relation is None or not isinstance(graph, Store):
             where = getattr(graph, "path", "graph")
             raise TrainerError(
                 f"{where}: found no pairs that are held out of the edges, expected a store of pairs of users "
                 "and items (dataset: interactions)"
             )
-        user, _, item = edge_type = relation.edge_type
+        user, name, item = edge_type = relation.edge_type
         num_users, num_items = graph.num_nodes[user], graph.num_nodes[item]
-        first, heads = graph.relation(edge_type).to_csr()
-        items_of_train = np.repeat(np.arange(len(first) - 1), np.diff(first))
+        # The rows of users, from the reverse: each user's items in the order of their times
+        indptr, items = graph.relation((item, f"rev_{name}", user)).to_csr(np.int64)
+        sort_rows(indptr, items)  # a copy, ours
         none = np.empty(0, np.int64)
         val, test = (
             Pairs.of(np.asarray(users), np.asarray(items), num_users, num_items)
@@ -50,8 +56,7 @@ class Interactions:
                 graph.held(edge_type, part) if part in relation.held else (none, none) for part in PARTS[1:]
             )
         )
-        train = Pairs.of(np.asarray(heads), items_of_train, num_users, num_items)
-        return Interactions(edge_type, train, val, test, graph)
+        return Interactions(edge_type, Pairs(indptr, items, num_items), val, test, graph)
 
     @property
     def user_type(self) -> str:
@@ -83,19 +88,23 @@ class Interactions:
     def standardized(self, modality: str) -> np.ndarray:
         """[I, F] float32: of each dimension the mean and the spread of the items that occur in train are 0
         and 1; one that does not change is 0."""
-        x = self.features(modality).astype(np.float64)
-        there = x[self.train.num_by_item > 0]
-        spread = there.std(axis=0)
-        return ((x - there.mean(axis=0)) / np.where(spread > 0, spread, np.inf)).astype(np.float32)
+        x, there = self.features(modality), np.flatnonzero(self.train.num_by_item)
+        blocks = [there[first : first + _ROWS] for first in range(0, len(there), _ROWS)]
+        num = max(1, len(there))
+        mean = sum((x[block].sum(axis=0, dtype=np.float64) for block in blocks), np.zeros(x.shape[1])) / num
+        squares = (((x[block] - mean) ** 2).sum(axis=0) for block in blocks)
+        spread = np.sqrt(sum(squares, np.zeros(x.shape[1])) / num)
+        x -= mean.astype(np.float32)
+        x /= np.where(spread > 0, spread, np.inf).astype(np.float32)
+        return x
 
     @cached_property
     def history(self) -> tuple[np.ndarray, np.ndarray]:
         """Each user's items of train in the order of their times: indptr [U + 1] and items [n]. Ties, and
         pairs without times, are in the order of the items' numbers."""
         user, name, item = self.edge_type
-        reverse: Any = (item, f"rev_{name}", user)
-        relation = self.store.relation(reverse) if reverse in self.store.edge_types else None
-        if relation is None or relation.time is None:
+        relation = self.store.relation((item, f"rev_{name}", user))
+        if relation.time is None:
             return self.train.indptr, self.train.items
         indptr, items = relation.to_csr()
         return np.asarray(indptr), np.asarray(items, np.int64)

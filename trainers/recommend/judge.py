@@ -5,6 +5,8 @@ Legend: U users, n held-out pairs.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,14 @@ import pyarrow.parquet as pq
 
 from netgpt.graphstore import Graph
 from netgpt.graphstore.mixing import mix, seed_of
-from netgpt.trainers.recommend.baselines import MAX_EASE_ITEMS, ease, item_neighbors, popularity
+from netgpt.trainers.recommend.baselines import (
+    MAX_BYTES,
+    ease,
+    ease_bytes,
+    item_neighbors,
+    item_neighbors_bytes,
+    popularity,
+)
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.pairs import Pairs
 from netgpt.trainers.recommend.ranking import METRICS, Ranks, Sample, ScoresOf, full_ranking
@@ -24,6 +33,7 @@ from netgpt.trainers.tasks.evaluate import Scores
 from netgpt.trainers.tasks.intervals import SHARE, Interval
 from netgpt.trainers.tasks.ranking import RankingConfig
 
+_log = logging.getLogger(__name__)
 _DRAWN = 2_000_000
 """Users that are measured at most over all resamples of an interval."""
 
@@ -35,6 +45,8 @@ class RankingJudge:
         self.data, self.config = Interactions.of(graph), config
         data = self.data
         self.val, self.test = measured(data.val, config.max_users), measured(data.test, config.max_users)
+        self.left_out: list[str] = []
+        """Baselines that need too much memory, and why, in a line each."""
         self._ranks: dict[tuple[str, str], Ranks] = {}
 
     def _scores(self, scores: ScoresOf) -> ScoresOf:
@@ -80,10 +92,19 @@ class RankingJudge:
         train, config, made = self.data.train, self.config, dict[str, ScoresOf]()
         if "popularity" in config.baselines:
             made["popularity"] = popularity(train)
-        if "itemknn" in config.baselines:
-            made["ItemKNN"] = item_neighbors(train)
-        if "ease" in config.baselines and train.num_items <= MAX_EASE_ITEMS:
-            made["EASE"] = ease(train, regularization=config.ease_penalty)
+        fits: dict[str, tuple[int, Callable[[], ScoresOf]]] = {
+            "ItemKNN": (item_neighbors_bytes(train), lambda: item_neighbors(train)),
+            "EASE": (ease_bytes(train), lambda: ease(train, regularization=config.ease_penalty)),
+        }
+        for name, (num_bytes, fit) in fits.items():
+            if name.lower() not in config.baselines:
+                continue
+            if num_bytes <= MAX_BYTES:
+                made[name] = fit()
+            else:
+                need = f"{num_bytes / 1e9:.0f} GB, expected at most {MAX_BYTES / 1e9:.0f}"
+                self.left_out.append(f"{name} is left out: it may need {need}")
+                _log.warning(self.left_out[-1])
         return made
 
     def intervals(self, scores: Scores) -> dict[str, dict[str, Interval]]:

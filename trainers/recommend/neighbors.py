@@ -16,6 +16,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from netgpt.trainers.recommend.attention import Sides
 from netgpt.trainers.recommend.pairs import Pairs
 
 
@@ -25,13 +26,12 @@ class Bipartite:
     def __init__(self, train: Pairs, device: torch.device | None = None) -> None:
         self.num_users, self.num_items = train.num_users, train.num_items
         kind = np.int32 if max(self.num_users, self.num_items) < 2**31 else np.int64
-        by_item = np.argsort(train.items, kind="stable")
         self.of_users = (train.indptr, train.items.astype(kind))
         """Items of each user: indptr [U + 1] and [E]."""
-        self.of_items = (
-            np.concatenate([[0], np.cumsum(train.num_by_item)]).astype(np.int64),
-            train.users[by_item].astype(kind),
-        )
+        begins = np.concatenate([[0], np.cumsum(train.num_by_item)]).astype(np.int64)
+        of_items = np.empty(len(train), kind)
+        _turn(train.indptr, train.items, begins[:-1].copy(), of_items)
+        self.of_items = (begins, of_items)
         """Users of each item."""
         self.device = device or torch.device("cpu")
         self.user_degree, self.item_degree = (
@@ -39,6 +39,8 @@ class Bipartite:
             for num in (train.num_by_user, train.num_by_item)
         )
         """[U] and [I], at least 1."""
+        self.sides = Sides(self.of_users, self.of_items), Sides(self.of_items, self.of_users)
+        """For attention of users over items, and of items over users."""
         self._sparse: dict[bool, Tensor] = {}
 
     def to_users(self, x_ID: Tensor) -> Tensor:
@@ -83,6 +85,15 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         return context.graph.summed(gradient, not context.to_users), None, None
+
+
+@njit(cache=True)
+def _turn(indptr, items, cursor, out):  # type: ignore[no-untyped-def]
+    """Users of each item, ascending, from the items of each user; cursor [I]: where each item's begin."""
+    for user in range(len(indptr) - 1):
+        for i in range(indptr[user], indptr[user + 1]):
+            out[cursor[items[i]]] = user
+            cursor[items[i]] += 1
 
 
 @njit(cache=True, parallel=True)

@@ -18,7 +18,8 @@ from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.recommend.pairs import Pairs
 
 ScoresOf = Callable[[np.ndarray], np.ndarray]
-"""Users [B] → scores of all items, [B, I] float32; greater is better."""
+"""Users [B] → scores of all items, [B, I] float32; greater is better. The array is written to: it is a new
+one, or one that cannot be written to."""
 BLOCK_BYTES = 256_000_000
 METRICS = ("precision", "recall", "ndcg", "mrr", "hit")
 
@@ -148,15 +149,27 @@ def _blocks(
     size = max(1, block_bytes // (4 * max(1, num_items)))
     for first in range(0, len(users), size):
         block = users[first : first + size]
-        scores = np.array(scores_of(block), np.float32)
+        made = np.asarray(scores_of(block))
+        scores = made if made.dtype == np.float32 and made.flags.writeable else np.array(made, np.float32)
         if scores.shape != (len(block), num_items):
             raise TrainerError(f"scores: found {list(scores.shape)}, expected {[len(block), num_items]}")
-        if np.isnan(scores).any():
-            user = int(block[np.isnan(scores).any(axis=1)][0])
-            raise TrainerError(f"scores of user {user}: found NaN, expected numbers")
+        wrong = np.zeros(len(block), np.bool_)
+        _find_nan(scores, wrong)
+        if wrong.any():
+            raise TrainerError(f"scores of user {block[wrong][0]}: found NaN, expected numbers")
         for mask in masks:
             _mask(scores, block, mask.indptr, mask.items)
         yield block, scores
+
+
+@njit(cache=True, parallel=True)
+def _find_nan(scores, wrong):  # type: ignore[no-untyped-def]
+    """Rows that hold a NaN."""
+    for b in prange(len(scores)):
+        num = 0
+        for item in range(scores.shape[1]):
+            num += scores[b, item] != scores[b, item]
+        wrong[b] = num > 0
 
 
 @njit(cache=True, parallel=True)
@@ -167,7 +180,7 @@ def _mask(scores, users, indptr, items):  # type: ignore[no-untyped-def]
             scores[b, items[i]] = np.nan
 
 
-@njit(cache=True, parallel=True)
+@njit(parallel=True)  # not cached: a cache would not see a change of `mix`
 def _draw_candidates(scores, users, indptr, items, key, num):  # type: ignore[no-untyped-def]
     """Of the candidates that are no test items keep those with the least hashes, so many: they are drawn
     alike, without one twice, and do not depend on other users."""
@@ -204,12 +217,18 @@ def _rank(scores, users, indptr, items, ranks):  # type: ignore[no-untyped-def]
             own[i] = scores[b, items[first + i]]
             if np.isnan(own[i]):
                 bad += 1
+        if num == 1:  # the most frequent case, in vector instructions
+            value, before = own[0], 0
+            for item in range(scores.shape[1]):
+                before += scores[b, item] >= value  # itself too, and no NaN
+            ranks[first] = max(1, before)
+            continue
         order = np.argsort(own, kind="mergesort")  # ascending; equal ones by number
         values = own[order]
         above, level = np.zeros(num + 1, np.int64), np.zeros(num, np.int64)
         for item in range(scores.shape[1]):
             score = scores[b, item]
-            if np.isnan(score) or score < values[0]:
+            if not score >= values[0]:  # so is NaN
                 continue
             place = np.searchsorted(values, score, side="right")  # above or at values[:place]
             if values[place - 1] == score:

@@ -61,7 +61,7 @@ class SampledStep:
     items: Tensor
     negatives: Tensor
     num_all: int
-    """Pairs of the step over all ranks."""
+    """Pairs of the step over all ranks, those without a negative too."""
 
     def __len__(self) -> int:
         return self.num_all
@@ -106,8 +106,9 @@ class SampledLoader:
             **vars(sampling_options(data, config, seed)),
         )
         train = data.train
-        self.num_skipped = int(train.num_by_user[train.num_by_user == train.num_items].sum())
-        """Pairs of users who have all items: they have no negative."""
+        num_drawn = train.num_items if config.negatives == "uniform" else int((train.num_by_item > 0).sum())
+        self.num_skipped = int(train.num_by_user[train.num_by_user >= num_drawn].sum())
+        """Pairs of users who have all items that are drawn: they have no negative."""
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -51,8 +50,6 @@ class RecommenderTrainer:
         without held pairs, or without validation."""
         self.config, self.seed, self.store, self.folder = config, seed, store, folder
         self.device = device or torch.device("cpu")
-        most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        numba.set_num_threads(min(torch.get_num_threads(), most))
         self.data = Interactions.of(store)
         require(len(self.data.val) > 0, "validation", "no pair", "some, to choose an epoch by")
         self.k, self.val = task.k, measured(self.data.val, task.max_users)
@@ -110,7 +107,7 @@ class RecommenderTrainer:
         return self.loader.stream(epoch, first)
 
     def train(self, step: Triples | SampledStep, number: int) -> StepResult:
-        # The same randomness on every rank: a model's dropout is of nodes, which all ranks share
+        # The same on every rank, where a model's dropout is of nodes that all ranks share
         seed_torch(self.seed, "dropout", number)
         self.model.train()
         count = max(1, len(step))

@@ -47,7 +47,7 @@ class TripleLoader:
     """The steps of an epoch: each pair of train once, in an order by (seed, epoch).
 
     The negative of a pair is a function of (seed, epoch, its number in train) alone, so it depends on no
-    batch, rank or thread. Pairs of users who have all items have none, and are left out.
+    batch, rank or thread. Pairs of users who have all items that are drawn have none, and are left out.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class TripleLoader:
         one after the other, a step is of whole users."""
         self.train, self.batch_size, self.seed, self.negatives = train, batch_size, seed, negatives
         self.by_user, self.rank, self.world_size, self.device = by_user, rank, world_size, device
-        self.usable = np.flatnonzero((train.num_by_user < train.num_items)[train.users])
+        num_drawn = train.num_items if negatives == "uniform" else int((train.num_by_item > 0).sum())
+        self.usable = np.flatnonzero((train.num_by_user < num_drawn)[train.users])
         """Numbers of the pairs that there are negatives for."""
 
     @property

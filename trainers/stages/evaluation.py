@@ -51,6 +51,7 @@ class Evaluate(Stage):
     def run(self, job: StageJob, tools: Tools) -> Made:
         from netgpt.graphstore.files import atomic_file, write_json
         from netgpt.trainers import distributed
+        from netgpt.trainers.graph.encoders.names import encoder_class
         from netgpt.trainers.tasks.evaluate import PREDICTIONS, Scores
 
         settings, scores = job.settings, Scores()
@@ -60,9 +61,11 @@ class Evaluate(Stage):
                 stage_of(name).measure(job, tools, scores)  # one model in memory at a time
         if distributed.rank() == 0:
             judge = tools.task.judge(tools.store, settings.evaluation)
-            titles = [title for name in settings.stages for title in stage_of(name).titles(settings).values()]
+            title = encoder_class(settings.graph.encoder).title
+            if tools.task.ranks:  # the model of pairs has that place
+                title = next(one for name in wanted for one in stage_of(name).titles(settings).values())
             metrics: RunMetrics = {
-                "encoder": titles[0] if titles else "",
+                "encoder": title,
                 "stages": judge.stage_metrics(scores),
                 "baselines": judge.baseline_metrics(),
             }

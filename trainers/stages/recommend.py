@@ -34,24 +34,34 @@ class Recommend(Stage):
         task = settings.task.name
         require(task_class(task).ranks, "task.name", task, "ranking, as the recommender learns what is next")
 
-        model_class(settings.section(self.name, RecommenderConfig).model)
+        config = settings.section(self.name, RecommenderConfig)
+        samples = model_class(config.model).samples
+        expected = f"all for {config.model}, whose steps are over the whole graph"
+        require(config.neighbors == "all" or samples, "recommender.neighbors", config.neighbors, expected)
 
     def check_graph(self, settings: Settings, graph: Graph) -> None:
         from netgpt.trainers.recommend.data import Interactions
+        from netgpt.trainers.recommend.models.base import chosen_modalities
+        from netgpt.trainers.recommend.models.names import model_class
 
-        Interactions.of(graph)
+        config, data = settings.section(self.name, RecommenderConfig), Interactions.of(graph)
+        require(len(data.val) > 0, "validation", "no pair", "some, to choose an epoch by")
+        if config.modalities or model_class(config.model).wants_modalities:
+            chosen_modalities(data, config)
 
     def inputs(self, run: Origins) -> Json:
+        from netgpt.sampler import GENERATOR
+        from netgpt.sampler.links import NEGATIVES
         from netgpt.trainers.recommend.triples import PAIRS
 
-        config = asdict(run.settings.section(self.name, RecommenderConfig))
+        task, settings = run.settings.task, run.settings.section(self.name, RecommenderConfig)
+        assert isinstance(task, RankingConfig)
+        config = asdict(settings)
         del config["checkpoint_steps"]
-        return {
-            **placed_inputs(self, run),
-            "task": asdict(run.settings.task),
-            "recommender": config,
-            "negatives": PAIRS[1],
-        }
+        rules = [PAIRS[1]] if settings.neighbors == "all" else [NEGATIVES, GENERATOR]
+        # Of the task what an epoch is chosen by: more that is measured at the end trains nothing anew
+        chosen_by = {"k": task.k, "max_users": task.max_users}
+        return {**placed_inputs(self, run), "task": chosen_by, "recommender": config, "rules": rules}
 
     def sampling(self, job: StageJob, store: Store) -> SamplingOptions | None:
         from netgpt.trainers.recommend.data import Interactions

@@ -32,6 +32,7 @@ from netgpt.graphstore.datasets.described import (
     check_keys,
     has_pairs,
     read_described,
+    reading,
     require,
 )
 from netgpt.graphstore.errors import StoreError
@@ -173,25 +174,38 @@ def _known(file: Path) -> Described:
 
 
 def _inter(file: Path) -> Described:
-    """The header's names, less their types: the first two columns are user and item."""
-    with file.open(encoding="utf-8") as lines:
+    """The header's names, less their types; user and item by their names, else the first two columns."""
+    with reading(file, "a header and rows"), file.open(encoding="utf-8-sig") as lines:
         names = lines.readline().rstrip("\r\n").split("\t")
-    bare = [name.partition(":")[0] for name in names]
-    if len(names) < 2:
+    by_name = {name.partition(":")[0]: name for name in names}
+    if len(by_name) < 2 or len(by_name) < len(names):
         raise StoreError(f"{file}: found the header {names}, expected user and item, tabs between")
-    by_name = dict(zip(bare, names, strict=True))
+    user, item = (
+        next((by_name[one] for one in known if one in by_name), names[place])
+        for place, known in enumerate((("user_id", "userID"), ("item_id", "itemID")))
+    )
     vectors = {path.name.removesuffix("_feat.npy"): path for path in sorted(file.parent.glob("*_feat.npy"))}
+    for name, path in vectors.items():
+        require(file, _is_free(name), str(path.name), name, _FREE)
     return Described(
         path=file,
         files=(file,),
         form=TextFile(separator="\t"),
-        user=names[0],
-        item=names[1],
+        user=user,
+        item=item,
         time=by_name.get("timestamp", ""),
         stars=by_name.get("rating", ""),
         split=by_name.get("x_label", ""),
         items=Items(vectors=vectors),
     )
+
+
+_FREE = "names of letters, digits, _, - and ., other than user, item and id"
+
+
+def _is_free(name: str) -> bool:
+    """Whether a node type and a column may have a name."""
+    return bool(NAME.fullmatch(name)) and name not in ("user", "item", "id")
 
 
 _KEYS = ("path", "separator", "encoding", "header", "user", "item", "time", "stars", "split", "keep")
@@ -240,8 +254,7 @@ def _items(path: Path, raw: Any) -> Items:
     require(path, file is not None or not texts, "items.texts", texts, "items.path that has them")
     require(path, isinstance(vectors, dict), "items.vectors", vectors, "an .npy file by modality")
     for name in (*texts, *vectors):
-        ok = bool(NAME.fullmatch(str(name))) and name not in ("user", "item", "id")
-        require(path, ok, "items", name, "names of letters, digits, _, - and ., other than user, item and id")
+        require(path, _is_free(str(name)), "items", name, _FREE)
     require(path, not set(texts) & set(vectors), "items", sorted(vectors), "other names than those of texts")
     found = {}
     for name, value in vectors.items():

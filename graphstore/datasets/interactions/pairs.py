@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from netgpt.graphstore.dataset import ReadReport
-from netgpt.graphstore.datasets.described import open_features
+from netgpt.graphstore.datasets.described import open_features, reading
 from netgpt.graphstore.datasets.interactions.describe import Described
 from netgpt.graphstore.datasets.interactions.read import (
     ids_of,
@@ -89,9 +89,11 @@ def read_items(described: Described) -> ItemTable | None:
         key = ids_of(own.path, own.key, columns[own.key], "an item's id")
         ids = texts_of(key)
         texts = {name: texts_of(columns[name]) for name in own.texts}
-        if len(set(ids)) < len(ids):
-            row = next(i for i, one in enumerate(ids) if one in ids[:i])
-            raise RecordError(str(own.path), str(row), own.key, repr(ids[row]), "each item once")
+        seen: set[str] = set()
+        for row, one in enumerate(ids):
+            if one in seen:
+                raise RecordError(str(own.path), str(row), own.key, repr(one), "each item once")
+            seen.add(one)
         where, num = own.path, len(ids)
     else:
         where, num = next(iter(own.vectors.values())), next(iter(lengths.values()))
@@ -103,7 +105,7 @@ def read_items(described: Described) -> ItemTable | None:
     return ItemTable(ids, texts, own.vectors, str(where))
 
 
-def read_rows(described: Described, items: ItemTable | None) -> Rows:
+def read_rows(described: Described, items: ItemTable | None, report: ReadReport) -> Rows:
     """All rows of the files. RecordError for a row without user or item, of an item that is not in the table,
     of stars out of range, a time that is no whole second, or another value of the split."""
     import pyarrow as pa
@@ -111,7 +113,8 @@ def read_rows(described: Described, items: ItemTable | None) -> Rows:
     parts: list[dict[str, Any]] = []
     for file in described.files:
         columns = read_columns(file, described.form, described.columns)
-        parts.append(_checked(described, file, columns))
+        with reading(file, "pairs"):  # whatever else Arrow finds wrong with a column
+            parts.append(_checked(described, file, columns))
     first = np.cumsum([0, *(len(part["user"]) for part in parts[:-1])])
     ids = {}
     for end, column in (("user", described.user), ("item", described.item)):
@@ -140,10 +143,16 @@ def read_rows(described: Described, items: ItemTable | None) -> Rows:
     )
     if items is not None:
         rows = _of_table(rows, items, described.item)
-    return rows if keep is None else rows.taken(keep != 0)
+    if keep is not None:
+        _left_out(report, "not kept", int((keep == 0).sum()))
+        rows = rows.taken(keep != 0)
+    return rows
 
 
 def _checked(described: Described, file: Path, columns: dict[str, Any]) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     made: dict[str, Any] = {
         "user": ids_of(file, described.user, columns[described.user], "a user's id"),
         "item": ids_of(file, described.item, columns[described.item], "an item's id"),
@@ -162,13 +171,13 @@ def _checked(described: Described, file: Path, columns: dict[str, Any]) -> dict[
             expected = f"{low:g} to {high:g}"
             raise RecordError(str(file), str(row), described.stars, f"{stars[row]:g}", expected)
     if described.split:
-        texts = texts_of(columns[described.split])
-        number = {name: part for part, name in enumerate(described.parts)}
-        for i, text in enumerate(texts):
-            if text not in number:
-                expected = f"{', '.join(described.parts)} (train, validation, test)"
-                raise RecordError(str(file), str(i), described.split, repr(text), expected)
-        made["parts"] = np.array([number[text] for text in texts], np.int8)
+        texts = pc.fill_null(columns[described.split].cast(pa.large_string()), "")
+        parts = pc.index_in(texts, pa.array(described.parts, pa.large_string()))
+        if parts.null_count:
+            row = int(np.argmax(parts.is_null().to_numpy(zero_copy_only=False)))
+            expected = f"{', '.join(described.parts)} (train, validation, test)"
+            raise RecordError(str(file), str(row), described.split, repr(texts[row].as_py()), expected)
+        made["parts"] = parts.to_numpy().astype(np.int8)
     return made
 
 
@@ -191,6 +200,8 @@ def kept_rows(rows: Rows, *, least_stars: float, core: int, fixed_items: bool, r
     StoreError where nothing is left, RecordError for a pair of two parts.
     """
     num = len(rows)
+    if not num:
+        raise StoreError(f"{rows.files[0]}: found no pair that is kept, expected some")
     if least_stars:
         if rows.stars is None:
             raise StoreError(f"least_stars: found {least_stars:g}, expected 0 of pairs without stars")

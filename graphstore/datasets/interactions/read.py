@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from netgpt.graphstore.datasets.described import reading, require_columns
 from netgpt.graphstore.datasets.interactions.describe import TextFile
 from netgpt.graphstore.errors import RecordError, SourceError
 
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _LONG = b"\x1f"
 """Stands for a separator of several characters; no text has it."""
 
@@ -49,12 +51,11 @@ def _npz(file: Path, columns: list[str]) -> dict[str, Any]:
 
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            require_columns(file, columns, arrays.files)
-            found = {name: arrays[name] for name in columns}
-    except (OSError, ValueError) as error:
-        if isinstance(error, RecordError) or "column:" in str(error):
-            raise
+            names = list(arrays.files)
+            found = {name: arrays[name] for name in columns if name in names}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise SourceError(str(file), None, None, f"{error}".split("\n")[0][:200], "npz arrays") from error
+    require_columns(file, columns, names)
     for name, values in found.items():
         if values.ndim != 1 or len(values) != len(found[columns[0]]) or values.dtype.kind not in "iufbU":
             expected = f"numbers [{len(found[columns[0]])}] as {columns[0]} has"
@@ -68,7 +69,7 @@ def _texts(file: Path, form: TextFile, columns: list[str]) -> Any:
 
     source: Any = file
     separator = form.separator
-    if len(separator) > 1:
+    if len(separator.encode()) > 1:
         data = file.read_bytes()
         if _LONG in data:
             raise SourceError(str(file), None, None, "the character 1F", "texts without it")
@@ -103,8 +104,8 @@ def ids_of(file: Path, name: str, values: Any, what: str) -> Any:
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         values = pc.utf8_trim_whitespace(values)
         missing = pc.or_(missing, pc.fill_null(pc.equal(values, ""), True))
-    elif not pa.types.is_integer(values.type):
-        raise SourceError(str(file), None, name, f"type {values.type}", "texts or whole numbers")
+    elif not pa.types.is_integer(values.type) or values.type == pa.uint64():
+        raise SourceError(str(file), None, name, f"type {values.type}", "texts, or whole numbers below 2^63")
     if pc.any(missing).as_py():
         row = int(np.argmax(missing.to_numpy(zero_copy_only=False)))
         raise RecordError(str(file), str(row), name, "nothing", what)
@@ -116,13 +117,14 @@ def numbers_of(file: Path, name: str, values: Any, expected: str = "a number") -
     import pyarrow as pa
 
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        try:
-            values = values.cast(pa.float64())
-        except pa.ArrowInvalid:
-            for row, text in enumerate(values.to_pylist()):
-                if not _is_number(text):
-                    raise RecordError(str(file), str(row), name, repr(text), expected) from None
-            raise
+        import pyarrow.compute as pc
+
+        texts = pc.fill_null(pc.utf8_trim_whitespace(values), "")
+        good = pc.match_substring_regex(texts, _NUMBER)
+        if pc.any(pc.invert(good)).as_py():
+            row = int(np.argmin(good.to_numpy(zero_copy_only=False)))
+            raise RecordError(str(file), str(row), name, repr(values[row].as_py()), expected)
+        values = texts.cast(pa.float64())
     elif not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         if not pa.types.is_boolean(values.type):
             raise SourceError(str(file), None, name, f"type {values.type}", "numbers")
@@ -139,7 +141,12 @@ def seconds_of(file: Path, name: str, values: Any) -> np.ndarray:
     import pyarrow as pa
 
     if pa.types.is_timestamp(values.type):
-        values = values.cast(pa.timestamp("s")).cast(pa.int64())
+        values = values.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+        numbers = np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+        if np.isnan(numbers).any():
+            row = int(np.argmax(np.isnan(numbers)))
+            raise RecordError(str(file), str(row), name, "nothing", "a time")
+        return np.floor(numbers / 1e6).astype(np.int64)
     numbers = numbers_of(file, name, values, "whole seconds since 1970")
     wrong = (numbers != np.floor(numbers)) | (np.abs(numbers) >= 2**53)
     if wrong.any():
@@ -154,14 +161,6 @@ def texts_of(values: Any) -> list[str]:
     import pyarrow.compute as pc
 
     return list(pc.fill_null(values.cast(pa.large_string()), "").to_pylist())
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        float(text or "")
-    except ValueError:
-        return False
-    return True
 
 
 def numbered(values: Any) -> tuple[np.ndarray, list[str]]:

@@ -14,6 +14,7 @@ from torch.nn.functional import leaky_relu, normalize
 from torch_geometric.nn.models import LightGCN as PygLightGCN
 
 from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.recommend.attention import by_pairs
 from netgpt.trainers.recommend.config import RecommenderConfig, ShlConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.acf import ACF
@@ -25,9 +26,10 @@ from netgpt.trainers.recommend.models.ngcf import NGCF
 from netgpt.trainers.recommend.models.sage import SAGE
 from netgpt.trainers.recommend.models.sasrec import SASRec
 from netgpt.trainers.recommend.models.shl import SHL, Modality, contrast
+from netgpt.trainers.recommend.neighbors import Bipartite
 from netgpt.trainers.recommend.sampled import SampledLoader
 from netgpt.trainers.recommend.triples import TripleLoader, Triples
-from tests.recommend import ITEMS, USERS, pairs_of_tastes, store_of, write_pairs
+from tests.recommend import ITEMS, USERS, pairs_of_tastes, store_of
 
 CONFIG = RecommenderConfig(width=8, layers=2, dropout=0.0, penalty=0.02, max_history=4)
 SHL_PLAIN = ShlConfig(hyperedges=6, dropout=0.0)
@@ -108,6 +110,31 @@ def means_of(data: Interactions) -> tuple[Tensor, Tensor]:
         a.T / np.maximum(1, a.T.sum(1, keepdims=True)),
     )
     return torch.from_numpy(of_users), torch.from_numpy(of_items)
+
+
+def test_sums_of_neighbours_are_those_of_the_matrix(data: Interactions) -> None:
+    """By compiled rows, and by the sparse product that GPUs take."""
+    graph, rng = Bipartite(data.train), np.random.default_rng(0)
+    matrix = torch.from_numpy(dense(data)).float()
+    for to_users, num, expected in ((True, ITEMS, matrix), (False, USERS, matrix.T)):
+        x = torch.from_numpy(rng.normal(size=(num, 5))).float().requires_grad_()
+        made_of = graph.to_users(x) if to_users else graph.to_items(x)
+        torch.testing.assert_close(made_of, expected @ x)
+        torch.testing.assert_close(graph._matrix(to_users) @ x.detach(), (expected @ x).detach())
+        weight = torch.from_numpy(rng.normal(size=made_of.shape)).float()
+        (gradient,) = torch.autograd.grad((made_of * weight).sum(), x)
+        torch.testing.assert_close(gradient, expected.T @ weight)
+
+
+def test_shl_by_torchs_operations_is_the_same(data: Interactions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it runs on GPUs: attention by pairs."""
+    model, step = made("shl", data).double(), step_of(data)
+    losses = [model.loss(step)]
+    monkeypatch.setattr("netgpt.trainers.recommend.models.shl.gated_attention", by_pairs)
+    losses.append(model.loss(step))
+    torch.testing.assert_close(*losses)
+    for one, other in zip(*(torch.autograd.grad(x, list(model.parameters())) for x in losses), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_ngcf_is_its_formula(data: Interactions) -> None:
@@ -320,7 +347,11 @@ def test_shl_is_its_equations(data: Interactions, changes: dict[str, object]) ->
     else:
         without = made("shl", data, replace(CONFIG, layers=1, shl=replace(shl, contrast=0.0))).double()
         torch.testing.assert_close(without.loss(step), loss)
-        assert model.loss(step).item() > loss.item()
+        terms = []
+        for local, wide in model._states(torch.unique(step.users), torch.unique(step.items)):
+            terms += [contrast(a, b, shl.temperature, (0.0, 1.0)) for a, b in zip(local, wide, strict=True)]
+        assert len(terms) == 4
+        torch.testing.assert_close(model.loss(step), loss + shl.contrast * len(step) * sum(terms))
 
 
 def test_the_contrast_is_a_cross_entropy_of_cosines() -> None:
@@ -466,7 +497,6 @@ def test_models_of_modalities_want_some(tmp_path: Path) -> None:
             made(name, bare)
     for name in ("sage", "acf"):
         assert made(name, bare).vectors()[1].shape == (ITEMS, 8)
-    write_pairs(tmp_path / "more", pairs_of_tastes())
 
 
 def test_modalities_are_those_that_are_named(data: Interactions) -> None:

@@ -24,7 +24,7 @@ from netgpt.trainers.recommend.config import RecommenderConfig, ShlConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.pairs import Pairs
 from netgpt.trainers.recommend.ranking import full_ranking
-from netgpt.trainers.recommend.sampled import SampledStep
+from netgpt.trainers.recommend.sampled import SampledLoader, SampledStep
 from netgpt.trainers.recommend.train import MODEL, VECTORS, RecommenderTrainer, load_vectors, scores_of
 from netgpt.trainers.recommend.triples import TripleLoader, Triples
 from netgpt.trainers.settings import Settings, settings_type
@@ -187,6 +187,36 @@ def test_users_who_have_all_items_teach_nothing(tmp_path: Path) -> None:
     only = store_of(tmp_path / "only", [*rows[:6], (1, 0, 0, 1), (1, 1, 0, 2)], vectors=False)
     with pytest.raises(TrainerError, match="train: found 'no pair that has a negative', expected some"):
         trainer_of(only, tmp_path / "other")
+
+
+def test_users_who_have_all_items_that_are_drawn_teach_nothing(tmp_path: Path) -> None:
+    """By degree only items of train are drawn: items 3 and 4 are none."""
+    rows = [(0, 0, 0, 0), (0, 1, 1, 0), (0, 2, 2, 0), (1, 0, 0, 0), (2, 1, 1, 0), (1, 3, 0, 1), (2, 4, 0, 2)]
+    data = Interactions.of(store_of(tmp_path / "data", rows, vectors=False))
+    for negatives, num in (("uniform", 5), ("degree", 2)):
+        loader = TripleLoader(data.train, batch_size=1, seed=0, negatives=negatives)
+        steps = list(loader.stream(0))
+        assert [len(step) for step in steps] == [1] * num and loader.num_skipped == 5 - num
+        sampled = SampledLoader(data, replace(CONFIG, neighbors="sampled", negatives=negatives), 0)
+        assert sampled.num_usable == num == sum(len(step.users) for step in sampled.stream(0))
+
+
+def test_what_a_model_cannot_do_is_refused_before_anything_starts(pairs: Store, tmp_path: Path) -> None:
+    stage = stage_of("recommender")
+    for model in ("shl", "ngcf", "sasrec"):
+        wrong = replace(CONFIG, model=model, neighbors="sampled")
+        with pytest.raises(TrainerError, match=f"found 'sampled', expected all for {model}"):
+            stage.check(settings_with(wrong))
+    stage.check(settings_with(replace(CONFIG, neighbors="sampled")))
+    stage.check_graph(settings_with(replace(CONFIG, model="shl")), pairs)
+    with pytest.raises(TrainerError, match=r"modalities: found 'sound'"):
+        stage.check_graph(settings_with(replace(CONFIG, model="shl", modalities=["sound"])), pairs)
+    bare = store_of(tmp_path / "bare", vectors=False)
+    with pytest.raises(TrainerError, match="found 'mmgcn', which reads modalities"):
+        stage.check_graph(settings_with(replace(CONFIG, model="mmgcn")), bare)
+    rows = [(u, i, 0, 2 if i == 3 else 0) for u in range(4) for i in range(5)]
+    with pytest.raises(TrainerError, match="validation: found 'no pair'"):
+        stage.check_graph(settings_with(CONFIG), store_of(tmp_path / "novalid", rows, vectors=False))
 
 
 def test_stores_that_cannot_be_learnt_from_are_refused(store: Store, tmp_path: Path) -> None:

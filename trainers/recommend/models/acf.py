@@ -47,10 +47,15 @@ class ACF(Recommender):
         self.score = nn.Linear(width, 1, bias=False)
 
     def vectors(self) -> tuple[Tensor, Tensor]:
-        parts = torch.arange(self.num_users, device=self.user.device).split(AT_ONCE)
-        return torch.cat([self._users(part) for part in parts]), self.item
+        parts, seen = torch.arange(self.num_users, device=self.user.device).split(AT_ONCE), self._seen()
+        return torch.cat([self._users(part, seen) for part in parts]), self.item
 
-    def _users(self, users: Tensor) -> Tensor:
+    def _seen(self) -> Tensor:
+        """What the attention is told of each item: [I, D]."""
+        of_items: Tensor = self.of_item(self.item) + self.of_taken(self.taken)
+        return of_items if self.content is None else of_items + self.content()
+
+    def _users(self, users: Tensor, of_items: Tensor) -> Tensor:
         """Vectors of some users [n], each once: [n, D]."""
         indptr, items = self.graph(self.user.device).of_users
         ids = users.cpu().numpy()
@@ -58,9 +63,7 @@ class ACF(Recommender):
         places = np.repeat(indptr[ids] - np.cumsum(num) + num, num) + np.arange(num.sum())
         row = torch.from_numpy(np.repeat(np.arange(len(ids)), num)).to(users.device)
         item = torch.from_numpy(items[places].astype(np.int64)).to(users.device)
-        own, of_items = self.user[users], self.of_item(self.item) + self.of_taken(self.taken)
-        if self.content is not None:
-            of_items = of_items + self.content()
+        own = self.user[users]
         logit = self.score(torch.relu(self.of_user(own)[row] + of_items[item]))[:, 0]
         most = torch.full((len(users),), -torch.inf, dtype=logit.dtype, device=logit.device)
         most = most.scatter_reduce(0, row, logit.detach(), "amax")
@@ -72,6 +75,6 @@ class ACF(Recommender):
     def loss(self, step: Triples) -> Tensor:
         user, item, negative = step.own
         distinct, at = torch.unique(user, return_inverse=True)
-        total = bpr(self._users(distinct)[at], self.item[item], self.item[negative])
+        total = bpr(self._users(distinct, self._seen())[at], self.item[item], self.item[negative])
         tables = (self.user[user], self.item[item], self.item[negative], self.taken[item])
         return total + self.config.penalty * half_squares(*tables)

@@ -22,12 +22,17 @@ from netgpt.trainers.recommend.triples import Triples
 
 
 class Recommender(nn.Module):
-    """Made on the CPU, with weights that torch's generator makes; it sees pairs of train alone."""
+    """Made on the CPU, with weights that torch's generator makes. Of the data it may read `train`, `history`
+    and what items have, and nothing that is held out."""
 
     title: ClassVar[str]
     """For people."""
     by_user: ClassVar[bool] = False
     """Whether a step should be of whole users."""
+    samples: ClassVar[bool] = False
+    """Whether it has a loss of sampled steps."""
+    wants_modalities: ClassVar[bool] = False
+    """Whether it can do nothing without features of the items."""
 
     def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
         super().__init__()
@@ -68,7 +73,7 @@ def half_squares(*rows: Tensor) -> Tensor:
 
 
 def embedding(num: int, width: int) -> nn.Parameter:
-    """A table [num, width] by Xavier's uniform rule, each node's row alike whatever their number."""
+    """A table [num, width] by Xavier's uniform rule: within ± √(6 / (num + width))."""
     made = torch.empty(num, width)
     nn.init.xavier_uniform_(made)
     return nn.Parameter(made)

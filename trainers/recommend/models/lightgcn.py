@@ -20,7 +20,7 @@ from netgpt.trainers.recommend.triples import Triples
 class LightGCN(Recommender):
     """Users are nodes 0 to U − 1, items those behind them. Activations of a step are of O(nodes)."""
 
-    title = "LightGCN"
+    title, samples = "LightGCN", True
 
     def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
         super().__init__(data, config)

@@ -25,7 +25,7 @@ from netgpt.trainers.recommend.triples import Triples
 
 
 class MMGCN(Recommender):
-    title = "MMGCN"
+    title, wants_modalities = "MMGCN", True
 
     def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
         super().__init__(data, config)

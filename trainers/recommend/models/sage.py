@@ -1,5 +1,6 @@
 """GraphSAGE over users and items (Hamilton, Ying, Leskovec, NIPS 2017, mean aggregator), with all modalities
-of an item as one vector; users have a vector that is learnt.
+of an item as one vector; users have a vector that is learnt. States are not scaled to length 1 between
+layers: their sizes tell popular items.
 
 Legend: U users, I items, D width, F width of all modalities.
 """

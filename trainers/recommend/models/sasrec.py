@@ -1,7 +1,8 @@
 """SASRec: what a user takes next, by attention over what it took before (Kang and McAuley, ICDM 2018).
 
 A user's items are read in the order of their times, the latest `max_history`. Of pairs that were cut at
-random the order holds the future of what is asked: it is for splits by time.
+random the order holds the future of what is asked: it is for splits by time. Pairs that came before those
+items, and each user's first, are asked in no epoch.
 
 Legend: n users of a step, L items that are read, D width.
 """

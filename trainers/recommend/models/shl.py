@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, leaky_relu, linear, normalize
 
-from netgpt.trainers.recommend.attention import Sides, gated_attention
+from netgpt.trainers.recommend.attention import gated_attention
 from netgpt.trainers.recommend.config import RecommenderConfig, ShlConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.base import (
@@ -35,7 +35,7 @@ Parts = tuple[Tensor, Tensor]
 
 
 class SHL(Recommender):
-    title = "SHL"
+    title, wants_modalities = "SHL", True
 
     def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
         super().__init__(data, config)
@@ -168,7 +168,6 @@ class Layer(nn.Module):
         )
         scale = torch.cat([graph.user_degree, graph.item_degree]).rsqrt()[:, None]
         own, gated, ids = x_ND.split(sizes), (x_ND * scale).split(sizes), ids_ND.split(sizes)
-        rows = Sides(graph.of_users, graph.of_items), Sides(graph.of_items, graph.of_users)
         for part in range(2):
             other, asked = 1 - part, wanted[part]
             found = gated_attention(
@@ -177,7 +176,7 @@ class Layer(nn.Module):
                 own[part],
                 gated[other],
                 message[other],
-                rows[part],
+                graph.sides[part],
                 asked,
                 gate=shl.gate,
                 attends=shl.attention,
@@ -194,7 +193,7 @@ def contrast(local_nD: Tensor, wide_nD: Tensor, temperature: float, share: tuple
     """−log of the softmax over k of cos(local_n, global_k) / τ at k = n, a mean over n; the local states are
     what is told, and learn nothing from it. share: which n, from and to, as shares of all; the others are
     another rank's."""
-    num = len(local_nD)
+    num = max(1, len(local_nD))
     first, last = (round(one * num) for one in share)
     logits = normalize(local_nD[first:last].detach()) @ normalize(wide_nD).T / temperature
     at = torch.arange(first, last, device=logits.device)

@@ -164,6 +164,28 @@ def test_known_files_are_read_with_what_is_beside_them(tmp_path: Path) -> None:
     assert store.num_nodes == {"user": 9, "item": 5}
 
 
+def test_columns_are_found_by_their_names(tmp_path: Path) -> None:
+    """The item's column may come first, behind a byte order mark."""
+    path = tmp_path / "a.inter"
+    rows = "".join(f"i{i}\tu{u}\t{u * i}\n" for u in range(6) for i in range(5))
+    path.write_bytes(b"\xef\xbb\xbf" + f"item_id:token\tuser_id:token\ttimestamp:float\n{rows}".encode())
+    store, _ = built(path, tmp_path / "store", split="user_time")
+    assert list(store.node_ids("user")) == [f"u{u}" for u in range(6)] and store.num_nodes["item"] == 5
+
+
+def test_numbers_and_times_as_tables_have_them(tmp_path: Path) -> None:
+    times = pa.array([1_000_000 * i + 5 for i in range(30)], pa.timestamp("us"))
+    table = {"u": [i // 5 for i in range(30)], "i": [i % 5 for i in range(30)], "at": times}
+    pq.write_table(pa.table(table), tmp_path / "p.parquet")
+    (tmp_path / "d.yaml").write_text("interactions: {path: p.parquet, user: u, item: i, time: at}")
+    store, _ = built(tmp_path / "d.yaml", tmp_path / "store", split="last")
+    relation = store.relation(TOOK)
+    assert relation.time is not None and sorted(relation.time.tolist())[:4] == [0, 1, 2, 5]
+    lines = ["user\titem\trating", *(f"{u}\t{i}\t 3 " for u in range(6) for i in range(5))]
+    store, _ = built(made(tmp_path, lines), tmp_path / "other")
+    assert set(store.relation(TOOK).numbers["stars"].tolist()) == {3.0}
+
+
 def test_vectors_are_of_the_items_by_their_numbers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     image, audio = rng.normal(size=(12, 3)).astype(np.float16), rng.normal(size=(12, 5)).astype(np.float32)
@@ -231,6 +253,25 @@ def bad(folder: Path, case: str) -> tuple[Path, dict[str, object]]:
         case "lengths":
             np.save(folder / "image_feat.npy", np.zeros((5, 2), np.float32))
             np.save(folder / "text_feat.npy", np.zeros((6, 2), np.float32))
+        case "modality":
+            np.save(folder / "id_feat.npy", np.zeros((5, 2), np.float32))
+        case "latin header":
+            (folder / "a.inter").write_bytes("us\xe9r\titem\n1\t2\n".encode("latin-1"))
+            return folder / "a.inter", {}
+        case "npz":
+            (folder / "p.npz").write_bytes(b"PK\x03\x04 cut off")
+            (folder / "d.yaml").write_text("interactions: {path: p.npz, user: u, item: i}")
+            return folder / "d.yaml", {}
+        case "wide ids":
+            np.savez(folder / "p.npz", u=np.array([2**63 + 1], np.uint64), i=np.array([1]))
+            (folder / "d.yaml").write_text("interactions: {path: p.npz, user: u, item: i}")
+            return folder / "d.yaml", {}
+        case "none kept":
+            np.savez(folder / "p.npz", u=np.arange(3), i=np.arange(3), k=np.zeros(3))
+            (folder / "d.yaml").write_text("interactions: {path: p.npz, user: u, item: i, keep: k}")
+            return folder / "d.yaml", {}
+        case "underscore":
+            rows[2] = "0\t2\t1_0\t0"
         case "not finite":
             x = np.zeros((5, 2), np.float32)
             x[3, 1] = np.inf
@@ -275,6 +316,12 @@ def bad(folder: Path, case: str) -> tuple[Path, dict[str, object]]:
         ("unknown item", r"a\.inter: record '4': field 'item': found '4', expected an item of .*image_feat"),
         ("lengths", r"text_feat\.npy: found 6 rows, expected 5, as .*image_feat\.npy has items"),
         ("not finite", r"image_feat\.npy: record '3': found a number that is not finite, expected numbers"),
+        ("modality", r"a\.inter: id_feat\.npy: found 'id', expected names of letters"),
+        ("latin header", r"a\.inter: cannot be read as a header and rows"),
+        ("npz", r"p\.npz: found .*, expected npz arrays"),
+        ("wide ids", r"p\.npz: field 'u': found type uint64, expected texts, or whole numbers below"),
+        ("none kept", r"p\.npz: found no pair that is kept, expected some"),
+        ("underscore", r"a\.inter: record '2': field 'rating': found '1_0', expected a number"),
         ("stars", r"u\.data: record '1': field 'stars': found 6, expected 1 to 5"),
         ("stars text", r"a\.inter: record '2': field 'rating': found 'good', expected a number"),
         ("no user", r"a\.inter: record '4': field 'user': found nothing, expected a user's id"),
