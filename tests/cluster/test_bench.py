@@ -204,6 +204,7 @@ def test_recommenders_by_figures_and_by_speed(tmp_path: Path) -> None:
             list(bench_models(ModelsBench("shl-tiktok", source, wrong), tmp_path))
 
 
+@pytest.mark.all
 def test_speeds_of_recommenders_beside_pygs(tmp_path: Path) -> None:
     store = pairs_store(tmp_path / "pairs")
     speed = SpeedBench(rounds=1, batches=2, batch_size=32, threads=1)

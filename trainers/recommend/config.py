@@ -30,6 +30,10 @@ class ShlConfig:
     """What a user's input of a modality is: own, a vector that is learnt; mean, that of its items' inputs."""
     scale: str = "plain"
     """Of a modality's inputs: plain, as they come; unit, rows of length 1, those of items by tanh before."""
+    combine: str = "last"
+    """What local states are: last, those of the last layer; mean, of all layers."""
+    message_dropout: float = 0.0
+    """Share of the messages' numbers that are zero in a step."""
     fusion: str = "gated"
     """gated: modalities side by side, each number by a gate; softmax: their sum, weighted by an MLP."""
     residual: str = "inner"
@@ -39,12 +43,15 @@ class ShlConfig:
         require(self.hyperedges >= 0, "recommender.shl.hyperedges", self.hyperedges, "at least 0")
         require(self.contrast >= 0, "recommender.shl.contrast", self.contrast, "at least 0")
         require(self.temperature > 0, "recommender.shl.temperature", self.temperature, "above 0")
-        require(0 <= self.dropout < 1, "recommender.shl.dropout", self.dropout, "a share from 0, below 1")
+        for name in ("dropout", "message_dropout"):
+            share = getattr(self, name)
+            require(0 <= share < 1, f"recommender.shl.{name}", share, "a share from 0, below 1")
         choices = {
             "gate": ("outside", "inside", "none"),
             "users": ("mean", "own"),
             "inputs": ("own", "mean"),
             "scale": ("plain", "unit"),
+            "combine": ("last", "mean"),
             "fusion": ("gated", "softmax"),
             "residual": ("inner", "outer"),
         }

@@ -354,6 +354,29 @@ def test_shl_is_its_equations(data: Interactions, changes: dict[str, object]) ->
         torch.testing.assert_close(model.loss(step), loss + shl.contrast * len(step) * sum(terms))
 
 
+@pytest.mark.parametrize("combine", ["last", "mean"])
+def test_layers_of_shl_read_each_other(data: Interactions, combine: str) -> None:
+    """Of some users and items, each layer over all nodes by itself."""
+    config = replace(CONFIG, layers=3, shl=replace(SHL_PLAIN, combine=combine))
+    model = made("shl", data, config).double()
+    assert isinstance(model, SHL)
+    graph, everyone = model.graph(torch.device("cpu")), (torch.arange(USERS), torch.arange(ITEMS))
+    users, items = torch.tensor([4, 9, 0]), torch.tensor([7, 1])
+    for one in model.modalities:
+        assert isinstance(one, Modality)
+        x, states = torch.cat(one.inputs(graph)), []
+        for layer in one.layers:
+            of_users, of_items = layer(graph, x, model.embedding, everyone, config.shl)
+            x = torch.cat([of_users, of_items])
+            states.append((of_users[users], of_items[items]))
+        (local, _) = one(graph, model.embedding, users, items)
+        for part in (0, 1):
+            every = torch.stack([state[part] for state in states])
+            expected = every.mean(0) if combine == "mean" else every[-1]
+            torch.testing.assert_close(local[part], expected)
+        assert not torch.allclose(states[0][0], states[-1][0])
+
+
 def test_the_contrast_is_a_cross_entropy_of_cosines() -> None:
     rng = np.random.default_rng(0)
     local, wide = (torch.from_numpy(rng.normal(size=(9, 4))).requires_grad_() for _ in range(2))

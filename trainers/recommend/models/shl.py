@@ -128,11 +128,17 @@ class Modality(nn.Module):
     def forward(self, graph: Bipartite, ids_ND: Tensor, users: Tensor, items: Tensor) -> tuple[Parts, Parts]:
         """Local and global states of some users and items. ids: the ID embedding."""
         shl, x = self.config.shl, self.inputs(graph)
-        state_ND = torch.cat(x)
+        state_ND, states = torch.cat(x), list[Parts]()
         for layer in self.layers[:-1]:
             everyone = (torch.arange(len(part), device=users.device) for part in x)
-            state_ND = torch.cat(layer(graph, state_ND, ids_ND, tuple(everyone), shl))
+            made = layer(graph, state_ND, ids_ND, tuple(everyone), shl)
+            state_ND = torch.cat(made)
+            states.append((made[0][users], made[1][items]))
         local = self.layers[-1](graph, state_ND, ids_ND, (users, items), shl)
+        if shl.combine == "mean":
+            both = zip(*states, local, strict=True)
+            of_users, of_items = (torch.stack(parts).mean(0) for parts in both)
+            local = of_users, of_items
         if not shl.hyperedges:
             return local, (torch.zeros_like(local[0]), torch.zeros_like(local[1]))
         return local, self._global(graph, x, users, items)
@@ -185,6 +191,7 @@ class Layer(nn.Module):
                 base = leaky_relu(residual[part][asked]) + ids[part][asked]
             else:
                 base = leaky_relu(residual[part][asked] + ids[part][asked])
+            found = dropout(found, shl.message_dropout, self.training)
             made.append(leaky_relu(self.weights["out"](leaky_relu(found))) + base)
         return made[0], made[1]
 
