@@ -183,7 +183,8 @@ def test_flops_are_what_torch_counts(stage: str) -> None:
         del SHAPES["test"]
 
 
-def test_recommenders_by_figures_and_by_speed(tmp_path: Path) -> None:
+@pytest.mark.all
+def test_recommenders_by_figures(tmp_path: Path) -> None:
     source = write_pairs(tmp_path, pairs_of_tastes())
     quick = ["recommender.epochs=2", "recommender.width=8", "task.k=5", "cluster.threads=1"]
     models = ["popularity", "bpr", "lightgcn recommender.layers=1"]

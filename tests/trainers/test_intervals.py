@@ -22,6 +22,7 @@ def test_of_a_mean_it_is_nearly_the_normal_one() -> None:
     assert high == pytest.approx(error.mean() + half, abs=0.15 * half)
 
 
+@pytest.mark.all
 def test_it_holds_what_all_examples_would_give() -> None:
     """Of 100 samples some 95 intervals hold the figure of the whole; for a ratio and a correlation too."""
     rng = np.random.default_rng(2)

@@ -5,6 +5,7 @@ Legend: U users, B users of a block, I items, n test pairs.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 from numba import njit, prange
 
 from netgpt.graphstore.files import Json
-from netgpt.graphstore.mixing import seed_of
+from netgpt.graphstore.mixing import SOURCE, seed_of
 from netgpt.sampler.kernels.generator import GOLDEN, mix
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.recommend.pairs import Pairs
@@ -180,29 +181,38 @@ def _mask(scores, users, indptr, items):  # type: ignore[no-untyped-def]
             scores[b, items[i]] = np.nan
 
 
-@njit(parallel=True)  # not cached: a cache would not see a change of `mix`
-def _draw_candidates(scores, users, indptr, items, key, num):  # type: ignore[no-untyped-def]
-    """Of the candidates that are no test items keep those with the least hashes, so many: they are drawn
-    alike, without one twice, and do not depend on other users."""
-    for b in prange(len(users)):
-        state = mix(key ^ mix(np.uint64(users[b]) * GOLDEN + np.uint64(1)))
-        own = items[indptr[users[b]] : indptr[users[b] + 1]]
-        hashes = np.empty(scores.shape[1], np.uint64)
-        num_there = 0
-        for item in range(scores.shape[1]):
-            place = np.searchsorted(own, item)
-            if np.isnan(scores[b, item]) or (place < len(own) and own[place] == item):
+def _cached(digest):  # type: ignore[no-untyped-def]
+    """`draw_candidates`, compiled once on a machine: the cache knows this file and the digest of `mix`."""
+
+    @njit(cache=True, parallel=True)
+    def draw_candidates(scores, users, indptr, items, key, num):  # type: ignore[no-untyped-def]
+        """Of the candidates that are no test items keep those with the least hashes, so many: they are drawn
+        alike, without one twice, and do not depend on other users."""
+        digest  # noqa: B018 - a part of the cache's key
+        for b in prange(len(users)):
+            state = mix(key ^ mix(np.uint64(users[b]) * GOLDEN + np.uint64(1)))
+            own = items[indptr[users[b]] : indptr[users[b] + 1]]
+            hashes = np.empty(scores.shape[1], np.uint64)
+            num_there = 0
+            for item in range(scores.shape[1]):
+                place = np.searchsorted(own, item)
+                if np.isnan(scores[b, item]) or (place < len(own) and own[place] == item):
+                    continue
+                hashes[num_there] = mix(state ^ mix(np.uint64(item) * GOLDEN + np.uint64(1)))
+                num_there += 1
+            if num_there <= num:
                 continue
-            hashes[num_there] = mix(state ^ mix(np.uint64(item) * GOLDEN + np.uint64(1)))
-            num_there += 1
-        if num_there <= num:
-            continue
-        bound = np.partition(hashes[:num_there], num - 1)[num - 1]
-        for item in range(scores.shape[1]):
-            place = np.searchsorted(own, item)
-            is_test = place < len(own) and own[place] == item
-            if not is_test and mix(state ^ mix(np.uint64(item) * GOLDEN + np.uint64(1))) > bound:
-                scores[b, item] = np.nan
+            bound = np.partition(hashes[:num_there], num - 1)[num - 1]
+            for item in range(scores.shape[1]):
+                place = np.searchsorted(own, item)
+                is_test = place < len(own) and own[place] == item
+                if not is_test and mix(state ^ mix(np.uint64(item) * GOLDEN + np.uint64(1))) > bound:
+                    scores[b, item] = np.nan
+
+    return draw_candidates
+
+
+_draw_candidates = _cached(hashlib.blake2b(SOURCE, digest_size=16).hexdigest())
 
 
 @njit(cache=True, parallel=True)

@@ -261,9 +261,9 @@ def torchrun(run: Path, world_size: int) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": "shl"},
+        {"model": "lightgcn", "neighbors": "sampled"},
+        pytest.param({"model": "shl"}, marks=pytest.mark.all),
         pytest.param({"model": "lightgcn"}, marks=pytest.mark.all),
-        pytest.param({"model": "lightgcn", "neighbors": "sampled"}, marks=pytest.mark.all),
     ],
 )
 def test_one_rank_or_two_train_the_same_model(pairs: Store, tmp_path: Path, changes: dict[str, Any]) -> None:
