@@ -18,8 +18,7 @@ from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import load_model
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.train import load_vectors
-
-RECOMMENDER = "recommender"
+from netgpt.trainers.stages.recommend import Recommend
 
 
 def write_embeddings(run: Run, out: Path, node_types: Sequence[str] = ()) -> list[str]:
@@ -33,9 +32,9 @@ def write_embeddings(run: Run, out: Path, node_types: Sequence[str] = ()) -> lis
     refuse_existing(out, run.path)
     run.require_trained()
     store = run.store
-    if RECOMMENDER in run.stages:
+    if Recommend.name in run.stages:
         data = Interactions.of(store)
-        vectors = load_vectors(run.folder(RECOMMENDER), store)
+        vectors = load_vectors(run.folder(Recommend.name), store)
         of_type = dict(zip((data.user_type, data.item_type), vectors, strict=True))
         wanted = _wanted(node_types, list(of_type))
         with atomic_dir(out) as folder:

@@ -11,13 +11,14 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
 from netgpt.graphstore.files import atomic_file
 from netgpt.trainers.recommend.data import Interactions
-from netgpt.trainers.recommend.judge import with_fallback
+from netgpt.trainers.recommend.judge import for_cold_users
 from netgpt.trainers.recommend.ranking import top_items
 from netgpt.trainers.recommend.train import load_vectors, scores_of
+from netgpt.trainers.stages.recommend import Recommend
 from netgpt.trainers.tasks.ranking import RankingConfig
 from netgpt.trainers.threads import set_threads
 
-STAGE = "recommender"
+STAGE = Recommend.name
 Seen = Literal["all", "train"]
 _ROWS = 1 << 18
 """Rows that are held at once."""
@@ -47,9 +48,7 @@ def write_recommendations(
     assert isinstance(config, RankingConfig)
     set_threads(run.threads)
     k = min(k, data.train.num_items)
-    scores = scores_of(*load_vectors(run.folder(STAGE), store))
-    if config.cold == "popularity":
-        scores = with_fallback(scores, data.train)
+    scores = for_cold_users(scores_of(*load_vectors(run.folder(STAGE), store)), data.train, config)
     masks = [data.train] if seen == "train" else [data.train, data.val, data.test]
     wanted = np.arange(data.train.num_users) if users is None else _numbers(data, users)
     user_ids, item_ids = store.node_names(data.user_type), store.node_names(data.item_type)

@@ -131,10 +131,7 @@ class LinkPairs:
             return none, none, none, none
         heads = self.heads(self.positives)
         if self.draw == "degree":
-            degree = np.bincount(heads, minlength=self.num_heads)
-            order = np.flatnonzero(degree)
-            share, alias = alias_table(degree[order].astype(np.float64) ** DEGREE_POWER)
-            return order, share, alias, none
+            return *by_degree(np.bincount(heads, minlength=self.num_heads)), none
         first = np.full(self.num_heads, np.iinfo(np.int64).max)
         np.minimum.at(first, heads, self.times(self.positives))
         order = np.argsort(first, kind="stable")
@@ -270,6 +267,13 @@ def negatives_key(seed: int, epoch: int, edge_type: EdgeType) -> np.uint64:
     """Key of the draws of negatives of a relation's edges in an epoch."""
     src, name, dst = edge_type
     return row_key(seed, epoch, (src, f"{NEGATIVES}|{name}", dst))
+
+
+def by_degree(degree: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Candidates of a draw that is weighted by degree [n] to the power 0.75: the nodes that have one, and
+    their shares and aliases."""
+    order = np.flatnonzero(degree)
+    return order, *alias_table(degree[order].astype(np.float64) ** DEGREE_POWER)
 
 
 def uniform_negatives(

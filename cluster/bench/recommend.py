@@ -35,11 +35,9 @@ from netgpt.trainers.recommend.ranking import METRICS, full_ranking
 from netgpt.trainers.recommend.train import RecommenderTrainer, load_vectors, scores_of
 from netgpt.trainers.recommend.triples import TripleLoader
 from netgpt.trainers.schedule import seed_torch
-from netgpt.trainers.tasks.ranking import RankingConfig
+from netgpt.trainers.tasks.ranking import BASELINES, RankingConfig
 from netgpt.trainers.threads import set_threads
 
-BASELINES = {"popularity": "popularity", "itemknn": "ItemKNN", "ease": "EASE"}
-"""What a model's name may be besides, and what tables call it."""
 FANOUT = (20, 10)
 MADE = 0.006
 """Scale of the made pairs where no source is given: 6,000 users and items, 300,000 rows."""
@@ -201,12 +199,10 @@ def _contest(runs: dict[str, Callable[[], int]], rounds: int, first: str) -> dic
 
 def _links(bench: SpeedBench, store: Store, data: Interactions) -> dict[str, Any]:
     """Edge seeds a second, each with a negative and a sample of two hops around its three ends."""
-    user, name, item = data.edge_type
-    relation = (item, f"rev_{name}", user)
     options = {"fanout": list(FANOUT), "hops": 2, "batch_size": bench.batch_size, "seed": 0}
 
     def ours(threads: int) -> Callable[[], int]:
-        loader = LinkLoader(store, relation, negatives=1, threads=threads, **options)  # type: ignore[arg-type]
+        loader = LinkLoader(store, data.reverse, negatives=1, threads=threads, **options)  # type: ignore[arg-type]
         state = {"epoch": 0, "next_batch": 0}
 
         def run() -> int:

@@ -95,15 +95,20 @@ def by_pairs(
     score = (q_HD[heads] * k_TD[tails]).sum(1) if attends else torch.zeros_like(heads, dtype=q_HD.dtype)
     gates = torch.sigmoid((a_HD[heads] * b_TD[tails]).sum(1))
     logit = score * gates if gate == "inside" else score
-    most = torch.full((num,), -torch.inf, dtype=logit.dtype, device=logit.device)
-    most = most.scatter_reduce(0, heads, logit.detach(), "amax")
-    share = torch.exp(logit - most[heads])
-    total = torch.zeros(num, dtype=share.dtype, device=share.device).index_add(0, heads, share)
-    weight = share / total[heads]
+    weight = row_softmax(logit, heads, num)
     if gate == "outside":
         weight = weight * gates
     out = torch.zeros(num, v_TD.shape[1], dtype=v_TD.dtype, device=v_TD.device)
     return out.index_add(0, heads, weight[:, None] * v_TD[tails])
+
+
+def row_softmax(logit_E: Tensor, row_E: Tensor, num_rows: int) -> Tensor:
+    """The softmax over each row's pairs; row: of which each is. [E]."""
+    most = torch.full((num_rows,), -torch.inf, dtype=logit_E.dtype, device=logit_E.device)
+    most = most.scatter_reduce(0, row_E, logit_E.detach(), "amax")
+    share = torch.exp(logit_E - most[row_E])
+    total = torch.zeros_like(most).index_add(0, row_E, share)
+    return share / total[row_E]
 
 
 class _Attention(torch.autograd.Function):

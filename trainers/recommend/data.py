@@ -15,48 +15,65 @@ from netgpt.sampler.kernels.links import sort_rows
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.recommend.pairs import Pairs
 
-PARTS = ("train", "val", "test")
 _ROWS = 1 << 16
 """Of features, held as float64 at once."""
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """Pairs of a store. Models are given `train` and what items have; the rest is for measuring."""
+    """Pairs of a store, each part read when it is first asked for. Models are given `train` and what items
+    have; the rest is for measuring."""
 
     edge_type: EdgeType
     """From users to items."""
-    train: Pairs
-    val: Pairs
-    test: Pairs
     store: Store
 
     @staticmethod
     def of(graph: Graph) -> Interactions:
         """TrainerError where a graph has no pairs that are held out."""
-        relation = next((r for r in graph.schema.relations if "test" in r.held), None)
-        if relation is not None:
-            user, name, item = relation.edge_type
-            relation = relation if (item, f"rev_{name}", user) in graph.edge_types else None
-        if relation is None or not isinstance(graph, Store):
-            where = getattr(graph, "path", "graph")
-            raise TrainerError(
-                f"{where}: found no pairs that are held out of the edges, expected a store of pairs of users "
-                "and items (dataset: interactions)"
-            )
-        user, name, item = edge_type = relation.edge_type
-        num_users, num_items = graph.num_nodes[user], graph.num_nodes[item]
-        # The rows of users, from the reverse: each user's items in the order of their times
-        indptr, items = graph.relation((item, f"rev_{name}", user)).to_csr(np.int64)
-        sort_rows(indptr, items)  # a copy, ours
-        none = np.empty(0, np.int64)
-        val, test = (
-            Pairs.of(np.asarray(users), np.asarray(items), num_users, num_items)
-            for users, items in (
-                graph.held(edge_type, part) if part in relation.held else (none, none) for part in PARTS[1:]
-            )
+        for relation in graph.schema.relations:
+            found = Interactions(relation.edge_type, graph) if isinstance(graph, Store) else None
+            if found is not None and "test" in relation.held and found.reverse in graph.edge_types:
+                return found
+        where = getattr(graph, "path", "graph")
+        raise TrainerError(
+            f"{where}: found no pairs that are held out of the edges, expected a store of pairs of users "
+            "and items (dataset: interactions)"
         )
-        return Interactions(edge_type, Pairs(indptr, items, num_items), val, test, graph)
+
+    @property
+    def reverse(self) -> EdgeType:
+        """From items to users: its rows are each user's items."""
+        user, name, item = self.edge_type
+        return item, f"rev_{name}", user
+
+    @property
+    def num_users(self) -> int:
+        return self.store.num_nodes[self.user_type]
+
+    @property
+    def num_items(self) -> int:
+        return self.store.num_nodes[self.item_type]
+
+    @cached_property
+    def train(self) -> Pairs:
+        indptr, items = self.store.relation(self.reverse).to_csr(np.int64)
+        sort_rows(indptr, items)  # a copy, ours: in the store they are in the order of their times
+        return Pairs(indptr, items, self.num_items)
+
+    @cached_property
+    def val(self) -> Pairs:
+        return self._held("val")
+
+    @cached_property
+    def test(self) -> Pairs:
+        return self._held("test")
+
+    def _held(self, part: str) -> Pairs:
+        users = items = np.empty(0, np.int64)
+        if part in self.store.schema.relation_type(self.edge_type).held:
+            users, items = map(np.asarray, self.store.held(self.edge_type, part))
+        return Pairs.of(users, items, self.num_users, self.num_items)
 
     @property
     def user_type(self) -> str:
@@ -102,8 +119,7 @@ class Interactions:
     def history(self) -> tuple[np.ndarray, np.ndarray]:
         """Each user's items of train in the order of their times: indptr [U + 1] and items [n]. Ties, and
         pairs without times, are in the order of the items' numbers."""
-        user, name, item = self.edge_type
-        relation = self.store.relation((item, f"rev_{name}", user))
+        relation = self.store.relation(self.reverse)
         if relation.time is None:
             return self.train.indptr, self.train.items
         indptr, items = relation.to_csr()

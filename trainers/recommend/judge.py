@@ -30,12 +30,10 @@ from netgpt.trainers.recommend.pairs import Pairs
 from netgpt.trainers.recommend.ranking import METRICS, Ranks, Sample, ScoresOf, full_ranking
 from netgpt.trainers.tasks.baselines import Measures
 from netgpt.trainers.tasks.evaluate import Scores
-from netgpt.trainers.tasks.intervals import SHARE, Interval
-from netgpt.trainers.tasks.ranking import RankingConfig
+from netgpt.trainers.tasks.intervals import Interval, resampled
+from netgpt.trainers.tasks.ranking import BASELINES, RankingConfig
 
 _log = logging.getLogger(__name__)
-_DRAWN = 2_000_000
-"""Users that are measured at most over all resamples of an interval."""
 
 
 class RankingJudge:
@@ -49,10 +47,6 @@ class RankingJudge:
         """Baselines that need too much memory, and why, in a line each."""
         self._ranks: dict[tuple[str, str], Ranks] = {}
 
-    def _scores(self, scores: ScoresOf) -> ScoresOf:
-        """With the fallback for users without a pair of train."""
-        return scores if self.config.cold == "scores" else with_fallback(scores, self.data.train)
-
     def ranks(self, name: str, scores: ScoresOf, part: str) -> Ranks:
         """Of val, test or test_sampled; made once."""
         if (name, part) not in self._ranks:
@@ -61,7 +55,9 @@ class RankingJudge:
             sample = Sample(self.config.sampled) if part == "test_sampled" else None
             if part == "test_sampled" or (part == "test" and self.config.masks_val):
                 masks.append(data.val)
-            self._ranks[name, part] = full_ranking(self._scores(scores), pairs, masks, sample=sample)
+            self._ranks[name, part] = full_ranking(
+                for_cold_users(scores, data.train, self.config), pairs, masks, sample=sample
+            )
         return self._ranks[name, part]
 
     def metrics(self, name: str, scores: ScoresOf) -> dict[str, Measures]:
@@ -90,20 +86,18 @@ class RankingJudge:
     @cached_property
     def _baselines(self) -> dict[str, ScoresOf]:
         train, config, made = self.data.train, self.config, dict[str, ScoresOf]()
-        if "popularity" in config.baselines:
-            made["popularity"] = popularity(train)
         fits: dict[str, tuple[int, Callable[[], ScoresOf]]] = {
-            "ItemKNN": (item_neighbors_bytes(train), lambda: item_neighbors(train)),
-            "EASE": (ease_bytes(train), lambda: ease(train, regularization=config.ease_penalty)),
+            "popularity": (0, lambda: popularity(train)),
+            "itemknn": (item_neighbors_bytes(train), lambda: item_neighbors(train)),
+            "ease": (ease_bytes(train), lambda: ease(train, regularization=config.ease_penalty)),
         }
-        for name, (num_bytes, fit) in fits.items():
-            if name.lower() not in config.baselines:
-                continue
-            if num_bytes <= MAX_BYTES:
-                made[name] = fit()
-            else:
+        for key, title in BASELINES.items():
+            num_bytes, fit = fits[key]
+            if key in config.baselines and num_bytes <= MAX_BYTES:
+                made[title] = fit()
+            elif key in config.baselines:
                 need = f"{num_bytes / 1e9:.0f} GB, expected at most {MAX_BYTES / 1e9:.0f}"
-                self.left_out.append(f"{name} is left out: it may need {need}")
+                self.left_out.append(f"{title} is left out: it may need {need}")
                 _log.warning(self.left_out[-1])
         return made
 
@@ -113,19 +107,13 @@ class RankingJudge:
         return {name: self._interval(self.ranks(name, one, "test")) for name, one in of_all.items()}
 
     def _interval(self, ranks: Ranks) -> dict[str, Interval]:
-        k = self.config.k
-        values = ranks.by_user(k)
-        num = len(values["hit"])
-        if num < 2:
-            return {}
-        rng, table = np.random.default_rng(0), np.stack([values[name] for name in METRICS])
-        drawn = [
-            table[:, rng.integers(0, num, num)].mean(axis=1)
-            for _ in range(min(1000, max(100, _DRAWN // num)))
-        ]
-        outside = (1 - SHARE) / 2
-        bounds = np.quantile(drawn, (outside, 1 - outside), axis=0)
-        return {f"{name}@{k}": (float(bounds[0, i]), float(bounds[1, i])) for i, name in enumerate(METRICS)}
+        values = ranks.by_user(self.config.k)
+        table, names = np.stack([values[name] for name in METRICS]), [f"{m}@{self.config.k}" for m in METRICS]
+
+        def means(drawn: np.ndarray) -> dict[str, float]:
+            return dict(zip(names, table[:, drawn].mean(axis=1).tolist(), strict=True))
+
+        return resampled(table.shape[1], names, means)
 
     def write_predictions(self, path: Path, scores: Scores) -> None:
         """A row for each pair that is held out: ids of user and item, part, and its place by each stage."""
@@ -144,8 +132,10 @@ class RankingJudge:
         return self.data.store.id_column(node_type, np.concatenate(nodes))
 
 
-def with_fallback(scores: ScoresOf, train: Pairs) -> ScoresOf:
-    """The same; of users without a pair of train how many users an item has."""
+def for_cold_users(scores: ScoresOf, train: Pairs, config: RankingConfig) -> ScoresOf:
+    """The same; of users without a pair of train, where the settings say so, how many users an item has."""
+    if config.cold == "scores":
+        return scores
     is_cold, most = train.num_by_user == 0, popularity(train)
 
     def filled(users: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ class Bipartite:
             for num in (train.num_by_user, train.num_by_item)
         )
         """[U] and [I], at least 1."""
+        self.scale = torch.cat([self.user_degree, self.item_degree]).rsqrt()[:, None]
+        """D^−½ of users, then items: [N, 1]."""
         self.sides = Sides(self.of_users, self.of_items), Sides(self.of_items, self.of_users)
         """For attention of users over items, and of items over users."""
         self._sparse: dict[bool, Tensor] = {}
@@ -52,6 +54,14 @@ class Bipartite:
         """Sums of the users' rows: [U, D] → [I, D]."""
         made: Tensor = _Sum.apply(x_UD, self, False)
         return made
+
+    def user_means(self, x_ID: Tensor) -> Tensor:
+        """Means of the items' rows: [I, D] → [U, D]; zero of users without an item."""
+        return self.to_users(x_ID) / self.user_degree[:, None]
+
+    def item_means(self, x_UD: Tensor) -> Tensor:
+        """Means of the users' rows: [U, D] → [I, D]."""
+        return self.to_items(x_UD) / self.item_degree[:, None]
 
     def summed(self, x: Tensor, to_users: bool) -> Tensor:
         """The same without a gradient."""
@@ -129,11 +139,10 @@ class _Smoothing(torch.autograd.Function):
 
 
 def _smooth(graph: Bipartite, x_ND: Tensor, num_layers: int) -> Tensor:
-    scale = torch.cat([graph.user_degree, graph.item_degree]).rsqrt()[:, None]
     total, power, num = x_ND.clone(), x_ND, graph.num_users
     for _ in range(num_layers):
-        scaled = power * scale
+        scaled = power * graph.scale
         power = torch.cat([graph.summed(scaled[num:], True), graph.summed(scaled[:num], False)])
-        power *= scale
+        power *= graph.scale
         total += power
     return total.div_(num_layers + 1)

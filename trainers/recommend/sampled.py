@@ -17,27 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from netgpt.graphstore import EdgeType
 from netgpt.sampler import LinkLoader, SamplingOptions
 from netgpt.sampler.links import LinkBatch
 from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.recommend.triples import has_negatives
 
 if TYPE_CHECKING:
     from netgpt.sampler import SamplingEngine
 
-ALL = -1
-"""A fanout of every neighbour."""
-
-
-def reverse_of(edge_type: EdgeType) -> EdgeType:
-    user, name, item = edge_type
-    return item, f"rev_{name}", user
-
 
 def sampling_options(data: Interactions, config: RecommenderConfig, seed: int) -> SamplingOptions:
     """What is sampled around the ends of pairs: of the two relations between users and items alone."""
-    wanted = (data.edge_type, reverse_of(data.edge_type))
+    wanted = (data.edge_type, data.reverse)
     others = [e for e in data.store.edge_types if e not in wanted]
     return SamplingOptions(
         fanout=config.fanout, hops=max(1, config.layers), exclude=sorted(others), seed=seed
@@ -92,12 +84,11 @@ class SampledLoader:
         engine: SamplingEngine | None = None,
     ) -> None:
         self.data, self.device = data, device or torch.device("cpu")
-        self.relation = reverse_of(data.edge_type)
         self.loader = LinkLoader(
             data.store,
-            self.relation,
+            data.reverse,
             negatives=1,
-            draw="degree" if config.negatives == "degree" else "uniform",
+            draw=config.negatives,  # type: ignore[arg-type]  # checked by the settings
             reverse=data.edge_type,
             batch_size=config.batch_size,
             rank=rank,
@@ -105,9 +96,8 @@ class SampledLoader:
             engine=engine,
             **vars(sampling_options(data, config, seed)),
         )
-        train = data.train
-        num_drawn = train.num_items if config.negatives == "uniform" else int((train.num_by_item > 0).sum())
-        self.num_skipped = int(train.num_by_user[train.num_by_user >= num_drawn].sum())
+        by_user = data.train.num_by_user
+        self.num_skipped = int(by_user[~has_negatives(data.train, config.negatives)].sum())
         """Pairs of users who have all items that are drawn: they have no negative."""
 
     def __len__(self) -> int:
@@ -127,7 +117,7 @@ class SampledLoader:
         graph = batch.graph
         nodes = tuple(self._tensor(graph.nodes[name]) for name in (user, item))
         rows = []
-        for relation in (self.relation, self.data.edge_type):  # rows of users, and of items
+        for relation in (self.data.reverse, self.data.edge_type):  # rows of users, and of items
             degrees = graph.degrees[relation].astype(np.int64)
             begins = np.concatenate([[0], np.cumsum(degrees)[:-1]]) if len(degrees) else degrees
             rows.append((self._tensor(graph.heads[relation]), self._tensor(begins)))

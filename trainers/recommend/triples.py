@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from netgpt.sampler.kernels.generator import row_key
-from netgpt.sampler.kernels.links import alias_table, draw_negatives
-from netgpt.sampler.links import DEGREE_POWER
+from netgpt.sampler.kernels.links import draw_negatives
+from netgpt.sampler.links import by_degree
 from netgpt.trainers.recommend.pairs import Pairs
 
 PAIRS = ("item", "negatives|pairs-1", "user")
@@ -66,8 +66,7 @@ class TripleLoader:
         one after the other, a step is of whole users."""
         self.train, self.batch_size, self.seed, self.negatives = train, batch_size, seed, negatives
         self.by_user, self.rank, self.world_size, self.device = by_user, rank, world_size, device
-        num_drawn = train.num_items if negatives == "uniform" else int((train.num_by_item > 0).sum())
-        self.usable = np.flatnonzero((train.num_by_user < num_drawn)[train.users])
+        self.usable = np.flatnonzero(has_negatives(train, negatives)[train.users])
         """Numbers of the pairs that there are negatives for."""
 
     @property
@@ -112,9 +111,7 @@ class TripleLoader:
         none = np.empty(0, np.int64)
         if self.negatives == "uniform":
             return none, none, none
-        degree = self.train.num_by_item
-        order = np.flatnonzero(degree)
-        return order, *alias_table(degree[order].astype(np.float64) ** DEGREE_POWER)
+        return by_degree(self.train.num_by_item)
 
     def of(self, numbers: np.ndarray, epoch: int) -> Triples:
         """The triples of pairs by their numbers in train."""
@@ -129,3 +126,9 @@ class TripleLoader:
         user, item, negative, pair = (torch.from_numpy(part).to(self.device or "cpu") for part in parts)
         first, last = (len(user) * r // self.world_size for r in (self.rank, self.rank + 1))
         return Triples(user, item, negative, pair, slice(first, last))
+
+
+def has_negatives(train: Pairs, negatives: str) -> np.ndarray:
+    """Which users have not all items that are drawn: [U] bool. By degree only items of train are."""
+    num = train.num_items if negatives == "uniform" else int((train.num_by_item > 0).sum())
+    return train.num_by_user < num

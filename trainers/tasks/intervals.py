@@ -8,7 +8,7 @@ their intervals suggest, as their errors go together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,17 +25,26 @@ _DRAWN = 2_000_000
 def intervals(task: Task, scores: np.ndarray, truth: np.ndarray) -> dict[str, Interval]:
     """By metric the interval of some scores [n] or [n, width] with labels [n]; metrics that no examples have
     are left out, and all where there are fewer than two examples. A function of its arguments."""
-    num = len(truth)
+
+    def measured(drawn: np.ndarray) -> Mapping[str, float | None]:
+        return task.measure(scores[drawn], truth[drawn])
+
+    return resampled(len(truth), [m.name for m in task.metrics], measured)
+
+
+def resampled(
+    num: int, names: Sequence[str], measured: Callable[[np.ndarray], Mapping[str, float | None]]
+) -> dict[str, Interval]:
+    """The same of any `num` that can be drawn again. measured: metrics of those drawn [num], by name."""
     if num < 2:
         return {}
     rng = np.random.default_rng(0)
-    found: dict[str, list[float]] = {m.name: [] for m in task.metrics}
+    found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(min(1000, max(100, _DRAWN // num))):
-        drawn = rng.integers(0, num, num)
-        measured = task.measure(scores[drawn], truth[drawn])
-        for name, values in found.items():
-            if (value := measured[name]) is not None:
-                values.append(float(value))
+        values = measured(rng.integers(0, num, num))
+        for name, known in found.items():
+            if (value := values[name]) is not None:
+                known.append(float(value))
     outside = (1 - SHARE) / 2
-    bounds = {name: np.quantile(values, (outside, 1 - outside)) for name, values in found.items() if values}
+    bounds = {name: np.quantile(known, (outside, 1 - outside)) for name, known in found.items() if known}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}

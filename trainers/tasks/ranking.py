@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from netgpt.trainers.config import EvaluationConfig
     from netgpt.trainers.tasks.evaluate import Judging
 
-BASELINES = ("popularity", "itemknn", "ease")
+BASELINES = {"popularity": "popularity", "itemknn": "ItemKNN", "ease": "EASE"}
+"""What is fitted beside, and what tables call it."""
 COLD = ("scores", "popularity")
 
 

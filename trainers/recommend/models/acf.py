@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from netgpt.trainers.recommend.attention import row_softmax
 from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.base import (
@@ -65,16 +66,14 @@ class ACF(Recommender):
         item = torch.from_numpy(items[places].astype(np.int64)).to(users.device)
         own = self.user[users]
         logit = self.score(torch.relu(self.of_user(own)[row] + of_items[item]))[:, 0]
-        most = torch.full((len(users),), -torch.inf, dtype=logit.dtype, device=logit.device)
-        most = most.scatter_reduce(0, row, logit.detach(), "amax")
-        share = torch.exp(logit - most[row])
-        total = torch.zeros_like(most).index_add(0, row, share)
-        weight = share / total[row]
+        weight = row_softmax(logit, row, len(users))
         return own + torch.zeros_like(own).index_add(0, row, weight[:, None] * self.taken[item])
 
     def loss(self, step: Triples) -> Tensor:
         user, item, negative = step.own
         distinct, at = torch.unique(user, return_inverse=True)
         total = bpr(self._users(distinct, self._seen())[at], self.item[item], self.item[negative])
-        tables = (self.user[user], self.item[item], self.item[negative], self.taken[item])
-        return total + self.config.penalty * half_squares(*tables)
+        return total + self.config.penalty * half_squares(*self.penalized(user, item, negative))
+
+    def penalized(self, users: Tensor, items: Tensor, negatives: Tensor) -> list[Tensor]:
+        return [self.user[users], self.item[items], self.item[negatives], self.taken[items]]

@@ -51,7 +51,15 @@ class Recommender(nn.Module):
         raise NotImplementedError
 
     def loss(self, step: Triples) -> Tensor:
-        """Summed over this rank's pairs; divided by those of all ranks it is the step's mean."""
+        """Summed over this rank's pairs; divided by those of all ranks it is the step's mean. By default BPR
+        of the vectors, and the penalty of `penalized`."""
+        user, item, negative = step.own
+        users, items = self.vectors()
+        squares = half_squares(*self.penalized(user, item, negative))
+        return bpr(users[user], items[item], items[negative]) + self.config.penalty * squares
+
+    def penalized(self, users: Tensor, items: Tensor, negatives: Tensor) -> list[Tensor]:
+        """Rows of learnt tables that triples [b] have a part in, [b, D] each: what is kept small."""
         raise NotImplementedError
 
     def sampled_loss(self, step: SampledStep) -> Tensor:
@@ -77,6 +85,11 @@ def embedding(num: int, width: int) -> nn.Parameter:
     made = torch.empty(num, width)
     nn.init.xavier_uniform_(made)
     return nn.Parameter(made)
+
+
+def nodes(num_users: int, users: Tensor, *items: Tensor) -> list[Tensor]:
+    """Numbers in a table that has users first, and items behind them."""
+    return [users, *(num_users + one for one in items)]
 
 
 class ItemInputs(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
-from netgpt.trainers.recommend.models.base import Recommender, bpr, embedding, half_squares
+from netgpt.trainers.recommend.models.base import Recommender, bpr, embedding, half_squares, nodes
 from netgpt.trainers.recommend.neighbors import smoothed
 from netgpt.trainers.recommend.sampled import SampledStep
 from netgpt.trainers.recommend.triples import Triples
@@ -38,12 +38,14 @@ class LightGCN(Recommender):
         return users, items
 
     def loss(self, step: Triples) -> Tensor:
-        users, items, negatives = step.own
-        nodes = (users, items + self.num_users, negatives + self.num_users)
-        made = self.smoothed()
-        # The penalty is of the embeddings themselves, not of the smoothed ones
-        squares = half_squares(*(self.embedding[ids] for ids in nodes))
-        return bpr(*(made[ids] for ids in nodes)) + self.config.penalty * squares
+        """As it is by default, from the one table of all nodes."""
+        made, triple = self.smoothed(), nodes(self.num_users, *step.own)
+        squares = half_squares(*self.penalized(*step.own))
+        return bpr(*(made[ids] for ids in triple)) + self.config.penalty * squares
+
+    def penalized(self, users: Tensor, items: Tensor, negatives: Tensor) -> list[Tensor]:
+        """Of the embeddings themselves, not of the smoothed ones."""
+        return [self.embedding[ids] for ids in nodes(self.num_users, users, items, negatives)]
 
     def sampled_vectors(self, step: SampledStep) -> tuple[Tensor, Tensor]:
         """The same of a step's nodes by their sampled neighbours: sums of a row are its mean times the node's
@@ -66,8 +68,9 @@ class LightGCN(Recommender):
 
     def sampled_loss(self, step: SampledStep) -> Tensor:
         users, items = self.sampled_vectors(step)
-        of_items = self.embedding[self.num_users + step.nodes[1]]
-        own = (self.embedding[step.nodes[0][step.users]], of_items[step.items], of_items[step.negatives])
+        own = self.penalized(
+            step.nodes[0][step.users], *(step.nodes[1][at] for at in (step.items, step.negatives))
+        )
         total = bpr(users[step.users], items[step.items], items[step.negatives])
         return total + self.config.penalty * half_squares(*own)
 

@@ -15,13 +15,11 @@ from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.base import (
     ItemInputs,
     Recommender,
-    bpr,
     chosen_modalities,
     embedding,
-    half_squares,
+    nodes,
 )
 from netgpt.trainers.recommend.neighbors import Bipartite
-from netgpt.trainers.recommend.triples import Triples
 
 
 class MMGCN(Recommender):
@@ -42,16 +40,12 @@ class MMGCN(Recommender):
         users, items = (torch.stack(parts).mean(0) for parts in zip(*made, strict=True))
         return users, items
 
-    def loss(self, step: Triples) -> Tensor:
-        user, item, negative = step.own
-        users, items = self.vectors()
-        ids = (user, item + self.num_users, negative + self.num_users)
-        tables = [self.embedding[one] for one in ids]
+    def penalized(self, users: Tensor, items: Tensor, negatives: Tensor) -> list[Tensor]:
+        tables = [self.embedding[ids] for ids in nodes(self.num_users, users, items, negatives)]
         for one in self.modalities:
             assert isinstance(one, Modality)
-            tables += [one.user[user], *one.item.own(item, negative)]
-        total = bpr(users[user], items[item], items[negative])
-        return total + self.config.penalty * half_squares(*tables)
+            tables += [one.user[users], *one.item.own(items, negatives)]
+        return tables
 
 
 class Modality(nn.Module):
@@ -69,10 +63,7 @@ class Modality(nn.Module):
         x = (normalize(self.user), normalize(torch.tanh(self.item())))
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleDict)
-            means = (
-                graph.to_users(x[1]) / graph.user_degree[:, None],
-                graph.to_items(x[0]) / graph.item_degree[:, None],
-            )
+            means = (graph.user_means(x[1]), graph.item_means(x[0]))
             made = [
                 leaky_relu(
                     layer["out"](leaky_relu(layer["near"](near))) + leaky_relu(layer["own"](own)) + id_

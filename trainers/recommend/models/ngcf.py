@@ -12,8 +12,7 @@ from torch.nn.functional import dropout, leaky_relu, normalize
 
 from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
-from netgpt.trainers.recommend.models.base import Recommender, bpr, embedding, half_squares
-from netgpt.trainers.recommend.triples import Triples
+from netgpt.trainers.recommend.models.base import Recommender, embedding, nodes
 
 SLOPE = 0.2
 
@@ -31,20 +30,15 @@ class NGCF(Recommender):
         """Of all layers side by side: [U, (L + 1) · D] and [I, (L + 1) · D]."""
         graph = self.graph(self.embedding.device)
         x: Tensor = self.embedding
-        scale = torch.cat([graph.user_degree, graph.item_degree]).rsqrt()[:, None]
         made = [x]
         for own, alike in zip(self.own, self.alike, strict=True):
-            users, items = (x * scale).split([self.num_users, self.num_items])
-            near = torch.cat([graph.to_users(items), graph.to_items(users)]) * scale
+            users, items = (x * graph.scale).split([self.num_users, self.num_items])
+            near = torch.cat([graph.to_users(items), graph.to_items(users)]) * graph.scale
             x = leaky_relu(own(near + x) + alike(near * x), SLOPE)
             x = dropout(x, self.config.dropout, self.training)
             made.append(normalize(x))
         users, items = torch.cat(made, dim=1).split([self.num_users, self.num_items])
         return users, items
 
-    def loss(self, step: Triples) -> Tensor:
-        user, item, negative = step.own
-        users, items = self.vectors()
-        ids = (user, item + self.num_users, negative + self.num_users)
-        squares = half_squares(*(self.embedding[one] for one in ids))
-        return bpr(users[user], items[item], items[negative]) + self.config.penalty * squares
+    def penalized(self, users: Tensor, items: Tensor, negatives: Tensor) -> list[Tensor]:
+        return [self.embedding[ids] for ids in nodes(self.num_users, users, items, negatives)]

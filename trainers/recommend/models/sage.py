@@ -15,12 +15,9 @@ from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.base import (
     ItemInputs,
     Recommender,
-    bpr,
     chosen_modalities,
     embedding,
-    half_squares,
 )
-from netgpt.trainers.recommend.triples import Triples
 
 
 class SAGE(Recommender):
@@ -39,18 +36,13 @@ class SAGE(Recommender):
         users: Tensor = self.user
         items: Tensor = self.item()
         for i, (own, near) in enumerate(zip(self.own, self.near, strict=True)):
-            means = graph.to_users(items) / graph.user_degree[:, None]
-            means_of_items = graph.to_items(users) / graph.item_degree[:, None]
-            users, items = own(users) + near(means), own(items) + near(means_of_items)
+            means = graph.user_means(items), graph.item_means(users)
+            users, items = own(users) + near(means[0]), own(items) + near(means[1])
             if i < len(self.own) - 1:
                 users, items = (
                     dropout(leaky_relu(x), self.config.dropout, self.training) for x in (users, items)
                 )
         return users, items
 
-    def loss(self, step: Triples) -> Tensor:
-        user, item, negative = step.own
-        users, items = self.vectors()
-        tables = [self.user[user], *self.item.own(item, negative)]
-        total = bpr(users[user], items[item], items[negative])
-        return total + self.config.penalty * half_squares(*tables)
+    def penalized(self, users: Tensor, items: Tensor, negatives: Tensor) -> list[Tensor]:
+        return [self.user[users], *self.item.own(items, negatives)]

@@ -88,4 +88,4 @@ class SASRec(Recommender):
         chosen, rows, columns = (torch.from_numpy(x).to(device) for x in (read, at[read], column[read]))
         state, item, negative = states[rows, columns], self.item[items[chosen]], self.item[negatives[chosen]]
         total = softplus(-(state * item).sum(1)).sum() + softplus((state * negative).sum(1)).sum()
-        return total + self.config.penalty * half_squares(item, negative)
+        return total + self.config.penalty * half_squares(item, negative)  # of the pairs that are read

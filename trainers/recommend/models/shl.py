@@ -26,6 +26,7 @@ from netgpt.trainers.recommend.models.base import (
     bpr,
     chosen_modalities,
     half_squares,
+    nodes,
 )
 from netgpt.trainers.recommend.neighbors import Bipartite
 from netgpt.trainers.recommend.triples import Triples
@@ -82,13 +83,7 @@ class SHL(Recommender):
         mine, size = step.mine, len(step)
         user_at, positive_at, negative_at = user_at[mine], item_at[:size][mine], item_at[size:][mine]
         total = bpr(fused_users[user_at], fused_items[positive_at], fused_items[negative_at])
-        own_users, own_items, own_negatives = step.own
-        raw = [self.embedding[ids] for ids in (own_users, self.num_users + own_items)]
-        raw += [self.embedding[self.num_users + own_negatives]]
-        for one in self.modalities:
-            assert isinstance(one, Modality)
-            raw += one.raw(own_users, (own_items, own_negatives))
-        total = total + self.config.penalty * half_squares(*raw)
+        total = total + self.config.penalty * half_squares(*self.penalized(*step.own))
         if shl.contrast and shl.hyperedges:
             # Of the users and positive items of all ranks; a rank asks of its share of them
             positive = torch.unique(item_at[:size])
@@ -98,6 +93,14 @@ class SHL(Recommender):
                     term = contrast(local[part][rows], wide[part][rows], shl.temperature, share)
                     total = total + shl.contrast * size * term
         return total
+
+    def penalized(self, users: Tensor, items: Tensor, negatives: Tensor) -> list[Tensor]:
+        tables = [self.embedding[ids] for ids in nodes(self.num_users, users, items, negatives)]
+        for one in self.modalities:
+            assert isinstance(one, Modality)
+            tables += [one.user[users]] if one.user is not None else []
+            tables += one.item.own(items, negatives)
+        return tables
 
 
 class Modality(nn.Module):
@@ -118,12 +121,8 @@ class Modality(nn.Module):
         """x of users [U, D] and items [I, D]."""
         is_unit = self.config.shl.scale == "unit"
         items = normalize(torch.tanh(self.item())) if is_unit else self.item()
-        users = graph.to_users(items) / graph.user_degree[:, None] if self.user is None else self.user
+        users = graph.user_means(items) if self.user is None else self.user
         return normalize(users) if is_unit else users, items
-
-    def raw(self, users: Tensor, items: tuple[Tensor, ...]) -> list[Tensor]:
-        """Rows of its own tables, for the penalty."""
-        return [*([] if self.user is None else [self.user[users]]), *self.item.own(*items)]
 
     def forward(self, graph: Bipartite, ids_ND: Tensor, users: Tensor, items: Tensor) -> tuple[Parts, Parts]:
         """Local and global states of some users and items. ids: the ID embedding."""
@@ -150,7 +149,7 @@ class Modality(nn.Module):
         if self.user_edges is not None:
             edges_u = torch.softmax(x[0][users] @ self.user_edges, dim=1)
         else:
-            edges_u = graph.to_users(edges_I)[users] / graph.user_degree[users, None]
+            edges_u = graph.user_means(edges_I)[users]
         edges_u, edges_I = (dropout(one, share, self.training) for one in (edges_u, edges_I))
         states_KD = (edges_I.T @ x[1]) / edges_I.sum(0).clamp_min(1e-12)[:, None]
         return edges_u @ states_KD, edges_I[items] @ states_KD
@@ -172,8 +171,7 @@ class Layer(nn.Module):
         head, tail, message, residual = (
             part.split(sizes) for part in linear(x_ND, together).split(x_ND.shape[1], dim=1)
         )
-        scale = torch.cat([graph.user_degree, graph.item_degree]).rsqrt()[:, None]
-        own, gated, ids = x_ND.split(sizes), (x_ND * scale).split(sizes), ids_ND.split(sizes)
+        own, gated, ids = x_ND.split(sizes), (x_ND * graph.scale).split(sizes), ids_ND.split(sizes)
         for part in range(2):
             other, asked = 1 - part, wanted[part]
             found = gated_attention(
