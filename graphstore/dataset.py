@@ -101,11 +101,9 @@ class ReadReport:
     def clear(self) -> None:
         """Count anew."""
         self.num_read, self.first_skipped = 0, None
-        for counted in (
-            *(self.skipped, self.skipped_ids, self.dangling, self.imputed, self.edges),
-            self.notes,
-        ):
+        for counted in (self.skipped, self.skipped_ids, self.dangling, self.imputed, self.edges):
             counted.clear()
+        self.notes.clear()
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,10 @@ class RelationType:
     held: tuple[str, ...] = ()
     """Parts of the listed pairs, such as val and test, that are kept beside the rows and are no edges."""
 
+    def held_path(self, part: str) -> str:
+        """Where the pairs of such a part are in a store: the folder of `heads` and `tails`."""
+        return f"held/{edge_name(self.edge_type)}/{part}"
+
     @property
     def rule(self) -> Literal["listed", "column", "group"]:
         """Where its rows come from."""

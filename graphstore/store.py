@@ -288,14 +288,14 @@ class Store(Graph):
     def held(self, edge_type: EdgeType, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Heads and tails of the pairs of a relation that are kept beside it and are no edges, such as those
         of `test`: [n] int64 each, in the order (head, tail). UnknownNameError for parts that it has not."""
-        known = self.schema.relation_type(edge_type).held if edge_type in self.edge_types else ()
-        if part not in known:
-            there = ", ".join(known) or "none"
+        rule = next((r for r in self.schema.relations if r.edge_type == edge_type), None)
+        if rule is None or part not in rule.held:
+            there = ", ".join(rule.held if rule else ()) or "none"
             raise UnknownNameError(
                 f"held pairs of {edge_name(edge_type)}: found {part!r}, expected one of {there}"
             )
         num = self.attributes["relations"][edge_name(edge_type)]["held"][part]
-        folder = f"held/{edge_name(edge_type)}/{part}"
+        folder = rule.held_path(part)
         heads, tails = (self._array_of_length(f"{folder}/{name}", num) for name in ("heads", "tails"))
         return heads, tails
 

@@ -75,16 +75,17 @@ def _expected(store: Store) -> _Expected:
         name, num_tails = f"edges/{edge_name(edge_type)}", num[edge_type[2]]
         expected[f"{name}/indices"] = ((np.int32, np.int64), None)
         relation = store.attributes["relations"][edge_name(edge_type)]
+        rule = store.schema.relation_type(edge_type)
         if relation["layout"] == "csr":
             expected[f"{name}/indptr"] = ((np.int64,), num_tails + 1)
-            for path, kind in Values.of(store.schema.relation_type(edge_type)).arrays:
+            for path, kind in Values.of(rule).arrays:
                 expected[f"{name}/{path}"] = ((kind.type,), relation["num_edges"])
         else:
             expected |= {f"{name}/{part}": ((np.int64,), num_tails) for part in ("begin", "end")}
             expected[f"{name}/rank"] = ((np.int32,), num_tails)
         for part, length in relation.get("held", {}).items():
             for end in ("heads", "tails"):
-                expected[f"held/{edge_name(edge_type)}/{part}/{end}"] = ((np.int64,), length)
+                expected[f"{rule.held_path(part)}/{end}"] = ((np.int64,), length)
     for node_type, column in _columns(store):
         path, length = column.path(node_type), num[node_type]
         if column.is_text:
@@ -151,9 +152,10 @@ def _pointer_problems(store: Store) -> Iterator[str]:
         if not wrong and f"{name}/time" in store.seal.arrays:
             wrong += _late(root, name)
         yield from wrong
-        for part in store.schema.relation_type(edge_type).held:
+        rule = store.schema.relation_type(edge_type)
+        for part in rule.held:
             for end, node_type in (("heads", edge_type[0]), ("tails", edge_type[2])):
-                path = f"held/{edge_name(edge_type)}/{part}/{end}"
+                path = f"{rule.held_path(part)}/{end}"
                 yield from _numbers(root, path, 0, store.num_nodes[node_type], "node numbers")
         if not wrong and (found := store.relation(edge_type).num_edges) != relation["num_edges"]:
             yield f"{name}: found {found} edges, expected {relation['num_edges']}"

@@ -217,8 +217,7 @@ def _write_held(root: Path, source: Source, relation: RelationType) -> dict[str,
         heads, tails = source.held(relation.edge_type, part)
         order = np.lexsort((tails, heads))
         for name, ends in (("heads", heads), ("tails", tails)):
-            path = f"held/{edge_name(relation.edge_type)}/{part}/{name}"
-            write_array(root, path, ends[order].astype(np.int64))
+            write_array(root, f"{relation.held_path(part)}/{name}", ends[order].astype(np.int64))
         num[part] = len(order)
     return num
 

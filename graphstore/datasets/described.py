@@ -3,6 +3,7 @@ that they name."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.errors import SourceError, StoreError
 
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+"""How a text says a number."""
+LONG = "\x1f"
+"""Stands for a separator of several bytes; no text has it."""
 _JSON = re.compile(rb'\s*\{\s*"(version|target|nodes|edges|tables|relations|interactions)"\s*:')
 """How a description in JSON, which is YAML too, begins."""
 
@@ -105,6 +110,16 @@ def reading(file: Path | str, kind: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
         raise StoreError(f"{file}: cannot be read as {kind} ({_line(error)})") from error
+
+
+def one_separator(file: Path, separator: str) -> Any:
+    """A file whose separator is several bytes, with `LONG` in its place. SourceError where a text has it."""
+    data = file.read_bytes()
+    if LONG.encode() in data:
+        raise SourceError(
+            str(file), None, None, "the character 1F", "texts without it beside a long separator"
+        )
+    return io.BytesIO(data.replace(separator.encode(), LONG.encode()))
 
 
 def parquet_schema(file: Path) -> Any:

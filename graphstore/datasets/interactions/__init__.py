@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -18,7 +18,15 @@ from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, Facts, ReadRe
 from netgpt.graphstore.datasets.described import open_features
 from netgpt.graphstore.datasets.interactions.describe import Described, describe, is_interactions
 from netgpt.graphstore.datasets.interactions.pairs import ItemTable, Rows, kept_rows, read_items, read_rows
-from netgpt.graphstore.datasets.interactions.splits import NEED_TIMES, RULES, TEST, TRAIN, VAL, split_pairs
+from netgpt.graphstore.datasets.interactions.splits import (
+    NEED_TIMES,
+    RULES,
+    TEST,
+    TRAIN,
+    VAL,
+    Rule,
+    split_pairs,
+)
 from netgpt.graphstore.datasets.interactions.synthetic import made_rows, write_inter
 from netgpt.graphstore.errors import SourceError, StoreError
 from netgpt.graphstore.files import Json, file_digest, value_digest
@@ -99,6 +107,19 @@ class Pairs(Source):
             return value_digest(self._said)
         return value_digest([file_digest(file) for file in self.described.sources])
 
+    @property
+    def _split(self) -> str:
+        """The rule that is meant: given, or one of `RULES`. StoreError where the source cannot have it."""
+        wanted, described = self.config.split, self.described
+        is_given = described is not None and bool(described.split)
+        if wanted == "auto":
+            return "given" if is_given else "random"
+        if wanted == "given" and not is_given:
+            raise StoreError(f"split: found 'given', expected another: {self.file} says no parts")
+        if wanted in NEED_TIMES and described is not None and not described.time:
+            raise StoreError(f"split: found {wanted!r}, expected one without times: {self.file} has none")
+        return wanted
+
     @cached_property
     def _items(self) -> ItemTable | None:
         return read_items(self.described) if self.described else None
@@ -106,21 +127,14 @@ class Pairs(Source):
     @cached_property
     def _rows(self) -> Rows:
         """What is kept, with its parts."""
-        config, described = self.config, self.described
+        config, rule = self.config, self._split
         self.report.clear()
-        if described is None:
+        if self.described is None:
             assert self._made is not None
             rows = self._made
         else:
-            given = bool(described.split)
-            if config.split == "given" and not given:
-                raise StoreError(f"split: found 'given', expected another: {described.path} says no parts")
-            if config.split in NEED_TIMES and not described.time:
-                raise StoreError(
-                    f"split: found {config.split!r}, expected one without times: {described.path} has none"
-                )
-            rows = read_rows(described, self._items, self.report)
-        if rows.parts is not None and config.split not in ("auto", "given"):
+            rows = read_rows(self.described, self._items, self.report)
+        if rule != "given":
             rows = replace(rows, parts=None)
         fixed = self._items is not None
         rows = kept_rows(
@@ -128,9 +142,8 @@ class Pairs(Source):
         )
         parts = rows.parts
         if parts is None:
-            rule: Any = "random" if config.split == "auto" else config.split
-            shares, seed = config.shares, config.split_seed
-            parts = split_pairs(rows.users, rows.items, rows.times, rule, shares=shares, seed=seed)
+            pairs, shares = (rows.users, rows.items, rows.times), config.shares
+            parts = split_pairs(*pairs, cast(Rule, rule), shares=shares, seed=config.split_seed)
         rows = replace(rows, parts=parts)
         if not (parts == TRAIN).any():
             raise SourceError(self.file, None, None, "no pair of train", "some")
@@ -165,10 +178,8 @@ class Pairs(Source):
     def attributes(self) -> Json:
         rows, counted = self._rows, dict(self.report.skipped)
         assert rows.parts is not None
-        split = "given" if self.described and self.described.split and self.config.split == "auto" else ""
         parts = {name: int((rows.parts == part).sum()) for name, part in (("train", TRAIN), *HELD.items())}
-        made = split or ("random" if self.config.split == "auto" else self.config.split)
-        return {"interactions": {"split": made, "pairs": parts, "left_out": counted}}
+        return {"interactions": {"split": self._split, "pairs": parts, "left_out": counted}}
 
     def blocks(self) -> Iterator[Block]:
         rows, table = self._rows, self._items

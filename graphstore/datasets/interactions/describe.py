@@ -103,10 +103,10 @@ class Described:
 def known_file(path: Path) -> Path | None:
     """The file of pairs that a path is, or that a folder has; None where there is none of known columns."""
     if path.is_dir():
-        found = [path / name for name in ("u.data", "ratings.dat", "ratings.csv") if (path / name).is_file()]
+        found = [path / name for name in _MOVIELENS if (path / name).is_file()]
         found += sorted(path.glob("*.inter"))
         return found[0] if len(found) == 1 else None
-    known = path.name in ("u.data", "ratings.dat", "ratings.csv") or path.suffix == ".inter"
+    known = path.name in _MOVIELENS or path.suffix == ".inter"
     return path if known and path.is_file() else None
 
 
@@ -122,54 +122,75 @@ def describe(path: Path) -> Described:
     if (known := known_file(path)) is not None:
         return _known(known)
     if path.is_dir():
-        names = "u.data, ratings.dat, ratings.csv, one NAME.inter"
+        names = f"{', '.join(_MOVIELENS)}, one NAME.inter"
         raise StoreError(f"{path}: found a folder without one file of pairs, expected {names}")
     return _described(path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _MovieLens:
+    """One of its files, and the movies that may be beside it."""
+
+    columns: tuple[str, str, str, str]
+    """Of user, item, stars and time."""
+    separator: str
+    has_header: bool = False
+    low: float
+    movies: str
+    movies_form: TextFile
+    key: str
+    texts: tuple[str, ...]
+
+
+_MOVIELENS = {
+    "u.data": _MovieLens(
+        columns=("user", "item", "stars", "time"),
+        separator="\t",
+        low=1.0,
+        movies="u.item",
+        movies_form=TextFile(separator="|", encoding="latin-1", header=_U_ITEM),
+        key="movie",
+        texts=("title",),
+    ),
+    "ratings.dat": _MovieLens(
+        columns=("user", "item", "stars", "time"),
+        separator="::",
+        low=1.0,
+        movies="movies.dat",
+        movies_form=TextFile(separator="::", encoding="latin-1", header=("movie", "title", "genres")),
+        key="movie",
+        texts=("title", "genres"),
+    ),
+    "ratings.csv": _MovieLens(
+        columns=("userId", "movieId", "rating", "timestamp"),
+        separator=",",
+        has_header=True,
+        low=0.5,
+        movies="movies.csv",
+        movies_form=TextFile(),
+        key="movieId",
+        texts=("title", "genres"),
+    ),
+}
+
+
 def _known(file: Path) -> Described:
-    folder = file.parent
-    match file.name:
-        case "u.data":
-            beside = Items()
-            if (folder / "u.item").is_file():
-                form = TextFile(separator="|", encoding="latin-1", header=_U_ITEM)
-                beside = Items(path=folder / "u.item", form=form, key="movie", texts=("title",))
-            form, stars = TextFile(separator="\t", header=("user", "item", "stars", "time")), (1.0, 5.0)
-        case "ratings.dat":
-            beside = Items()
-            if (folder / "movies.dat").is_file():
-                form = TextFile(separator="::", encoding="latin-1", header=("movie", "title", "genres"))
-                beside = Items(path=folder / "movies.dat", form=form, key="movie", texts=("title", "genres"))
-            form, stars = TextFile(separator="::", header=("user", "item", "stars", "time")), (1.0, 5.0)
-        case "ratings.csv":
-            beside = Items()
-            if (folder / "movies.csv").is_file():
-                beside = Items(path=folder / "movies.csv", key="movieId", texts=("title", "genres"))
-            return Described(
-                path=file,
-                files=(file,),
-                user="userId",
-                item="movieId",
-                stars="rating",
-                time="timestamp",
-                low=0.5,
-                high=5.0,
-                items=beside,
-            )
-        case _:
-            return _inter(file)
+    if (one := _MOVIELENS.get(file.name)) is None:
+        return _inter(file)
+    user, item, stars, time = one.columns
+    movies = file.parent / one.movies
+    beside = Items(path=movies, form=one.movies_form, key=one.key, texts=one.texts)
     return Described(
         path=file,
         files=(file,),
-        form=form,
-        user="user",
-        item="item",
-        stars="stars",
-        time="time",
-        low=stars[0],
-        high=stars[1],
-        items=beside,
+        form=TextFile(separator=one.separator, header=() if one.has_header else one.columns),
+        user=user,
+        item=item,
+        stars=stars,
+        time=time,
+        low=one.low,
+        high=5.0,
+        items=beside if movies.is_file() else Items(),
     )
 
 

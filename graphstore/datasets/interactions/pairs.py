@@ -23,9 +23,8 @@ from netgpt.graphstore.datasets.interactions.read import (
     seconds_of,
     texts_of,
 )
+from netgpt.graphstore.datasets.interactions.splits import PART_NAMES
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
-
-PART_NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def _checked(described: Described, file: Path, columns: dict[str, Any]) -> dict[
         parts = pc.index_in(texts, pa.array(described.parts, pa.large_string()))
         if parts.null_count:
             row = int(np.argmax(parts.is_null().to_numpy(zero_copy_only=False)))
-            expected = f"{', '.join(described.parts)} (train, validation, test)"
+            expected = f"{', '.join(described.parts)} ({', '.join(PART_NAMES)})"
             raise RecordError(str(file), str(row), described.split, repr(texts[row].as_py()), expected)
         made["parts"] = parts.to_numpy().astype(np.int8)
     return made

@@ -5,20 +5,15 @@ Legend: n rows.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from netgpt.graphstore.datasets.described import reading, require_columns
+from netgpt.graphstore.datasets.described import LONG, NUMBER, one_separator, reading, require_columns
 from netgpt.graphstore.datasets.interactions.describe import TextFile
 from netgpt.graphstore.errors import RecordError, SourceError
-
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_LONG = b"\x1f"
-"""Stands for a separator of several characters; no text has it."""
 
 
 def read_columns(file: Path, form: TextFile, columns: list[str]) -> dict[str, Any]:
@@ -70,10 +65,7 @@ def _texts(file: Path, form: TextFile, columns: list[str]) -> Any:
     source: Any = file
     separator = form.separator
     if len(separator.encode()) > 1:
-        data = file.read_bytes()
-        if _LONG in data:
-            raise SourceError(str(file), None, None, "the character 1F", "texts without it")
-        source, separator = io.BytesIO(data.replace(separator.encode(), _LONG)), _LONG.decode()
+        source, separator = one_separator(file, separator), LONG
     with reading(file, f"text with {form.separator!r} between columns"):
         read = pyarrow.csv.ReadOptions(column_names=list(form.header) or None, encoding=form.encoding)
         quote = '"' if separator == "," else False
@@ -120,7 +112,7 @@ def numbers_of(file: Path, name: str, values: Any, expected: str = "a number") -
         import pyarrow.compute as pc
 
         texts = pc.fill_null(pc.utf8_trim_whitespace(values), "")
-        good = pc.match_substring_regex(texts, _NUMBER)
+        good = pc.match_substring_regex(texts, NUMBER)
         if pc.any(pc.invert(good)).as_py():
             row = int(np.argmin(good.to_numpy(zero_copy_only=False)))
             raise RecordError(str(file), str(row), name, repr(values[row].as_py()), expected)

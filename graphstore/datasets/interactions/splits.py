@@ -17,6 +17,8 @@ from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.mixing import GOLDEN, mix, seed_of
 
 TRAIN, VAL, TEST = 0, 1, 2
+PART_NAMES = ("train", "validation", "test")
+"""Of those numbers, as messages say them."""
 Rule = Literal["random", "user_random", "user_time", "global_time", "last"]
 RULES: tuple[str, ...] = get_args(Rule)
 NEED_TIMES = ("user_time", "global_time", "last")
@@ -50,7 +52,7 @@ def split_pairs(
     if times is not None:
         _require(np.issubdtype(times.dtype, np.integer), f"times of {times.dtype}", "whole seconds")
     parts = _parts(users, items, times, rule, shares, seed)
-    for part, name in enumerate(("train", "validation", "test")):
+    for part, name in enumerate(PART_NAMES):
         there = shares[part] == 0 or bool((parts == part).any())
         _require(there, f"no pair of {name} by {rule}", "some in each part")
     return parts

@@ -13,14 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from netgpt.graphstore.datasets.described import parquet_schema, reading, require_columns
+from netgpt.graphstore.datasets.described import (
+    LONG,
+    NUMBER,
+    one_separator,
+    parquet_schema,
+    reading,
+    require_columns,
+)
 from netgpt.graphstore.datasets.tables.describe import JSON_LINES, ColumnDescription, Kind, TableDescription
 from netgpt.graphstore.errors import SourceError
 from netgpt.graphstore.schema import NAME, usable
 
 ROWS_AT_ONCE = 1 << 16
 _BLOCK_BYTES = 1 << 24
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -109,7 +115,7 @@ def _csv_options(table: TableDescription, file: Path) -> tuple[Any, Any, Any]:
     separator: Any = table.separator
     source: Any = file
     if len(separator) > 1:
-        source, separator = _one_separator(file, separator), "\x1f"
+        source, separator = one_separator(file, separator), LONG
     read = pyarrow.csv.ReadOptions(
         block_size=_BLOCK_BYTES, column_names=list(table.header) or None, encoding=table.encoding
     )
@@ -125,18 +131,6 @@ def _header(source: Any, read: Any, parse: Any) -> list[str]:
     if not isinstance(source, Path):
         source.seek(0)
     return names
-
-
-def _one_separator(file: Path, separator: str) -> Any:
-    """A file whose separator is several characters, with one that no text has."""
-    import io
-
-    data = file.read_bytes()
-    if b"\x1f" in data:
-        raise SourceError(
-            str(file), None, None, "the character 1F", "texts without it beside a long separator"
-        )
-    return io.BytesIO(data.replace(separator.encode(), b"\x1f"))
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -183,7 +177,7 @@ def numbers_of(values: pa.Array) -> np.ndarray:
     if _is_text(values):
         texts = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
         empty = pc.fill_null(pc.equal(texts, ""), True)
-        good = pc.or_(empty, pc.match_substring_regex(pc.fill_null(texts, ""), _NUMBER))
+        good = pc.or_(empty, pc.match_substring_regex(pc.fill_null(texts, ""), NUMBER))
         _require_cells(_mask(good), values, "a number")
         cells = pc.if_else(empty, pa.scalar(None, pa.large_string()), texts)
     elif not _is_number(values):
