@@ -1,15 +1,24 @@
-"""Small stores of pairs for tests of recommenders."""
+"""Small stores of pairs, and models of them, for tests of recommenders."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from netgpt import graphstore
 from netgpt.graphstore import Store
 from netgpt.graphstore.datasets.interactions import InteractionsConfig
+from netgpt.trainers.recommend.config import RecommenderConfig
+from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.recommend.models.base import Recommender
+from netgpt.trainers.recommend.models.names import model_class
+from netgpt.trainers.recommend.triples import TripleLoader, Triples
 
+CONFIG = RecommenderConfig(width=8, layers=2, dropout=0.0, penalty=0.02, max_history=4)
+"""Without randomness, so that formulas can be compared."""
 USERS, ITEMS = 18, 24
 Row = tuple[int, int, int, int]
 """User, item, time, part."""
@@ -50,3 +59,13 @@ def store_of(folder: Path, rows: list[Row] | None = None, *, vectors: bool = Tru
     path = write_pairs(folder, pairs_of_tastes() if rows is None else rows, vectors=vectors)
     graphstore.build(path, folder / "store", InteractionsConfig())
     return graphstore.open(folder / "store")
+
+
+def made(name: str, data: Interactions, config: RecommenderConfig = CONFIG, seed: int = 0) -> Recommender:
+    torch.manual_seed(seed)
+    return model_class(name)(data, replace(config, model=name, shl=replace(config.shl, dropout=0.0)))
+
+
+def step_of(data: Interactions, *, rank: int = 0, world_size: int = 1, by_user: bool = False) -> Triples:
+    options = {"rank": rank, "world_size": world_size, "by_user": by_user}
+    return next(iter(TripleLoader(data.train, batch_size=40, seed=1, **options).stream(0)))  # type: ignore[arg-type]

@@ -83,11 +83,6 @@ class Interactions:
     def item_type(self) -> str:
         return self.edge_type[2]
 
-    def part(self, name: str) -> Pairs:
-        """Of train, val or test."""
-        pairs: Pairs = {"train": self.train, "val": self.val, "test": self.test}[name]
-        return pairs
-
     @cached_property
     def modalities(self) -> tuple[str, ...]:
         """Node types with features of which there is one for each item: text, image, …"""

@@ -14,40 +14,19 @@ from torch.nn.functional import leaky_relu, normalize
 from torch_geometric.nn.models import LightGCN as PygLightGCN
 
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.recommend.attention import by_pairs
 from netgpt.trainers.recommend.config import RecommenderConfig, ShlConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.acf import ACF
-from netgpt.trainers.recommend.models.base import Recommender
 from netgpt.trainers.recommend.models.lightgcn import LightGCN
 from netgpt.trainers.recommend.models.mmgcn import MMGCN
 from netgpt.trainers.recommend.models.names import MODELS, model_class
 from netgpt.trainers.recommend.models.ngcf import NGCF
 from netgpt.trainers.recommend.models.sage import SAGE
 from netgpt.trainers.recommend.models.sasrec import SASRec
-from netgpt.trainers.recommend.models.shl import SHL, Modality, contrast
+from netgpt.trainers.recommend.models.shl import SHL
 from netgpt.trainers.recommend.neighbors import Bipartite
-from netgpt.trainers.recommend.sampled import SampledLoader
-from netgpt.trainers.recommend.triples import TripleLoader, Triples
-from tests.recommend import ITEMS, USERS, pairs_of_tastes, store_of
-
-CONFIG = RecommenderConfig(width=8, layers=2, dropout=0.0, penalty=0.02, max_history=4)
-SHL_PLAIN = ShlConfig(hyperedges=6, dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Interactions:
-    return Interactions.of(store_of(tmp_path_factory.mktemp("pairs")))
-
-
-def made(name: str, data: Interactions, config: RecommenderConfig = CONFIG, seed: int = 0) -> Recommender:
-    torch.manual_seed(seed)
-    return model_class(name)(data, replace(config, model=name, shl=replace(config.shl, dropout=0.0)))
-
-
-def step_of(data: Interactions, *, rank: int = 0, world_size: int = 1, by_user: bool = False) -> Triples:
-    options = {"rank": rank, "world_size": world_size, "by_user": by_user}
-    return next(iter(TripleLoader(data.train, batch_size=40, seed=1, **options).stream(0)))  # type: ignore[arg-type]
+from netgpt.trainers.recommend.triples import TripleLoader
+from tests.recommend import CONFIG, ITEMS, USERS, made, pairs_of_tastes, step_of, store_of
 
 
 def dense(data: Interactions) -> np.ndarray:
@@ -57,7 +36,7 @@ def dense(data: Interactions) -> np.ndarray:
 def test_the_data_are_those_of_the_file(data: Interactions) -> None:
     rows = pairs_of_tastes()
     for number, name in enumerate(("train", "val", "test")):
-        pairs = data.part(name)
+        pairs = getattr(data, name)
         found = set(zip(pairs.users.tolist(), pairs.items.tolist(), strict=True))
         assert found == {(u, i) for u, i, _, part in rows if part == number}
     assert data.modalities == ("image", "text")
@@ -124,17 +103,6 @@ def test_sums_of_neighbours_are_those_of_the_matrix(data: Interactions) -> None:
         weight = torch.from_numpy(rng.normal(size=made_of.shape)).float()
         (gradient,) = torch.autograd.grad((made_of * weight).sum(), x)
         torch.testing.assert_close(gradient, expected.T @ weight)
-
-
-def test_shl_by_torchs_operations_is_the_same(data: Interactions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it runs on GPUs: attention by pairs."""
-    model, step = made("shl", data).double(), step_of(data)
-    losses = [model.loss(step)]
-    monkeypatch.setattr("netgpt.trainers.recommend.models.shl.gated_attention", by_pairs)
-    losses.append(model.loss(step))
-    torch.testing.assert_close(*losses)
-    for one, other in zip(*(torch.autograd.grad(x, list(model.parameters())) for x in losses), strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_ngcf_is_its_formula(data: Interactions) -> None:
@@ -242,156 +210,6 @@ def test_sasrec_reads_the_latest_items_and_none_after(data: Interactions) -> Non
     assert model.loss(step).item() == pytest.approx(total)
 
 
-GATES = ("outside", "inside", "none")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        *({"gate": gate, "attention": attends} for gate in GATES for attends in (True, False)),
-        {"users": "own"},
-        {"inputs": "mean"},
-        {"scale": "unit"},
-        {"scale": "unit", "inputs": "mean"},
-        {"fusion": "softmax"},
-        {"residual": "outer"},
-        {"hyperedges": 0},
-    ],
-)
-def test_shl_is_its_equations(data: Interactions, changes: dict[str, object]) -> None:
-    """Eqs. 1 to 8 node by node and pair by pair."""
-    shl = replace(SHL_PLAIN, **changes)  # type: ignore[arg-type]
-    model = made("shl", data, replace(CONFIG, layers=1, shl=shl)).double()
-    assert isinstance(model, SHL)
-    train, e = data.train, model.embedding
-    items_of = [train.of_user(u).tolist() for u in range(USERS)]
-    users_of = [[u for u in range(USERS) if i in items_of[u]] for i in range(ITEMS)]
-    by_modality: list[tuple[list[Tensor], list[Tensor]]] = []
-    for name, one in zip(data.modalities, model.modalities, strict=True):
-        assert isinstance(one, Modality)
-        x_I = one.item.project(torch.from_numpy(data.standardized(name)).double())
-        if shl.scale == "unit":
-            x_I = normalize(torch.tanh(x_I))
-        of_mean = [x_I[own].mean(0) if own else torch.zeros(8).double() for own in items_of]
-        x = [torch.stack(of_mean) if one.user is None else one.user, x_I]
-        x[0] = normalize(x[0]) if shl.scale == "unit" else x[0]
-        w = {key: layer.weight for key, layer in one.layers[0].weights.items()}  # type: ignore[union-attr,operator]
-        local: list[list[Tensor]] = [[], []]
-        for part, near_of in ((0, items_of), (1, users_of)):
-            for h, near in enumerate(near_of):
-                own, total = x[part][h], torch.zeros(8, dtype=torch.float64)
-                scores, gates = [], []
-                for t in near:
-                    degree = len(users_of[t]) if part == 0 else len(items_of[t])
-                    other = x[1 - part][t]
-                    gates.append(torch.sigmoid(own @ other / math.sqrt(degree)))
-                    score = (w["head"] @ own) @ torch.tanh(w["tail"] @ other)
-                    scores.append(score if shl.attention else score * 0)
-                if near:
-                    logits = torch.stack(scores)
-                    if shl.gate == "inside":
-                        logits = logits * torch.stack(gates)
-                    share = torch.softmax(logits, 0)
-                    for t, a, g in zip(near, share, gates, strict=True):
-                        opened = g if shl.gate == "outside" else 1.0
-                        total = total + a * opened * (w["message"] @ x[1 - part][t])
-                n = leaky_relu(total)
-                own_id = e[h if part == 0 else USERS + h]
-                if shl.residual == "inner":
-                    residual = leaky_relu(w["residual"] @ own) + own_id
-                else:
-                    residual = leaky_relu(w["residual"] @ own + own_id)
-                local[part].append(leaky_relu(w["out"] @ n) + residual)
-        wide = [torch.zeros(USERS, 8).double(), torch.zeros(ITEMS, 8).double()]
-        if shl.hyperedges:
-            edges_I = torch.softmax(x_I @ one.edges, dim=1)
-            if shl.users == "own":
-                assert one.user_edges is not None
-                edges_U = torch.softmax(x[0] @ one.user_edges, dim=1)
-            else:
-                edges_U = torch.stack(
-                    [edges_I[own].mean(0) if own else torch.zeros(6).double() for own in items_of]
-                )
-            states = torch.stack(
-                [(edges_I[:, k : k + 1] * x_I).sum(0) / edges_I[:, k].sum() for k in range(6)]
-            )
-            wide = [edges_U @ states, edges_I @ states]
-        by_modality.append(
-            tuple(
-                [leaky_relu(a + b) for a, b in zip(local[part], wide[part], strict=True)] for part in (0, 1)
-            )  # type: ignore[arg-type]
-        )
-    expected = []
-    for part in (0, 1):
-        for rows in zip(*(one[part] for one in by_modality), strict=True):
-            if shl.fusion == "gated":
-                z = torch.cat(rows)
-                assert model.gate is not None
-                expected.append(torch.sigmoid(model.gate.weight @ z + model.gate.bias) * z)
-            else:
-                assert model.mixer is not None
-                weights = torch.softmax(torch.stack([model.mixer(row)[0] for row in rows]), 0)
-                expected.append(sum(weight * row for weight, row in zip(weights, rows, strict=True)))
-    found = torch.cat(model.vectors())
-    torch.testing.assert_close(found, torch.stack(expected))
-    of_users, of_items = model.vectors()
-    step = step_of(data)
-    margin = (of_users[step.users] * (of_items[step.items] - of_items[step.negatives])).sum(1)
-    loss = -torch.log(torch.sigmoid(margin)).sum()
-    tables = [e[step.users], e[USERS + step.items], e[USERS + step.negatives]]
-    tables += [one.user[step.users] for one in model.modalities if one.user is not None]  # type: ignore[index]
-    loss = loss + 0.02 * sum(table.square().sum() for table in tables) / 2
-    if not shl.hyperedges:
-        torch.testing.assert_close(model.loss(step), loss)
-    else:
-        without = made("shl", data, replace(CONFIG, layers=1, shl=replace(shl, contrast=0.0))).double()
-        torch.testing.assert_close(without.loss(step), loss)
-        terms = []
-        for local, wide in model._states(torch.unique(step.users), torch.unique(step.items)):
-            terms += [contrast(a, b, shl.temperature, (0.0, 1.0)) for a, b in zip(local, wide, strict=True)]
-        assert len(terms) == 4
-        torch.testing.assert_close(model.loss(step), loss + shl.contrast * len(step) * sum(terms))
-
-
-@pytest.mark.parametrize("combine", ["last", "mean"])
-def test_layers_of_shl_read_each_other(data: Interactions, combine: str) -> None:
-    """Of some users and items, each layer over all nodes by itself."""
-    config = replace(CONFIG, layers=3, shl=replace(SHL_PLAIN, combine=combine))
-    model = made("shl", data, config).double()
-    assert isinstance(model, SHL)
-    graph, everyone = model.graph(torch.device("cpu")), (torch.arange(USERS), torch.arange(ITEMS))
-    users, items = torch.tensor([4, 9, 0]), torch.tensor([7, 1])
-    for one in model.modalities:
-        assert isinstance(one, Modality)
-        x, states = torch.cat(one.inputs(graph)), []
-        for layer in one.layers:
-            of_users, of_items = layer(graph, x, model.embedding, everyone, config.shl)
-            x = torch.cat([of_users, of_items])
-            states.append((of_users[users], of_items[items]))
-        (local, _) = one(graph, model.embedding, users, items)
-        for part in (0, 1):
-            every = torch.stack([state[part] for state in states])
-            expected = every.mean(0) if combine == "mean" else every[-1]
-            torch.testing.assert_close(local[part], expected)
-        assert not torch.allclose(states[0][0], states[-1][0])
-
-
-def test_the_contrast_is_a_cross_entropy_of_cosines() -> None:
-    rng = np.random.default_rng(0)
-    local, wide = (torch.from_numpy(rng.normal(size=(9, 4))).requires_grad_() for _ in range(2))
-    total = 0.0
-    for n in range(9):
-        scores = [(local[n] @ wide[k] / local[n].norm() / wide[k].norm()).item() / 0.2 for k in range(9)]
-        total += -scores[n] + math.log(sum(map(math.exp, scores)))
-    found = contrast(local, wide, 0.2, (0.0, 1.0))
-    assert float(found.detach()) == pytest.approx(total / 9)
-    found.backward()
-    assert local.grad is None and wide.grad is not None and wide.grad.any()
-    shares = [contrast(local, wide, 0.2, share) for share in ((0.0, 0.4), (0.4, 0.75), (0.75, 1.0))]
-    assert float(sum(shares).detach()) == pytest.approx(total / 9)  # type: ignore[union-attr]
-
-
 @pytest.mark.parametrize("name", MODELS)
 class TestEvery:
     """What every recommender keeps."""
@@ -450,66 +268,6 @@ class TestEvery:
             assert torch.equal(one, same)
         losses = [m.loss(step_of(d, by_user=m.by_user)) for m, d in zip(models, (data, other), strict=True)]
         assert torch.equal(*losses)
-
-
-@pytest.mark.parametrize("num_layers", [0, 1, 3])
-def test_of_all_neighbours_sampled_steps_are_exact(data: Interactions, num_layers: int) -> None:
-    """With a fanout of −1, and the step's own pairs left in: vectors, loss, gradient of the whole graph."""
-    config = replace(CONFIG, layers=num_layers, neighbors="sampled", fanout=-1, batch_size=40)
-    model = made("lightgcn", data, config).double()
-    assert isinstance(model, LightGCN)
-    loader = SampledLoader(data, config, 1)
-    loader.loader.excluded = ()
-    steps = list(loader.stream(0))
-    assert len(steps) == len(loader) and sum(len(step) for step in steps) == len(data.train)
-    exact = model.vectors()
-    seen = set()
-    for step in steps:
-        ends = (step.users, torch.cat([step.items, step.negatives]))
-        for part, own in enumerate(model.sampled_vectors(step)):
-            places = torch.unique(ends[part])
-            torch.testing.assert_close(
-                own[places], exact[part][step.nodes[part][places]], atol=1e-6, rtol=1e-6
-            )
-        users, items, negatives = (
-            step.nodes[part][places].tolist()
-            for part, places in ((0, step.users), (1, step.items), (1, step.negatives))
-        )
-        known = set(zip(data.train.users.tolist(), data.train.items.tolist(), strict=True))
-        assert (
-            set(zip(users, items, strict=True)) <= known
-            and not set(zip(users, negatives, strict=True)) & known
-        )
-        seen |= set(zip(users, items, strict=True))
-        whole = Triples(*map(torch.tensor, (users, items, negatives)), torch.zeros(1), slice(None))  # type: ignore[arg-type]
-        torch.testing.assert_close(model.sampled_loss(step), model.loss(whole))
-        one, other = (
-            torch.autograd.grad(loss, [model.embedding])[0]
-            for loss in (model.sampled_loss(step), model.loss(whole))
-        )
-        torch.testing.assert_close(one, other)
-    assert seen == known
-
-
-def test_a_sampled_step_is_not_told_its_own_pairs(data: Interactions) -> None:
-    config = replace(CONFIG, layers=1, neighbors="sampled", fanout=-1, batch_size=40)
-    for step in SampledLoader(data, config, 1).stream(0):
-        asked = set(zip(step.users.tolist(), step.items.tolist(), strict=True))
-        heads, begins = step.rows[0]
-        ends = [*begins.tolist()[1:], len(heads)]
-        rows = {
-            (user, item)
-            for user, (first, last) in enumerate(zip(begins.tolist(), ends, strict=True))
-            for item in heads[first:last].tolist()
-        }
-        assert rows and not rows & asked
-
-
-def test_models_of_the_whole_graph_take_no_sample(data: Interactions) -> None:
-    config = replace(CONFIG, neighbors="sampled", batch_size=40)
-    step = next(iter(SampledLoader(data, config, 1).stream(0)))
-    with pytest.raises(TrainerError, match=r"recommender\.neighbors: found 'sampled', expected all for shl"):
-        made("shl", data, config).sampled_loss(step)
 
 
 def test_models_of_modalities_want_some(tmp_path: Path) -> None:
