@@ -6,6 +6,8 @@ from pathlib import Path
 
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.progress import bar
+from netgpt.trainers.stages.base import Tools
 from netgpt.trainers.stages.language import LanguageStage
 from netgpt.trainers.stages.names import stage_of
 
@@ -33,11 +35,12 @@ def export(run: Run, out: Path) -> None:
     import torch
     from transformers import AutoConfig
 
-    from netgpt.trainers.language.assembly import Assembly
     from netgpt.trainers.language.model import export as writer
     from netgpt.trainers.language.model.netgpt import NetGPT
 
-    assembly = Assembly(run.path, run.store, run.settings, run.task, torch.device("cpu"))
+    assembly = stage.assembly(
+        run.job(stage.name), Tools(run.store, run.task, lambda unit: bar("export", unit))
+    )
     graph = stage.graph(assembly)
     assert graph is not None
     netgpt = stage.trained_model(assembly, len(graph.mean))

@@ -9,30 +9,41 @@ import numpy as np
 
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.progress import bar
 from netgpt.graphstore.files import atomic_file
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.judge import for_cold_users
 from netgpt.trainers.recommend.ranking import top_items
 from netgpt.trainers.recommend.train import load_vectors, scores_of
+from netgpt.trainers.stages.base import Tools
+from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.stages.recommend import Recommend
+from netgpt.trainers.stages.rerank import Rerank
 from netgpt.trainers.tasks.ranking import RankingConfig
 from netgpt.trainers.threads import set_threads
 
-STAGE = Recommend.name
+STAGE, RERANK = Recommend.name, Rerank.name
 Seen = Literal["all", "train"]
 _ROWS = 1 << 18
 """Rows that are held at once."""
 
 
 def write_recommendations(
-    run: Run, out: Path, *, k: int = 10, users: Path | None = None, seen: Seen = "all"
+    run: Run,
+    out: Path,
+    *,
+    k: int = 10,
+    users: Path | None = None,
+    seen: Seen = "all",
+    rerank: bool = False,
 ) -> int:
     """Write the k best items of users as Parquet: columns user, rank (from 1 on), item, score; returns how
     many users there are.
 
     users: a file of ids, one a line; by default all. seen: what a user has is left out: all its pairs, or
-    those of train alone, as the test has it. A user with fewer items left has fewer rows. ClusterError for
-    an id that there is not, and where the run has no trained recommender.
+    those of train alone, as the test has it. A user with fewer items left has fewer rows. rerank: in the
+    order that the run's language model gives the first candidates. ClusterError for an id that there is not,
+    and where the run has no trained recommender, or no such model.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -43,14 +54,22 @@ def write_recommendations(
         raise ClusterError(f"--k: found {k}, expected at least 1")
     if seen not in ("all", "train"):
         raise ClusterError(f"--seen: found {seen!r}, expected all or train")
-    run.require_done([STAGE])
+    if rerank and RERANK not in run.stages:
+        raise ClusterError(f"{run.path}: found a run without {RERANK}, expected one for --rerank")
+    run.require_done([STAGE, RERANK] if rerank else [STAGE])
     store, data, config = run.store, Interactions.of(run.store), run.task.config
     assert isinstance(config, RankingConfig)
     set_threads(run.threads)
     k = min(k, data.train.num_items)
-    scores = for_cold_users(scores_of(*load_vectors(run.folder(STAGE), store)), data.train, config)
     masks = [data.train] if seen == "train" else [data.train, data.val, data.test]
     wanted = np.arange(data.train.num_users) if users is None else _numbers(data, users)
+    if rerank:
+        stage, tools = stage_of(RERANK), Tools(store, run.task, lambda unit: bar("recommend", unit))
+        assert isinstance(stage, Rerank)
+        scores = stage.scores(run.job(RERANK), tools, wanted)
+    else:
+        scores = scores_of(*load_vectors(run.folder(STAGE), store))
+    scores = for_cold_users(scores, data.train, config)
     user_ids, item_ids = store.node_names(data.user_type), store.node_names(data.item_type)
     schema = pa.schema(
         [("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())]

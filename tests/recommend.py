@@ -23,6 +23,7 @@ USERS, ITEMS = 18, 24
 Row = tuple[int, int, int, int]
 """User, item, time, part."""
 WIDTHS = {"image": 5, "text": 3}
+TASTES = ("war", "love")
 
 
 def pairs_of_tastes(seed: int = 0) -> list[Row]:
@@ -69,3 +70,21 @@ def made(name: str, data: Interactions, config: RecommenderConfig = CONFIG, seed
 def step_of(data: Interactions, *, rank: int = 0, world_size: int = 1, by_user: bool = False) -> Triples:
     options = {"rank": rank, "world_size": world_size, "by_user": by_user}
     return next(iter(TripleLoader(data.train, batch_size=40, seed=1, **options).stream(0)))  # type: ignore[arg-type]
+
+
+def titled_store(folder: Path, rows: list[Row] | None = None, *, timed: bool = True) -> Store:
+    """The same with titles of the items, of which item 3 has none; taste is a word of a title."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = pairs_of_tastes() if rows is None else rows
+    lines = ["who,what,at,part", *(f"{u},{i},{t},{'abc'[p]}" for u, i, t, p in pairs)]
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    titles = [f"{i},{f'{TASTES[i % 2]} {i}' if i != 3 else ''}" for i in range(ITEMS)]
+    (folder / "items.csv").write_text("\n".join(["what,title", *titles]))
+    time = "\n  time: at" if timed else ""
+    (folder / "pairs.yaml").write_text(
+        f"interactions:\n  path: pairs.csv\n  user: who\n  item: what{time}\n"
+        "  split: {column: part, parts: [a, b, c]}\n"
+        "items: {path: items.csv, key: what, texts: [title]}\n"
+    )
+    graphstore.build(folder / "pairs.yaml", folder / "store", InteractionsConfig(encoder="hash:8"))
+    return graphstore.open(folder / "store")

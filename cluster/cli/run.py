@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -176,12 +176,16 @@ def recommend(
     seen: Annotated[
         str, typer.Option("--seen", help="What is left out: all of a user's pairs, or those of train.")
     ] = "all",
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="In the order of the run's language model; slow.")
+    ] = False,
 ) -> None:
     """Write the best items of users, without those that they have, by the data's own ids."""
     from netgpt.cluster.pipeline.run import Run
     from netgpt.cluster.recommend import write_recommendations
 
-    num = write_recommendations(Run.open_(run_path), out, k=k, users=users, seen=seen)  # type: ignore[arg-type]  # checked there
+    options: dict[str, Any] = {"k": k, "users": users, "seen": seen, "rerank": rerank}
+    num = write_recommendations(Run.open_(run_path), out, **options)
     say(f"{out}: {k} items for each of {num:,} users")
 
 

@@ -110,15 +110,7 @@ class Driver:
         run, config, stage = self.run, self.run.config, stage_of(name)
         wait_for_workers(run.path, stage.name)
         run.forget(name)
-        job = StageJob(
-            stage=name,
-            run=run.path.resolve(),
-            store=run.store.path.resolve(),
-            settings=config.settings,
-            inputs=run.inputs(name),
-            device=need.device,
-            num_threads=config.cluster.threads,
-        )
+        job = run.job(name, need.device)
         if job.prepare():
             say(f"{stage.title}: continues")
         attempt = start_attempt(

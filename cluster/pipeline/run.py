@@ -19,7 +19,7 @@ from netgpt.graphstore.datasets import names as datasets
 from netgpt.graphstore.files import Json, atomic_file, read_json, write_json
 from netgpt.trainers.settings import Settings
 from netgpt.trainers.stages import folder
-from netgpt.trainers.stages.base import Stage
+from netgpt.trainers.stages.base import Stage, StageJob
 from netgpt.trainers.stages.evaluation import INTERVALS
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.base import Task
@@ -141,6 +141,18 @@ class Run:
     def inputs(self, name: str) -> Json:
         """What a stage is made from: digests of stores, stages and settings that change its result."""
         return stage_of(name).inputs(self)
+
+    def job(self, name: str, device: str = "cpu") -> StageJob:
+        """One of its stages, for any process."""
+        return StageJob(
+            stage=name,
+            run=self.path.resolve(),
+            store=self.store.path.resolve(),
+            settings=self.settings,
+            inputs=self.inputs(name),
+            device=device,
+            num_threads=self.threads,
+        )
 
     @property
     def stages(self) -> list[str]:

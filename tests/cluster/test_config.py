@@ -17,7 +17,16 @@ from netgpt.trainers.stages.names import stage_of
 
 
 def test_named_configurations_load_and_round_trip(tmp_path: Path) -> None:
-    names = ["demo", "lightgcn-ml1m", "sample", "sample-ordinal", "shl-ml100k", "shl-tiktok", "xs-video"]
+    names = [
+        "demo",
+        "lightgcn-ml1m",
+        "rerank-ml100k",
+        "sample",
+        "sample-ordinal",
+        "shl-ml100k",
+        "shl-tiktok",
+        "xs-video",
+    ]
     assert config_names() == names
     for name in config_names():
         config = load_config(name)
@@ -199,7 +208,7 @@ def test_a_recipe_stands_on_another(tmp_path: Path) -> None:
         ({"a": "base: b.yaml", "b": "base: a.yaml"}, r"base: found a\.yaml again"),
         (
             {"a": "base: nothing"},
-            "base: found 'nothing', expected a YAML file or one of demo, lightgcn-ml1m, sample, sample",
+            "base: found 'nothing', expected a YAML file or one of demo, lightgcn-ml1m, rerank",
         ),
         ({"a": "base: b.yaml", "b": "- graph"}, "found no keys, expected a recipe"),
         ({"a": "base: demo\ngraph: {epoch: 3}"}, r"unknown key graph\.epoch; did you mean graph\.epochs\?"),
@@ -256,7 +265,8 @@ def test_an_ablation_is_one_that_the_recipe_names(tmp_path: Path) -> None:
 
 def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(
-        ClusterError, match="demo, lightgcn-ml1m, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video"
+        ClusterError,
+        match="demo, lightgcn-ml1m, rerank-ml100k, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video",
     ):
         load_config("nothing")
     path = tmp_path / "c.yaml"

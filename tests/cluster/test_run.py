@@ -256,7 +256,7 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path, tm
     [
         (
             ["run", "--config", "nothing"],
-            "demo, lightgcn-ml1m, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video",
+            "demo, lightgcn-ml1m, rerank-ml100k, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video",
         ),
         (["run", "--config", "demo", "--data", "no.json"], "no.json"),
         (["run", "--config", "demo"], "neither --data nor --store"),
@@ -296,10 +296,15 @@ def test_wrong_usage_is_exit_2_and_leaves_nothing(
 def test_the_program_ends_as_its_commands_do(tmp_path: Path) -> None:
     """The commands of the test above, by Python's own start."""
     done = netgpt("run", "--config", "nothing", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (
-        2,
-        "",
-    ) and "demo, lightgcn-ml1m, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video" in done.stderr
+    assert (
+        (done.returncode, done.stdout)
+        == (
+            2,
+            "",
+        )
+        and "demo, lightgcn-ml1m, rerank-ml100k, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
     names = netgpt("recipes").stdout.split()[::2]
     assert names == [

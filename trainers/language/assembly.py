@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,11 @@ class Assembly:
         """The run's token cache, mapped. TrainerError where it is of something else."""
         return open_tokens(self.run / "tokens", cache_attributes(self.store, self.builder))
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What messages call each sample by."""
+        return self.store.node_names(self.builder.document.node_type)
+
     @cached_property
     def hidden(self) -> np.ndarray:
         """[fields] bool: fields that every prompt is without, by the run's ablation."""
@@ -116,7 +121,7 @@ class Assembly:
             self.builder,
             self.device,
             graph,
-            names=self.store.node_names(self.builder.document.node_type),
+            names=self.names,
             pixels=self.pixels,
         )
         return samples.without(self.hidden)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from netgpt.trainers.config import StageConfig
 from netgpt.trainers.errors import require
 
 
@@ -118,3 +120,24 @@ class RecommenderConfig:
         require(self.fanout >= 1 or self.fanout == -1, "recommender.fanout", self.fanout, "at least 1, or -1")
         known = ("uniform", "degree")
         require(self.negatives in known, "recommender.negatives", self.negatives, " or ".join(known))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankConfig(StageConfig):
+    """The language model's own word on what the recommender ranks first."""
+
+    section: ClassVar[str] = "rerank"
+
+    history: int = 20
+    """Items of train that a prompt shows of a user: those before the one that is asked about, the latest."""
+    cases: int = 5
+    """Train pairs of a user that are asked about, at most: the latest."""
+    max_cases: int = 20_000
+    """Train pairs that are asked about, at most; users are drawn by a hash."""
+    layers: int = 4
+    """Last decoder layers that are trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("history", "cases", "max_cases", "layers"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")

@@ -11,9 +11,10 @@ from functools import cached_property
 import numpy as np
 
 from netgpt.graphstore import EdgeType, Graph, Store
+from netgpt.graphstore.mixing import seed_of
 from netgpt.sampler.kernels.links import sort_rows
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.recommend.pairs import Pairs
+from netgpt.trainers.recommend.pairs import Pairs, pair_hashes
 
 _ROWS = 1 << 16
 """Of features, held as float64 at once."""
@@ -112,10 +113,16 @@ class Interactions:
 
     @cached_property
     def history(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each user's items of train in the order of their times: indptr [U + 1] and items [n]. Ties, and
-        pairs without times, are in the order of the items' numbers."""
+        """Each user's items of train in the order of their times: indptr [U + 1] and items [n]. Ties are in
+        the order of the items' numbers.
+
+        Pairs without times are in an order by a hash of user and item. Not in that of numbers: a file often
+        numbers items as they came, and then whatever was held out comes last.
+        """
         relation = self.store.relation(self.reverse)
         if relation.time is None:
-            return self.train.indptr, self.train.items
+            train = self.train
+            keys = pair_hashes(train.users, train.items, seed_of("history"))
+            return train.indptr, train.items[np.lexsort((keys, train.users))]
         indptr, items = relation.to_csr()
         return np.asarray(indptr), np.asarray(items, np.int64)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from netgpt.graphstore import Graph
-from netgpt.graphstore.mixing import mix, seed_of
+from netgpt.graphstore.mixing import seed_of
 from netgpt.trainers.recommend.baselines import (
     MAX_BYTES,
     ease,
@@ -26,7 +26,7 @@ from netgpt.trainers.recommend.baselines import (
     popularity,
 )
 from netgpt.trainers.recommend.data import Interactions
-from netgpt.trainers.recommend.pairs import Pairs
+from netgpt.trainers.recommend.pairs import Pairs, hashes
 from netgpt.trainers.recommend.ranking import METRICS, Ranks, Sample, ScoresOf, full_ranking
 from netgpt.trainers.tasks.baselines import Measures
 from netgpt.trainers.tasks.evaluate import Scores
@@ -151,8 +151,8 @@ def measured(pairs: Pairs, max_users: int) -> Pairs:
     users = np.flatnonzero(pairs.num_by_user)
     if not max_users or len(users) <= max_users:
         return pairs
-    hashes = mix(mix(users.astype(np.uint64) + np.uint64(1)) ^ np.uint64(seed_of("measured")))
+    order = np.argsort(hashes(users, seed_of("measured")), kind="stable")
     kept = np.zeros(pairs.num_users, bool)
-    kept[users[np.argsort(hashes, kind="stable")[:max_users]]] = True
+    kept[users[order[:max_users]]] = True
     chosen = kept[pairs.users]
     return Pairs.of(pairs.users[chosen], pairs.items[chosen], pairs.num_users, pairs.num_items)

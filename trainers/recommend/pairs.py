@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csr_array
 
+from netgpt.graphstore.mixing import mix
 from netgpt.trainers.errors import TrainerError
 
 
@@ -78,3 +79,13 @@ class Pairs:
         """Both's."""
         users, items = np.append(self.users, other.users), np.append(self.items, other.items)
         return Pairs.of(users, items, self.num_users, self.num_items)
+
+
+def hashes(numbers: np.ndarray, key: int) -> np.ndarray:
+    """Of numbers [n] and a key: [n] uint64."""
+    return np.asarray(mix(mix(numbers.astype(np.uint64) + np.uint64(1)) ^ np.uint64(key)))
+
+
+def pair_hashes(users: np.ndarray, items: np.ndarray, key: int) -> np.ndarray:
+    """Of users and items, [n] each, and a key: [n] uint64."""
+    return np.asarray(mix(hashes(users, key) ^ mix(items.astype(np.uint64) + np.uint64(1))))

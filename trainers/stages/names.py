@@ -22,6 +22,7 @@ STAGES = {
 """In the order in which a single worker would make them."""
 OTHERS = {
     "recommender": "netgpt.trainers.stages.recommend:Recommend",
+    "rerank": "netgpt.trainers.stages.rerank:Rerank",
 }
 """Stages of other recipes."""
 BASELINES = {

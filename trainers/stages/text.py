@@ -80,7 +80,7 @@ class Base(Stage):
         }
 
     def run(self, job: StageJob, tools: Tools) -> Made:
-        """Tokenizer, weights, and the warm-up if one is set."""
+        """Tokenizer, weights, and the warm-up if one is set, where what is asked is of nodes."""
         from netgpt.trainers.language.model.tiny import (
             WARMUP_PACKS,
             make_model,
@@ -91,10 +91,17 @@ class Base(Stage):
         from netgpt.trainers.language.text.fields import document_of, hidden_fields
         from netgpt.trainers.language.text.prompt import PromptBuilder
         from netgpt.trainers.language.text.template import Words, instruction_texts
+        from netgpt.trainers.recommend.cases import item_document
+        from netgpt.trainers.recommend.data import Interactions
 
         store, settings, task = tools.store, job.settings, tools.task
-        language, tiny, examples = settings.language, settings.language.tiny, task.examples(store)
-        document, words, train = document_of(store, task.config.label), Words.of(task), examples.train
+        language, tiny, words = settings.language, settings.language.tiny, Words.of(task.prompted)
+        if task.ranks:
+            data = Interactions.of(store)
+            document, train = item_document(data), np.arange(data.num_items)
+        else:
+            examples = task.examples(store)
+            document, train = document_of(store, task.config.label), examples.train
         # The instruction as often as the records, so that its words are tokens too
         texts = (
             text
@@ -104,7 +111,7 @@ class Base(Stage):
         tokenizer = train_tokenizer(texts, tiny.vocab)
         model = make_model(tiny, tokenizer, settings.seed)
         loss: float | None = None
-        if tiny.warmup_steps and task.choices:  # it learns what responses look like
+        if tiny.warmup_steps and task.choices and not task.ranks:  # it learns what responses look like
             builder = PromptBuilder(
                 tokenizer,
                 document,

@@ -105,6 +105,11 @@ class Task:
         self.config = config
 
     @property
+    def prompted(self) -> Task:
+        """The task as prompts ask it: itself, or of pairs one whose choices are the items of a list."""
+        return self
+
+    @property
     def width(self) -> int:
         """Numbers in the score of one example: 1, or one for each of the choices."""
         return 1

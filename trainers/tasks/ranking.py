@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from netgpt.graphstore import Graph
 from netgpt.trainers.errors import TrainerError, require
-from netgpt.trainers.tasks.base import Examples, Metric, Task, TaskConfig
+from netgpt.trainers.tasks.base import Examples, Metric, Task, TaskConfig, WordsConfig
+from netgpt.trainers.tasks.classification import Classification, ClassificationConfig
 
 if TYPE_CHECKING:
     from netgpt.trainers.config import EvaluationConfig
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 BASELINES = {"popularity": "popularity", "itemknn": "ItemKNN", "ease": "EASE"}
 """What is fitted beside, and what tables call it."""
 COLD = ("scores", "popularity")
+LETTERS = string.ascii_uppercase
+"""What prompts call the items of a list: a token each in most vocabularies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,15 @@ class RankingConfig(TaskConfig):
     """What is fitted beside: popularity, itemknn (50 neighbours), ease."""
     ease_penalty: float = 200.0
     """Ridge penalty of ease."""
+    candidates: int = 20
+    """Items of the list that a prompt asks about, 2 to 26: those that the recommender ranks first."""
+    words: WordsConfig = field(
+        default_factory=lambda: WordsConfig(
+            request="Please read what this user took, the latest last, and say which of the candidates "
+            "comes next: ",
+            response="The next one is ",
+        )
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,10 +56,11 @@ class RankingConfig(TaskConfig):
         require(self.max_users >= 0, "task.max_users", self.max_users, "at least 0")
         require(self.cold in COLD, "task.cold", self.cold, " or ".join(COLD))
         require(self.ease_penalty > 0, "task.ease_penalty", self.ease_penalty, "above 0")
+        require(2 <= self.candidates <= len(LETTERS), "task.candidates", self.candidates, "2 to 26")
         for name in self.baselines:
             require(name in BASELINES, "task.baselines", name, f"some of {', '.join(BASELINES)}")
         fresh = TaskConfig()
-        for name in ("label", "val_share", "split", "words"):
+        for name in ("label", "val_share", "split"):
             unused = getattr(self, name) == getattr(fresh, name)
             expected = "none, as parts of pairs are the data set's (build.split)"
             require(unused, f"task.{name}", getattr(self, name), expected)
@@ -73,6 +87,13 @@ class Ranking(Task):
             Metric(f"{name}@{k}", f"{title}@{k}", meaning, larger_is_better=True)
             for name, (title, meaning) in said.items()
         )
+
+    @property
+    def prompted(self) -> Task:
+        """Which of a list comes next, by its letter. Its metrics are over lists with an answer."""
+        assert isinstance(self.config, RankingConfig)
+        letters = list(LETTERS[: self.config.candidates])
+        return Classification(ClassificationConfig(classes=letters, words=self.config.words))
 
     @property
     def also(self) -> Mapping[str, str]:

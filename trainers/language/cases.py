@@ -1,0 +1,69 @@
+"""Samples of cases in place of nodes: a language model's lists of candidates, put together from a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from netgpt.trainers.language.assembly import Assembly
+from netgpt.trainers.language.model.backbone import load_tokenizer
+from netgpt.trainers.language.samples import GraphStates
+from netgpt.trainers.language.text.prompt import PromptBuilder
+from netgpt.trainers.language.text.template import Words
+from netgpt.trainers.language.text.tokens import Tokens
+from netgpt.trainers.recommend.cases import Cases, case_document, records
+from netgpt.trainers.recommend.data import Interactions
+from netgpt.trainers.tasks.base import Examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseAssembly(Assembly):
+    """A sample's number is a case's: the first `num_train` are learnt from, the others judge.
+
+    task: as prompts ask it (`Task.prompted`). Prompts are made here, for a case is in no token cache.
+    """
+
+    cases: Cases
+    vectors: np.ndarray
+    """[U, D] float32: users' exact vectors, of which a sample's graph token is one."""
+    num_train: int = 0
+
+    @cached_property
+    def data(self) -> Interactions:
+        return Interactions.of(self.store)
+
+    @cached_property
+    def examples(self) -> Examples:
+        numbers, num = np.arange(len(self.cases)), self.num_train
+        answers = self.cases.answers.astype(np.float64)
+        return Examples(self.data.user_type, answers, numbers[:num], numbers[num:], numbers[:0])
+
+    @cached_property
+    def builder(self) -> PromptBuilder:
+        language = self.settings.language
+        return PromptBuilder(
+            load_tokenizer(self.base_path),
+            case_document(self.data),
+            Words.of(self.task),
+            max_tokens=language.max_tokens,
+            max_comments=language.max_comments,
+            seed=self.settings.seed,
+        )
+
+    def graph_states(self, scores: bool) -> GraphStates:
+        """Vectors by case, with the scale of those of all users that have a pair of train: the same for any
+        cases. scores: of no use here."""
+        warm = np.flatnonzero(self.data.train.num_by_user)
+        return replace(GraphStates.of(self.vectors, warm), embeddings=self.vectors[self.cases.users])
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return Tokens.of(self.builder.tokenize(records(self.data, self.cases)))
+
+    @property
+    def names(self) -> Sequence[str]:
+        ids = self.store.node_names(self.data.user_type)
+        return [ids[user] for user in self.cases.users.tolist()]
