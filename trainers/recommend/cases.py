@@ -42,24 +42,17 @@ class Cases:
     answers: np.ndarray
     """[n] int64: the place of what comes next, −1 where none of the list is known to."""
     shown: np.ndarray
-    """[n, 2] int64: first and last, not included, of what the prompt shows, in `history`."""
-    history: np.ndarray
-    """[p] int64: each user's items of train, the latest last."""
+    """[n, 2] int64: first and last, not included, of what the prompt shows, in `Interactions.history`."""
 
     def __len__(self) -> int:
         return len(self.users)
-
-    def of_history(self, case: int) -> np.ndarray:
-        """Items that a case's prompt shows."""
-        first, last = self.shown[case]
-        return self.history[first:last]
 
     @staticmethod
     def joined(a: Cases, b: Cases) -> Cases:
         """Both's, one behind the other; of one store."""
         names = ("users", "candidates", "scores", "answers", "shown")
         both = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in names}
-        return Cases(**both, history=a.history)
+        return Cases(**both)
 
 
 def item_document(data: Interactions) -> Document:
@@ -80,14 +73,15 @@ def records(data: Interactions, cases: Cases) -> Iterator[tuple[str, str]]:
     """(user's id, JSON text) of each case: the items of `history`, and `candidates` by letter. An item of one
     text is that text, of several an object of them, of none its id."""
     ids = data.store.node_names(data.user_type)
-    used = np.unique(np.concatenate([cases.candidates.ravel(), *map(cases.of_history, range(len(cases)))]))
+    history = [data.history[1][first:last].tolist() for first, last in cases.shown]
+    used = np.unique([*cases.candidates.ravel().tolist(), *(item for row in history for item in row)])
     used = used[used >= 0].tolist()
     told = documents(data.store, item_document(data), used)
     texts = {item: _told(*one) for item, one in zip(used, told, strict=True)}
     for case, user in enumerate(cases.users.tolist()):
         row = cases.candidates[case]
         record = {
-            "history": [texts[item] for item in cases.of_history(case).tolist()],
+            "history": [texts[item] for item in history[case]],
             "candidates": {
                 letter: texts[item] for letter, item in zip(LETTERS, row[row >= 0].tolist(), strict=False)
             },
@@ -133,20 +127,20 @@ def train_cases(data: Interactions, scores: ScoresOf, config: RerankConfig, num:
     candidates, values = _drawn(who, candidates, values, seed)
     answers = (candidates == history[at][:, None]).argmax(axis=1) if len(made) else at
     shown = np.stack([np.maximum(indptr[who], at - config.history), at], axis=1)
-    return Cases(who, candidates, values, answers.astype(np.int64), shown, history)
+    return Cases(who, candidates, values, answers.astype(np.int64), shown)
 
 
 def asked_cases(
     data: Interactions, scores: ScoresOf, users: np.ndarray, config: RerankConfig, num: int, seed: int
 ) -> Cases:
     """A case of each of some users [n] that have a pair of train; without answers."""
-    indptr, history = data.history
+    indptr, _ = data.history
     users = users[np.diff(indptr)[users] > 0]
     top, kept = top_items(scores, users, data.num_items, [data.train], num)
     candidates, values = _drawn(users, top, kept, seed)
     last = indptr[users + 1]
     shown = np.stack([np.maximum(indptr[users], last - config.history), last], axis=1)
-    return Cases(users, candidates, values, np.full(len(users), -1), shown, history)
+    return Cases(users, candidates, values, np.full(len(users), -1), shown)
 
 
 def with_answers(cases: Cases, pairs: Pairs) -> Cases:
@@ -158,7 +152,7 @@ def with_answers(cases: Cases, pairs: Pairs) -> Cases:
     scores = np.where(is_next, cases.scores, -np.inf)[found]
     names = ("users", "candidates", "scores", "shown")
     users, candidates, values, shown = (getattr(cases, name)[found] for name in names)
-    return Cases(users, candidates, values, scores.argmax(axis=1).astype(np.int64), shown, cases.history)
+    return Cases(users, candidates, values, scores.argmax(axis=1).astype(np.int64), shown)
 
 
 def reranked(scores: ScoresOf, cases: Cases, log_chances: np.ndarray, weight: float) -> ScoresOf:

@@ -53,9 +53,7 @@ def test_a_case_is_a_pair_that_would_be_among_the_first_if_train_had_it_not(stor
     table = scores(np.arange(USERS))
     made = train_cases(data, scores, CONFIG, NUM, seed)
     asked = asked_cases(data, scores, np.arange(USERS), CONFIG, NUM, seed)
-    history = {
-        u: asked.history[a:b].tolist() for u, (a, b) in zip(asked.users, whole(asked, data), strict=True)
-    }
+    history = {int(u): whole(data, u) for u in asked.users}
     expected = []
     for user, row in history.items():
         assert sorted(row) == data.train.of_user(user).tolist()
@@ -67,7 +65,7 @@ def test_a_case_is_a_pair_that_would_be_among_the_first_if_train_had_it_not(stor
         expected += found[:2][::-1]
     assert len(expected) > 8
     got = [
-        (int(u), int(c[a]), sorted(c.tolist()), made.of_history(i).tolist())
+        (int(u), int(c[a]), sorted(c.tolist()), told(data, made, i))
         for i, (u, c, a) in enumerate(zip(made.users, made.candidates, made.answers, strict=True))
     ]
     assert got == expected
@@ -75,9 +73,16 @@ def test_a_case_is_a_pair_that_would_be_among_the_first_if_train_had_it_not(stor
     np.testing.assert_array_equal(made.scores, own)
 
 
-def whole(cases: Cases, data: Interactions) -> np.ndarray:
-    """First and last of each user's whole history: [n, 2]."""
-    return np.stack([data.train.indptr[cases.users], data.train.indptr[cases.users + 1]], axis=1)
+def whole(data: Interactions, user: int) -> list[int]:
+    """A user's items of train, the latest last."""
+    indptr, items = data.history
+    return [int(item) for item in items[indptr[user] : indptr[user + 1]]]
+
+
+def told(data: Interactions, cases: Cases, case: int) -> list[int]:
+    """Items that a case's prompt shows."""
+    first, last = cases.shown[case]
+    return [int(item) for item in data.history[1][first:last]]
 
 
 def test_histories_are_in_the_order_of_times(tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ def test_histories_are_in_the_order_of_times(tmp_path: Path) -> None:
     cases = asked_cases(data, scores_by(0), np.arange(USERS), replace(CONFIG, history=99), NUM, 0)
     for case, user in enumerate(cases.users.tolist()):
         own = sorted((t, i) for u, i, t, part in rows if u == user and part == 0)
-        assert [str(i) for _, i in own] == [data.store.node_names("item")[i] for i in cases.of_history(case)]
+        assert [str(i) for _, i in own] == [data.store.node_names("item")[i] for i in told(data, cases, case)]
 
 
 def test_histories_without_times_do_not_tell_numbers(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_lists_are_those_that_come_first_of_what_train_has_not(store: Store) -> 
     for case, user in enumerate(cases.users.tolist()):
         first = first_of(scores(np.array([user]))[0], set(data.train.of_user(user).tolist()))
         assert sorted(cases.candidates[case].tolist()) == sorted(first)
-        assert len(cases.of_history(case)) == min(3, len(data.train.of_user(user)))
+        assert len(told(data, cases, case)) == min(3, len(data.train.of_user(user)))
     found = with_answers(cases, data.val)
     for user, row, answer in zip(found.users.tolist(), found.candidates, found.answers, strict=True):
         table = scores(np.array([user]))[0]
@@ -132,7 +137,7 @@ def test_neither_blocks_nor_held_out_pairs_change_a_case(
     other = titled_store(tmp_path, [*others, *free[::3]], timed=timed)
     a, b = Interactions.of(store), Interactions.of(other)
     assert set(a.test.items.tolist()) != set(b.test.items.tolist()) or len(a.test) != len(b.test)
-    names = ("users", "candidates", "scores", "answers", "shown", "history")
+    names = ("users", "candidates", "scores", "answers", "shown")
     users = np.arange(USERS)
     assert a.store.node_names("item")[:] == b.store.node_names("item")[:]
     made = [train_cases(one, scores_by(1), CONFIG, NUM, 0) for one in (a, b)]
@@ -166,11 +171,11 @@ def test_prompts_tell_texts_of_train_alone(store: Store) -> None:
             "history",
             "candidates",
         ]
-        assert record["history"] == [titles[i] or ids[i] for i in cases.of_history(case)]
+        assert record["history"] == [titles[i] or ids[i] for i in told(data, cases, case)]
         assert list(record["candidates"]) == list("ABCD")
         assert list(record["candidates"].values()) == [titles[i] or ids[i] for i in cases.candidates[case]]
         answer = int(cases.candidates[case][cases.answers[case]])
-        assert answer in data.train.of_user(cases.users[case]) and answer not in cases.of_history(case)
+        assert answer in data.train.of_user(cases.users[case]) and answer not in told(data, cases, case)
     assert any("3" in text for _, text in records(data, cases))  # of item 3, which has no title
 
 
