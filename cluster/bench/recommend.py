@@ -1,14 +1,12 @@
 """`netgpt bench recommend`: recommenders by figures and by speed, beside peers of the same run.
 
 Contestants of a speed take turns, round by round; a figure is the median over the rounds, a ratio the median
-of the rounds' ratios. implicit, which has a Python of its own, comes after them.
+of the rounds' ratios. implicit and Cornac, which have a Python of their own, come after them.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ import torch
 
 from netgpt import graphstore
 from netgpt.cluster.bench.measure import machine, measure
+from netgpt.cluster.bench.recommend_peers import NAMES, timed_peers
 from netgpt.cluster.bench.recommend_scale import BUILD
 from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError
@@ -150,7 +149,7 @@ class SpeedBench:
     batch_size: int = 2048
     threads: int = 2
     peers: str = ""
-    """A Python that has implicit; empty: it is left out."""
+    """A Python that has implicit or Cornac; empty: they are left out."""
 
 
 def bench_source(
@@ -169,14 +168,32 @@ def bench_source(
 
 
 def bench_speed(bench: SpeedBench, store: Store, scratch: Path | None) -> Iterator[dict[str, Any]]:
-    """Edge seeds a second, a step of LightGCN, and the full ranking of a store, beside peers."""
+    """Edge seeds a second, steps of LightGCN, pairs of matrix factorisation, and the full ranking of a store,
+    beside peers."""
     set_threads(bench.threads)
     data = Interactions.of(store)
     sizes = {"users": data.train.num_users, "items": data.train.num_items, "pairs": len(data.train)}
     yield {"case": "links", **sizes, **_links(bench, store, data), **machine()}
     yield {"case": "lightgcn", **sizes, **_lightgcn(bench, data), **machine()}
-    with TemporaryDirectory(dir=scratch) as folder:
-        yield {"case": "ranking", **sizes, **_ranking(bench, data, Path(folder)), **machine()}
+    rng = np.random.default_rng(0)
+    users, items = (
+        rng.normal(size=(num, 64)).astype(np.float32) for num in (data.train.num_users, data.train.num_items)
+    )
+    ours = {"bpr": _factorisation(bench, data), "ranking": _ranking(bench, data, users, items)}
+    peers: dict[str, dict[str, Any]] = {}
+    if bench.peers:
+        with TemporaryDirectory(dir=scratch) as folder:
+            arrays = (data, users, items)
+            peers = timed_peers(bench.peers, *arrays, Path(folder), bench.threads, bench.rounds)
+    units = {"bpr": ("epoch", len(data.train)), "ranking": ("ranking", ours["ranking"]["ranked_users"])}
+    for case, (timed, num) in units.items():
+        for name, found in peers.items():
+            if timed in found:
+                ours[case] |= {name: num / found[timed]}
+                ours[case][f"netgpt_by_{name}"] = ours[case]["netgpt"] * found[timed] / num
+            else:
+                ours[case][f"{name}_error"] = found["error"]
+        yield {"case": case, **sizes, **ours[case], **machine()}
 
 
 def _contest(runs: dict[str, Callable[[], int]], rounds: int, first: str) -> dict[str, Any]:
@@ -289,12 +306,28 @@ def _lightgcn(bench: SpeedBench, data: Interactions) -> dict[str, Any]:
     return {"unit": "steps/s", "threads": bench.threads, **found, **epoch}
 
 
-def _ranking(bench: SpeedBench, data: Interactions, folder: Path) -> dict[str, Any]:
-    """Users ranked a second by vectors of width 64, all items, train masked; and implicit's."""
-    rng = np.random.default_rng(0)
-    users, items = (
-        rng.normal(size=(num, 64)).astype(np.float32) for num in (data.train.num_users, data.train.num_items)
-    )
+def _factorisation(bench: SpeedBench, data: Interactions) -> dict[str, Any]:
+    """Pairs a second of BPR-MF: a step's negatives, forward, backward and optimiser."""
+    config = RecommenderConfig(model="bpr", batch_size=bench.batch_size)
+    seed_torch(0)
+    model = model_class("bpr")(data, config)
+    loader = TripleLoader(data.train, batch_size=bench.batch_size, seed=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+
+    def ours() -> int:
+        num = 0
+        for _, step in zip(range(bench.batches), loader.stream(0), strict=False):
+            optimizer.zero_grad()
+            (model.loss(step) / len(step)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            num += len(step)
+        return num
+
+    return {"unit": "pairs/s", "threads": bench.threads, **_contest({"netgpt": ours}, bench.rounds, "netgpt")}
+
+
+def _ranking(bench: SpeedBench, data: Interactions, users: np.ndarray, items: np.ndarray) -> dict[str, Any]:
+    """Users ranked a second by vectors of width 64, all items, train masked."""
     scores = scores_of(torch.from_numpy(users), torch.from_numpy(items))
     num = int((data.test.num_by_user > 0).sum())
 
@@ -302,53 +335,7 @@ def _ranking(bench: SpeedBench, data: Interactions, folder: Path) -> dict[str, A
         full_ranking(scores, data.test, [data.train])
         return num
 
-    found = {"unit": "users/s", "ranked_users": num, **_contest({"netgpt": ours}, bench.rounds, "netgpt")}
-    if bench.peers:
-        found |= _implicit(bench, data, users, items, folder)
-        if "implicit" in found:
-            found["netgpt_by_implicit"] = found["netgpt"] / found["implicit"]
-    return found
-
-
-_IMPLICIT = """
-import json, sys, time
-import numpy as np
-from scipy.sparse import csr_matrix
-from implicit.cpu.als import AlternatingLeastSquares
-from implicit.evaluation import ranking_metrics_at_k
-a = np.load(sys.argv[1])
-def matrix(part):
-    data = np.ones(len(a[part + "_items"]), np.float32)
-    shape = len(a["users"]), len(a["items"])
-    return csr_matrix((data, a[part + "_items"], a[part + "_indptr"]), shape=shape)
-train, test = matrix("train"), matrix("test")
-model = AlternatingLeastSquares(factors=64, num_threads=int(sys.argv[2]))
-model.user_factors, model.item_factors = a["users"], a["items"]
-times = []
-for _ in range(int(sys.argv[3]) + 1):
-    start = time.perf_counter()
-    ranking_metrics_at_k(model, train, test, K=10, show_progress=False, num_threads=int(sys.argv[2]))
-    times.append(time.perf_counter() - start)
-print(json.dumps(sorted(times[1:])[len(times[1:]) // 2]))
-"""
-
-
-def _implicit(
-    bench: SpeedBench, data: Interactions, users: np.ndarray, items: np.ndarray, folder: Path
-) -> dict[str, Any]:
-    arrays = {"users": users, "items": items}
-    for name, pairs in (("train", data.train), ("test", data.test)):
-        arrays |= {f"{name}_indptr": pairs.indptr, f"{name}_items": pairs.items}
-    np.savez(folder / "a.npz", **arrays)  # type: ignore[arg-type]  # its typing takes names for options
-    command = [bench.peers, "-c", _IMPLICIT, str(folder / "a.npz"), str(bench.threads), str(bench.rounds)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise ClusterError(f"--peers: {bench.peers} cannot be run ({error})") from error
-    if done.returncode:
-        return {"implicit_error": (done.stderr.strip().splitlines() or ["no reason"])[-1][:200]}
-    num = int((data.test.num_by_user > 0).sum())
-    return {"implicit": num / json.loads(done.stdout.splitlines()[-1])}
+    return {"unit": "users/s", "ranked_users": num, **_contest({"netgpt": ours}, bench.rounds, "netgpt")}
 
 
 def line(result: dict[str, Any]) -> str:
@@ -376,7 +363,7 @@ def line(result: dict[str, Any]) -> str:
                 parts.append(f"{num:,} users ranked in {result['ranking_s']:.1f} s ({peak:.1f} GB)")
             sizes = f"{result['user']:,} users, {result['item']:,} items, {result['pairs']:,} pairs"
             return f"{sizes}: {', '.join(parts)}"
-    names = [name for name in ("one_thread", "two_threads", "netgpt", "pyg", "implicit") if name in result]
+    names = [name for name in ("one_thread", "two_threads", "netgpt", "pyg", *NAMES) if name in result]
     return f"{result['case']}: " + ", ".join(f"{name} {result[name]:,.1f} {result['unit']}" for name in names)
 
 

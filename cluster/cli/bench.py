@@ -119,7 +119,7 @@ def recommend(
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of a step and of a ranking.")] = 2,
     rounds: Annotated[int, typer.Option(help="Rounds of the speeds.")] = 5,
-    peers: Annotated[str, typer.Option(help="A Python that has implicit.")] = "",
+    peers: Annotated[str, typer.Option(help="A Python that has implicit or Cornac.")] = "",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,

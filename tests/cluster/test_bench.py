@@ -209,13 +209,15 @@ def test_recommenders_by_figures(tmp_path: Path) -> None:
 def test_speeds_of_recommenders_beside_pygs(tmp_path: Path) -> None:
     store = pairs_store(tmp_path / "pairs")
     speed = SpeedBench(rounds=1, batches=2, batch_size=32, threads=1)
-    links, lightgcn, ranking = bench_speed(speed, store, tmp_path)
+    links, lightgcn, bpr, ranking = bench_speed(speed, store, tmp_path)
     assert links["one_thread"] > 0 and links["two_threads"] > 0 and links["pairs"] > 50
     assert lightgcn["netgpt"] > 0 and lightgcn["netgpt_by_pyg"] > 0 and lightgcn["pyg_epoch_s"] > 0
-    assert ranking["ranked_users"] > 5 and "implicit" not in ranking
+    assert ranking["ranked_users"] > 5 and "implicit" not in ranking and bpr["netgpt"] > 0
     missing = dict(vars(speed)) | {"peers": sys.executable}
-    *_, ranking = bench_speed(SpeedBench(**missing), store, tmp_path)
-    assert "implicit" in ranking["implicit_error"] or ranking["implicit"] > 0
+    *_, bpr, ranking = bench_speed(SpeedBench(**missing), store, tmp_path)
+    for name in ("implicit", "cornac"):
+        for case in (bpr, ranking):
+            assert name in case.get(f"{name}_error", "") or case[name] > 0
 
 
 @pytest.mark.all
