@@ -38,7 +38,7 @@ def export(run: Run, out: Path) -> None:
     from netgpt.trainers.language.model import export as writer
     from netgpt.trainers.language.model.netgpt import NetGPT
 
-    assembly = stage.assembly(
+    assembly = stage.finished(
         run.job(stage.name), Tools(run.store, run.task, lambda unit: bar("export", unit))
     )
     graph = stage.graph(assembly)

@@ -18,14 +18,14 @@ from netgpt.trainers.recommend.train import load_vectors, scores_of
 from netgpt.trainers.stages.base import Tools
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.stages.recommend import Recommend
-from netgpt.trainers.stages.rerank import Rerank
+from netgpt.trainers.stages.rerank import Rerank, Reranker
 from netgpt.trainers.tasks.ranking import RankingConfig
 from netgpt.trainers.threads import set_threads
 
 STAGE, RERANK = Recommend.name, Rerank.name
 Seen = Literal["all", "train"]
-_ROWS = 1 << 18
-"""Rows that are held at once."""
+_ROWS, _PROMPTS = 1 << 18, 1 << 12
+"""Rows that are held at once, and users whose prompts are."""
 
 
 def write_recommendations(
@@ -63,22 +63,24 @@ def write_recommendations(
     k = min(k, data.train.num_items)
     masks = [data.train] if seen == "train" else [data.train, data.val, data.test]
     wanted = np.arange(data.train.num_users) if users is None else _numbers(data, users)
+    scores, reranker = scores_of(*load_vectors(run.folder(STAGE), store)), None
     if rerank:
         stage, tools = stage_of(RERANK), Tools(store, run.task, lambda unit: bar("recommend", unit))
         assert isinstance(stage, Rerank)
-        scores = stage.scores(run.job(RERANK), tools, wanted)
-    else:
-        scores = scores_of(*load_vectors(run.folder(STAGE), store))
-    scores = for_cold_users(scores, data.train, config)
+        reranker = Reranker(stage, run.job(RERANK), tools)
     user_ids, item_ids = store.node_names(data.user_type), store.node_names(data.item_type)
     schema = pa.schema(
         [("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())]
     )
     with atomic_file(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        size = max(1, _ROWS // k)
+        size = max(1, _PROMPTS if reranker else _ROWS // k)
         for first in range(0, len(wanted), size):
             own = wanted[first : first + size]
-            items, kept = top_items(scores, own, data.train.num_items, masks, k)
+            if reranker is not None:
+                scores = reranker.scores(own, masks)
+            items, kept = top_items(
+                for_cold_users(scores, data.train, config), own, data.train.num_items, masks, k
+            )
             row, place = np.nonzero(items >= 0)
             columns = [
                 [user_ids[u] for u in own[row].tolist()],

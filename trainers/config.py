@@ -156,7 +156,7 @@ class TinyConfig:
     vocab: int = 4096
     """Entries of the byte-level BPE tokenizer, trained on the run's own training text."""
     warmup_steps: int = 0
-    """Steps of a plain language-model pass over the training text before stage 2, where the task's answers
+    """Steps of a plain language-model pass over the training text before stage 2, where the answers for nodes
     are a list; 0: none."""
     warmup_lr: float = 1e-3
     """Peak learning rate of that pass."""
@@ -183,12 +183,13 @@ class TinyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """What the two language stages share."""
+    """What language stages share."""
 
     model: str = "tiny"
     """`tiny`, or a directory or hub id of a Qwen2-VL, or of a Qwen2, Llama or Mistral of text alone."""
     max_tokens: int = 4000
-    """Longest sample, response included; comments go first, then the end of description and title."""
+    """Longest sample, response included; of a longer one comments go first, then the oldest of lists, then
+    the ends of texts."""
     max_comments: int = 50
     """Comments drawn at random a record, by (seed, id)."""
     token_budget: int = 4096

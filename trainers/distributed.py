@@ -32,7 +32,7 @@ def device(kind: str) -> torch.device:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's value on every rank; a small JSON-like value."""
+    """Rank 0's value on every rank: a small one, or arrays."""
     if not _on():
         return value
     box = [value]

@@ -107,9 +107,7 @@ def make_plan(request: PlanRequest) -> Plan:
     """Everything a run needs. ClusterError where the model or the store is not known."""
     config = request.config
     if any(stage_of(name).kind == "pairs" for name in config.stages):
-        raise ClusterError(
-            "plan: found a recipe with a recommender, expected one with graph or language stages"
-        )
+        raise ClusterError("plan: found a recipe with a recommender, expected another: those are not planned")
     language = language_stages(config)
     shape = language_shape(
         config.language.model,

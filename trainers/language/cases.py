@@ -15,6 +15,7 @@ from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.language.text.template import Words
 from netgpt.trainers.language.text.tokens import Tokens
 from netgpt.trainers.recommend.cases import Cases, case_document, records
+from netgpt.trainers.recommend.config import RerankConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.tasks.base import Examples
 
@@ -26,6 +27,7 @@ class CaseAssembly(Assembly):
     task: as prompts ask it (`Task.prompted`). Prompts are made here, for a case is in no token cache.
     """
 
+    config: RerankConfig
     cases: Cases
     vectors: np.ndarray
     """[U, D] float32: users' exact vectors, of which a sample's graph token is one."""
@@ -46,7 +48,7 @@ class CaseAssembly(Assembly):
         language = self.settings.language
         return PromptBuilder(
             load_tokenizer(self.base_path),
-            case_document(self.data),
+            case_document(self.data, self.config),
             Words.of(self.task),
             max_tokens=language.max_tokens,
             max_comments=language.max_comments,
@@ -61,7 +63,7 @@ class CaseAssembly(Assembly):
 
     @cached_property
     def tokens(self) -> Tokens:
-        return Tokens.of(self.builder.tokenize(records(self.data, self.cases)))
+        return Tokens.of(self.builder.tokenize(records(self.data, self.cases, self.config)))
 
     @property
     def names(self) -> Sequence[str]:

@@ -1,8 +1,8 @@
 """Cases: lists of candidates of a user, of which a prompt asks what comes next.
 
-The candidates are what the recommender ranks first among all that a user has not in train, so neither
-validation nor test is in a prompt, nor in how one is made. A case to learn from takes a pair of train back:
-its item is in the race again, and the prompt shows what the user took before.
+The candidates are what the recommender ranks first among all that a user has not in train: a pair that is
+held out is in a list by its rank or not at all, and nothing tells it. A case to learn from takes a pair of
+train back: its item is in the race again, and the prompt shows what the user took before.
 
 Legend: n cases, C candidates, U users, I items, p pairs.
 """
@@ -10,15 +10,17 @@ Legend: n cases, C candidates, U users, I items, p pairs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 
 from netgpt.graphstore import Document
 from netgpt.graphstore.documents import documents
+from netgpt.graphstore.files import atomic_file
 from netgpt.graphstore.mixing import seed_of
-from netgpt.graphstore.schema import Field
+from netgpt.graphstore.schema import Field, Newest
 from netgpt.trainers.errors import require
 from netgpt.trainers.recommend.config import RerankConfig
 from netgpt.trainers.recommend.data import Interactions
@@ -26,7 +28,8 @@ from netgpt.trainers.recommend.pairs import Pairs, hashes, pair_hashes
 from netgpt.trainers.recommend.ranking import BLOCK_BYTES, ScoresOf, top_items
 from netgpt.trainers.tasks.ranking import LETTERS
 
-FIELDS = (Field("history", free=True), Field("candidates"))
+RULE = "cases-1"
+"""Name and version of the way in which lists are made."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,29 @@ class Cases:
         return len(self.users)
 
     @staticmethod
+    def none(num: int) -> Cases:
+        """No case of `num` candidates."""
+        no = np.empty(0, np.int64)
+        return Cases(no, no.reshape(0, num), np.empty((0, num), np.float32), no, no.reshape(0, 2))
+
+    @staticmethod
     def joined(a: Cases, b: Cases) -> Cases:
-        """Both's, one behind the other; of one store."""
-        names = ("users", "candidates", "scores", "answers", "shown")
-        both = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in names}
-        return Cases(**both)
+        """Both's, one behind the other."""
+        return Cases(*(np.concatenate([getattr(a, f.name), getattr(b, f.name)]) for f in fields(Cases)))
+
+    def some(self, chosen: np.ndarray) -> Cases:
+        """Those of some places [m]."""
+        return Cases(*(getattr(self, f.name)[chosen] for f in fields(Cases)))
+
+    def save(self, path: Path) -> None:
+        """Write a file, whole or not at all."""
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **{f.name: getattr(self, f.name) for f in fields(Cases)})
+
+    @staticmethod
+    def load(path: Path) -> Cases:
+        with np.load(path) as arrays:
+            return Cases(*(arrays[f.name] for f in fields(Cases)))
 
 
 def item_document(data: Interactions) -> Document:
@@ -64,20 +85,20 @@ def item_document(data: Interactions) -> Document:
     return document
 
 
-def case_document(data: Interactions) -> Document:
-    """The JSON object that a prompt shows of a case."""
-    return Document(data.user_type, "", FIELDS)
+def case_document(data: Interactions, config: RerankConfig) -> Document:
+    """The JSON object that a prompt shows of a case. Of one that is too long the earliest items go."""
+    newest = Newest(data.reverse, config.history, item_document(data).fields)
+    return Document(data.user_type, "", (Field("history", free=True, newest=newest), Field("candidates")))
 
 
-def records(data: Interactions, cases: Cases) -> Iterator[tuple[str, str]]:
-    """(user's id, JSON text) of each case: the items of `history`, and `candidates` by letter. An item of one
-    text is that text, of several an object of them, of none its id."""
+def records(data: Interactions, cases: Cases, config: RerankConfig) -> Iterator[tuple[str, str]]:
+    """(user's id, JSON text) of each case: the items of `history`, the latest first, and `candidates` by
+    letter. An item of one text is that text, of several an object of them, of none its id."""
     ids = data.store.node_names(data.user_type)
-    history = [data.history[1][first:last].tolist() for first, last in cases.shown]
-    used = np.unique([*cases.candidates.ravel().tolist(), *(item for row in history for item in row)])
-    used = used[used >= 0].tolist()
+    history = [data.history[1][first:last][::-1].tolist() for first, last in cases.shown]
+    used = sorted({*cases.candidates.ravel().tolist(), *(item for row in history for item in row)} - {-1})
     told = documents(data.store, item_document(data), used)
-    texts = {item: _told(*one) for item, one in zip(used, told, strict=True)}
+    texts = {item: _told(*one, config.characters) for item, one in zip(used, told, strict=True)}
     for case, user in enumerate(cases.users.tolist()):
         row = cases.candidates[case]
         record = {
@@ -89,10 +110,13 @@ def records(data: Interactions, cases: Cases) -> Iterator[tuple[str, str]]:
         yield ids[user], json.dumps(record, ensure_ascii=False)
 
 
-def _told(item_id: str, text: str) -> object:
-    """What a prompt says of an item, by its document."""
-    fields = json.loads(text)
-    return next(iter(fields.values()), item_id) if len(fields) < 2 else fields
+def _told(item_id: str, document: str, characters: int) -> object:
+    """What a prompt says of an item, by its document; of each text so many characters at most."""
+    told = {
+        name: value[:characters] if isinstance(value, str) else value
+        for name, value in json.loads(document).items()
+    }
+    return next(iter(told.values()), item_id) if len(told) < 2 else told
 
 
 def train_cases(data: Interactions, scores: ScoresOf, config: RerankConfig, num: int, seed: int) -> Cases:
@@ -110,17 +134,19 @@ def train_cases(data: Interactions, scores: ScoresOf, config: RerankConfig, num:
         top, kept = top_items(scores, block, data.num_items, [data.train], num)
         of_all = np.asarray(scores(block))
         for user, items, values, own in zip(block.tolist(), top, kept, of_all, strict=True):
-            left = config.cases
+            left = min(config.cases, config.max_cases - len(made))
             for place in range(int(indptr[user + 1]) - 1, int(indptr[user]), -1):
+                if not left:
+                    break
                 item = int(history[place])
                 before = int(((values > own[item]) | ((values == own[item]) & (items < item))).sum())
-                if before < num and left:
+                if before < num:
                     raced = np.insert(items, before, item)[:num], np.insert(values, before, own[item])[:num]
                     made.append((user, place, *raced))
                     left -= 1
-        if len(made) >= config.max_cases:
+        if len(made) == config.max_cases:
             break
-    made = sorted(made[: config.max_cases], key=lambda one: one[:2])
+    made.sort(key=lambda one: one[:2])
     who, at = (np.array([one[i] for one in made], np.int64) for i in range(2))
     candidates = np.array([one[2] for one in made], np.int64).reshape(len(made), num)
     values = np.array([one[3] for one in made], np.float32).reshape(len(made), num)
@@ -131,12 +157,19 @@ def train_cases(data: Interactions, scores: ScoresOf, config: RerankConfig, num:
 
 
 def asked_cases(
-    data: Interactions, scores: ScoresOf, users: np.ndarray, config: RerankConfig, num: int, seed: int
+    data: Interactions,
+    scores: ScoresOf,
+    users: np.ndarray,
+    config: RerankConfig,
+    num: int,
+    seed: int,
+    masks: Sequence[Pairs] = (),
 ) -> Cases:
-    """A case of each of some users [n] that have a pair of train; without answers."""
+    """A case of each of some users [n] that have a pair of train; without answers. masks: pairs that are no
+    candidates either."""
     indptr, _ = data.history
     users = users[np.diff(indptr)[users] > 0]
-    top, kept = top_items(scores, users, data.num_items, [data.train], num)
+    top, kept = top_items(scores, users, data.num_items, [data.train, *masks], num)
     candidates, values = _drawn(users, top, kept, seed)
     last = indptr[users + 1]
     shown = np.stack([np.maximum(indptr[users], last - config.history), last], axis=1)
@@ -148,21 +181,21 @@ def with_answers(cases: Cases, pairs: Pairs) -> Cases:
     is_next = np.array(
         [np.isin(row, pairs.of_user(user)) for user, row in zip(cases.users, cases.candidates, strict=True)]
     ).reshape(cases.candidates.shape)
-    found = np.flatnonzero(is_next.any(axis=1))
-    scores = np.where(is_next, cases.scores, -np.inf)[found]
-    names = ("users", "candidates", "scores", "shown")
-    users, candidates, values, shown = (getattr(cases, name)[found] for name in names)
-    return Cases(users, candidates, values, scores.argmax(axis=1).astype(np.int64), shown)
+    answers = np.where(is_next, cases.scores, -np.inf).argmax(axis=1).astype(np.int64)
+    return replace(cases, answers=answers).some(np.flatnonzero(is_next.any(axis=1)))
 
 
 def reranked(scores: ScoresOf, cases: Cases, log_chances: np.ndarray, weight: float) -> ScoresOf:
     """The same scores with the candidates of each case in another order among themselves.
 
     log_chances [n, C]: the language model's of each candidate. The order is that of the recommender's own log
-    chances (a softmax of its scores over the list) plus `weight` times those. Candidates exchange their
-    scores, so what is no candidate stays below them.
+    chances (a softmax of its scores over the list) plus `weight` times those; with 0 its own. Candidates
+    exchange their scores, so what is no candidate stays below them.
     """
-    own = cases.scores - np.nanmax(cases.scores, axis=1, keepdims=True, initial=-np.inf)
+    if weight == 0:
+        return scores
+    own = cases.scores.astype(np.float64)
+    own -= np.nanmax(own, axis=1, keepdims=True, initial=-np.inf)
     with np.errstate(divide="ignore"):
         both = own - np.log(np.nansum(np.exp(own), axis=1, keepdims=True)) + weight * log_chances
     place = {user: case for case, user in enumerate(cases.users.tolist())}

@@ -133,11 +133,13 @@ class RerankConfig(StageConfig):
     cases: int = 5
     """Train pairs of a user that are asked about, at most: the latest."""
     max_cases: int = 20_000
-    """Train pairs that are asked about, at most; users are drawn by a hash."""
+    """Train pairs that are asked about, at most, and users of validation; users are drawn by a hash."""
+    characters: int = 200
+    """Of each text of an item, at most; of a prompt that is too long all the same the earliest items go."""
     layers: int = 4
     """Last decoder layers that are trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("history", "cases", "max_cases", "layers"):
+        for name in ("history", "cases", "max_cases", "characters", "layers"):
             self.require(getattr(self, name) >= 1, name, "at least 1")

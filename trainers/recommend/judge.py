@@ -152,7 +152,12 @@ def measured(pairs: Pairs, max_users: int) -> Pairs:
     if not max_users or len(users) <= max_users:
         return pairs
     order = np.argsort(hashes(users, seed_of("measured")), kind="stable")
+    return only(pairs, users[order[:max_users]])
+
+
+def only(pairs: Pairs, users: np.ndarray) -> Pairs:
+    """Those of some users [n]."""
     kept = np.zeros(pairs.num_users, bool)
-    kept[users[order[:max_users]]] = True
+    kept[users] = True
     chosen = kept[pairs.users]
     return Pairs.of(pairs.users[chosen], pairs.items[chosen], pairs.num_users, pairs.num_items)

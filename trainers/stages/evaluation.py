@@ -40,10 +40,10 @@ class Evaluate(Stage):
         settings = run.settings
         has_text = any(stage_of(name).kind == "language" for name in (*settings.stages, *settings.baselines))
         done = {name: run.digest(name) for name in measured_stages(settings) if run.is_done(name)}
-        made_of = language_inputs(run) if has_text else {"task": asdict(settings.task)}
         return {
             **common_inputs(self, run),
-            **made_of,
+            **(language_inputs(run) if has_text else {}),
+            "task": asdict(settings.task),
             "measured": done,
             "evaluation": asdict(settings.evaluation),
         }

@@ -18,7 +18,7 @@ from netgpt.trainers.config import AlignConfig, LoraConfig, RateConfig, StageCon
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import RESOURCES, common_inputs
-from netgpt.trainers.stages.text import base_digest, has_choices, require_choices
+from netgpt.trainers.stages.text import asked, base_digest, has_choices, require_choices
 
 if TYPE_CHECKING:
     from netgpt.trainers.language.assembly import Assembly
@@ -37,11 +37,18 @@ def language_inputs(run: Origins) -> Json:
     return {
         "language": {k: v for k, v in language.items() if k not in LANGUAGE_RESOURCES},
         "pixels": run.remembered("pixels", lambda: pixels_digest(run)),
-        "task": asdict(run.settings.task),
+        "task": asked(run.settings),
         "without": asdict(run.settings.ablation),
         "base": base_digest(run),
         "tokens": run.digest("tokens"),
     }
+
+
+def require_layers(stage: Stage, layers: int, model: PackedLM) -> None:
+    """TrainerError where a stage is to train more decoder layers than there are."""
+    num = len(model.text.layers)
+    if layers > num:
+        raise TrainerError(f"{stage.name}.layers: found {layers}, expected 1 to {num}")
 
 
 def pixels_digest(run: Origins) -> str:
@@ -107,6 +114,10 @@ class LanguageStage(Stage):
 
         device = distributed.device(job.device)
         return Assembly(job.run, tools.store, job.settings, tools.task, device, self.with_graph)
+
+    def finished(self, job: StageJob, tools: Tools) -> Assembly:
+        """What using the trained model needs, where no sample is asked of."""
+        return self.assembly(job, tools)
 
     def graph(self, assembly: Assembly) -> GraphStates | None:
         if not self.with_graph:
@@ -218,9 +229,7 @@ class Rate(LanguageStage):
         from netgpt.trainers.language.model.netgpt import NetGPT
 
         super().begin(model, assembly)
-        layers, num = assembly.settings.section(self.name, RateConfig).layers, len(model.text.layers)
-        if layers > num:
-            raise TrainerError(f"{self.name}.layers: found {layers}, expected 1 to {num}")
+        require_layers(self, assembly.settings.section(self.name, RateConfig).layers, model)
         assert isinstance(model, NetGPT)
         examples, from_graph = assembly.examples, self.start(assembly.settings) == "graph"
         at = 0.0 if from_graph else assembly.task.start(examples.truth[examples.train])

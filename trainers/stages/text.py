@@ -40,6 +40,13 @@ def require_choices(stage: Stage, settings: Settings) -> None:
     require(has_choices(settings), stage.name, f"the task {settings.task.name}", expected)
 
 
+def asked(settings: Settings) -> Json:
+    """What of the task gets into prompts and responses: for tasks of nodes all of its settings."""
+    from netgpt.trainers.tasks.names import make_task
+
+    return asdict(make_task(settings.task).prompted.config)
+
+
 def limits(settings: Settings) -> Json:
     """What of a record gets into a prompt."""
     return {"max_tokens": settings.language.max_tokens, "max_comments": settings.language.max_comments}
@@ -75,7 +82,7 @@ class Base(Stage):
             "tiny": asdict(settings.language.tiny),
             "token_budget": settings.language.token_budget,
             **limits(settings),
-            "task": asdict(settings.task),
+            "task": asked(settings),
             "without": settings.ablation.fields,
         }
 
@@ -111,7 +118,7 @@ class Base(Stage):
         tokenizer = train_tokenizer(texts, tiny.vocab)
         model = make_model(tiny, tokenizer, settings.seed)
         loss: float | None = None
-        if tiny.warmup_steps and task.choices and not task.ranks:  # it learns what responses look like
+        if tiny.warmup_steps and task.choices:  # it learns what responses look like
             builder = PromptBuilder(
                 tokenizer,
                 document,

@@ -43,7 +43,7 @@ class RankingConfig(TaskConfig):
     """Items of the list that a prompt asks about, 2 to 26: those that the recommender ranks first."""
     words: WordsConfig = field(
         default_factory=lambda: WordsConfig(
-            request="Please read what this user took, the latest last, and say which of the candidates "
+            request="Please read what this user took, the latest first, and say which of the candidates "
             "comes next: ",
             response="The next one is ",
         )

@@ -165,18 +165,21 @@ def test_prompts_tell_texts_of_train_alone(store: Store) -> None:
     data = Interactions.of(store)
     cases = train_cases(data, scores_by(2), CONFIG, NUM, 0)
     ids, titles = store.node_names("item"), store.strings("item", "title")
-    for case, (name, text) in enumerate(records(data, cases)):
+    for case, (name, text) in enumerate(records(data, cases, CONFIG)):
         record = json.loads(text)
         assert name == store.node_names("user")[cases.users[case]] and list(record) == [
             "history",
             "candidates",
         ]
-        assert record["history"] == [titles[i] or ids[i] for i in told(data, cases, case)]
+        assert record["history"] == [titles[i] or ids[i] for i in told(data, cases, case)[::-1]]
         assert list(record["candidates"]) == list("ABCD")
         assert list(record["candidates"].values()) == [titles[i] or ids[i] for i in cases.candidates[case]]
         answer = int(cases.candidates[case][cases.answers[case]])
         assert answer in data.train.of_user(cases.users[case]) and answer not in told(data, cases, case)
-    assert any("3" in text for _, text in records(data, cases))  # of item 3, which has no title
+    texts = [text for _, text in records(data, cases, CONFIG)]
+    assert any('"3"' in text for text in texts)  # item 3 has no title
+    short = [text for _, text in records(data, cases, replace(CONFIG, characters=2))]
+    assert all(len(word) <= 2 for text in short for word in json.loads(text)["candidates"].values())
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 4.0])
@@ -213,7 +216,7 @@ def test_a_user_with_fewer_items_left_has_a_shorter_list(tmp_path: Path) -> None
     cases = asked_cases(data, scores_by(0), np.arange(2), CONFIG, NUM, 0)
     assert ((cases.candidates >= 0).sum(axis=1) == [2, 0]).all()
     assert np.isnan(cases.scores[cases.candidates < 0]).all() and (cases.candidates[:, 2:] == -1).all()
-    lists = [json.loads(text)["candidates"] for _, text in records(data, cases)]
+    lists = [json.loads(text)["candidates"] for _, text in records(data, cases, CONFIG)]
     assert [list(one) for one in lists] == [["A", "B"], []]
     changed = reranked(scores_by(0), cases, np.zeros((2, NUM)), 1.0)(np.arange(3))
     np.testing.assert_array_equal(np.sort(changed), np.sort(scores_by(0)(np.arange(3))))

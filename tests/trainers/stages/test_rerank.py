@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from netgpt.cluster.config import load_config
 from netgpt.cluster.errors import ClusterError
@@ -24,6 +26,7 @@ from netgpt.trainers.settings import Settings
 from netgpt.trainers.stages.base import Tools
 from netgpt.trainers.stages.folder import read_manifest
 from netgpt.trainers.stages.names import stage_of
+from netgpt.trainers.stages.rerank import Reranker
 from netgpt.trainers.stages.session import run_stage
 from tests.program import called
 from tests.recommend import pairs_of_tastes, store_of, titled_store
@@ -92,8 +95,7 @@ def test_the_evaluation_has_both(run: Path, store: Store) -> None:
 
 def test_a_sample_is_a_users_exact_vector_and_the_titles_of_its_list(finished: Run, store: Store) -> None:
     run = finished.path
-    tools = Tools(store, finished.task, lambda unit: lambda done, total: None)
-    assembly = stage_of("rerank").assembly(finished.job("rerank"), tools)  # type: ignore[attr-defined]
+    assembly = stage_of("rerank").assembly(finished.job("rerank"), tools_of(finished))  # type: ignore[attr-defined]
     assert isinstance(assembly, CaseAssembly)
     data, vectors = Interactions.of(store), load_vectors(run / "recommender", store)[0].double().numpy()
     warm = vectors[data.train.num_by_user > 0]
@@ -128,34 +130,83 @@ def test_test_pairs_change_no_weight(run: Path, store: Store, tmp_path: Path) ->
     assert found[0]["metrics"]["val_ndcg_by_weight"] == found[1]["metrics"]["val_ndcg_by_weight"]
 
 
-def test_lists_are_recommended_in_that_order(finished: Run, store: Store, tmp_path: Path) -> None:
-    tools = Tools(store, finished.task, lambda unit: lambda done, total: None)
-    stage, data = stage_of("rerank"), Interactions.of(store)
-    users = np.flatnonzero(data.train.num_by_user)[:5]
+def test_of_a_prompt_that_is_too_long_the_earliest_items_go(finished: Run, store: Store) -> None:
+    whole = Reranker(stage_of("rerank"), finished.job("rerank"), tools_of(finished))  # type: ignore[arg-type]
+    cases = whole.lists(np.arange(6))
+    assembly = whole.stage.of_cases(whole.job, whole.tools, whole.first, cases)
+    longest = int(assembly.samples(np.arange(len(cases)), None).lengths.max())
+    language = replace(assembly.settings.language, max_tokens=longest + 2)  # less than with a response
+    short = replace(assembly, settings=replace(assembly.settings, language=language))
+    histories = []
+    for one in (assembly, short):
+        texts = [one.builder.tokenizer.decode(one.samples(np.arange(6), None).prompt(i)) for i in range(6)]
+        histories.append([re.search(r'"history": (\[.*?\])', text) for text in texts])
+    lost = 0
+    for before, after in zip(*histories, strict=True):
+        assert before is not None and after is not None
+        kept = json.loads(after[1])
+        assert json.loads(before[1])[: len(kept)] == kept
+        lost += len(json.loads(before[1])) - len(kept)
+    assert lost > 0
+
+
+def tools_of(run: Run) -> Tools:
+    return Tools(run.store, run.task, lambda unit: lambda done, total: None)
+
+
+@pytest.mark.parametrize("seen", ["train", "all"])
+def test_lists_are_recommended_in_that_order(
+    finished: Run, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    monkeypatch.setattr(Reranker, "weight", 3.0)  # whatever validation chose
+    reranker, data = (
+        Reranker(stage_of("rerank"), finished.job("rerank"), tools_of(finished)),
+        Interactions.of(store),
+    )  # type: ignore[arg-type]
+    users, masks = np.arange(6), [data.train] if seen == "train" else [data.train, data.val, data.test]
     (tmp_path / "users.txt").write_text("\n".join(store.node_names("user")[u] for u in users.tolist()))
+    found = []
     for words, scores in (
         ([], scores_of(*load_vectors(finished.path / "recommender", store))),
-        (["--rerank"], stage.scores(finished.job("rerank"), tools, users)),  # type: ignore[attr-defined]
+        (["--rerank"], reranker.scores(users, masks)),
     ):
-        options = ["--k", 3, "--seen", "train", "--users", tmp_path / "users.txt", *words]
+        options = ["--k", 3, "--seen", seen, "--users", tmp_path / "users.txt", *words]
         done = called("recommend", finished.path, "--out", tmp_path / "top.parquet", *options)
         assert done.returncode == 0, done.stderr
-        table = pq.read_table(tmp_path / "top.parquet").to_pydict()
+        found.append(pq.read_table(tmp_path / "top.parquet").to_pydict()["item"])
         expected = []
         for user, row in zip(users.tolist(), scores(users), strict=True):
-            free = [item for item in range(len(row)) if item not in data.train.of_user(user)]
-            best = sorted(free, key=lambda item: (-row[item], item))[:3]
+            hidden = {item for mask in masks for item in mask.of_user(user).tolist()}
+            best = sorted(set(range(len(row))) - hidden, key=lambda item: (-row[item], item))[:3]
             expected += [store.node_names("item")[item] for item in best]
-        assert table["item"] == expected
+        assert found[-1] == expected
+    assert found[0] != found[1]
+
+
+def test_a_run_without_it_recommends_without_it(finished: Run) -> None:
+    config = finished.path / "config.yaml"
+    before = config.read_text()
+    config.write_text(before.replace("- rerank\n", "", 1))
+    try:
+        done = called("recommend", finished.path, "--out", finished.path / "no.parquet", "--rerank")
+    finally:
+        config.write_text(before)
+    assert done.returncode == 2 and "found a run without rerank, expected one for --rerank" in done.stderr
 
 
 def test_the_language_model_is_exported(finished: Run, tmp_path: Path) -> None:
     done = called("export", finished.path, "--out", tmp_path / "model")
     assert done.returncode == 0, done.stderr
     trained = weights.load(finished.path / "rerank" / "netgpt.safetensors")[0]
-    exported = weights.load(tmp_path / "model" / "netgpt.safetensors")[0]
-    assert set(exported) & set(trained)
-    assert all((exported[name] == trained[name]).all() for name in set(exported) & set(trained))
+    exported = load_file(tmp_path / "model" / "netgpt.safetensors") | {
+        name.split("layers.")[-1]: tensor
+        for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items()
+        if "visual" not in name
+    }
+    for name, tensor in trained.items():
+        if name != "markers_2H":  # rows of the embeddings there
+            assert (exported[name.split("layers.")[-1]] == tensor).all(), name
+    assert sum("layers." in name for name in trained) > 10
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -166,6 +217,10 @@ def test_what_cannot_be_asked_is_refused_before_anything_starts(tmp_path: Path) 
         stage.check(settings_with("rerank.objective=score"))
     with pytest.raises(TrainerError, match=r"stages: found .* expected a recommender before rerank"):
         stage.check(replace(settings_with(), stages=["base", "rerank"]))
+    with pytest.raises(TrainerError, match=r"stages: found .* expected a recommender before rerank"):
+        stage.check(replace(settings_with(), stages=["base", "rerank", "recommender"]))
+    with pytest.raises(TrainerError, match=r"language\.pixels: found 'clips', expected none"):
+        stage.check(settings_with("language.pixels=clips"))
     with pytest.raises(TrainerError, match=r"item: found 'no texts', expected some, for prompts"):
         stage.check_graph(settings_with(), store_of(tmp_path))
     with pytest.raises(ClusterError, match=r"task\.candidates: found 27, expected 2 to 26"):
