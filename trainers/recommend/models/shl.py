@@ -200,7 +200,7 @@ def contrast(local_nD: Tensor, wide_nD: Tensor, temperature: float, share: tuple
     another rank's."""
     num = max(1, len(local_nD))
     first, last = (round(one * num) for one in share)
-    logits = normalize(local_nD[first:last].detach()) @ normalize(wide_nD).T / temperature
+    logits = (normalize(local_nD[first:last].detach()) / temperature) @ normalize(wide_nD).T
     at = torch.arange(first, last, device=logits.device)
     return nn.functional.cross_entropy(logits, at, reduction="sum") / num
 
