@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,16 +23,13 @@ from netgpt.graphstore.schema import edge_name
 from netgpt.sampler.batch import MiniBatch
 from netgpt.sampler.epochs import Epochs
 from netgpt.sampler.errors import SamplerError
-from netgpt.sampler.kernels.generator import GENERATOR, row_key
-from netgpt.sampler.kernels.links import alias_table, draw_negatives, sort_rows, untold
+from netgpt.sampler.kernels.generator import GENERATOR
+from netgpt.sampler.kernels.links import sort_rows, untold
 from netgpt.sampler.loader import LOADER_OPTIONS, Sampling, SamplingEngine
+from netgpt.sampler.negatives import NEGATIVES, Candidates, Draw, candidates, drawn_negatives, negatives_key
 from netgpt.sampler.options import named_relation, options_of
 from netgpt.sampler.requests import Request, integer, integers
 
-NEGATIVES = "links-1"
-"""Name and version of the rule by which negatives are drawn."""
-DEGREE_POWER = 0.75
-Draw = Literal["uniform", "degree", "earlier"]
 _OPTIONS = (
     *("relation", "edges", "negatives", "draw", "positives", "exclude_targets", "reverse"),
     *LOADER_OPTIONS,
@@ -123,20 +120,10 @@ class LinkPairs:
         return indptr, heads
 
     @cached_property
-    def _candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Nodes in the order in which they are drawn from ([0]: that of their numbers), shares and aliases of
-        weighted ones ([0]: all alike), and first times of ordered ones ([0]: no matter)."""
-        none = np.empty(0, np.int64)
-        if self.draw == "uniform":
-            return none, none, none, none
-        heads = self.heads(self.positives)
-        if self.draw == "degree":
-            return *by_degree(np.bincount(heads, minlength=self.num_heads)), none
-        first = np.full(self.num_heads, np.iinfo(np.int64).max)
-        np.minimum.at(first, heads, self.times(self.positives))
-        order = np.argsort(first, kind="stable")
-        order = order[: int((first < np.iinfo(np.int64).max).sum())]
-        return order, none, none, first[order]
+    def _candidates(self) -> Candidates:
+        heads = self.heads(self.positives) if self.draw != "uniform" else np.empty(0, np.int64)
+        times = self.times(self.positives) if self.draw == "earlier" else None
+        return candidates(self.draw, heads, self.num_heads, times)
 
     def negatives(self, edges: np.ndarray, num: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """[B] edge numbers → negatives [B, num] int64, and for which edges there are any, [B] bool.
@@ -145,18 +132,19 @@ class LinkPairs:
         nodes of the heads' type alike; degree: by degree to the power 0.75; earlier: those alike that have an
         edge before the edge's own time.
         """
-        indptr, positives = self._rows
-        order, share, alias, first = self._candidates
-        if self.draw == "earlier":
-            bounds = np.searchsorted(first, self.times(edges), side="left")
-        else:
-            bounds = np.full(len(edges), len(order) if len(order) else self.num_heads)
+        times = self.times(edges) if self.draw == "earlier" else None
         src, _, dst = self.edge_type
-        key, tails = negatives_key(self.seed, epoch, self.edge_type), self.tails(edges)
-        out, bounds = np.full((len(edges), num), -1, np.int64), bounds.astype(np.int64)
-        rows = (indptr, positives, order, share, alias)
-        found = draw_negatives(key, edges, tails, bounds, *rows, src == dst, out)
-        return out, found
+        return drawn_negatives(
+            negatives_key(self.seed, epoch, self.edge_type),
+            edges,
+            self.tails(edges),
+            self._rows,
+            self._candidates,
+            self.num_heads,
+            num,
+            times=times,
+            is_one_type=src == dst,
+        )
 
 
 class LinkLoader(Epochs[LinkBatch]):
@@ -261,39 +249,6 @@ class LinkLoader(Epochs[LinkBatch]):
         for edge_type, is_reverse in self.excluded:
             batch = without_targets(batch, edge_type, *((heads, tails) if is_reverse else (tails, heads)))
         return LinkBatch(batch, asked.edges, asked.tail, asked.head, asked.negative, asked.num_skipped)
-
-
-def negatives_key(seed: int, epoch: int, edge_type: EdgeType) -> np.uint64:
-    """Key of the draws of negatives of a relation's edges in an epoch."""
-    src, name, dst = edge_type
-    return row_key(seed, epoch, (src, f"{NEGATIVES}|{name}", dst))
-
-
-def by_degree(degree: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Candidates of a draw that is weighted by degree [n] to the power 0.75: the nodes that have one, and
-    their shares and aliases."""
-    order = np.flatnonzero(degree)
-    return order, *alias_table(degree[order].astype(np.float64) ** DEGREE_POWER)
-
-
-def uniform_negatives(
-    key: np.uint64,
-    numbers: np.ndarray,
-    tails: np.ndarray,
-    rows: tuple[np.ndarray, np.ndarray],
-    num_heads: int,
-    num: int,
-    *,
-    is_one_type: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Negatives of pairs that no relation numbers: [B, num] int64, and for which there are any, [B] bool.
-
-    numbers [B]: what a pair's draws depend on, besides the key; rows: heads of each tail, ascending: indptr
-    and heads; num_heads: nodes of the heads' type, all alike.
-    """
-    none, bounds = np.empty(0, np.int64), np.full(len(numbers), num_heads)
-    out = np.full((len(numbers), num), -1, np.int64)
-    return out, draw_negatives(key, numbers, tails, bounds, *rows, none, none, none, is_one_type, out)
 
 
 def around(

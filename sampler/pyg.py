@@ -17,13 +17,8 @@ from torch_geometric.sampler import (
 from netgpt.graphstore import EdgeType, Graph
 from netgpt.sampler.batch import MiniBatch
 from netgpt.sampler.errors import SamplerError
-from netgpt.sampler.links import (
-    around,
-    excluded_relations,
-    negatives_key,
-    uniform_negatives,
-    without_targets,
-)
+from netgpt.sampler.links import around, excluded_relations, without_targets
+from netgpt.sampler.negatives import negatives_key, uniform_negatives
 from netgpt.sampler.neighbor import NeighborSampler
 from netgpt.sampler.options import named_relation
 from netgpt.sampler.requests import node_ids

@@ -21,7 +21,8 @@ from netgpt import graphstore
 from netgpt.graphstore import EdgeType, Store
 from netgpt.graphstore.dataset import BuildConfig
 from netgpt.sampler import LinkBatch, LinkLoader, MiniBatch, NeighborSampler, SamplerError
-from netgpt.sampler.links import Draw, LinkPairs
+from netgpt.sampler.links import LinkPairs
+from netgpt.sampler.negatives import Draw
 from netgpt.sampler.pyg import Sampler
 
 SEEN, REVERSE = ("user", "seen", "item"), ("item", "rev_seen", "user")

@@ -82,7 +82,7 @@ class RecommenderConfig:
     """Without: a learnt table in place of each modality's features."""
     negatives: str = "uniform"
     """What an item is set against: uniform, any that the user has not; degree, by its pairs to the power
-    0.75."""
+    0.75; earlier, any that somebody took before, where pairs have times."""
     epochs: int = 200
     """At most; early stopping may end before."""
     patience: int = 20
@@ -118,8 +118,10 @@ class RecommenderConfig:
             self.neighbors in ("all", "sampled"), "recommender.neighbors", self.neighbors, "all or sampled"
         )
         require(self.fanout >= 1 or self.fanout == -1, "recommender.fanout", self.fanout, "at least 1, or -1")
-        known = ("uniform", "degree")
-        require(self.negatives in known, "recommender.negatives", self.negatives, " or ".join(known))
+        known = ("uniform", "degree", "earlier")
+        require(
+            self.negatives in known, "recommender.negatives", self.negatives, "uniform, degree or earlier"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

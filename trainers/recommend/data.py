@@ -63,6 +63,16 @@ class Interactions:
         return Pairs(indptr, items, self.num_items)
 
     @cached_property
+    def times(self) -> np.ndarray | None:
+        """[n] int64 seconds beside `train`; None of pairs without times."""
+        relation = self.store.relation(self.reverse)
+        if relation.time is None:
+            return None
+        indptr, items = relation.to_csr(np.int64)
+        order = np.lexsort((items, np.repeat(np.arange(self.num_users), np.diff(indptr))))
+        return np.asarray(relation.time)[order]
+
+    @cached_property
     def val(self) -> Pairs:
         return self._held("val")
 

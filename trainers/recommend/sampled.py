@@ -96,9 +96,13 @@ class SampledLoader:
             engine=engine,
             **vars(sampling_options(data, config, seed)),
         )
-        by_user = data.train.num_by_user
-        self.num_skipped = int(by_user[~has_negatives(data.train, config.negatives)].sum())
-        """Pairs of users who have all items that are drawn: they have no negative."""
+        if config.negatives == "earlier":
+            _, found = self.loader.pairs.negatives(self.loader.pairs.edges, 1, 0)  # in all epochs alike
+            self.num_skipped = int((~found).sum())
+        else:
+            by_user = data.train.num_by_user
+            self.num_skipped = int(by_user[~has_negatives(data.train, config.negatives)].sum())
+        """Pairs without a negative, of users who have all items that are drawn."""
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -64,7 +64,8 @@ class RecommenderTrainer:
                 self.data.train,
                 batch_size=config.batch_size,
                 seed=seed,
-                negatives=config.negatives,
+                negatives=config.negatives,  # type: ignore[arg-type]  # checked by the settings
+                times=self.data.times if config.negatives == "earlier" else None,
                 by_user=self.model.by_user,
                 device=self.device,
                 **place,

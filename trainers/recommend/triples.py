@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from netgpt.sampler.kernels.generator import row_key
-from netgpt.sampler.kernels.links import draw_negatives
-from netgpt.sampler.links import by_degree
+from netgpt.sampler.negatives import Candidates, Draw, candidates, drawn_negatives
+from netgpt.trainers.errors import require
 from netgpt.trainers.recommend.pairs import Pairs
 
 PAIRS = ("item", "negatives|pairs-1", "user")
@@ -56,18 +56,29 @@ class TripleLoader:
         *,
         batch_size: int,
         seed: int,
-        negatives: str = "uniform",
+        negatives: Draw = "uniform",
+        times: np.ndarray | None = None,
         by_user: bool = False,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | None = None,
     ) -> None:
-        """negatives: uniform, or degree: by pairs of an item to the power 0.75. by_user: a user's pairs come
-        one after the other, a step is of whole users."""
+        """negatives: uniform; degree: by pairs of an item to the power 0.75; earlier: items that somebody
+        took before the pair, by times [n] of the pairs of train. by_user: a user's pairs come one after the
+        other, a step is of whole users."""
+        is_timed = negatives == "earlier"
+        require(times is not None or not is_timed, "negatives", negatives, "another, as pairs have no times")
         self.train, self.batch_size, self.seed, self.negatives = train, batch_size, seed, negatives
         self.by_user, self.rank, self.world_size, self.device = by_user, rank, world_size, device
-        self.usable = np.flatnonzero(has_negatives(train, negatives)[train.users])
+        self.times = times if is_timed else None
+        self.usable = self._usable()
         """Numbers of the pairs that there are negatives for."""
+
+    def _usable(self) -> np.ndarray:
+        if self.times is None:
+            return np.flatnonzero(has_negatives(self.train, self.negatives)[self.train.users])
+        _, found = self._drawn(np.arange(len(self.train)), 0)  # in all epochs alike
+        return np.flatnonzero(found)
 
     @property
     def num_skipped(self) -> int:
@@ -106,29 +117,30 @@ class TripleLoader:
         return np.append(np.arange(0, len(order), size), len(order))
 
     @cached_property
-    def _weights(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Items in the order in which they are drawn, their shares and aliases; [0] where all are alike."""
-        none = np.empty(0, np.int64)
-        if self.negatives == "uniform":
-            return none, none, none
-        return by_degree(self.train.num_by_item)
+    def _candidates(self) -> Candidates:
+        return candidates(self.negatives, self.train.items, self.train.num_items, self.times)
+
+    def _drawn(self, numbers: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Negatives of pairs [B, 1], and for which there are any [B]."""
+        train, key = self.train, row_key(self.seed, epoch, PAIRS)
+        rows, among = (train.indptr, train.items), self._candidates
+        times = None if self.times is None else self.times[numbers]
+        return drawn_negatives(
+            key, numbers, train.users[numbers], rows, among, train.num_items, 1, times=times
+        )
 
     def of(self, numbers: np.ndarray, epoch: int) -> Triples:
         """The triples of pairs by their numbers in train."""
-        train = self.train
-        users, key = train.users[numbers], row_key(self.seed, epoch, PAIRS)
-        order, share, alias = self._weights
-        bounds = np.full(len(numbers), len(order) if len(order) else train.num_items)
-        out = np.full((len(numbers), 1), -1, np.int64)
-        rows = (train.indptr, train.items, order, share, alias)
-        found = draw_negatives(key, numbers, users, bounds, *rows, False, out)
-        parts = (users[found], train.items[numbers][found], out[found, 0], numbers[found])
+        train, (out, found) = self.train, self._drawn(numbers, epoch)
+        chosen = numbers[found]
+        parts = (train.users[chosen], train.items[chosen], out[found, 0], chosen)
         user, item, negative, pair = (torch.from_numpy(part).to(self.device or "cpu") for part in parts)
         first, last = (len(user) * r // self.world_size for r in (self.rank, self.rank + 1))
         return Triples(user, item, negative, pair, slice(first, last))
 
 
 def has_negatives(train: Pairs, negatives: str) -> np.ndarray:
-    """Which users have not all items that are drawn: [U] bool. By degree only items of train are."""
+    """Which users have not all items that are drawn, uniform or by degree: [U] bool. By degree only items of
+    train are."""
     num = train.num_items if negatives == "uniform" else int((train.num_by_item > 0).sum())
     return train.num_by_user < num

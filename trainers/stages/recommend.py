@@ -46,12 +46,15 @@ class Recommend(Stage):
 
         config, data = settings.section(self.name, RecommenderConfig), Interactions.of(graph)
         require(len(data.val) > 0, "validation", "no pair", "some, to choose an epoch by")
+        timed = graph.relation(data.reverse).time is not None
+        expected = "uniform or degree, as pairs have no times"
+        require(timed or config.negatives != "earlier", "recommender.negatives", config.negatives, expected)
         if config.modalities or model_class(config.model).wants_modalities:
             chosen_modalities(data, config)
 
     def inputs(self, run: Origins) -> Json:
         from netgpt.sampler import GENERATOR
-        from netgpt.sampler.links import NEGATIVES
+        from netgpt.sampler.negatives import NEGATIVES
         from netgpt.trainers.recommend.triples import PAIRS
 
         task, settings = run.settings.task, run.settings.section(self.name, RecommenderConfig)

@@ -178,6 +178,32 @@ def test_negatives_by_degree_come_as_often_as_their_weights() -> None:
     assert chi < 40  # of at most 9 degrees of freedom: a chance of 1e-5
 
 
+def test_negatives_of_before_were_there(pairs: Store, tmp_path: Path) -> None:
+    data = Interactions.of(pairs)
+    users, items = ([int(name) for name in pairs.node_names(kind)] for kind in ("user", "item"))
+    at = {(u, i): t for u, i, t, part in pairs_of_tastes() if part == 0}
+    first = {item: min(t for (_, i), t in at.items() if i == item) for item in {i for _, i in at}}
+    known = [(users[u], items[i]) for u, i in zip(data.train.users, data.train.items, strict=True)]
+    assert data.times is not None and data.times.tolist() == [at[pair] for pair in known]
+    loader = TripleLoader(data.train, batch_size=40, seed=2, negatives="earlier", times=data.times)
+    free = [{i for i, t in first.items() if t < at[pair] and (pair[0], i) not in at} for pair in known]
+    assert loader.usable.tolist() == [number for number, some in enumerate(free) if some]
+    assert 0 < loader.num_skipped < len(known)
+    drawn: dict[int, set[int]] = {}
+    for epoch in range(30):
+        for step in loader.stream(epoch):
+            for number, item in zip(step.pairs.tolist(), step.negatives.tolist(), strict=True):
+                drawn.setdefault(number, set()).add(items[item])
+    assert all(some <= free[number] for number, some in drawn.items())
+    assert sum(map(len, drawn.values())) > 0.8 * sum(map(len, free))  # and not the same ones again
+    config = replace(CONFIG, model="lightgcn", negatives="earlier")
+    assert trainer_of(pairs, tmp_path / "all", replace(config, epochs=1)).run()["skipped_pairs"] == (
+        SampledLoader(data, replace(config, neighbors="sampled"), 0).num_skipped
+    )
+    with pytest.raises(TrainerError, match="negatives: found 'earlier', expected another"):
+        TripleLoader(data.train, batch_size=40, seed=2, negatives="earlier")
+
+
 def test_users_who_have_all_items_teach_nothing(tmp_path: Path) -> None:
     rows = [(0, i, i, 0) for i in range(6)] + [(u, i, i, (u + i) % 3) for u in range(1, 5) for i in range(6)]
     store = store_of(tmp_path / "full", rows, vectors=False)
