@@ -70,6 +70,7 @@ def test_synthetic_stores_of_both_layouts(tmp_path: Path) -> None:
     assert "ms" in line(prefix) and "failed" not in line(prefix)
 
 
+@pytest.mark.all
 def test_sampler_on_a_random_graph() -> None:
     (result,) = bench_degrees(SamplerBench(fanout=5, batch_size=20, hops=(2,), batches=3, rounds=2), [9], 300)
     assert (result["num_edges"], result["batch_size"], result["hops"]) == (2700, 20, 2)

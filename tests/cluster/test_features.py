@@ -243,6 +243,7 @@ def test_a_killed_encoder_loses_no_row(
     np.testing.assert_allclose(found, alone, rtol=2**-11, atol=1e-5)
 
 
+@pytest.mark.all
 def test_a_command_that_was_ended_goes_on(
     on_ray: None, records_path: Path, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,10 @@ def test_a_run_started_again_is_done(folder: Path) -> None:
         (["recommend", "RUN", "--out", "x.parquet", "--users", "BAD"], "line 2: found 'x1', expected a user"),
         (["predict", "RUN", "--data", "DATA"], "found a recommender's run, expected: netgpt recommend RUN"),
         (["export", "RUN", "--out", "new"], "found no language stage with the graph, expected one"),
-        (["plan", "--config", "shl-tiktok"], "plan: found a recipe with a recommender, expected one with"),
+        (
+            ["plan", "--config", "shl-tiktok"],
+            "plan: found a recipe with a recommender, expected another: those",
+        ),
         (["append", "STORE", "--data", "DATA"], "whose relations follow from its rows"),
         (["embeddings", "RUN", "--out", "new", "--of", "image"], "--of: found 'image', expected types that"),
         (
