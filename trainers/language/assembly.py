@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from netgpt.graphstore import Store
+from netgpt.graphstore import Document, Store
 from netgpt.trainers import weights
 from netgpt.trainers.config import LoraConfig
 from netgpt.trainers.errors import TrainerError
@@ -41,13 +41,19 @@ def base_path(run: Path, settings: Settings) -> str:
 
 
 def make_builder(
-    tokenizer_of: str, store: Store, settings: Settings, task: Task, *, with_graph: bool = True
+    tokenizer_of: str,
+    store: Store,
+    settings: Settings,
+    task: Task,
+    *,
+    with_graph: bool = True,
+    document: Document | None = None,
 ) -> PromptBuilder:
-    """Prompts of a store's documents with the tokenizer of a folder or hub id."""
+    """Prompts of a document, by default that of the target, with the tokenizer of a folder or hub id."""
     language = settings.language
     return PromptBuilder(
         load_tokenizer(tokenizer_of),
-        document_of(store, task.config.label),
+        document_of(store, task.config.label) if document is None else document,
         Words.of(task),
         max_tokens=language.max_tokens,
         max_comments=language.max_comments,

@@ -8,11 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from netgpt.trainers.language.assembly import Assembly
-from netgpt.trainers.language.model.backbone import load_tokenizer
+from netgpt.trainers.language.assembly import Assembly, make_builder
 from netgpt.trainers.language.samples import GraphStates
 from netgpt.trainers.language.text.prompt import PromptBuilder
-from netgpt.trainers.language.text.template import Words
 from netgpt.trainers.language.text.tokens import Tokens
 from netgpt.trainers.recommend.cases import Cases, case_document, records
 from netgpt.trainers.recommend.config import RerankConfig
@@ -45,15 +43,8 @@ class CaseAssembly(Assembly):
 
     @cached_property
     def builder(self) -> PromptBuilder:
-        language = self.settings.language
-        return PromptBuilder(
-            load_tokenizer(self.base_path),
-            case_document(self.data, self.config),
-            Words.of(self.task),
-            max_tokens=language.max_tokens,
-            max_comments=language.max_comments,
-            seed=self.settings.seed,
-        )
+        document = case_document(self.data, self.config)
+        return make_builder(self.base_path, self.store, self.settings, self.task, document=document)
 
     def graph_states(self, scores: bool) -> GraphStates:
         """Vectors by case, with the scale of those of all users that have a pair of train: the same for any

@@ -118,14 +118,14 @@ class Rerank(LanguageStage):
 
     def run(self, job: StageJob, tools: Tools) -> Made:
         from netgpt.trainers import distributed
-        from netgpt.trainers.recommend.cases import reranked
+        from netgpt.trainers.recommend.cases import Cases, reranked
         from netgpt.trainers.recommend.judge import only
         from netgpt.trainers.recommend.ranking import full_ranking
 
         made = super().run(job, tools)
         reranker = Reranker(self, job, tools)
         first, users = reranker.first, self._val_users(job, reranker.first)
-        cases = reranker.lists(users, holding=first.val)
+        cases = Cases.load(job.folder / VAL)
         log_chances = reranker.log_chances(cases)
         by_weight: dict[str, float] | None = None
         if distributed.rank() == 0:
