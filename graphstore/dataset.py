@@ -9,7 +9,7 @@ in memory, checking) follows from the schema.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -34,6 +34,8 @@ class BuildConfig:
 
     dataset: ClassVar[str] = ""
     """What the data set is found by, where a configuration is of one."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings that stores of before do not know: a store says them where they are not the default."""
     layout: Layout = "prefix"
     """Rows of groups: prefix: one list a group that rows are beginnings of; csr: each row written out."""
     encoder: str = "hash:256"
@@ -46,6 +48,12 @@ class BuildConfig:
     def __post_init__(self) -> None:
         self.require("layout", ("csr", "prefix"))
         self.require("on_error", ("fail", "skip"))
+
+    def said(self) -> dict[str, Any]:
+        """As a store says it, by name."""
+        default = {one.name: one.default for one in fields(self)}
+        said = asdict(self)
+        return {name: said[name] for name in said if name not in self.later or said[name] != default[name]}
 
     def require(self, name: str, allowed: tuple[str, ...]) -> None:
         """StoreError where a setting is none of those allowed."""

@@ -9,7 +9,7 @@ Legend: N nodes of a type in the store, M new ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import overload
 
@@ -32,6 +32,7 @@ from netgpt.graphstore.features import (
     VideoEncoder,
     text_encoder,
 )
+from netgpt.graphstore.nearest.relation import nearest_rows
 from netgpt.graphstore.relations import Relation, csr_from_pairs, link_pairs, prefix_rows
 from netgpt.graphstore.schema import EdgeType, NodeType, RelationType, Schema, edge_name
 from netgpt.graphstore.store import Graph, Store, unknown_relation
@@ -229,16 +230,28 @@ class ExtendedGraph(Graph):
         indptr, indices = csr_from_pairs(heads, tails, self.num_nodes[dst] - first)
         return indices, indptr[:-1], indptr[1:]
 
+    def _new_nearest(
+        self, relation: RelationType
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]:
+        """The same of a relation that retrieval makes, and the numbers of its edges."""
+        dst = relation.edge_type[2]
+        new = np.arange(self.store.num_nodes[dst], self.num_nodes[dst])
+        rows = nearest_rows(self, relation, new)
+        return rows.indices, rows.begin, rows.end, rows.numbers
+
     def _joined_relation(self, relation: RelationType) -> Relation:
         """The store's rows over its own `indices`, then the new rows over a second part of it."""
         old = self.store.relation(relation.edge_type)
         if self.num_nodes[relation.edge_type[2]] == old.num_dst:
             return old
         rank = None
+        numbers: Mapping[str, np.ndarray] = {}
         if relation.rule == "group":
             indices, begin, end, rank = self._new_group(relation)
         elif relation.rule == "listed":
             indices, begin, end = self._new_edges(relation)
+        elif relation.rule == "nearest":
+            indices, begin, end, numbers = self._new_nearest(relation)
         else:
             indices, begin, end = self._new_links(relation)
         offset = len(old.indices)
@@ -254,9 +267,9 @@ class ExtendedGraph(Graph):
             np.concatenate([old.begin, begin + offset]),
             np.concatenate([old.end, end + offset]),
             joined_rank,
-            # Of edges with times or numbers, which are rows of a table of their own, none is new
+            # Of listed edges with times or numbers, which are rows of a table of their own, none is new
             old.time,
-            old.numbers,
+            {name: np.concatenate([old.numbers[name], new]) for name, new in numbers.items()} or old.numbers,
         )
 
 

@@ -7,11 +7,16 @@ from typing import Any, TypedDict
 import numpy as np
 
 from netgpt.graphstore.files import total_bytes
-from netgpt.graphstore.schema import Column, NodeType, edge_name
+from netgpt.graphstore.relation_types import SCORE
+from netgpt.graphstore.schema import Column, NodeType, RelationType, edge_name
 from netgpt.graphstore.store import SPLITS, Store
 
 MAX_COUNTED = 20
 """Most values of a column that are counted one by one."""
+SCORE_BINS = 20
+"""From −1 to 1."""
+NEAR_DUPLICATE = 0.99
+"""Score from which two nodes are as good as copies."""
 
 
 class NodeInfo(TypedDict):
@@ -73,7 +78,7 @@ def describe(store: Store) -> StoreInfo:
         "encoders": attributes["encoders"],
         "bytes": total_bytes(store.path),
         "nodes": {n.name: _node(store, n) for n in store.schema.node_types},
-        "relations": {edge_name(e): attributes["relations"][edge_name(e)] for e in store.edge_types},
+        "relations": {edge_name(r.edge_type): _relation(store, r) for r in store.schema.relations},
         "target": target.name,
         "columns": {c.name: _column(store, c) for c in target.columns},
         "split": None
@@ -97,6 +102,25 @@ def _node(store: Store, node: NodeType) -> NodeInfo:
         "num_rows": features.num_rows,
         "dim": features.dim,
         "dtype": str(features.dtype),
+    }
+
+
+def _relation(store: Store, relation: RelationType) -> dict[str, Any]:
+    """What the attributes say of it; of what is nearest also how rows are filled, and the scores."""
+    said = dict(store.attributes["relations"][edge_name(relation.edge_type)])
+    if relation.nearest is None:
+        return said
+    rows = store.relation(relation.edge_type)
+    degree, scores = rows.degree(), np.asarray(rows.numbers[SCORE])
+    edges = np.linspace(-1, 1, SCORE_BINS + 1)
+    counts = np.histogram(np.clip(scores, -1, 1), edges)[0]
+    return {
+        **said,
+        "k": relation.nearest.k,
+        "num_short": int(((degree > 0) & (degree < relation.nearest.k)).sum()),
+        "num_empty": int((degree == 0).sum()),
+        "num_near_duplicates": int((scores >= NEAR_DUPLICATE).sum()),
+        "histogram": {f"{low:.1f}": int(num) for low, num in zip(edges, counts, strict=False) if num},
     }
 
 
@@ -157,5 +181,13 @@ def table(info: StoreInfo) -> str:
         lines.append(f"{name:<38}{relation['num_edges']:>15,}  {relation['layout']}")
         for part, num in relation.get("held", {}).items():
             lines.append(f"{f'  held out: {part}':<38}{num:>15,}  pairs, no edges")
+        if "histogram" in relation:
+            lines.append(
+                f"  the nearest {relation['k']}: {relation['num_short']:,} nodes have fewer, "
+                f"{relation['num_empty']:,} none; {relation['num_near_duplicates']:,} edges of a score from "
+                f"{NEAR_DUPLICATE} on"
+            )
+            scores = ", ".join(f"{low}: {num:,}" for low, num in relation["histogram"].items())
+            lines.append(f"  scores from {scores}")
     lines.append(f"{'total':<38}{sum(int(r['num_edges']) for r in info['relations'].values()):>15,}")
     return "\n".join(lines)

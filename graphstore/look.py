@@ -18,7 +18,7 @@ import numpy as np
 from netgpt.graphstore.dataset import Block, Source
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.ranks import rank_correlation
-from netgpt.graphstore.schema import Column, NodeType, edge_name
+from netgpt.graphstore.schema import Column, NodeType, RelationType, edge_name
 
 NUM_EXAMPLES, MAX_COUNTED = 3, 10_000
 LEAK = 0.95
@@ -72,6 +72,12 @@ class SourceFacts:
     first_bad: str | None
     label: dict[str, float | int] | None
     """Quantiles of a numeric label, counts of others; None where none was named."""
+
+
+def _said_rule(relation: RelationType) -> str:
+    if relation.nearest is not None:
+        return f"{relation.nearest.k} most alike by {', '.join(relation.nearest.by)}"
+    return f"same {relation.group_by}" if relation.group_by else relation.column
 
 
 class _Seen:
@@ -162,11 +168,7 @@ def look(source: Source, dataset: str, label: str | None = None) -> SourceFacts:
             if relation.rule == "listed"
         }
         source.scratch = None
-    rules = {
-        edge_name(r.edge_type): f"same {r.group_by}" if r.group_by else r.column
-        for r in schema.relations
-        if r.rule != "listed"
-    }
+    rules = {edge_name(r.edge_type): _said_rule(r) for r in schema.relations if r.rule != "listed"}
     tables = [
         TableFacts(
             name, num_rows[name], [one.close() for one in columns.values()], _features(schema.node_type(name))

@@ -126,6 +126,8 @@ def write_relation(root: Path, relation: Relation, layout: Layout) -> Layout:
     A `csr` relation stays one.
     """
     folder = f"edges/{edge_name(relation.edge_type)}"
+    for name, values in relation.numbers.items():
+        write_array(root, f"{folder}/numbers/{name}", values)
     if layout == "prefix" and relation.rank is not None:
         for name, values in (
             ("indices", relation.indices),

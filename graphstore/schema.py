@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-EdgeType = tuple[str, str, str]
+from netgpt.graphstore.relation_types import SCORE, EdgeType, Nearest, RelationType, edge_name
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """What node types, relations and columns may be called: their names are folders."""
@@ -35,11 +35,6 @@ Origin = Literal["rows", "values", "each"]
 NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64")
 _FORMER_ENCODINGS = {"comment": "text_time"}
 """Names in formats 1 and 2."""
-
-
-def edge_name(edge_type: EdgeType) -> str:
-    """One string for a triple, used in messages, file paths and hashes: `src/rel/dst`."""
-    return "/".join(edge_type)
 
 
 @dataclass(frozen=True)
@@ -123,38 +118,6 @@ class NodeType:
         """How a person calls a column; its name where it has no title, or there is none of that name."""
         column = self.column_named(name)
         return (column.title if column else "") or name
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelationType:
-    """A type of edges, and where they come from: a group, a column, or else a list."""
-
-    edge_type: EdgeType
-    group_by: str | None = None
-    """The category that head and tail share, for edges that a rule makes: same key, head not later. Heads are
-    nodes of the tails' type, or of one that has a node for each of them."""
-    strict: bool = False
-    """True: the head's time is before the tail's; False: not after it."""
-    column: str = ""
-    """The column that says it, where one end's nodes come from the other's: its category, its own value, or
-    the number of its parent's row."""
-    time: str = ""
-    """What the time of a listed edge is called, where each has its own: rows are in its order."""
-    numbers: tuple[str, ...] = ()
-    """Numbers of a listed edge."""
-    link: str = ""
-    """The column of one end's rows that says the other, of listed edges that a foreign key makes."""
-    held: tuple[str, ...] = ()
-    """Parts of the listed pairs, such as val and test, that are kept beside the rows and are no edges."""
-
-    def held_path(self, part: str) -> str:
-        """Where the pairs of such a part are in a store: the folder of `heads` and `tails`."""
-        return f"held/{edge_name(self.edge_type)}/{part}"
-
-    @property
-    def rule(self) -> Literal["listed", "column", "group"]:
-        """Where its rows come from."""
-        return "group" if self.group_by is not None else "column" if self.column else "listed"
 
 
 @dataclass(frozen=True)
@@ -288,10 +251,7 @@ class Schema:
         for node in raw["node_types"]:
             if not node["made_of"]:
                 del node["made_of"]
-        for relation in raw["relations"]:
-            for key in ("time", "numbers", "link", "held"):
-                if not relation[key]:
-                    del relation[key]
+        raw["relations"] = [relation.to_dict() for relation in self.relations]
         return raw
 
     @staticmethod
@@ -302,19 +262,7 @@ class Schema:
         schema = Schema(
             target=raw["target"],
             node_types=tuple(_node_type(node) for node in raw["node_types"]),
-            relations=tuple(
-                RelationType(
-                    edge_type=(r["edge_type"][0], r["edge_type"][1], r["edge_type"][2]),
-                    group_by=r["group_by"],
-                    strict=r["strict"],
-                    column=r.get("column", ""),
-                    time=r.get("time", ""),
-                    numbers=tuple(r.get("numbers", ())),
-                    link=r.get("link", ""),
-                    held=tuple(r.get("held", ())),
-                )
-                for r in raw["relations"]
-            ),
+            relations=tuple(RelationType.from_dict(r) for r in raw["relations"]),
             documents=tuple(
                 Document(d["node_type"], d["column"], tuple(_field(one) for one in d["fields"]))
                 for d in raw.get("documents", ())
@@ -344,6 +292,8 @@ class Schema:
                 yield f"edge type from {src!r} to {dst!r}"
             elif relation.rule == "group" and not self.is_numbered_as(src, dst):
                 yield f"{edge_name(relation.edge_type)}: a group of two types"
+            elif relation.nearest is not None:
+                yield from self._nearest_problems(relation, relation.nearest)
             elif relation.rule != "listed" and (relation.time or relation.numbers or relation.held):
                 yield f"{edge_name(relation.edge_type)}: times, numbers or parts of edges that are not listed"
             elif relation.group_by is not None:
@@ -369,6 +319,28 @@ class Schema:
             column = self.node_type(self.target).column_named(self.split.column)
             if column is None or column.kind not in ("time", "number") or type(self.split.until) is not int:
                 yield f"a split by {self.split.column!r}, expected a number or time of the target"
+
+    def _nearest_problems(self, relation: RelationType, nearest: Nearest) -> Iterator[str]:
+        name, (src, _, dst) = edge_name(relation.edge_type), relation.edge_type
+        tail = self.node_type(dst)
+        if src != dst or relation.numbers != (SCORE,) or relation.held or relation.time:
+            yield f"{name}: what is nearest of another type, or with other numbers than its {SCORE}"
+        if type(nearest.k) is not int or not 1 <= nearest.k < 1 << 20:
+            yield f"{name}: the nearest {nearest.k!r}"
+        if not nearest.by or len({*nearest.by}) < len(nearest.by):
+            yield f"{name}: what is nearest by {nearest.by}"
+        for by in nearest.by:
+            if by not in self.encoded_types or not self.is_numbered_as(by, dst):
+                yield f"{name}: what is nearest by {by!r}, expected a type of {dst} that has features"
+        if nearest.time and ((time := tail.column_named(nearest.time)) is None or time.kind != "time"):
+            yield f"{name}: found no time column {nearest.time!r} of {dst}"
+        if nearest.apart and ((one := tail.column_named(nearest.apart)) is None or one.kind != "category"):
+            yield f"{name}: found no category {nearest.apart!r} of {dst}"
+        if (bank := nearest.bank) is not None:
+            kinds = ("category",) if bank.until is None else ("number", "time")
+            column = tail.column_named(bank.column)
+            if column is None or column.kind not in kinds or type(bank.until or 0) is not int:
+                yield f"{name}: found no {' or '.join(kinds)} column {bank.column!r} of {dst} for its bank"
 
     def _field_problems(self, node_type: str, fields: tuple[Field, ...]) -> Iterator[str]:
         columns = {
@@ -396,7 +368,9 @@ class Schema:
             relation.group_by,
             self.node_type(self.target).time,
         )
-        return tail == self.target and (by_link or by_group or bool(column and relation.column == column))
+        by_apart = relation.nearest is not None and relation.nearest.apart == column
+        by_column = bool(column) and relation.column == column
+        return tail == self.target and (by_link or by_group or by_column or (by_apart and bool(column)))
 
     def holder(self, node_type: str) -> str:
         """The type that has the columns: the other one, where there is a node for each of its rows."""

@@ -17,6 +17,7 @@ import numpy as np
 from netgpt.graphstore.arrays import map_array, read_blocks, read_meta
 from netgpt.graphstore.errors import FormatError
 from netgpt.graphstore.files import inside, read_json
+from netgpt.graphstore.relation_types import SCORE
 from netgpt.graphstore.schema import Column, edge_name
 from netgpt.graphstore.seal import VERSION, file_problems, read_seal, store_files, within
 from netgpt.graphstore.sort import Values
@@ -149,10 +150,13 @@ def _pointer_problems(store: Store) -> Iterator[str]:
             wrong += _rising(root, f"{name}/indptr", read_meta(root, f"{name}/indices").num_rows)
         elif not wrong:
             wrong += _prefix_problems(root, name)
-        if not wrong and f"{name}/time" in store.seal.arrays:
-            wrong += _late(root, name)
-        yield from wrong
         rule = store.schema.relation_type(edge_type)
+        if not wrong and f"{name}/time" in store.seal.arrays:
+            wrong += _unordered(root, name, "time", np.less, "earlier")
+        if not wrong and rule.nearest is not None:
+            wrong += _long_rows(root, name, rule.nearest.k)
+            wrong += _unordered(root, name, f"numbers/{SCORE}", np.greater, "greater")
+        yield from wrong
         for part in rule.held:
             for end, node_type in (("heads", edge_type[0]), ("tails", edge_type[2])):
                 path = f"{rule.held_path(part)}/{end}"
@@ -241,14 +245,27 @@ def _rising(root: Path, name: str, last: int) -> Iterator[str]:
         yield f"{name}: ends at {final}, expected {last}"
 
 
-def _late(root: Path, name: str) -> Iterator[str]:
-    """Rows of edges that have times are in their order."""
+def _unordered(
+    root: Path, name: str, values: str, is_wrong: Callable[..., np.ndarray], what: str
+) -> Iterator[str]:
+    """Rows are in the order of what their edges have: rising times, falling scores."""
     starts = np.asarray(map_array(root, f"{name}/indptr"))[:-1]
-    for first, times in read_blocks(root, f"{name}/time", overlap=1):
-        falls = first + 1 + np.flatnonzero(times[1:] < times[:-1])
-        wrong = falls[~np.isin(falls, starts)]
+    for first, numbers in read_blocks(root, f"{name}/{values}", overlap=1):
+        edges = first + 1 + np.flatnonzero(is_wrong(numbers[1:], numbers[:-1]))
+        wrong = edges[~np.isin(edges, starts)]
         if len(wrong):
-            yield f"{name}/time: edge {wrong[0]} is earlier than the one before it in its row"
+            yield f"{name}/{values}: edge {wrong[0]} is {what} than the one before it in its row"
+            return
+
+
+def _long_rows(root: Path, name: str, k: int) -> Iterator[str]:
+    """Rows have at most k heads."""
+    for first, starts in read_blocks(root, f"{name}/indptr", overlap=1):
+        wrong = np.diff(starts) > k
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            num = starts[row + 1] - starts[row]
+            yield f"{name}: found a row of {num} heads, expected {k} at most, at row {first + row}"
             return
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from netgpt.graphstore.datasets import names
 from netgpt.graphstore.errors import FormatError, StoreError
 from netgpt.graphstore.features import Encoders
 from netgpt.graphstore.files import atomic_dir, refuse_existing, value_digest
+from netgpt.graphstore.nearest.relation import nearest_rows
+from netgpt.graphstore.nearest.written import WrittenNodes
 from netgpt.graphstore.relations import (
     Relation,
     csr_from_pairs,
@@ -129,7 +131,7 @@ def write_store(
         "relations": relations,
         "encoders": _encoder_names(schema, encoders),
         "time_dim": config.time_dim,
-        "build": asdict(config),
+        "build": config.said(),
         "features": folder_encoders(features),
         "source_digest": digest,
         "num_imputed": sum(report.imputed.values())
@@ -169,8 +171,12 @@ def _rows(
     num_nodes: dict[str, int],
     memory_bytes: int,
 ) -> Relation:
-    """The rows of a relation that a group or a column makes."""
+    """The rows of a relation that a group, a column or retrieval makes."""
     src, _, dst = relation.edge_type
+    if relation.nearest is not None:
+        assert source.scratch is not None
+        written = WrittenNodes(nodes.root, schema, num_nodes)
+        return nearest_rows(written, relation, scratch=source.scratch / "vectors")
     if relation.group_by is not None:
         target = schema.node_type(dst)
         if target.column_named(relation.group_by) is None:

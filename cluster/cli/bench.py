@@ -152,6 +152,34 @@ def recommend(
 
 
 @app.command()
+def similar(
+    tails: Annotated[int, typer.Option(help="Vectors that ask.")] = 1974,
+    bank: Annotated[int, typer.Option(help="Vectors that are searched.")] = 15_790,
+    width: Annotated[int, typer.Option(help="Of a vector.")] = 1024,
+    k: Annotated[int, typer.Option(help="Heads of a row.")] = 10,
+    earlier: Annotated[
+        list[int] | None, typer.Option(help="So many nodes that each find earlier ones; again for more.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Rounds; a figure is their median.")] = 5,
+    peers: Annotated[str, typer.Option(help="A Python that has faiss or usearch.")] = "",
+    scratch: Scratch = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """The nearest by inner product, exactly, beside numpy and, where a Python has them, faiss and usearch."""
+    from netgpt.cluster.bench.similar import SimilarBench, bench_earlier, bench_search, line
+    from netgpt.cluster.errors import ClusterError
+
+    if min(tails, bank, width, k, threads, rounds, *(earlier or [1])) < 1 or k > bank:
+        raise ClusterError("bench similar: found a size below 1 or k above the bank, expected others")
+    config = SimilarBench(
+        tails=tails, bank=bank, width=width, k=k, threads=threads, rounds=rounds, peers=peers
+    )
+    found = bench_search(config, scratch) if not earlier else iter(())
+    _show(chain(found, *(bench_earlier(config, num, scratch) for num in earlier or [])), line, as_json)
+
+
+@app.command()
 def pipeline(
     data: Annotated[Path, typer.Option("--data", help="Released records (JSON).")],
     config: Annotated[str, typer.Option("--config", help="demo, sample, or a YAML file.")] = "sample",

@@ -33,6 +33,10 @@ def build(
     bad_numbers: Annotated[
         str | None, typer.Option("--bad-numbers", help="Of some data sets: refuse or zero.")
     ] = None,
+    similar: Annotated[
+        int | None,
+        typer.Option("--similar", help="Of some data sets: edges from so many nodes that are most alike."),
+    ] = None,
     features: Annotated[
         Path | None, typer.Option("--features", help="What netgpt features made of this source.")
     ] = None,
@@ -54,6 +58,7 @@ def build(
         "ties": ties,
         "video_dim": video_dim,
         "bad_numbers": bad_numbers,
+        "similar": similar,
     }
     values = {name: value for name, value in given.items() if value is not None}
     known, config = build_config(source, dataset, values, options or [])

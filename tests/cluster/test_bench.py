@@ -23,6 +23,8 @@ from netgpt.cluster.bench.recommend import line as recommend_line
 from netgpt.cluster.bench.recommend_scale import bench_scale
 from netgpt.cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
 from netgpt.cluster.bench.sampler import line as sampler_line
+from netgpt.cluster.bench.similar import SimilarBench, bench_earlier, bench_search
+from netgpt.cluster.bench.similar import line as similar_line
 from netgpt.cluster.cli.bench import app
 from netgpt.graphstore import Store
 from netgpt.trainers.language.model.netgpt import NetGPT
@@ -30,6 +32,19 @@ from netgpt.trainers.language.model.tiny import random_qwen2_vl
 from netgpt.trainers.language.packing import collate
 from tests.recommend import pairs_of_tastes, write_pairs
 from tests.recommend import store_of as pairs_store
+
+
+def test_similar(tmp_path: Path) -> None:
+    config = SimilarBench(tails=40, bank=300, width=16, k=3, rounds=1, peers=sys.executable)
+    (result,) = bench_search(config, tmp_path)
+    assert result["ours_recall"] == 1 and result["numpy_recall"] > 0.99
+    assert result["numpy_times_slower"] == pytest.approx(result["numpy_s"] / result["ours_s"])
+    for peer in ("faiss", "usearch"):
+        assert f"{peer}_s" in result or "No module named" in result[f"{peer}_error"]
+    (earlier,) = bench_earlier(config, 500, tmp_path)
+    assert earlier["search_s"] > 0 and 0 < earlier["own_bytes"] <= earlier["peak_bytes"]
+    assert "300" in similar_line(result) and "500 nodes" in similar_line(earlier)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_process_is_not_ok_and_memory_is_its_peak() -> None:

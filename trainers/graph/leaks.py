@@ -70,7 +70,7 @@ def _places(schema: Schema, relations: list[RelationType], num_layers: int) -> I
         further = []
         for place in here:
             for relation in (r for r in relations if r.edge_type[2] == place.node_type):
-                is_earlier = place.is_earlier and relation.rule == "group" and relation.strict
+                is_earlier = place.is_earlier and relation.is_strict
                 head = relation.edge_type[0]
                 if (head, is_earlier) not in seen:
                     seen.add((head, is_earlier))

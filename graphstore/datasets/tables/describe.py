@@ -43,13 +43,17 @@
     relations:
       - {name: same_studio_as, of: movie, group: studio, ties: strict}
       - {name: by_same_user, of: rating, group: user, ties: strict, tells: [stars]}
+      - {name: is_similar_to, of: movie, nearest: [title, cover], k: 10, bank: {part: train}, apart: studio}
 
 A link `studio` of `movie` is the relation movie/studio/studio and, unless `reverse: false`, its reverse
 studio/rev_studio/movie, by which a movie hears of its studio; with `reverse: only` that alone. A table of
 edges is user/likes/movie and movie/rev_likes/user. A group makes the edges of each node to those of the same
 value that are not later (`ties: strict`: earlier). With `tells` the heads are no rows but nodes of a type of
 their own, here rating_stars, which have those numbers of the earlier rows: so a row is told what the earlier
-ones came to, and not what it came to itself.
+ones came to, and not what it came to itself. `nearest` makes the edges from the k rows whose texts or vectors
+are most alike: earlier ones by the table's time (`time:` another time column, or false), of the bank, which
+is all rows or those with a value of a category, and no two with one value of the category `apart`. Each edge
+has its score.
 
 Paths are relative to the description.
 """
@@ -60,6 +64,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
+
+from netgpt.graphstore.datasets.tables.retrieval import NearestDescription
 
 Kind = Literal["text", "number", "time", "category", "categories", "vector"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -174,6 +180,7 @@ class Description:
     groups: tuple[GroupDescription, ...]
     bare: frozenset[str] = frozenset()
     """Types of the distinct values of columns that have no features."""
+    nearest: tuple[NearestDescription, ...] = ()
 
     @property
     def nodes(self) -> tuple[TableDescription, ...]:

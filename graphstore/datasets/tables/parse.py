@@ -20,6 +20,7 @@ from netgpt.graphstore.datasets.tables.describe import (
     NewestDescription,
     TableDescription,
 )
+from netgpt.graphstore.datasets.tables.retrieval import NearestDescription, nearest_description
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import NAME
 
@@ -43,7 +44,8 @@ def read_description(path: Path) -> Description:
     described = {
         str(name): _table(path, str(name), table) for name, table in tables.items() if str(name) not in values
     }
-    description = Description(path, "", described, _groups(path, raw.get("relations") or [], described))
+    groups, nearest = _relations(path, raw.get("relations") or [], described)
+    description = Description(path, "", described, groups, nearest=nearest)
     nodes = [table.name for table in description.nodes]
     require(path, bool(nodes), "tables", ", ".join(described), "a table with a key or columns")
     for table in described.values():
@@ -63,7 +65,7 @@ def read_description(path: Path) -> Description:
     said = f"{target}, whose rows are edges" if edges else target
     also = f", or tables.{target}.rows: nodes" if edges else ""
     require(path, target in nodes, "target", said, f"one of {', '.join(nodes)}{also}")
-    return Description(path, target, described, description.groups, bare)
+    return Description(path, target, described, groups, bare, nearest)
 
 
 def as_tables(path: Path) -> Any:
@@ -292,18 +294,24 @@ def files_of(path: Path, place: str, raw: Any) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _groups(path: Path, raw: Any, tables: Mapping[str, TableDescription]) -> tuple[GroupDescription, ...]:
+def _relations(
+    path: Path, raw: Any, tables: Mapping[str, TableDescription]
+) -> tuple[tuple[GroupDescription, ...], tuple[NearestDescription, ...]]:
+    """Those of groups, and those of what is nearest."""
     require(path, isinstance(raw, list), "relations", raw, "a list of objects")
-    groups = []
+    groups, nearest = [], []
+    nodes = [table.name for table in tables.values() if not table.is_edges]
     for i, one in enumerate(raw):
         place = f"relations[{i}]"
-        check_keys(path, place, one, ("name", "of", "group", "ties", "tells"))
+        if isinstance(one, dict) and "nearest" in one:
+            nearest.append(nearest_description(path, place, one, nodes))
+            continue
+        check_keys(path, place, one, ("name", "of", "group", "ties", "tells", "nearest"))
         for key in ("name", "of", "group"):
             value = one.get(key)
             require(path, isinstance(value, str) and bool(value), f"{place}.{key}", value, "a text")
         name, of, column, ties = one["name"], one["of"], one["group"], one.get("ties", "include")
         require(path, bool(NAME.fullmatch(name)), f"{place}.name", name, "letters, digits, _, - and .")
-        nodes = [table.name for table in tables.values() if not table.is_edges]
         also = f", or tables.{of}.rows: nodes" if of in tables and of not in nodes else ""
         require(path, of in nodes, f"{place}.of", of, f"one of {', '.join(nodes)}{also}")
         require(path, ties in ("include", "strict"), f"{place}.ties", ties, "include or strict")
@@ -323,4 +331,4 @@ def _groups(path: Path, raw: Any, tables: Mapping[str, TableDescription]) -> tup
         told_early = not tells or ties == "strict"
         require(path, told_early, f"{place}.ties", ties, "strict, where earlier rows tell something")
         groups.append(GroupDescription(name, of, column, ties == "strict", tells))
-    return tuple(groups)
+    return tuple(groups), tuple(nearest)

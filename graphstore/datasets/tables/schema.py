@@ -13,6 +13,7 @@ from netgpt.graphstore.datasets.tables.describe import (
     GroupDescription,
     TableDescription,
 )
+from netgpt.graphstore.datasets.tables.retrieval import compared_types, nearest_relations
 from netgpt.graphstore.schema import (
     Column,
     Document,
@@ -104,6 +105,7 @@ def schema_of(description: Description) -> Schema:
         if group.tells
     }
     nodes += told.values()
+    nodes += compared_types(description.path, description.nearest, description.tables)
     relations = [
         RelationType(
             edge_type=edge_type,
@@ -125,6 +127,7 @@ def schema_of(description: Description) -> Schema:
         )
         for group in description.groups
     ]
+    relations += nearest_relations(description.path, description.nearest, description.tables)
     documents = tuple(
         _document(description, table, nodes, relations) for table in description.nodes if table.document
     )

@@ -11,6 +11,7 @@ from netgpt.graphstore.datasets.xsvideo import records as R
 from netgpt.graphstore.datasets.xsvideo.annotation import MAX_LEVEL, THRESHOLDS
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.features import DAY_S
+from netgpt.graphstore.relation_types import Nearest, Part, nearest_relation
 from netgpt.graphstore.schema import (
     Column,
     Document,
@@ -37,6 +38,7 @@ class Config(BuildConfig):
     """How a store of released records is built."""
 
     dataset: ClassVar[str] = "xsvideo"
+    later: ClassVar[tuple[str, ...]] = ("similar", "similar_by")
     ties: str = "include"
     """include: two states of one day are neighbours both ways; strict: heads of an earlier day only."""
     video_dim: int = 3584
@@ -44,12 +46,29 @@ class Config(BuildConfig):
     bad_numbers: R.BadNumbers = "refuse"
     """Counts and durations that are absent, null or negative: refuse: a bad record; zero: 0, and counted."""
 
+    similar: int = 0
+    """Edges to a state from that many of other videos that are most alike, of earlier days and of train; 0:
+    none."""
+    similar_by: str = "title"
+    """What is alike: title, description or video, or several with commas."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.similar < 0:
+            raise StoreError(f"similar: found {self.similar}, expected how many, from 0")
+        if not self.compared or not set(self.compared) <= {"title", "description", "video"}:
+            raise StoreError(
+                f"similar_by: found {self.similar_by!r}, expected title, description or video, with commas"
+            )
         self.require("ties", ("include", "strict"))
         self.require("bad_numbers", ("refuse", "zero"))
         if self.video_dim < 1:
             raise StoreError(f"video_dim: found {self.video_dim}, expected a width from 1")
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Types that say which states are alike."""
+        return tuple(filter(None, self.similar_by.split(",")))
 
 
 COLUMNS = (
@@ -101,10 +120,17 @@ def split_until(date: str = TRAIN_UNTIL) -> Split:
     return Split("time", int(day.timestamp()) + DAY_S, date)
 
 
-def xs_video(*, strict_ties: bool = False, video_dim: int = 3584) -> Schema:
-    """The 15 node types and 17 relations of XS-Video.
+def xs_video(
+    *,
+    strict_ties: bool = False,
+    video_dim: int = 3584,
+    similar: int = 0,
+    similar_by: tuple[str, ...] = ("title",),
+) -> Schema:
+    """The 15 node types and 17 relations of XS-Video, and with `similar` one more.
 
-    `strict_ties` drops heads of the tail's own day from the topic and author relations.
+    `strict_ties` drops heads of the tail's own day from the topic and author relations. `similar`: so many
+    states of other videos, of train and of earlier days, that are most alike by the features `similar_by`.
     """
 
     def each(name: str, encoding: str) -> NodeType:
@@ -151,10 +177,26 @@ def xs_video(*, strict_ties: bool = False, video_dim: int = 3584) -> Schema:
         RelationType(edge_type=("video", "has_same_topic_as", "video"), group_by="topic", strict=strict_ties),
         RelationType(edge_type=("video", "is_history_of", "video"), group_by="url", strict=True),
     ]
+    if similar:
+        until = split_until().until
+        found = Nearest(
+            by=similar_by, k=similar, time="ctime", apart="url", bank=Part(column="time", until=until)
+        )
+        relations.append(nearest_relation(("video", "is_similar_to", "video"), found))
     return Schema(
         target="video",
         node_types=tuple(nodes),
         relations=tuple(relations),
         documents=(DOCUMENT,),
         split=split_until(),
+    )
+
+
+def schema_of(config: Config) -> Schema:
+    """The schema of settings."""
+    return xs_video(
+        strict_ties=config.ties == "strict",
+        video_dim=config.video_dim,
+        similar=config.similar,
+        similar_by=config.compared,
     )

@@ -14,7 +14,7 @@ from netgpt.graphstore.columns import batched
 from netgpt.graphstore.dataset import Block, ReadReport, Source
 from netgpt.graphstore.datasets.xsvideo.annotation import INDICATORS
 from netgpt.graphstore.datasets.xsvideo.records import CHINA_OFFSET_S, COUNTS, Record, read_records
-from netgpt.graphstore.datasets.xsvideo.schema import KEYS, Config, xs_video
+from netgpt.graphstore.datasets.xsvideo.schema import KEYS, Config, schema_of
 from netgpt.graphstore.features import DAY_S
 from netgpt.graphstore.files import file_digest, value_digest
 
@@ -98,7 +98,7 @@ class RecordSource(Source):
         self._records, self.file = records, file
         self._digest = digest or (lambda: value_digest([r.id for r in records()]))
         self.report = report if report is not None else ReadReport()
-        self.schema = xs_video(strict_ties=config.ties == "strict", video_dim=config.video_dim)
+        self.schema = schema_of(config)
 
     def digest(self) -> str:
         return self._digest()
