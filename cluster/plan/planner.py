@@ -106,8 +106,11 @@ class Plan:
 def make_plan(request: PlanRequest) -> Plan:
     """Everything a run needs. ClusterError where the model or the store is not known."""
     config = request.config
-    if any(stage_of(name).kind == "pairs" for name in config.stages):
-        raise ClusterError("plan: found a recipe with a recommender, expected another: those are not planned")
+    for stage in map(stage_of, config.stages):
+        if stage.kind in ("pairs", "modal"):
+            raise ClusterError(
+                f"plan: found a recipe with the stage {stage.name}, expected another: those are not planned"
+            )
     language = language_stages(config)
     shape = language_shape(
         config.language.model,

@@ -23,7 +23,7 @@ Manifests = Mapping[str, Manifest]
 
 def training_stages(names: Sequence[str]) -> list[str]:
     """Those that train a model."""
-    return [name for name in names if stage_of(name).kind in ("graph", "language", "pairs")]
+    return [name for name in names if stage_of(name).kind in ("graph", "language", "pairs", "modal")]
 
 
 def loss_charts(manifests: Manifests, titles: Mapping[str, str], missing: Missing | None) -> ChartGroup:

@@ -14,6 +14,7 @@ DATASETS = {
     "xsvideo": "netgpt.graphstore.datasets.xsvideo:XSVideo",
     "tables": "netgpt.graphstore.datasets.tables:Tables",
     "interactions": "netgpt.graphstore.datasets.interactions:Interactions",
+    "microlens": "netgpt.graphstore.datasets.microlens:MicroLens",
     "edges": "netgpt.graphstore.datasets.edges:Edges",
 }
 """By name the module and class of each data set."""

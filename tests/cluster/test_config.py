@@ -20,6 +20,7 @@ def test_named_configurations_load_and_round_trip(tmp_path: Path) -> None:
     names = [
         "demo",
         "lightgcn-ml1m",
+        "mmra-microlens",
         "rerank-ml100k",
         "sample",
         "sample-ordinal",
@@ -99,7 +100,7 @@ def test_overrides_change_one_value() -> None:
         ("ablations.V.type=[a]", r"unknown key ablations\.V\.type"),
         (
             "dataset=nothing",
-            "dataset: found 'nothing', expected one of xsvideo, tables, interactions, edges, or package",
+            "dataset: found 'nothing', expected one of xsvideo, tables, interactions, microlens, edges",
         ),
         ("dataset=nowhere:Nothing", "dataset: found 'nowhere:Nothing', which cannot be imported"),
         ("stage2.max_steps=-1", r"stage2\.max_steps: found -1, expected at least 0"),
@@ -208,7 +209,7 @@ def test_a_recipe_stands_on_another(tmp_path: Path) -> None:
         ({"a": "base: b.yaml", "b": "base: a.yaml"}, r"base: found a\.yaml again"),
         (
             {"a": "base: nothing"},
-            "base: found 'nothing', expected a YAML file or one of demo, lightgcn-ml1m, rerank",
+            "base: found 'nothing', expected a YAML file or one of demo, lightgcn-ml1m, mmra-microlens",
         ),
         ({"a": "base: b.yaml", "b": "- graph"}, "found no keys, expected a recipe"),
         ({"a": "base: demo\ngraph: {epoch: 3}"}, r"unknown key graph\.epoch; did you mean graph\.epochs\?"),
@@ -266,7 +267,7 @@ def test_an_ablation_is_one_that_the_recipe_names(tmp_path: Path) -> None:
 def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(
         ClusterError,
-        match="demo, lightgcn-ml1m, rerank-ml100k, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video",
+        match="demo, lightgcn-ml1m, mmra-microlens, rerank-ml100k, sample, sample-ordinal, shl-ml100k",
     ):
         load_config("nothing")
     path = tmp_path / "c.yaml"

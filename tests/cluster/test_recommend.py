@@ -127,7 +127,7 @@ def test_a_run_started_again_is_done(folder: Path) -> None:
         (["export", "RUN", "--out", "new"], "found no language stage with the graph, expected one"),
         (
             ["plan", "--config", "shl-tiktok"],
-            "plan: found a recipe with a recommender, expected another: those",
+            "plan: found a recipe with the stage recommender, expected another: those",
         ),
         (["append", "STORE", "--data", "DATA"], "whose relations follow from its rows"),
         (["embeddings", "RUN", "--out", "new", "--of", "image"], "--of: found 'image', expected types that"),

@@ -256,7 +256,7 @@ def test_predicted_states_of_the_store_itself_score_as_evaluated(whole: Path, tm
     [
         (
             ["run", "--config", "nothing"],
-            "demo, lightgcn-ml1m, rerank-ml100k, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video",
+            "demo, lightgcn-ml1m, mmra-microlens, rerank-ml100k, sample, sample-ordinal, shl-ml100k",
         ),
         (["run", "--config", "demo", "--data", "no.json"], "no.json"),
         (["run", "--config", "demo"], "neither --data nor --store"),
@@ -302,7 +302,7 @@ def test_the_program_ends_as_its_commands_do(tmp_path: Path) -> None:
             2,
             "",
         )
-        and "demo, lightgcn-ml1m, rerank-ml100k, sample, sample-ordinal, shl-ml100k, shl-tiktok, xs-video"
+        and "demo, lightgcn-ml1m, mmra-microlens, rerank-ml100k, sample, sample-ordinal, shl-ml100k"
         in done.stderr
     )
     assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []

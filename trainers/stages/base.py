@@ -163,7 +163,7 @@ class Stage:
     uses_gpu: ClassVar[bool] = True
     resumes: ClassVar[bool] = False
     """Whether it has checkpoints; without, it starts anew in an empty folder."""
-    kind: ClassVar[Literal["graph", "embeddings", "tokens", "language", "pairs", ""]] = ""
+    kind: ClassVar[Literal["graph", "embeddings", "tokens", "language", "pairs", "modal", ""]] = ""
     """What plans and reports count it among."""
     measured: ClassVar[bool] = False
     """Whether `measure` gives scores once it is done."""

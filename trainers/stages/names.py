@@ -23,6 +23,7 @@ STAGES = {
 OTHERS = {
     "recommender": "netgpt.trainers.stages.recommend:Recommend",
     "rerank": "netgpt.trainers.stages.rerank:Rerank",
+    "multimodal": "netgpt.trainers.stages.multimodal:Multimodal",
 }
 """Stages of other recipes."""
 BASELINES = {

@@ -1,0 +1,1 @@
+"""Models over the modalities of an example, and over those of what was retrieved for it."""
