@@ -180,6 +180,30 @@ def similar(
 
 
 @app.command()
+def multimodal(
+    data: Annotated[Path, typer.Option("--data", help="A source of the recipe's data set.")],
+    config: Annotated[str, typer.Option("--config", help="A recipe with the stage.")] = "mmra-microlens",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model, svr or hyfea, with settings behind it; again for more."),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of split and training; again for more.")] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="What netgpt features made of this source.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    scratch: Scratch = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Models of modalities and retrieved neighbours by split, beside baselines, paired with a ridge
+    regression."""
+    from netgpt.cluster.bench.multimodal import MultimodalBench, bench_multimodal, line
+
+    asked = MultimodalBench(config, data, model or ["mmra"], seed or (0,), features, overrides or ())
+    _show(bench_multimodal(asked, scratch), line, as_json)
+
+
+@app.command()
 def pipeline(
     data: Annotated[Path, typer.Option("--data", help="Released records (JSON).")],
     config: Annotated[str, typer.Option("--config", help="demo, sample, or a YAML file.")] = "sample",

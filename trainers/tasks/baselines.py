@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from netgpt.graphstore import EdgeType, Graph
+from netgpt.graphstore.relation_types import SCORE
 
 if TYPE_CHECKING:
     from netgpt.trainers.tasks.base import Task
@@ -205,6 +206,30 @@ def link_means(
         off[-1] = 0.0
         scores += off[at[test]]
     return (tuple(ends), scores) if ends else None
+
+
+def nearest_types(graph: Graph) -> tuple[EdgeType, ...]:
+    """Relations of the target's most similar nodes."""
+    target = graph.schema.target
+    return tuple(r.edge_type for r in graph.schema.relations if r.nearest and r.edge_type[2] == target)
+
+
+def nearest_means(
+    graph: Graph, edge_type: EdgeType, truth: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """Scores of `test`: the mean label of those of the most similar nodes that are of `train`, weighed by the
+    softmax of their scores; the mean of `train` where there is none."""
+    relation, is_train = graph.relation(edge_type), np.zeros(len(truth), bool)
+    is_train[train] = True
+    scores = np.full(len(test), truth[train].mean())
+    for i, v in enumerate(test.tolist()):
+        heads = relation.neighbors(v)
+        own = is_train[heads]
+        if own.any():
+            begin = int(relation.begin[v])
+            alike = np.exp(np.asarray(relation.numbers[SCORE][begin : begin + len(heads)], np.float64))[own]
+            scores[i] = alike @ truth[heads[own]] / alike.sum()
+    return scores
 
 
 def _linked_ends(graph: Graph) -> dict[str, np.ndarray]:

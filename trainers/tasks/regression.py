@@ -28,6 +28,8 @@ from netgpt.trainers.tasks.baselines import (
     earlier_means,
     has_numbers,
     link_means,
+    nearest_means,
+    nearest_types,
     numbers_beside,
     ridge,
     trees,
@@ -171,6 +173,9 @@ class Regression(Task):
             made["ridge on the texts"] = Baseline(scores_of_texts)
         if (found := link_means(graph, truth, train, test)) is not None:
             made[f"means by {', '.join(found[0])}"] = Baseline(found[1])
+        for edge_type in nearest_types(graph):
+            name = f"mean of the nearest ({edge_type[1]})"
+            made[name] = Baseline(nearest_means(graph, edge_type, truth, train, test))
         for edge_type in told_by(graph, self.config.label):
             name = f"mean of earlier ({edge_type[1]})"
             made[name] = Baseline(earlier_means(graph, edge_type, truth, train, test))

@@ -192,7 +192,9 @@ def test_what_the_graph_has_not_is_refused_before_anything_starts(
 
 def test_a_graph_without_neighbours_needs_a_model_without_them(data: Path, tmp_path: Path) -> None:
     store, stage = built(tmp_path / "store", data, similar=0), stage_of("multimodal")
-    with pytest.raises(TrainerError, match=r"multimodal\.model: found 'mmra', expected a model without neigh"):
+    with pytest.raises(
+        TrainerError, match=r"multimodal\.model: found 'mmra', expected a model without neigh"
+    ):
         stage.check_graph(settings_with(CONFIG), store)
     for config in (replace(CONFIG, without=["RE"]), replace(CONFIG, model="clstm")):
         stage.check_graph(settings_with(config), store)
