@@ -36,6 +36,9 @@ class MultimodalConfig:
     """Time column from which a neighbour's label counts as known; with `known_days`. Empty: always."""
     known_days: float = 0.0
     """Days after it until the label is final; it must be final before the example's own time."""
+    over: str = ""
+    """ridge: the model learns what a ridge regression on the target's texts leaves, and is added to it; its
+    errors on train are those of regressions that have not seen them. Empty: all of the label."""
     without: list[str] = field(default_factory=list)
     """Of RE (retrieval), Neg, Pos (attention), V, T (modalities): what the model does without."""
     width: int = 768
@@ -78,5 +81,6 @@ class MultimodalConfig:
         require(set(self.without) <= set(PARTS), "multimodal.without", self.without, f"some of {known}")
         both = not {"Neg", "Pos"} <= set(self.without)
         require(both, "multimodal.without", self.without, "Neg or Pos, not both")
+        require(self.over in ("", "ridge"), "multimodal.over", self.over, "ridge, or nothing")
         require(self.select in ("best", "last"), "multimodal.select", self.select, "best or last")
         require(self.labels in ("train", "all"), "multimodal.labels", self.labels, "train or all")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from netgpt.graphstore.mixing import seed_of
 from netgpt.trainers import distributed, weights
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.engine import AdamWEngine
-from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.loop import Loop, LoopConfig, StepResult
 from netgpt.trainers.multimodal.config import MultimodalConfig
 from netgpt.trainers.multimodal.models.names import model_class
 from netgpt.trainers.multimodal.rows import ModalRows
 from netgpt.trainers.schedule import seed_torch
-from netgpt.trainers.tasks.base import Task
-from netgpt.trainers.tasks.baselines import Measures
+from netgpt.trainers.tasks.base import Examples, Task
+from netgpt.trainers.tasks.baselines import Measures, ridge_of_others
 from netgpt.trainers.tasks.evaluate import Judge
 
 MODEL, SCORES = "model.safetensors", "scores.safetensors"
@@ -54,10 +55,13 @@ class MultimodalTrainer:
         self.judging = Judge(store, task, self.examples, evaluation)
         kind = model_class(config.model)
         near = kind.reads_neighbors and "RE" not in config.without
-        self.rows = ModalRows(store, config, self.examples, near=near)
+        self.offset = offset_of(store, config, task, self.examples)
+        self.left = replace(self.examples, truth=self.examples.truth - self.offset)
+        """The examples with what is left of their labels."""
+        self.rows = ModalRows(store, config, self.left, near=near)
         seed_torch(seed, "multimodal")
         self.model = kind(self.rows.shape(task.width), config).to(self.device)
-        start = task.start(self.examples.truth[self.examples.train])
+        start = task.start(self.left.truth[self.left.train])
         self.model.start(torch.as_tensor(start, dtype=torch.float32))
         self.optimizer = AdamWEngine(
             self.model, lr=config.lr, weight_decay=config.weight_decay, clip=config.clip
@@ -122,7 +126,7 @@ class MultimodalTrainer:
 
     def _loss(self, nodes: np.ndarray) -> Tensor:
         """Summed over nodes: of a number the squared error, else the task's."""
-        truth = torch.from_numpy(self.examples.truth[nodes].astype(np.float32)).to(self.device)
+        truth = torch.from_numpy(self.left.truth[nodes].astype(np.float32)).to(self.device)
         scores = self.model(self.rows.batch(nodes, self.device))
         own = ((scores - truth) ** 2).sum() if self.task.width == 1 else self.task.loss(scores, truth, 1.0)
         total = self.model.mse_share * own
@@ -151,7 +155,21 @@ class MultimodalTrainer:
             self.model(self.rows.batch(nodes[begin : begin + AT_ONCE], self.device)).float().cpu().numpy()
             for begin in range(0, len(nodes), AT_ONCE)
         ]
-        return np.concatenate(parts)
+        scores = np.concatenate(parts)
+        return scores + self.offset[nodes].astype(np.float32) if self.config.over else scores
+
+
+def offset_of(store: Store, config: MultimodalConfig, task: Task, examples: Examples) -> np.ndarray:
+    """What the model's scores are added to: [N] float64, zeros where it learns all of the label. TrainerError
+    for texts that there are not."""
+    if not config.over:
+        return np.zeros(len(examples.truth))
+    require(task.width == 1, "multimodal.over", config.over, "nothing, as the task's scores are no numbers")
+    found = distributed.broadcast_object(
+        ridge_of_others(store, examples.truth, examples.train) if distributed.rank() == 0 else None
+    )
+    require(found is not None, "multimodal.over", config.over, "nothing, as the target has too few texts")
+    return np.asarray(found, np.float64)
 
 
 def load_scores(folder: Path, store: Store) -> np.ndarray:

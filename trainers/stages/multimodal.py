@@ -69,7 +69,8 @@ class Multimodal(Stage):
 
         config = settings.section(self.name, MultimodalConfig)
         without = f", without {', '.join(config.without)}" if config.without else ""
-        return {self.name: model_class(config.model).title + without}
+        over = " over the ridge" if config.over else ""
+        return {self.name: model_class(config.model).title + over + without}
 
     def measure(self, job: StageJob, tools: Tools, scores: Scores) -> None:
         from netgpt.trainers.multimodal.train import load_scores

@@ -186,6 +186,24 @@ def ridge(graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray) 
     return np.asarray(model.predict(x_of_test), np.float64)
 
 
+def ridge_of_others(
+    graph: Graph, truth: np.ndarray, train: np.ndarray, num_folds: int = 5
+) -> np.ndarray | None:
+    """Scores of all nodes of the target by `ridge`: [N]; of those of `train`, cut into folds by a fixed
+    order, by regressions that were fitted on the other folds alone. None where there are no texts, or few
+    examples."""
+    every = np.arange(len(truth))
+    found = ridge(graph, truth, train, every)
+    if found is None or len(train) < num_folds * MIN_TEXTS:
+        return None
+    for fold in np.array_split(np.random.default_rng(0).permutation(train), num_folds):
+        own = ridge(graph, truth, np.setdiff1d(train, fold), fold)
+        if own is None:
+            return None
+        found[fold] = own
+    return found
+
+
 def link_means(
     graph: Graph, truth: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> tuple[tuple[str, ...], np.ndarray] | None:

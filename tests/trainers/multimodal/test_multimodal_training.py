@@ -31,6 +31,7 @@ from netgpt.trainers.settings import Settings, settings_type
 from netgpt.trainers.stages.base import StageJob
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.stages.session import run_stage
+from netgpt.trainers.tasks.baselines import ridge, ridge_of_others
 from netgpt.trainers.tasks.names import make_task
 from netgpt.trainers.tasks.regression import RegressionConfig
 from netgpt.trainers.tasks.split import SplitConfig
@@ -291,3 +292,39 @@ def test_ranks_take_shares_of_a_step_that_make_it_whole(videos: Store, tmp_path:
         whole = float(trainer._loss(nodes))
         parts = [float(trainer._loss(nodes[rank::3])) for rank in range(3)]
     assert whole == pytest.approx(sum(parts), rel=1e-5) and not model.training
+
+
+def test_over_a_ridge_it_learns_what_regressions_leave_that_have_not_seen_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    MicroLens().write_synthetic(data, 0.01, 0)
+    videos = built(tmp_path / "a", data)
+    config = replace(CONFIG, over="ridge", select="last")
+    task = make_task(TASK)
+    examples = task.examples(videos)
+    trainer = MultimodalTrainer(config, 0, videos, task, EvaluationConfig(), tmp_path)
+    offset, train = trainer.offset, examples.train
+    whole = ridge(videos, examples.truth, train, np.arange(len(offset)))
+    assert whole is not None
+    rest = np.setdiff1d(np.arange(len(offset)), train)
+    np.testing.assert_array_equal(offset[rest], whole[rest])
+    # Of train each is by a regression without it: another label of its own changes nothing
+    truth = examples.truth.copy()
+    truth[train[3]] += 50
+    other = ridge_of_others(videos, truth, train)
+    assert other is not None and other[train[3]] == offset[train[3]] and not np.array_equal(other, offset)
+    np.testing.assert_allclose(trainer.left.truth, examples.truth - offset)
+    trainer.run()
+    scores, left = load_scores(tmp_path, videos), trainer.model.eval()
+    with torch.no_grad():
+        own = left(trainer.rows.batch(rest)).double().numpy()
+    np.testing.assert_allclose(scores[rest], own + offset[rest], atol=1e-5)
+    other_data = relabelled(data, tmp_path / "other", {"test", "val"}, videos)
+    again = trained(built(tmp_path / "b", other_data), tmp_path / "2", config)
+    assert again.tobytes() == load_scores(tmp_path, videos).tobytes()
+
+
+def test_over_a_ridge_it_wants_texts(tmp_path: Path) -> None:
+    store = films(tmp_path)
+    config = replace(CONFIG, text="film", over="ridge")
+    with pytest.raises(TrainerError, match=r"multimodal\.over: found 'ridge', expected nothing, as the"):
+        trained(store, tmp_path / "run", config, FILMS)
