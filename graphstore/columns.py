@@ -72,9 +72,13 @@ def require_encoders(store: Store, text: TextEncoder | None, video: VideoEncoder
 
 
 def require_same_schema(store: Store, source: Source) -> None:
-    """FormatError where a store's types and relations are not those of the rows that are to join it."""
+    """FormatError where a store's types and relations are not those of the rows that are to join it; what is
+    nearest the store says."""
     old, new = (
-        (sorted((n.name, n.encoding) for n in s.node_types), sorted(s.edge_types))
+        (
+            sorted((n.name, n.encoding) for n in s.node_types),
+            sorted(r.edge_type for r in s.relations if r.nearest is None),
+        )
         for s in (store.schema, source.schema)
     )
     if old != new:

@@ -76,7 +76,7 @@ def write_store(
     """Write a sealed store of a source's rows, behind those of `after`, into the folder `root`."""
     schema = source.schema
     if after is not None:
-        schema = replace(schema, split=after.schema.split)
+        schema = replace(schema, split=after.schema.split, relations=after.schema.relations)
     for problem in schema.problems():
         raise StoreError(f"{dataset.name}: found a schema that does not fit together: {problem}")
     encoders = encoders_for(schema, config, features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -127,6 +128,47 @@ def append(
     say(f"{made}: built on {store}")
 
 
+def similar(
+    store: StoreArgument,
+    by: Annotated[
+        list[str], typer.Option("--by", help="A type whose features are compared; again for more.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The new version; default: STORE-2, then STORE-3, …")
+    ] = None,
+    k: Annotated[int, typer.Option(help="Heads of a row.")] = 10,
+    name: Annotated[str, typer.Option(help="What the relation is called.")] = "is_similar_to",
+    of: Annotated[str, typer.Option(help="The type of both ends; default: the store's target.")] = "",
+    time: Annotated[str, typer.Option(help="A time column: heads are earlier.")] = "",
+    apart: Annotated[str, typer.Option(help="A category: no two nodes of a row have one value.")] = "",
+    bank: Annotated[
+        str, typer.Option(help="Which nodes may be heads: COLUMN=VALUE of a category, or COLUMN<NUMBER.")
+    ] = "",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
+    actors: Annotated[
+        int, typer.Option(help="Actors on Ray, one core each, in place of threads; 0: none.")
+    ] = 0,
+) -> None:
+    """A relation of the most similar nodes joins a store as a new version; killed, it goes on where it
+    stopped."""
+    from netgpt.cluster.similar import add_similar
+
+    made = add_similar(
+        store,
+        out,
+        by=by,
+        name=name,
+        of=of,
+        k=k,
+        time=time,
+        apart=apart,
+        bank=bank,
+        actors=actors,
+        threads=threads or os.cpu_count() or 1,
+    )
+    say(f"{made}: built on {store}")
+
+
 def info(
     store: StoreArgument,
     as_json: AsJson = False,
@@ -199,7 +241,7 @@ def unpack(
 def register(app: typer.Typer) -> None:
     from netgpt.graphstore.datasets import names
 
-    for command in (data, build, synth, append, info, verify, pack, unpack):
+    for command in (data, build, synth, append, similar, info, verify, pack, unpack):
         app.command()(command)
     for dataset in map(names.load, names.DATASETS):
         for name, of_dataset in dataset.commands().items():

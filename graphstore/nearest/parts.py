@@ -1,0 +1,136 @@
+"""A search in parts that are files, each renamed when it is whole: what was found before a crash stays.
+
+    PARTS/search.json      of which store and relation the parts are
+    PARTS/NUMBER.npz       heads [n, k], scores [n, k], num [n] of the tails of some tasks, in their order
+
+Parts may be made by any process that sees the folder and the store.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from netgpt.graphstore.errors import FormatError, StoreError
+from netgpt.graphstore.files import atomic_dir, atomic_file, read_json, value_digest, write_json
+from netgpt.graphstore.nearest.relation import as_rows, search_of
+from netgpt.graphstore.nearest.search import Rows
+from netgpt.graphstore.relation_types import SCORE, RelationType, edge_name
+from netgpt.graphstore.relations import Relation, write_relation
+from netgpt.graphstore.seal import require_whole, write_attributes, write_seal
+from netgpt.graphstore.store import Store
+
+TASKS = 8
+"""Of a part: some seconds of a thread."""
+SEARCH = "search.json"
+
+
+class PartedSearch:
+    """The rows of a relation that a store does not have yet, in parts."""
+
+    def __init__(self, store: Store, relation: RelationType, folder: Path) -> None:
+        """folder: is made here, or has parts of the same search. StoreError where it has those of another,
+        and for a relation that the store cannot have."""
+        self.store, self.relation, self.folder = store, relation, folder
+        name = edge_name(relation.edge_type)
+        if relation.edge_type in store.edge_types:
+            raise StoreError(f"{store.path}: found the relation {name} already, expected a new name")
+        schema = replace(store.schema, relations=(*store.schema.relations, relation))
+        for problem in schema.problems():
+            raise StoreError(f"{store.path}: {problem}")
+        self.schema = schema
+        self._search, self._asked = search_of(store, relation)
+        self.key = value_digest({"store": store.digest, "relation": relation.to_dict()})
+        folder.mkdir(parents=True, exist_ok=True)
+        said = folder / SEARCH
+        if said.exists() and _read(said).get("key") != self.key:
+            raise StoreError(f"{folder}: found parts of another search, expected none; remove the folder")
+        write_json(said, {"key": self.key, "relation": name})
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Tasks of each part, half open."""
+        num = len(self._search.tasks)
+        return [(first, min(first + TASKS, num)) for first in range(0, num, TASKS)]
+
+    def path(self, part: int) -> Path:
+        return self.folder / f"{part}.npz"
+
+    @property
+    def missing(self) -> list[int]:
+        return [part for part in range(len(self.ranges)) if not self.path(part).exists()]
+
+    def make(self, part: int) -> int:
+        """Find the rows of a part and write them; how many tails they are. BLAS is left with the threads that
+        it has."""
+        search, (first, last) = self._search, self.ranges[part]
+        found = [search.run(task) for task in search.tasks[first:last]]
+        arrays = {
+            name: np.concatenate([getattr(rows, name) for rows in found])
+            for name in ("heads", "scores", "num")
+        }
+        with atomic_file(self.path(part)) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its typing takes names for options
+        return len(arrays["num"])
+
+    def rows(self) -> Relation:
+        """All parts as the relation. FormatError for a part that is damaged."""
+        search, asked = self._search, self._asked
+        num, k = len(asked), search.k
+        whole = Rows(np.empty((num, k), np.int64), np.empty((num, k)), np.empty(num, np.int64))
+        for part, (first, last) in enumerate(self.ranges):
+            tails = search.order[search.tasks[first][0] : search.tasks[last - 1][1]]
+            try:
+                with np.load(self.path(part), allow_pickle=False) as made:
+                    heads, scores, count = made["heads"], made["scores"], made["num"]
+                    if (
+                        heads.shape != (len(tails), k)
+                        or scores.shape != heads.shape
+                        or len(count) != len(tails)
+                    ):
+                        raise ValueError(f"rows {list(heads.shape)}")
+            except (OSError, ValueError, KeyError, BadZipFile) as error:
+                raise FormatError(
+                    f"{self.path(part)}: damaged ({error}); remove it and start again"
+                ) from None
+            whole.heads[tails], whole.scores[tails], whole.num[tails] = heads, scores, count
+        node_type = self.relation.edge_type[2]
+        every = np.arange(self.store.num_nodes[node_type])
+        indptr, heads, scores = as_rows(whole, asked, every)
+        kind = np.int32 if len(every) <= 2**31 else np.int64
+        ends = (heads.astype(kind), indptr[:-1], indptr[1:])
+        return Relation(self.relation.edge_type, "csr", *ends, numbers={SCORE: scores})
+
+    def write(self, out: Path) -> None:
+        """The store with the relation, at `out`; its other files are hard links to the old one's. The parts
+        are removed then. StoreError where a part is missing."""
+        if missing := self.missing:
+            raise StoreError(f"{self.path(missing[0])}: found no such part, expected all of them")
+        require_whole(self.store.path, self.store.seal)
+        rows, name = self.rows(), edge_name(self.relation.edge_type)
+        with atomic_dir(out) as root:
+            for file in self.store.seal.files:
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.store.path / file, root / file)
+            write_relation(root, rows, "csr")
+            relations = dict(self.store.attributes["relations"])
+            tails = self.store.num_nodes[self.relation.edge_type[2]]
+            relations[name] = {"layout": "csr", "num_edges": rows.num_edges, "dst_range": [0, tails]}
+            attributes: dict[str, Any] = {**self.store.attributes, "relations": relations}
+            attributes["schema"] = self.schema.to_dict()
+            write_attributes(root, attributes)
+            write_seal(root, (self.store.path, self.store.seal))
+        shutil.rmtree(self.folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        made: dict[str, Any] = dict(read_json(path))
+        return made
+    except (OSError, ValueError, TypeError):
+        return {}
