@@ -9,6 +9,7 @@ Parts may be made by any process that sees the folder and the store.
 from __future__ import annotations
 
 import shutil
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,9 @@ class PartedSearch:
         for problem in schema.problems():
             raise StoreError(f"{store.path}: {problem}")
         self.schema = schema
-        self._search, self._asked = search_of(store, relation)
-        self.key = value_digest({"store": store.digest, "relation": relation.to_dict()})
         folder.mkdir(parents=True, exist_ok=True)
+        self._search, self._asked = search_of(store, relation, scratch=folder / f"vectors-{uuid.uuid4().hex}")
+        self.key = value_digest({"store": store.digest, "relation": relation.to_dict()})
         said = folder / SEARCH
         if said.exists() and _read(said).get("key") != self.key:
             raise StoreError(f"{folder}: found parts of another search, expected none; remove the folder")

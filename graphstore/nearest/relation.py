@@ -106,8 +106,9 @@ def search_of(
 ) -> tuple[Search, np.ndarray]:
     """The search for the rows of some tails (default: all nodes), and those of them that have vectors: [Q].
 
-    scratch: a file for the vectors, [n, D] float32, which is mapped; else they are in memory. StoreError for
-    vectors with numbers that are not finite, and for a bank that there is none of.
+    scratch: a file for the vectors, [n, D] float32, which has no name any more once it is mapped; else they
+    are in memory. StoreError for vectors with numbers that are not finite, and for a bank that there is none
+    of.
     """
     nearest, node_type = relation.nearest, relation.edge_type[2]
     assert nearest is not None
@@ -129,6 +130,7 @@ def search_of(
         vectors = np.empty(shape, np.float32)
     else:
         vectors = np.memmap(scratch, np.float32, "w+", shape=shape)
+        scratch.unlink()  # its space is free once nobody maps it, also where this process is killed
     is_some = contents.write(relation, order, vectors)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
