@@ -67,8 +67,12 @@ def all_keys() -> list[Key]:
     owners: dict[str, dict[str, list[str]]] = {}
     for kind, guest, config in guests:
         for key in _keys(config, ""):
-            first.setdefault(key.name, key)
-            owners.setdefault(key.name, {}).setdefault(kind, []).append(guest)
+            other = first.setdefault(key.name, key)
+            name = key.name
+            if (other.default, other.meaning) != (key.default, key.meaning):
+                name = f"{key.name} {guest}"  # a row of its own for a guest that means another thing by it
+                first[name] = key
+            owners.setdefault(name, {}).setdefault(kind, []).append(guest)
     totals = {"data set": len(DATASETS), "task": len(TASKS)}
     keys = []
     for name, key in first.items():

@@ -29,6 +29,7 @@ from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.graph.train import load_model as load_graph_model
 from netgpt.trainers.stages.language import LanguageStage
+from netgpt.trainers.stages.names import stage_of
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ def predict(
     if run.task.ranks:
         raise ClusterError(
             f"{run.path}: found a recommender's run, expected: netgpt recommend RUN --out F.parquet"
+        )
+    kinds = {stage_of(name).kind for name in run.config.stages}
+    if "modal" in kinds and "graph" not in kinds:
+        raise ClusterError(
+            f"{run.path}: found a run of the stage multimodal, expected one with stage1 or a language stage: "
+            "its own scores are in predictions.parquet"
         )
     run.require_trained()
     store, config = run.store, run.config

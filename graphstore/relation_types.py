@@ -82,11 +82,6 @@ class RelationType:
             return "nearest"
         return "group" if self.group_by is not None else "column" if self.column else "listed"
 
-    @property
-    def is_strict(self) -> bool:
-        """Whether a rule lets no head in that is not earlier than its tail."""
-        return self.strict if self.nearest is None else bool(self.nearest.time)
-
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without what stores of before do not have."""
         raw = asdict(self)

@@ -368,9 +368,27 @@ class Schema:
             relation.group_by,
             self.node_type(self.target).time,
         )
-        by_apart = relation.nearest is not None and relation.nearest.apart == column
         by_column = bool(column) and relation.column == column
-        return tail == self.target and (by_link or by_group or by_column or (by_apart and bool(column)))
+        by_nearest = bool(column) and column in self._compared(relation)
+        return tail == self.target and (by_link or by_group or by_column or by_nearest)
+
+    def _compared(self, relation: RelationType) -> set[str]:
+        """Columns that say which nodes are nearest."""
+        if relation.nearest is None:
+            return set()
+        types = map(self.node_type, relation.nearest.by)
+        compared = {name for node in types for name in (*node.inputs, *node.made_of)}
+        return compared | {relation.nearest.apart, relation.nearest.time}
+
+    def is_strict(self, relation: RelationType) -> bool:
+        """Whether a rule lets no head in that is not earlier than its tail, by the time of the tails'
+        type."""
+        if relation.nearest is not None:
+            return (
+                bool(relation.nearest.time)
+                and relation.nearest.time == self.node_type(relation.edge_type[2]).time
+            )
+        return relation.rule == "group" and relation.strict
 
     def holder(self, node_type: str) -> str:
         """The type that has the columns: the other one, where there is a node for each of its rows."""

@@ -28,10 +28,10 @@ from netgpt.trainers.multimodal.peers import PEERS, peer_scores
 from netgpt.trainers.multimodal.rows import ModalRows
 from netgpt.trainers.multimodal.train import MultimodalTrainer, load_scores
 from netgpt.trainers.tasks.base import Examples, Task
+from netgpt.trainers.tasks.baselines import RIDGE
 from netgpt.trainers.tasks.names import make_task
 from netgpt.trainers.threads import set_threads
 
-RIDGE = "ridge on the texts"
 DRAWS = 1000
 """Bootstrap samples of the test examples."""
 
@@ -62,6 +62,12 @@ class MultimodalBench:
 def bench_multimodal(bench: MultimodalBench, scratch: Path | None) -> Iterator[dict[str, Any]]:
     """Metrics of the baselines and of each model by seed; then of each the mean, the least and the most."""
     for model in bench.models:  # all that is refused is refused first
+        for setting in model.split()[1:]:
+            if not setting.startswith("multimodal."):
+                raise ClusterError(
+                    f"--model: found {setting!r} behind {model.split()[0]}, expected keys of multimodal: "
+                    "what all models share goes behind the options"
+                )
         config = bench.settings(model, bench.seeds[0])
         if not hasattr(config.settings, "multimodal"):
             raise ClusterError(f"--config: found {bench.config}, expected a recipe with the stage multimodal")

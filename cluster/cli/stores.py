@@ -144,9 +144,9 @@ def similar(
     bank: Annotated[
         str, typer.Option(help="Which nodes may be heads: COLUMN=VALUE of a category, or COLUMN<NUMBER.")
     ] = "",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")] = 0,
     actors: Annotated[
-        int, typer.Option(help="Actors on Ray, one core each, in place of threads; 0: none.")
+        int, typer.Option(min=0, help="Actors on Ray, one core each, in place of threads; 0: none.")
     ] = 0,
 ) -> None:
     """A relation of the most similar nodes joins a store as a new version; killed, it goes on where it

@@ -35,6 +35,8 @@ WHOLE_TITLES, FRAMES = "MicroLens-50k_titles.csv", "frames.npy"
 VIDEO = "video"
 SIMILAR = (VIDEO, "is_similar_to", VIDEO)
 BANK = "bank"
+UNKNOWN = 0
+"""Comments of a video that is to be predicted."""
 _ROWS = 1024
 
 
@@ -59,8 +61,10 @@ class MicroLensConfig(BuildConfig):
         self.require("split", ("authors", "hash"))
         self.require("bank", ("train", "train+val", "all"))
         for name in ("split_seed", "similar"):
-            if getattr(self, name) < 0:
-                raise StoreError(f"{name}: found {getattr(self, name)}, expected a whole number from 0")
+            if not 0 <= getattr(self, name) < 1 << 30:
+                raise StoreError(
+                    f"{name}: found {getattr(self, name)}, expected a number from 0, below 2**30"
+                )
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def schema_of(config: MicroLensConfig, *, frames: bool) -> Schema:
     columns = (
         Column("id", "id", title="video"),
         Column("title", "text"),
-        Column("comments", "number", dtype="int32", low=1, high=np.iinfo(np.int32).max),
+        Column("comments", "number", dtype="int32", low=1, high=np.iinfo(np.int32).max, unknown=UNKNOWN),
         Column("part", "category"),
         Column(BANK, "category", title="may be retrieved"),
     )
@@ -125,10 +129,11 @@ class VideoSource(Source):
         made: Videos | None = None,
         said: str = "",
         is_new: bool = False,
+        require_labels: bool = True,
     ) -> None:
         """made: videos that come from no file; said: what their digest is of. is_new: videos that join
         others; parts that are drawn of all videos have none of them."""
-        self._is_new = is_new
+        self._is_new, self._require_labels = is_new, require_labels
         self.folder, self.config, self._said = folder, config, said
         self.file = str(folder) if folder else said
         self.report = report if report is not None else ReadReport()
@@ -146,7 +151,8 @@ class VideoSource(Source):
         if self.folder is None:
             assert self._made is not None
             return self._made
-        return read_videos(self.folder, self.report, skips=self.config.on_error == "skip")
+        skips = self.config.on_error == "skip"
+        return read_videos(self.folder, self.report, skips=skips, require_labels=self._require_labels)
 
     def blocks(self) -> Iterator[Block]:
         self.report.clear()
@@ -193,20 +199,24 @@ class VideoSource(Source):
         return x
 
 
-def read_videos(folder: Path, report: ReadReport, *, skips: bool) -> Videos:
+def read_videos(folder: Path, report: ReadReport, *, skips: bool, require_labels: bool = True) -> Videos:
     """Videos with a label, in the order of their numbers; a title is the whole one where there is one.
 
     RecordError for a video twice, a count that is none or below 1 (log2 has no place for 0), and a title of
-    no known video; with `skips` such rows are left out and counted.
+    no known video; with `skips` such rows are left out and counted. Without `require_labels` there may be no
+    file of counts, or no count: then a video is one that has a title or a row, and its count is UNKNOWN.
     """
     labels: dict[int, int] = {}
     file = folder / LABELS
-    for row in _rows(file, ("video_id", "comment_count")):
+    has_labels = require_labels or file.is_file()
+    for row in _rows(file, ("video_id", "comment_count")) if has_labels else ():
         try:
-            video, count = _number(file, row, 0, "video_id"), _number(file, row, 1, "comment_count")
+            video = _number(file, row, 0, "video_id")
+            is_empty = not require_labels and not "".join(row[1:]).strip()
+            count = UNKNOWN if is_empty else _number(file, row, 1, "comment_count")
             if video in labels:
                 raise RecordError(str(file), str(video), "video_id", "a video twice", "each once")
-            if not 1 <= count < 1 << 31:
+            if not (is_empty or 1 <= count < 1 << 31):
                 raise RecordError(str(file), str(video), "comment_count", str(count), "a count from 1")
         except RecordError as error:
             if not skips:
@@ -222,6 +232,9 @@ def read_videos(folder: Path, report: ReadReport, *, skips: bool) -> Videos:
         for row in _rows(folder / name, header):
             try:
                 video = _number(folder / name, row, 0, "item")
+                if not has_labels and name == TITLES and video not in labels:
+                    labels[video] = UNKNOWN
+                    report.keep()
                 if video not in labels and not skips:
                     raise RecordError(
                         str(folder / name), str(video), "item", "no such video", f"one of {LABELS}"
@@ -251,7 +264,7 @@ def _rows(path: Path, header: tuple[str, ...]) -> Iterator[list[str]]:
                 found = next(lines, [])
                 if [one.strip() for one in found] != list(header):
                     raise SourceError(str(path), "0", None, ",".join(found)[:60], ",".join(header))
-            yield from (row for row in lines if row)
+            yield from (row for row in lines if any(cell.strip() for cell in row))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(str(path), None, None, f"what cannot be read ({error})", "CSV in UTF-8") from None
 
@@ -297,15 +310,17 @@ class MicroLens(Dataset):
         known_ids: frozenset[str] = frozenset(),
         check_history: bool = True,
     ) -> Source:
-        if not self.reads(source):
-            raise StoreError(f"{source}: found no {LABELS} and {TITLES}, expected a folder that has them")
+        if not (source / TITLES).is_file() or (require_labels and not self.reads(source)):
+            files = f"{LABELS} and {TITLES}" if require_labels else TITLES
+            raise StoreError(f"{source}: found no {files}, expected a folder that has them")
         settings = self.configured(config)
         if known_ids and require_labels and settings.split == "authors":
             raise StoreError(
                 f"{source}: found videos to append to parts that were drawn of all at once, expected a store "
                 "that was built with split=hash"
             )
-        return VideoSource(source, settings, report, is_new=bool(known_ids))
+        is_new = bool(known_ids)
+        return VideoSource(source, settings, report, is_new=is_new, require_labels=require_labels)
 
     def synthetic(self, scale: float, seed: int, config: BuildConfig | None = None) -> Source:
         said = f"microlens, scale {scale:g}, seed {seed}"

@@ -8,6 +8,7 @@ Parts may be made by any process that sees the folder and the store.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from dataclasses import replace
@@ -20,10 +21,10 @@ import numpy as np
 from netgpt.graphstore.errors import FormatError, StoreError
 from netgpt.graphstore.files import atomic_dir, atomic_file, read_json, value_digest, write_json
 from netgpt.graphstore.nearest.relation import as_rows, search_of
-from netgpt.graphstore.nearest.search import Rows
+from netgpt.graphstore.nearest.search import BLOCK_TAILS, BLOCK_VECTORS, Rows
 from netgpt.graphstore.relation_types import SCORE, RelationType, edge_name
 from netgpt.graphstore.relations import Relation, write_relation
-from netgpt.graphstore.seal import require_whole, write_attributes, write_seal
+from netgpt.graphstore.seal import VERSION, require_whole, write_attributes, write_seal
 from netgpt.graphstore.store import Store
 
 TASKS = 8
@@ -39,6 +40,11 @@ class PartedSearch:
         and for a relation that the store cannot have."""
         self.store, self.relation, self.folder = store, relation, folder
         name = edge_name(relation.edge_type)
+        if store.seal.version < VERSION:
+            raise FormatError(
+                f"{store.path}: found format version {store.seal.version}, expected {VERSION}; build the "
+                "store again from its source"
+            )
         if relation.edge_type in store.edge_types:
             raise StoreError(f"{store.path}: found the relation {name} already, expected a new name")
         schema = replace(store.schema, relations=(*store.schema.relations, relation))
@@ -47,11 +53,12 @@ class PartedSearch:
         self.schema = schema
         folder.mkdir(parents=True, exist_ok=True)
         self._search, self._asked = search_of(store, relation, scratch=folder / f"vectors-{uuid.uuid4().hex}")
-        self.key = value_digest({"store": store.digest, "relation": relation.to_dict()})
+        cut = [TASKS, BLOCK_VECTORS, BLOCK_TAILS]
+        self.key = value_digest({"store": store.digest, "relation": relation.to_dict(), "cut": cut})
         said = folder / SEARCH
         if said.exists() and _read(said).get("key") != self.key:
             raise StoreError(f"{folder}: found parts of another search, expected none; remove the folder")
-        write_json(said, {"key": self.key, "relation": name})
+        write_json(said, {"format": "netgpt-search", "version": 1, "key": self.key, "relation": name})
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
@@ -117,16 +124,26 @@ class PartedSearch:
         with atomic_dir(out) as root:
             for file in self.store.seal.files:
                 (root / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.store.path / file, root / file)
+                _link(self.store.path / file, root / file)
+            (root / "zarr.json").unlink()
+            shutil.copyfile(self.store.path / "zarr.json", root / "zarr.json")  # this one changes
             write_relation(root, rows, "csr")
             relations = dict(self.store.attributes["relations"])
             tails = self.store.num_nodes[self.relation.edge_type[2]]
             relations[name] = {"layout": "csr", "num_edges": rows.num_edges, "dst_range": [0, tails]}
             attributes: dict[str, Any] = {**self.store.attributes, "relations": relations}
-            attributes["schema"] = self.schema.to_dict()
+            attributes |= {"schema": self.schema.to_dict(), "parent_digest": self.store.digest}
             write_attributes(root, attributes)
-            write_seal(root, (self.store.path, self.store.seal))
+            write_seal(root)
         shutil.rmtree(self.folder)
+
+
+def _link(original: Path, copy: Path) -> None:
+    """A hard link, or where the file system has none a copy."""
+    try:
+        os.link(original, copy)
+    except OSError:
+        shutil.copyfile(original, copy)
 
 
 def _read(path: Path) -> dict[str, Any]:

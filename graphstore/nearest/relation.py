@@ -5,7 +5,9 @@ Legend: N nodes of the type, Q tails, n distinct vectors, D width, k heads.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +59,7 @@ class _Contents:
         features, nodes = [graph.features(name) for name in nearest.by], np.arange(num)
         code = np.zeros(num, np.int64)
         for one in features:
-            rows = np.asarray(one.rows(nodes), np.int64)
+            rows = _distinct(one) if one.x_row is None else np.asarray(one.x_row, np.int64)
             code = np.unique(code * one.num_rows + rows, return_inverse=True)[1]
         example = np.zeros(int(code.max(initial=-1)) + 1, np.int64)
         example[code[::-1]] = nodes[::-1]
@@ -94,6 +96,16 @@ class _Contents:
         return is_some
 
 
+def _distinct(features: Features) -> np.ndarray:
+    """The first row with the same bytes as each: [N] int64."""
+    seen: dict[bytes, int] = {}
+    first = np.empty(len(features.x), np.int64)
+    for begin in range(0, len(first), VECTORS_AT_ONCE):
+        for i, row in enumerate(np.ascontiguousarray(features.x[begin : begin + VECTORS_AT_ONCE]), begin):
+            first[i] = seen.setdefault(hashlib.blake2b(row.data, digest_size=16).digest(), i)
+    return first
+
+
 def _firsts(code: np.ndarray, time: np.ndarray, members: np.ndarray, num: int) -> np.ndarray:
     """The earliest time of the bank's nodes with each content: [n] int64, NEVER where there is none."""
     first = np.full(num, NEVER, np.int64)
@@ -125,12 +137,8 @@ def search_of(
     first = _firsts(contents.code, time, members, len(contents.example))
     order = np.lexsort((contents.example, first))
     shape = (len(order), contents.dim)
-    vectors: np.ndarray
-    if scratch is None or 0 in shape:
-        vectors = np.empty(shape, np.float32)
-    else:
-        vectors = np.memmap(scratch, np.float32, "w+", shape=shape)
-        scratch.unlink()  # its space is free once nobody maps it, also where this process is killed
+    in_memory = scratch is None or 0 in shape
+    vectors = np.empty(shape, np.float32) if in_memory or scratch is None else _mapped(scratch, shape)
     is_some = contents.write(relation, order, vectors)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -144,6 +152,25 @@ def search_of(
     asked = np.arange(num) if tails is None else tails
     asked = asked[is_some[rows[asked]]]
     return Search(bank, asked, rows[asked], nearest.k), asked
+
+
+def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A mapped float32 array over a file that has its space and, from here on, no name: the space is free
+    once nobody maps it, also where this process is killed. StoreError where the disk has no room."""
+    num_bytes = 4 * shape[0] * shape[1]
+    with path.open("w+b") as file:
+        path.unlink()
+        try:
+            os.posix_fallocate(
+                file.fileno(), 0, num_bytes
+            )  # a mapped page without space would end the process
+        except OSError as error:
+            free = shutil.disk_usage(path.parent).free
+            raise StoreError(
+                f"{path.parent}: found {free:,} bytes of free space, expected {num_bytes:,} for vectors "
+                f"({error})"
+            ) from None
+        return np.memmap(file, np.float32, "r+", shape=shape)
 
 
 def as_rows(found: Rows, asked: np.ndarray, tails: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

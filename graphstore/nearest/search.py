@@ -73,9 +73,10 @@ class Search:
     """The rows of tails, in tasks that stand alone: any thread or machine may do any of them."""
 
     def __init__(self, bank: Bank, tails: np.ndarray, rows: np.ndarray, k: int) -> None:
-        """tails [Q]: node numbers, each once. rows [Q]: their vectors' numbers."""
+        """tails [Q]: node numbers, each once. rows [Q]: their vectors' numbers. k: heads of a row, at most;
+        no more than there are in the bank."""
         order = np.lexsort((tails, rows))
-        self.bank, self.k = bank, k
+        self.bank, self.k = bank, max(1, min(k, len(bank.members)))
         self.order = order
         """[Q]: the tails in the order of tasks."""
         self._tails, self._rows = tails[order], rows[order]

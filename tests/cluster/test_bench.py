@@ -23,7 +23,7 @@ from netgpt.cluster.bench.recommend import line as recommend_line
 from netgpt.cluster.bench.recommend_scale import bench_scale
 from netgpt.cluster.bench.sampler import SamplerBench, bench_degrees, bench_store
 from netgpt.cluster.bench.sampler import line as sampler_line
-from netgpt.cluster.bench.similar import SimilarBench, bench_earlier, bench_search
+from netgpt.cluster.bench.similar import SimilarBench, bench_earlier, bench_search, recall
 from netgpt.cluster.bench.similar import line as similar_line
 from netgpt.cluster.cli.bench import app
 from netgpt.graphstore import Store
@@ -37,6 +37,7 @@ from tests.recommend import store_of as pairs_store
 def test_similar(tmp_path: Path) -> None:
     config = SimilarBench(tails=40, bank=300, width=16, k=3, rounds=1, peers=sys.executable)
     (result,) = bench_search(config, tmp_path)
+    assert recall(np.array([[0, 1, 2], [5, 4, 3]]), np.array([[1, 2, 3], [3, 4, 5]])) == pytest.approx(5 / 6)
     assert result["ours_recall"] == 1 and result["numpy_recall"] > 0.99
     assert result["numpy_times_slower"] == pytest.approx(result["numpy_s"] / result["ours_s"])
     for peer in ("faiss", "usearch"):

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from netgpt import graphstore
-from netgpt.cluster.bench.multimodal import RIDGE, MultimodalBench, bench_multimodal, line
+from netgpt.cluster.bench.multimodal import MultimodalBench, bench_multimodal, line
 from netgpt.cluster.config import load_config
 from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore.datasets.microlens import MicroLens
 from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.tasks.baselines import RIDGE
 from netgpt.trainers.tasks.names import make_task
 
 QUICK = ("build.encoder=hash:16", "multimodal.epochs=2", "multimodal.width=8", "cluster.threads=1")
@@ -52,5 +53,11 @@ def test_models_beside_baselines_by_split(tmp_path: Path) -> None:
 def test_what_it_cannot_run_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match=r"multimodal\.model: found 'nothing', expected one of mmra"):
         next(bench_multimodal(MultimodalBench("mmra-microlens", tmp_path, ("nothing",)), tmp_path))
+    with pytest.raises(
+        ClusterError, match=r"--model: found 'build\.similar=1' behind mmra, expected keys of mult"
+    ):
+        next(
+            bench_multimodal(MultimodalBench("mmra-microlens", tmp_path, ("mmra build.similar=1",)), tmp_path)
+        )
     with pytest.raises(ClusterError, match="multimodal"):
         next(bench_multimodal(MultimodalBench("demo", tmp_path, ("mmra",)), tmp_path))

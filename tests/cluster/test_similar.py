@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,7 @@ def test_it_is_the_relation_of_a_build(stores: tuple[Store, Store], tmp_path: Pa
     made = graphstore.open(tmp_path / "made")
     same_relation(made, whole)
     assert graphstore.verify(made.path) == [] and not (tmp_path / "made.parts").exists()
+    assert made.attributes["parent_digest"] == plain.digest
     linked = [name for name in plain.seal.files if name != "zarr.json"]
     assert all((made.path / n).stat().st_ino == (plain.path / n).stat().st_ino for n in linked)
     again = called("similar", made.path, *OPTIONS, "--out", tmp_path / "twice")
@@ -99,9 +101,15 @@ def test_killed_it_goes_on_and_ends_in_the_same_bytes(
     assert not (tmp_path / "made").exists() and len(list(folder.glob("*.npz"))) >= 3
     monkeypatch.setattr(parts, "TASKS", 1)
     monkeypatch.setattr(search, "BLOCK_VECTORS", 20)
-    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    kept = {path.stem for path in folder.glob("*.npz")}
+    made: list[int] = []
+    make = parts.PartedSearch.make
+    monkeypatch.setattr(
+        parts.PartedSearch, "make", lambda self, part: (made.append(part), make(self, part))[1]
+    )
     done = called("similar", plain.path, *OPTIONS, "--out", tmp_path / "made")
     assert done.returncode == 0 and f"{len(kept)} of " in done.stderr, done.stderr
+    assert made and not kept & set(map(str, made))
     same_relation(graphstore.open(tmp_path / "made"), whole)
 
 
@@ -131,6 +139,7 @@ def test_parts_of_another_search_or_damaged_ones_are_refused(
         (("--by", "video", "--bank", "part=dev"), "bank: found no part 'dev' among the nodes of video"),
         (("--by", "video", "--bank", "part"), "--bank: found 'part', expected COLUMN=VALUE or COLUMN<NUMBER"),
         (("--by", "video", "--k", "0"), "the nearest 0"),
+        (("--by", "video", "--threads", "-1"), "--threads"),
         (("--by", "video", "--of", "user"), "user"),
     ],
 )
@@ -140,6 +149,16 @@ def test_what_a_store_cannot_have_is_one_line(
     done = called("similar", stores[0].path, *options, "--out", tmp_path / "made")
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_an_old_format_is_refused(tmp_path: Path) -> None:
+    archive = Path(__file__).parents[1] / "graphstore" / "data" / "format-2.tar.gz"
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path / "old", filter="data")
+    old = tmp_path / "old" / "store-prefix"
+    done = called("similar", old, "--by", "title", "--out", tmp_path / "made")
+    assert done.returncode == 2 and "found format version 2, expected 3" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_banks_of_a_command() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from netgpt.graphstore import Schema
@@ -51,6 +51,25 @@ def check_label_is_hidden(schema: Schema, label: str, num_layers: int, without: 
             )
 
 
+def check_types_hide_label(
+    schema: Schema, label: str, types: Iterable[str], relation: RelationType | None
+) -> None:
+    """TrainerError where a model that reads the features of some types, each with a node for each of the
+    target, and one relation's heads would be told the label of the examples themselves."""
+    target = schema.node_type(schema.target)
+    for name in types:
+        if _has(schema.node_type(name), target, label):
+            raise TrainerError(
+                f"task.label: found {label!r} among the features of {name}, which tell it of the examples "
+                "themselves; expected features without it"
+            )
+    if relation is not None and schema.tells(relation, label):
+        raise TrainerError(
+            f"task.label: found {label!r}, by which {edge_name(relation.edge_type)} tells it of the examples "
+            "themselves; expected no relation by it that ends in them"
+        )
+
+
 def _has(node: NodeType, target: NodeType, label: str) -> bool:
     """Whether a type of the target's rows has the label among its features."""
     if node.origin == "values":
@@ -70,7 +89,7 @@ def _places(schema: Schema, relations: list[RelationType], num_layers: int) -> I
         further = []
         for place in here:
             for relation in (r for r in relations if r.edge_type[2] == place.node_type):
-                is_earlier = place.is_earlier and relation.is_strict
+                is_earlier = place.is_earlier and schema.is_strict(relation)
                 head = relation.edge_type[0]
                 if (head, is_earlier) not in seen:
                     seen.add((head, is_earlier))

@@ -35,7 +35,7 @@ class MultimodalConfig:
     known_from: str = ""
     """Time column from which a neighbour's label counts as known; with `known_days`. Empty: always."""
     known_days: float = 0.0
-    """Days after it until the label is final; it must be final before the example's own time."""
+    """Days after it until the label is final; it is read by examples that came to be no sooner than that."""
     over: str = ""
     """ridge: the model learns what a ridge regression on the target's texts leaves, and is added to it; its
     errors on train are those of regressions that have not seen them. Empty: all of the label."""
@@ -77,6 +77,12 @@ class MultimodalConfig:
         require(0 <= self.dropout < 1, "multimodal.dropout", self.dropout, "a share from 0, below 1")
         require(0 <= self.alpha <= 1, "multimodal.alpha", self.alpha, "a share from 0 to 1")
         require(0 <= self.known_days < math.inf, "multimodal.known_days", self.known_days, "days from 0")
+        column = "a column in multimodal.known_from, which they are counted from"
+        ok = not self.known_days or bool(self.known_from)
+        require(ok, "multimodal.known_days", self.known_days, column)
+        for part, name in (("V", "visual"), ("T", "text")):
+            ok = part not in self.without or bool(getattr(self, name))
+            require(ok, "multimodal.without", self.without, f"{part} only beside multimodal.{name}")
         known = ", ".join(PARTS)
         require(set(self.without) <= set(PARTS), "multimodal.without", self.without, f"some of {known}")
         both = not {"Neg", "Pos"} <= set(self.without)

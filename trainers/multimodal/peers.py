@@ -25,8 +25,8 @@ def peer_scores(name: str, rows: ModalRows, examples: Examples, nodes: np.ndarra
     """Scores of some nodes [n] by a regression that is fitted on the train examples.
 
     svr (Khosla et al., 2014): a support vector machine with an RBF kernel, over standardised means of the
-    tokens. hyfea (Lai et al., 2020): boosted trees over all numbers, at most 500 of depth 10, with a tenth of
-    train to stop by; of scikit-learn, where the authors have CatBoost, and without users, times and tags,
+    tokens. hyfea (Lai et al., 2020): boosted trees over all numbers, at most 500 of 31 leaves, with a tenth
+    of train to stop by; of scikit-learn, where the authors have CatBoost, and without users, times and tags,
     which there are not.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor

@@ -21,13 +21,13 @@ from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.multimodal.config import MultimodalConfig
 from netgpt.trainers.multimodal.models.base import TEXT, VISUAL, ModalBatch, Retrieved, Shape
 from netgpt.trainers.tasks.base import Examples
+from netgpt.trainers.tasks.baselines import nearest_types
 
 
 def nearest_of(graph: Graph, config: MultimodalConfig) -> EdgeType | None:
     """The relation of retrieved neighbours of the target; None where the graph has none and none is named.
     TrainerError for a name that it has not, and where there are several."""
-    target = graph.schema.target
-    found = [r.edge_type for r in graph.schema.relations if r.nearest and r.edge_type[2] == target]
+    found = nearest_types(graph)
     there = ", ".join(e[1] for e in found) or "none: build it with nearest neighbours"
     if config.relation:
         named = [e for e in found if config.relation in (e[1], edge_name(e))]
@@ -65,6 +65,12 @@ class ModalRows:
             self._relation = graph.relation(self.edge_type)
             self._labels = self._known_labels(examples)
             self._final = self._finals()
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Types whose features are read."""
+        named = {VISUAL: self.config.visual, TEXT: self.config.text}
+        return tuple(named[modality] for modality in self._features)
 
     def _tokens(self, name: str, node_type: str, tokens: int) -> Features:
         schema = self.graph.schema
@@ -129,7 +135,7 @@ class ModalRows:
         known = there & ~np.isnan(self._labels[heads])
         if self._final is not None:
             final, own = self._final
-            known &= final[heads] <= own[nodes][:, None]
+            known &= final[heads] <= own[nodes][:, None]  # final by then, to the second
         return heads, _shares(weights), _shares(np.where(known, weights, 0.0))
 
     def _near(self, nodes: np.ndarray, device: torch.device | None) -> Retrieved:
@@ -146,14 +152,14 @@ class ModalRows:
         )
 
     def _mixed(self, modality: str, heads: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The heads' tokens, weighed and summed, place by place: [B, T, D] float32."""
-        num, k = heads.shape
-        x = self._gather(modality, heads.ravel()).reshape(num, k, -1)
-        mixed = np.einsum("bk,bkd->bd", weights.astype(np.float32), x)
-        return mixed.reshape(num, self._features[modality][1], -1)
+        """The heads' tokens, weighed and summed, place by place: [B, T, D] float32. A head counts at the
+        places where it has a token."""
+        x_BKTD = self._gather(modality, heads.ravel()).reshape(*heads.shape, self._features[modality][1], -1)
+        shares_BKT = _shares(np.where(x_BKTD.any(axis=-1), weights[..., None], 0.0))
+        return np.asarray(np.einsum("bkt,bktd->btd", shares_BKT.astype(np.float32), x_BKTD))
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:
-    """Weights [B, K] divided by their sums; zeros stay."""
+    """Weights [B, K, …] divided by their sums over heads; zeros stay."""
     total = weights.sum(axis=1, keepdims=True)
     return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)

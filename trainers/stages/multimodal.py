@@ -31,16 +31,22 @@ class Multimodal(Stage):
 
         task = settings.task.name
         require(not task_class(task).ranks, "task.name", task, "a task of nodes, as the model scores them")
-        model_class(settings.section(self.name, MultimodalConfig).model)
+        config = settings.section(self.name, MultimodalConfig)
+        parts = model_class(config.model).parts
+        expected = f"some of {', '.join(parts)}, which {config.model} has"
+        require(set(config.without) <= set(parts), "multimodal.without", config.without, expected)
 
     def check_graph(self, settings: Settings, graph: Graph) -> None:
+        from netgpt.trainers.graph.leaks import check_types_hide_label
         from netgpt.trainers.multimodal.models.names import model_class
         from netgpt.trainers.multimodal.rows import ModalRows
         from netgpt.trainers.tasks.names import make_task
 
         config = settings.section(self.name, MultimodalConfig)
         near = model_class(config.model).reads_neighbors and "RE" not in config.without
-        ModalRows(graph, config, make_task(settings.task).examples(graph), near=near)
+        rows = ModalRows(graph, config, make_task(settings.task).examples(graph), near=near)
+        relation = graph.schema.relation_type(rows.edge_type) if rows.edge_type else None
+        check_types_hide_label(graph.schema, settings.task.label, rows.types, relation)
 
     def inputs(self, run: Origins) -> Json:
         config = asdict(run.settings.section(self.name, MultimodalConfig))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 """Of ridge regression."""
+RIDGE = "ridge on the texts"
 MIN_TEXTS = 20
 """Examples that a baseline of texts is fitted on at least."""
 LEAST_CHANCE = 1e-6

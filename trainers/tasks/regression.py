@@ -23,6 +23,7 @@ from netgpt.graphstore.ranks import rank_correlation
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.tasks.base import Metric, Task, TaskConfig
 from netgpt.trainers.tasks.baselines import (
+    RIDGE,
     Baseline,
     Measures,
     earlier_means,
@@ -170,7 +171,7 @@ class Regression(Task):
             scores = trees(graph, truth, train, test, loss="squared_error", columns=columns)
             made["trees on the numbers"] = Baseline(scores)
         if (scores_of_texts := ridge(graph, truth, train, test)) is not None:
-            made["ridge on the texts"] = Baseline(scores_of_texts)
+            made[RIDGE] = Baseline(scores_of_texts)
         if (found := link_means(graph, truth, train, test)) is not None:
             made[f"means by {', '.join(found[0])}"] = Baseline(found[1])
         for edge_type in nearest_types(graph):

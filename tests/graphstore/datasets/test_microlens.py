@@ -129,11 +129,16 @@ def test_drawn_parts_take_no_more_videos_but_new_ones_are_predicted(folder: Path
     new = tmp_path / "new"
     new.mkdir()
     (new / LABELS).write_text("video_id,comment_count\n90001,7\n")
-    (new / TITLES).write_text("90001, w1 w2 w3 w4 w5 w6\n")
+    (new / TITLES).write_text("90001, w1 w2 w3 w4 w5 w6\n\n")  # an empty line is none
     with pytest.raises(StoreError, match="expected a store that was built with split=hash"):
         graphstore.append(tmp_path / "store", new, tmp_path / "more")
     store = graphstore.open(tmp_path / "store")
+    (new / LABELS).write_text("video_id,comment_count\n90001,\n")
+    without_count = graphstore.ExtendedGraph(store, MicroLens().open_new(store, new, config))
+    (new / LABELS).unlink()
     graph = graphstore.ExtendedGraph(store, MicroLens().open_new(store, new, config))
+    for one in (graph, without_count):
+        assert one.column("video", "comments")[graph.new].tolist() == [0]
     assert graph.category("video", "part")[0][graph.new].tolist() == [-1]
     heads = graph.relation(SIMILAR).neighbors(int(graph.new[0]))
     assert len(heads) == 10 and set(store.category("video", "bank")[0][heads].tolist()) == {

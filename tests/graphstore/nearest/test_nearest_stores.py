@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from netgpt.graphstore.datasets.xsvideo.schema import Config
 from netgpt.graphstore.errors import SourceError
 from netgpt.graphstore.info import describe, table
 from netgpt.graphstore.look import look
+from netgpt.graphstore.nearest.relation import nearest_rows, search_of
 from netgpt.graphstore.relation_types import SCORE, RelationType
 from netgpt.graphstore.seal import write_seal
 from netgpt.sampler import NeighborSampler
@@ -121,7 +124,6 @@ def test_verify_names_rows_that_are_none(
     indptr = np.memmap(folder / "indptr/c/0", np.int64, "r+", shape=num_rows + 1)
     damage(scores, indptr)
     scores.flush(), indptr.flush()
-    (tmp_path / "store" / "seal.json").unlink(missing_ok=True)
     write_seal(tmp_path / "store")
     problems = graphstore.verify(tmp_path / "store")
     assert any(re.search(found, problem) for problem in problems), problems
@@ -297,3 +299,40 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     path = write_tables(tmp_path / "tables", {"film": rows}, said)
     with pytest.raises(StoreError, match=r"NaN|finite|nan"):
         graphstore.build(path, tmp_path / "store", BuildConfig(encoder="hash:16"))
+
+
+def test_copies_of_vectors_are_one_content_and_no_more_is_searched_for_them(tmp_path: Path) -> None:
+    """Given vectors have no rows of distinct contents: a thousand copies would be candidates without end."""
+    rows, edge_type = films(400), ("film", "alike", "film")
+    rows["cover"] = [np.eye(5, dtype=np.float32)[i % 4] for i in range(400)]
+    said = {
+        "tables": {"film": {"key": "key", "columns": COLUMNS, "features": ["cover"]}},
+        "relations": [{"name": "alike", "of": "film", "nearest": "cover", "k": 3}],
+    }
+    path = write_tables(tmp_path / "tables", {"film": rows}, said)
+    graphstore.build(path, tmp_path / "store", BuildConfig())
+    store = graphstore.open(tmp_path / "store")
+    search, _ = search_of(store, rule_of(store, edge_type))
+    assert len(search.bank.vectors) == 4
+    for v in (0, 7, 399):
+        expected = [u for u in range(400) if u % 4 == v % 4 and u != v][:3]
+        assert store.relation(edge_type).neighbors(v).tolist() == expected
+
+
+def test_a_disk_without_room_is_said(similar: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreError, match=r"bytes of free space, expected [0-9,]+ for vectors"):
+        search_of(similar, rule_of(similar), scratch=tmp_path / "vectors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_k_beyond_the_bank_takes_no_memory(similar: Store) -> None:
+    rule = rule_of(similar)
+    assert rule.nearest is not None
+    wide = replace(rule, nearest=replace(rule.nearest, k=1_000_000))
+    search, _ = search_of(similar, wide)
+    assert search.k == len(search.bank.members) < 200
+    equal(nearest_rows(similar, wide), plain(similar, EDGE, wide.nearest))  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from netgpt.trainers.stages.base import StageJob
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.stages.session import run_stage
 from netgpt.trainers.tasks.baselines import ridge, ridge_of_others
-from netgpt.trainers.tasks.names import make_task
+from netgpt.trainers.tasks.names import make_task, task_class
 from netgpt.trainers.tasks.regression import RegressionConfig
 from netgpt.trainers.tasks.split import SplitConfig
 
@@ -191,6 +191,92 @@ def test_what_the_graph_has_not_is_refused_before_anything_starts(
         stage.check_graph(settings_with(replace(CONFIG, **changes)), videos)
 
 
+def test_labels_among_what_is_read_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = {
+        "key": [f"f{i}" for i in range(60)],
+        "title": ["a b"] * 60,
+        "gross": rng.integers(1, 99, 60).astype(np.float64),
+        "genre": rng.choice(["war", "love"], 60).tolist(),
+        "part": ["train"] * 40 + ["val"] * 10 + ["test"] * 10,
+    }
+    columns = {"title": "text", "gross": "number", "genre": "category", "part": "category"}
+    for features, nearest, label, message in (
+        (["gross"], "title", "gross", "found 'gross' among the features of film"),
+        (["title"], "genre", "genre", "found 'genre', by which film/alike/film tells it"),
+    ):
+        said = {
+            "tables": {"film": {"key": "key", "columns": columns, "features": features}},
+            "relations": [{"name": "alike", "of": "film", "nearest": nearest}],
+        }
+        folder = tmp_path / label
+        graphstore.build(write_tables(folder / "t", {"film": rows}, said), folder / "s", BuildConfig())
+        store = graphstore.open(folder / "s")
+        name = "regression" if label == "gross" else "classification"
+        kind = settings_type(name, ("multimodal", "evaluation"))
+        own = {} if label == "gross" else {"classes": ["war", "love"]}
+        split = SplitConfig(by="column", column="part")
+        task = task_class(name).Config(name=name, label=label, split=split, **own)
+        settings = kind(
+            stages=["multimodal"], baselines=[], task=task, multimodal=replace(CONFIG, text="film")
+        )  # type: ignore[call-arg]
+        with pytest.raises(TrainerError, match=message):
+            stage_of("multimodal").check_graph(settings, store)
+
+
+def test_retrieved_by_another_time_is_not_earlier(tmp_path: Path) -> None:
+    """By it a film would be told its own gross, by way of films that came later."""
+    store = films(tmp_path)
+    relation = store.schema.relation_type(("film", "alike", "film"))
+    assert store.schema.is_strict(relation) and relation.nearest is not None
+    for column in ("", "gross"):
+        other = replace(relation.nearest, time=column)
+        assert not store.schema.is_strict(replace(relation, nearest=other))
+
+
+def test_a_picture_that_a_neighbour_has_not_is_not_taken_for_zeros(tmp_path: Path) -> None:
+    store = films(tmp_path)
+    config = replace(CONFIG, text="film", visual="film_shots", visual_tokens=3, k=5)
+    rows = ModalRows(store, config, make_task(FILMS).examples(store), near=True)
+    features, tokens = rows._features["visual"]
+    x = np.ones_like(features.x)
+    x[::2, 2:4] = 0  # every other film lacks its second shot
+    rows._features["visual"] = (type(features)(features.num_nodes, x, features.x_row), tokens)
+    near = rows.batch(np.arange(20, 60)).near
+    assert near is not None
+    shots = near.x["visual"]
+    assert bool(((shots - 1).abs() < 1e-6).logical_or(shots == 0).all())
+    heads = [store.relation(("film", "alike", "film")).neighbors(v) for v in range(20, 60)]
+    for i, own in enumerate(heads):
+        assert bool((shots[i, 1] == 0).all()) == bool((own % 2 == 0).all())
+
+
+@pytest.mark.parametrize(("model", "part"), [("clstm", "RE"), ("tmall", "Neg")])
+def test_a_model_is_not_said_to_be_without_what_it_never_had(model: str, part: str) -> None:
+    with pytest.raises(
+        TrainerError, match=rf"multimodal\.without: found \['{part}'\], expected some of V, T"
+    ):
+        stage_of("multimodal").check(settings_with(replace(CONFIG, model=model, without=[part])))
+
+
+def test_one_network_for_both_and_one_modality_alone(tmp_path: Path) -> None:
+    store = films(tmp_path)
+    config = replace(CONFIG, text="film", visual="film_shots", visual_tokens=3, k=5, epochs=1)
+    task, sizes = make_task(FILMS), {}
+    for name, changes in (("own", {}), ("shared", {"share_branches": True}), ("text", {"without": ["V"]})):
+        for model in ("mmra", "mmra-released"):
+            own = replace(config, model=model, **changes)  # type: ignore[arg-type]
+            folder = tmp_path / f"{model}-{name}"
+            trainer = MultimodalTrainer(own, 0, store, task, EvaluationConfig(), folder)
+            trainer.run()
+            sizes[model, name] = sum(p.numel() for p in trainer.model.parameters())
+            assert trainer.rows.types == (("film",) if name == "text" else ("film_shots", "film"))
+            if name == "shared":
+                assert trainer.model.branch is trainer.model.near.branch  # type: ignore[union-attr]
+    for model in ("mmra", "mmra-released"):
+        assert sizes[model, "shared"] < sizes[model, "own"] > sizes[model, "text"]
+
+
 def test_a_graph_without_neighbours_needs_a_model_without_them(data: Path, tmp_path: Path) -> None:
     store, stage = built(tmp_path / "store", data, similar=0), stage_of("multimodal")
     with pytest.raises(
@@ -211,6 +297,9 @@ def test_a_graph_without_neighbours_needs_a_model_without_them(data: Path, tmp_p
         {"select": "first"},
         {"k": 0},
         {"dropout": 1.0},
+        {"known_days": 14.0},
+        {"without": ["V"]},
+        {"over": "trees"},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:

@@ -65,6 +65,8 @@ class ModalModel(nn.Module):
 
     title: ClassVar[str] = ""
     reads_neighbors: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = ("V", "T")
+    """What it can do without, of `PARTS`."""
     mse_share: ClassVar[float] = 1.0
     """Of the loss; the rest is `extra`'s."""
 

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from netgpt.trainers.multimodal.config import MultimodalConfig
+from netgpt.trainers.multimodal.config import PARTS, MultimodalConfig
 from netgpt.trainers.multimodal.models.base import (
     ModalBatch,
     ModalModel,
@@ -116,6 +116,7 @@ class Near(nn.Module):
 class Mmra(ModalModel):
     title = "MMRA"
     reads_neighbors = True
+    parts = PARTS
 
     def __init__(self, shape: Shape, config: MultimodalConfig) -> None:
         super().__init__(shape, config)

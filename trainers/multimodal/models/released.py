@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from netgpt.trainers.multimodal.config import MultimodalConfig
+from netgpt.trainers.multimodal.config import PARTS, MultimodalConfig
 from netgpt.trainers.multimodal.models.base import (
     ModalBatch,
     ModalModel,
@@ -71,6 +71,7 @@ class _Branch(nn.Module):
 class MmraReleased(ModalModel):
     title = "MMRA (released code)"
     reads_neighbors = True
+    parts = PARTS
 
     def __init__(self, shape: Shape, config: MultimodalConfig) -> None:
         super().__init__(shape, config)
