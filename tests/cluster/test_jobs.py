@@ -120,6 +120,7 @@ def test_a_job_gets_the_tree_without_what_gitignore_names_and_no_secrets(
     assert cluster.folder.token.read_text() not in done.stdout
 
 
+@pytest.mark.all
 def test_relative_paths_of_a_job_mean_the_callers(cluster: Cluster, tree: Path) -> None:
     done = cluster.submit(tree, "python", "-m", "netgpt", "status", "no-such-run")
     assert done.returncode == 2 and "no-such-run: found no run" in done.stdout

@@ -310,6 +310,7 @@ def test_the_program_ends_as_its_commands_do(tmp_path: Path) -> None:
     assert names == [
         "demo",
         "lightgcn-ml1m",
+        "mmra-microlens",
         "rerank-ml100k",
         "sample",
         "sample-ordinal",

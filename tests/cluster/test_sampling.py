@@ -159,6 +159,7 @@ def test_a_stream_that_is_left_early_spoils_nothing(store: Store) -> None:
     assert all(same(a, b) for a, b in zip(remote.stream(asked), right, strict=True))
 
 
+@pytest.mark.all
 def test_no_more_than_prefetch_requests_are_taken(store: Store) -> None:
     asked = requests(store, 24)
 
