@@ -11,6 +11,8 @@ from numba import njit
 
 _TOGETHER = 32
 """Scores that are looked at at once: almost always none of them is good enough."""
+_FEW = 4
+"""Candidates beyond k that are scored in float64 at first: mostly no more are needed."""
 
 
 @njit(cache=True, nogil=True)
@@ -74,11 +76,12 @@ def keep_best(
         n, bound = num[i], least[i]
         for begin in range(0, last, _TOGETHER):
             end = min(begin + _TOGETHER, last)
-            good = 0
-            for j in range(begin, end):
-                good += row[j] > bound
-            if good == 0:
-                continue
+            if end - begin == _TOGETHER:  # a loop of a known length, which a compiler makes one of vectors
+                good = np.int32(0)
+                for j in range(_TOGETHER):
+                    good |= np.int32(row[begin + j] > bound)
+                if good == 0:
+                    continue
             for j in range(begin, end):
                 if row[j] > bound:
                     if n == width:
@@ -145,6 +148,7 @@ def first_heads(
     apart: np.ndarray,
     tails: np.ndarray,
     rows: np.ndarray,
+    value: np.ndarray,
     place: np.ndarray,
     num: np.ndarray,
     least: np.ndarray,
@@ -165,29 +169,39 @@ def first_heads(
     certain = np.zeros(len(tails), np.bool_)
     for i in range(len(tails)):
         tail, until = tails[i], time[tails[i]]
+        by_value = np.argsort(-value[i, : num[i]], kind="mergesort")
         exact = np.empty(num[i], np.float64)
-        for j in range(num[i]):
-            exact[j] = _inner(vectors[rows[i]], vectors[place[i, j]])
-        order = np.argsort(-exact, kind="mergesort")
-        taken, j = 0, 0
-        while j < len(order) and taken < k:
-            score, last = exact[order[j]], j + 1
-            while last < len(order) and exact[order[last]] == score:
-                last += 1
-            if last == j + 1:
-                v = place[i, order[j]]
-                one, end = begin[v], begin[v + 1]
-                if is_timed:
-                    one = _earlier(members, one, end, time, until)
-                while one < end and taken < k:
-                    taken = _take(members[one], score, tail, apart, heads[i], scores[i], taken)
-                    one += 1
-            else:  # several vectors with one score: their nodes in one order
-                nodes = _merged(members, begin, place[i], order[j:last], time, is_timed, until)
-                for node in nodes:
-                    if taken < k:
-                        taken = _take(node, score, tail, apart, heads[i], scores[i], taken)
-            j = last
+        scored, wanted, taken = 0, min(num[i], k + _FEW), 0
+        while True:
+            for j in range(scored, wanted):
+                exact[j] = _inner(vectors[rows[i]], vectors[place[i, by_value[j]]])
+            scored = wanted
+            order = np.argsort(-exact[:scored], kind="mergesort")
+            taken, j = 0, 0
+            while j < scored and taken < k:
+                score, last = exact[order[j]], j + 1
+                while last < scored and exact[order[last]] == score:
+                    last += 1
+                if last == j + 1:
+                    v = place[i, by_value[order[j]]]
+                    one, end = begin[v], begin[v + 1]
+                    if is_timed:
+                        one = _earlier(members, one, end, time, until)
+                    while one < end and taken < k:
+                        taken = _take(members[one], score, tail, apart, heads[i], scores[i], taken)
+                        one += 1
+                else:  # several vectors with one score: their nodes in one order
+                    some = place[i][by_value[order[j:last]]]
+                    for node in _merged(members, begin, some, time, is_timed, until):
+                        if taken < k:
+                            taken = _take(node, score, tail, apart, heads[i], scores[i], taken)
+                j = last
+            if scored == num[i]:
+                break
+            # Those behind have no greater float32 score: they matter where rounding may hide them
+            if taken == k and scores[i, k - 1] > np.float64(value[i, by_value[scored]]) + error:
+                break
+            wanted = min(num[i], 2 * scored)
         found[i] = taken
         dropped = least[i] > -np.inf
         certain[i] = not dropped or (taken == k and scores[i, k - 1] > np.float64(least[i]) + error)
@@ -198,7 +212,6 @@ def first_heads(
 def _merged(
     members: np.ndarray,
     begin: np.ndarray,
-    place: np.ndarray,
     some: np.ndarray,
     time: np.ndarray,
     is_timed: bool,
@@ -208,13 +221,13 @@ def _merged(
     starts = np.empty(len(some), np.int64)
     total = 0
     for j in range(len(some)):
-        v = place[some[j]]
+        v = some[j]
         starts[j] = _earlier(members, begin[v], begin[v + 1], time, until) if is_timed else begin[v]
         total += begin[v + 1] - starts[j]
     nodes = np.empty(total, np.int64)
     n = 0
     for j in range(len(some)):
-        for one in range(starts[j], begin[place[some[j]] + 1]):
+        for one in range(starts[j], begin[some[j] + 1]):
             nodes[n] = members[one]
             n += 1
     nodes.sort()

@@ -21,9 +21,9 @@ from threadpoolctl import threadpool_limits
 
 from netgpt.graphstore.nearest.kernels import first_heads, keep_best
 
-BLOCK_VECTORS, BLOCK_TAILS = 256, 4096
+BLOCK_VECTORS, BLOCK_TAILS = 1024, 4096
 """Of a task at most: distinct vectors of tails, and tails."""
-BANK_VECTORS = 4096
+BANK_VECTORS = 2048
 """Of the bank in one product: a block of scores that stays in the cache."""
 CANDIDATES = 32
 """Beyond k, at first."""
@@ -132,7 +132,7 @@ class Search:
         heads, found = np.empty((len(tails), self.k), np.int64), np.empty(len(tails), np.int64)
         exact = np.empty((len(tails), self.k))
         nodes = (bank.vectors, bank.begin, bank.members, bank.time, bank.is_timed, bank.apart)
-        kept = (place, num, least, bank.error)
+        kept = (value, place, num, least, bank.error)
         certain = first_heads(*nodes, tails, rows, *kept, heads, exact, found)
         made.heads[where], made.scores[where], made.num[where] = heads, exact, found
         return certain
