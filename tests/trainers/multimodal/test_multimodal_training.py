@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +25,13 @@ from netgpt.trainers.multimodal.config import MultimodalConfig
 from netgpt.trainers.multimodal.rows import ModalRows
 from netgpt.trainers.multimodal.train import MultimodalTrainer, load_scores
 from netgpt.trainers.settings import Settings, settings_type
-from netgpt.trainers.stages.base import StageJob
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.stages.session import run_stage
 from netgpt.trainers.tasks.baselines import ridge, ridge_of_others
 from netgpt.trainers.tasks.names import make_task, task_class
 from netgpt.trainers.tasks.regression import RegressionConfig
 from netgpt.trainers.tasks.split import SplitConfig
+from tests.ranks import job_of, torchrun
 
 TASK = RegressionConfig(
     name="regression", label="comments", transform="log2", split=SplitConfig(by="column", column="part")
@@ -312,31 +309,11 @@ def settings_with(config: MultimodalConfig) -> Settings:
     return kind(stages=["multimodal", "evaluation"], baselines=[], task=TASK, multimodal=config)  # type: ignore[call-arg]
 
 
-def job_of(store: Store, run: Path, config: MultimodalConfig) -> StageJob:
-    job = StageJob(
-        stage="multimodal",
-        run=run,
-        store=store.path.resolve(),
-        settings=settings_with(config),
-        inputs={"of": "a test"},
-    )
-    (run / "logs").mkdir(parents=True)
-    (run / "job.json").write_text(json.dumps(job.to_dict()), encoding="utf-8")
-    return job
-
-
-def torchrun(run: Path, world_size: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command += [str(world_size), "-m", "netgpt.trainers.worker", str(run / "job.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, start_new_session=True)
-
-
 def test_one_rank_or_two_and_killed_or_not(videos: Store, tmp_path: Path) -> None:
     """Two ranks end within 1e-5 of one; killed with SIGKILL in an epoch they end in the same bits."""
     config = replace(CONFIG, epochs=6, patience=6, checkpoint_steps=1)
     for name in ("2", "killed"):
-        job_of(videos, tmp_path / name, config)
+        job_of("multimodal", videos, tmp_path / name, settings_with(config))
     killed = torchrun(tmp_path / "killed", 2)
     for _ in range(1200):
         if list((tmp_path / "killed" / "multimodal" / CHECKPOINTS).glob("*")):
@@ -344,7 +321,7 @@ def test_one_rank_or_two_and_killed_or_not(videos: Store, tmp_path: Path) -> Non
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    alone = job_of(videos, tmp_path / "1", config)
+    alone = job_of("multimodal", videos, tmp_path / "1", settings_with(config))
     alone.prepare()
     run_stage(alone)
     for name in ("2", "killed"):

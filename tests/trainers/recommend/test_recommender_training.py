@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +25,11 @@ from netgpt.trainers.recommend.sampled import SampledLoader, SampledStep
 from netgpt.trainers.recommend.train import MODEL, VECTORS, RecommenderTrainer, load_vectors, scores_of
 from netgpt.trainers.recommend.triples import TripleLoader, Triples
 from netgpt.trainers.settings import Settings, settings_type
-from netgpt.trainers.stages.base import StageJob
 from netgpt.trainers.stages.folder import read_manifest
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.stages.session import run_stage
 from netgpt.trainers.tasks.ranking import RankingConfig
+from tests.ranks import job_of, torchrun
 from tests.recommend import ITEMS, USERS, pairs_of_tastes, store_of
 
 CONFIG = RecommenderConfig(
@@ -264,26 +261,6 @@ def settings_with(config: RecommenderConfig) -> Settings:
     return kind(stages=["recommender", "evaluation"], baselines=[], task=TASK, recommender=config)  # type: ignore[call-arg]
 
 
-def job_of(store: Store, run: Path, config: RecommenderConfig) -> StageJob:
-    job = StageJob(
-        stage="recommender",
-        run=run,
-        store=store.path.resolve(),
-        settings=settings_with(config),
-        inputs={"of": "a test"},
-    )
-    (run / "logs").mkdir(parents=True)
-    (run / "job.json").write_text(json.dumps(job.to_dict()), encoding="utf-8")
-    return job
-
-
-def torchrun(run: Path, world_size: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command += [str(world_size), "-m", "netgpt.trainers.worker", str(run / "job.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, start_new_session=True)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -296,7 +273,7 @@ def test_one_rank_or_two_train_the_same_model(pairs: Store, tmp_path: Path, chan
     """And a run that is killed with SIGKILL in an epoch ends in the bits of one that is not."""
     config = replace(CONFIG, **changes, epochs=4, checkpoint_steps=1)
     for name in ("2", "killed"):
-        job_of(pairs, tmp_path / name, config)
+        job_of("recommender", pairs, tmp_path / name, settings_with(config))
     killed = torchrun(tmp_path / "killed", 2)
     for _ in range(1200):
         if list((tmp_path / "killed" / "recommender" / CHECKPOINTS).glob("*")):
@@ -305,7 +282,7 @@ def test_one_rank_or_two_train_the_same_model(pairs: Store, tmp_path: Path, chan
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed" / "recommender" / "manifest.json").exists()
-    alone = job_of(pairs, tmp_path / "1", config)
+    alone = job_of("recommender", pairs, tmp_path / "1", settings_with(config))
     alone.prepare()
     run_stage(alone)
     for name in ("2", "killed"):

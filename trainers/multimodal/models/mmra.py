@@ -10,7 +10,7 @@ Shape suffixes: B examples, T tokens of one modality, K of the other, H hidden w
 from __future__ import annotations
 
 from itertools import product
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,17 +117,19 @@ class Mmra(ModalModel):
     title = "MMRA"
     reads_neighbors = True
     parts = PARTS
+    branch_type: ClassVar[type[nn.Module]] = Branch
+    """Made of a shape and settings; a vector of each modality."""
 
     def __init__(self, shape: Shape, config: MultimodalConfig) -> None:
         super().__init__(shape, config)
         num, width = len(shape.modalities), config.width
-        self.branch = Branch(shape, config)
+        self.branch = self.branch_type(shape, config)
         self.near: Near | None = None
         inputs = num * width
         if "RE" not in config.without:
-            branch = self.branch if config.share_branches else Branch(shape, config)
+            branch = self.branch if config.share_branches else self.branch_type(shape, config)
             self.near = Near(branch, num, width)
-            inputs += (num + 1) * width + num * (num + 1)
+            inputs += self.joined_width(num, width)
         self.head = head(inputs, config, shape.outputs)
 
     @property
@@ -138,8 +140,14 @@ class Mmra(ModalModel):
         own = self.branch(dict(batch.x))
         joined = list(own)
         if self.near is not None:
-            near, label = self.near(batch)
-            found = [*near, label]
-            products = [(a * b).sum(-1, keepdim=True) for a, b in product(own, found)]
-            joined += [*found, *products]
+            joined += self.joined(own, *self.near(batch))
         return self.scores(self.head(torch.cat(joined, -1)))
+
+    def joined_width(self, num: int, width: int) -> int:
+        """Width of what `joined` gives, of so many modalities."""
+        return (num + 1) * width + num * (num + 1)
+
+    def joined(self, own: list[Tensor], near: list[Tensor], label: Tensor) -> list[Tensor]:
+        """What goes through the head beside an example's own vectors: [B, …] each."""
+        found = [*near, label]
+        return [*found, *((a * b).sum(-1, keepdim=True) for a, b in product(own, found))]

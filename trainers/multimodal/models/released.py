@@ -8,21 +8,17 @@ label's own vector is left out of the head. A text of one token is looked at wit
 from __future__ import annotations
 
 from itertools import product
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from netgpt.trainers.multimodal.config import PARTS, MultimodalConfig
+from netgpt.trainers.multimodal.config import MultimodalConfig
 from netgpt.trainers.multimodal.models.base import (
-    ModalBatch,
-    ModalModel,
     Shape,
-    head,
     is_token,
     masked_softmax,
 )
-from netgpt.trainers.multimodal.models.mmra import Near, Pooling
+from netgpt.trainers.multimodal.models.mmra import Mmra, Pooling
 
 
 class _Branch(nn.Module):
@@ -68,31 +64,13 @@ class _Branch(nn.Module):
         return made
 
 
-class MmraReleased(ModalModel):
+class MmraReleased(Mmra):
     title = "MMRA (released code)"
-    reads_neighbors = True
-    parts = PARTS
+    branch_type = _Branch
 
-    def __init__(self, shape: Shape, config: MultimodalConfig) -> None:
-        super().__init__(shape, config)
-        num, width = len(shape.modalities), config.width
-        self.branch = _Branch(shape, config)
-        self.near: Near | None = None
-        vectors = num
-        if "RE" not in config.without:
-            branch = self.branch if config.share_branches else _Branch(shape, config)
-            self.near = Near(branch, num, width)
-            vectors += num + num * (num + 1)
-        self.head = head(vectors * width, config, shape.outputs)
+    def joined_width(self, num: int, width: int) -> int:
+        return (num + num * (num + 1)) * width
 
-    @property
-    def last(self) -> nn.Linear:
-        return cast(nn.Linear, self.head[-1])
-
-    def forward(self, batch: ModalBatch) -> Tensor:
-        own = self.branch(dict(batch.x))
-        joined = list(own)
-        if self.near is not None:
-            near, label = self.near(batch)
-            joined += [*near, *(a * b for a, b in product(own, [*near, label]))]
-        return self.scores(self.head(torch.cat(joined, -1)))
+    def joined(self, own: list[Tensor], near: list[Tensor], label: Tensor) -> list[Tensor]:
+        """The label is in the products alone."""
+        return [*near, *(a * b for a, b in product(own, [*near, label]))]

@@ -1,0 +1,30 @@
+"""Stages in processes of their own, as on a cluster: one for each rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from netgpt.graphstore import Store
+from netgpt.trainers.settings import Settings
+from netgpt.trainers.stages.base import StageJob
+
+
+def job_of(stage: str, store: Store, run: Path, settings: Settings) -> StageJob:
+    """A job in a run's folder, where a worker finds it."""
+    job = StageJob(
+        stage=stage, run=run, store=store.path.resolve(), settings=settings, inputs={"of": "a test"}
+    )
+    (run / "logs").mkdir(parents=True)
+    (run / "job.json").write_text(json.dumps(job.to_dict()), encoding="utf-8")
+    return job
+
+
+def torchrun(run: Path, world_size: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command += [str(world_size), "-m", "netgpt.trainers.worker", str(run / "job.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, start_new_session=True)
