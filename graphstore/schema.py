@@ -369,16 +369,15 @@ class Schema:
             self.node_type(self.target).time,
         )
         by_column = bool(column) and relation.column == column
-        by_nearest = bool(column) and column in self._compared(relation)
+        by_nearest = False
+        if column and (nearest := relation.nearest) is not None:
+            by_nearest = column in {*self.compared(nearest), nearest.apart, nearest.time}
         return tail == self.target and (by_link or by_group or by_column or by_nearest)
 
-    def _compared(self, relation: RelationType) -> set[str]:
-        """Columns that say which nodes are nearest."""
-        if relation.nearest is None:
-            return set()
-        types = map(self.node_type, relation.nearest.by)
-        compared = {name for node in types for name in (*node.inputs, *node.made_of)}
-        return compared | {relation.nearest.apart, relation.nearest.time}
+    def compared(self, nearest: Nearest) -> set[str]:
+        """Columns whose contents say which nodes are alike."""
+        types = map(self.node_type, nearest.by)
+        return {name for node in types for name in (*node.inputs, *node.made_of)}
 
     def is_strict(self, relation: RelationType) -> bool:
         """Whether a rule lets no head in that is not earlier than its tail, by the time of the tails'

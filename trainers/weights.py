@@ -25,6 +25,16 @@ def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
         save_file(values, str(temporary), metadata=header)
 
 
+def load_of(path: Path, store: str, what: str) -> dict[str, torch.Tensor]:
+    """Tensors that were saved with a store's digest as `store`. what: what they are, for messages.
+    TrainerError where they are of another store."""
+    tensors, meta = load(path)
+    if meta.get("store") != store:
+        found = str(meta.get("store"))[:12]
+        raise TrainerError(f"{path}: found {what} of the store {found}, expected {store[:12]}")
+    return tensors
+
+
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors on the CPU and the JSON value. TrainerError where the file is not one of `save`."""
     try:

@@ -3,8 +3,8 @@ on.
 
 A folder with `video_label.csv` (`video_id,comment_count`), `MicroLens-100k_title_en.csv` (`id, title`, no
 header) and, where it is there, `MicroLens-50k_titles.csv` (`item,title`: the whole titles of most videos),
-and `frames.npy` [videos, frames, width] in the order of the videos' numbers. The data
-may not be given away changed, so none of it is in this repository.
+and `frames.npy` [videos, frames, width] in the order of the videos' numbers. The data may not be given away
+changed, so none of it is in this repository.
 
 Parts are those of MMRA's authors: sklearn's `train_test_split` of the videos by number, a fifth held out with
 the state `split_seed` (9 is theirs), and that cut in two halves with twice the state, first test and then
@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from netgpt.graphstore.columns import batched
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 from netgpt.graphstore.files import file_digest, value_digest
@@ -161,8 +160,8 @@ class VideoSource(Source):
         banked = {"train": ("train",), "train+val": ("train", "val"), "all": ("train", "val", "test")}
         in_bank = banked[self.config.bank]
         frames = self._open_frames(num)
-        for rows in batched(range(num), _ROWS):
-            part = slice(rows[0], rows[-1] + 1)
+        for first in range(0, num, _ROWS):
+            part = slice(first, min(first + _ROWS, num))
             columns: dict[str, Any] = {
                 "id": list(videos.ids[part]),
                 "title": list(videos.titles[part]),
@@ -171,10 +170,9 @@ class VideoSource(Source):
                 BANK: ["yes" if one in in_bank else "no" for one in parts[part]],
             }
             if frames is not None:
-                columns["frames"] = np.asarray(frames[part]).reshape(len(rows), -1)
+                columns["frames"] = np.asarray(frames[part]).reshape(part.stop - first, -1)
             if self.folder is None:
-                for _ in rows:
-                    self.report.keep()
+                self.report.num_read += part.stop - first
             yield Block(VIDEO, columns)
 
     def _parts(self, ids: Sequence[str]) -> list[str]:

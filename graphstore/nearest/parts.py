@@ -20,9 +20,9 @@ import numpy as np
 
 from netgpt.graphstore.errors import FormatError, StoreError
 from netgpt.graphstore.files import atomic_dir, atomic_file, read_json, value_digest, write_json
-from netgpt.graphstore.nearest.relation import as_rows, search_of
+from netgpt.graphstore.nearest.relation import as_relation, search_of
 from netgpt.graphstore.nearest.search import BLOCK_TAILS, BLOCK_VECTORS, Rows
-from netgpt.graphstore.relation_types import SCORE, RelationType, edge_name
+from netgpt.graphstore.relation_types import RelationType, edge_name
 from netgpt.graphstore.relations import Relation, write_relation
 from netgpt.graphstore.seal import VERSION, require_whole, write_attributes, write_seal
 from netgpt.graphstore.store import Store
@@ -52,12 +52,12 @@ class PartedSearch:
             raise StoreError(f"{store.path}: {problem}")
         self.schema = schema
         folder.mkdir(parents=True, exist_ok=True)
-        self._search, self._asked = search_of(store, relation, scratch=folder / f"vectors-{uuid.uuid4().hex}")
         cut = [TASKS, BLOCK_VECTORS, BLOCK_TAILS]
         self.key = value_digest({"store": store.digest, "relation": relation.to_dict(), "cut": cut})
         said = folder / SEARCH
         if said.exists() and _read(said).get("key") != self.key:
             raise StoreError(f"{folder}: found parts of another search, expected none; remove the folder")
+        self._search, self._asked = search_of(store, relation, scratch=folder / f"vectors-{uuid.uuid4().hex}")
         write_json(said, {"format": "netgpt-search", "version": 1, "key": self.key, "relation": name})
 
     @property
@@ -89,30 +89,21 @@ class PartedSearch:
     def rows(self) -> Relation:
         """All parts as the relation. FormatError for a part that is damaged."""
         search, asked = self._search, self._asked
-        num, k = len(asked), search.k
-        whole = Rows(np.empty((num, k), np.int64), np.empty((num, k)), np.empty(num, np.int64))
+        k = search.k
+        whole = Rows.empty(len(asked), k)
         for part, (first, last) in enumerate(self.ranges):
             tails = search.order[search.tasks[first][0] : search.tasks[last - 1][1]]
             try:
                 with np.load(self.path(part), allow_pickle=False) as made:
-                    heads, scores, count = made["heads"], made["scores"], made["num"]
-                    if (
-                        heads.shape != (len(tails), k)
-                        or scores.shape != heads.shape
-                        or len(count) != len(tails)
-                    ):
-                        raise ValueError(f"rows {list(heads.shape)}")
+                    rows = Rows(made["heads"], made["scores"], made["num"])
+                if {rows.heads.shape, rows.scores.shape} != {(len(tails), k)} or len(rows.num) != len(tails):
+                    raise ValueError(f"rows {list(rows.heads.shape)}")
             except (OSError, ValueError, KeyError, BadZipFile) as error:
                 raise FormatError(
                     f"{self.path(part)}: damaged ({error}); remove it and start again"
                 ) from None
-            whole.heads[tails], whole.scores[tails], whole.num[tails] = heads, scores, count
-        node_type = self.relation.edge_type[2]
-        every = np.arange(self.store.num_nodes[node_type])
-        indptr, heads, scores = as_rows(whole, asked, every)
-        kind = np.int32 if len(every) <= 2**31 else np.int64
-        ends = (heads.astype(kind), indptr[:-1], indptr[1:])
-        return Relation(self.relation.edge_type, "csr", *ends, numbers={SCORE: scores})
+            whole.put(tails, rows)
+        return as_relation(self.store, self.relation, whole, asked)
 
     def write(self, out: Path) -> None:
         """The store with the relation, at `out`; its other files are hard links to the old one's. The parts

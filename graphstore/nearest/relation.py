@@ -137,8 +137,7 @@ def search_of(
     first = _firsts(contents.code, time, members, len(contents.example))
     order = np.lexsort((contents.example, first))
     shape = (len(order), contents.dim)
-    in_memory = scratch is None or 0 in shape
-    vectors = np.empty(shape, np.float32) if in_memory or scratch is None else _mapped(scratch, shape)
+    vectors = _mapped(scratch, shape) if scratch and 0 not in shape else np.empty(shape, np.float32)
     is_some = contents.write(relation, order, vectors)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -161,9 +160,8 @@ def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
     with path.open("w+b") as file:
         path.unlink()
         try:
-            os.posix_fallocate(
-                file.fileno(), 0, num_bytes
-            )  # a mapped page without space would end the process
+            # A mapped page without space would end the process
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
         except OSError as error:
             free = shutil.disk_usage(path.parent).free
             raise StoreError(
@@ -173,14 +171,21 @@ def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
         return np.memmap(file, np.float32, "r+", shape=shape)
 
 
-def as_rows(found: Rows, asked: np.ndarray, tails: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of tails [T], rising, of which some were asked for [Q]: indptr [T + 1], heads and scores [E]."""
+def as_relation(
+    graph: Graph, relation: RelationType, found: Rows, asked: np.ndarray, tails: np.ndarray | None = None
+) -> Relation:
+    """The relation of what was found of the tails that were asked for [Q]: of all tails, or of some, rising
+    [T], whose rows are then 0 to T − 1."""
+    num = graph.num_nodes[relation.edge_type[0]]
+    tails = np.arange(num) if tails is None else tails
     degree = np.zeros(len(tails), np.int64)
     degree[np.searchsorted(tails, asked)] = found.num
     indptr = np.zeros(len(tails) + 1, np.int64)
     np.cumsum(degree, out=indptr[1:])
     counts = np.arange(found.heads.shape[1]) < found.num[:, None]
-    return indptr, found.heads[counts], found.scores[counts].astype(np.float32)
+    heads = found.heads[counts].astype(np.int32 if num <= 2**31 else np.int64)
+    numbers = {SCORE: found.scores[counts].astype(np.float32)}
+    return Relation(relation.edge_type, "csr", heads, indptr[:-1], indptr[1:], numbers=numbers)
 
 
 def nearest_rows(
@@ -197,10 +202,4 @@ def nearest_rows(
     Rows do not depend on threads (by default as many as there are cores). See `search_of` for the rest.
     """
     search, asked = search_of(graph, relation, tails, scratch)
-    every = np.arange(graph.num_nodes[relation.edge_type[2]]) if tails is None else tails
-    found = search.all(threads or os.cpu_count() or 1, progress)
-    indptr, heads, scores = as_rows(found, asked, every)
-    kind = np.int32 if graph.num_nodes[relation.edge_type[0]] <= 2**31 else np.int64
-    return Relation(
-        relation.edge_type, "csr", heads.astype(kind), indptr[:-1], indptr[1:], numbers={SCORE: scores}
-    )
+    return as_relation(graph, relation, search.all(threads or os.cpu_count() or 1, progress), asked, tails)

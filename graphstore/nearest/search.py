@@ -68,6 +68,14 @@ class Rows:
     num: np.ndarray
     """[Q] int64."""
 
+    @staticmethod
+    def empty(num: int, k: int) -> Rows:
+        return Rows(np.empty((num, k), np.int64), np.empty((num, k)), np.empty(num, np.int64))
+
+    def put(self, where: np.ndarray, rows: Rows) -> None:
+        """Fill the rows `where` [q]."""
+        self.heads[where], self.scores[where], self.num[where] = rows.heads, rows.scores, rows.num
+
 
 class Search:
     """The rows of tails, in tasks that stand alone: any thread or machine may do any of them."""
@@ -97,7 +105,7 @@ class Search:
         """The rows of a task's tails, in their order. BLAS is left with the threads that it has."""
         part = slice(*task)
         num = task[1] - task[0]
-        made = Rows(np.full((num, self.k), -1, np.int64), np.zeros((num, self.k)), np.zeros(num, np.int64))
+        made = Rows.empty(num, self.k)
         self._find(np.arange(num), self._tails[part], self._rows[part], self.k + CANDIDATES, made)
         return made
 
@@ -129,22 +137,19 @@ class Search:
         for first in range(0, int(limit.max(initial=0)), BANK_VECTORS):
             scores = queries @ bank.vectors[first : first + BANK_VECTORS][: limit.max() - first].T
             keep_best(scores, first, row_of, limit, most, value, place, num, least)
-        heads, found = np.empty((len(tails), self.k), np.int64), np.empty(len(tails), np.int64)
-        exact = np.empty((len(tails), self.k))
+        found = Rows.empty(len(tails), self.k)
         nodes = (bank.vectors, bank.begin, bank.members, bank.time, bank.is_timed, bank.apart)
         kept = (value, place, num, least, bank.error)
-        certain = first_heads(*nodes, tails, rows, *kept, heads, exact, found)
-        made.heads[where], made.scores[where], made.num[where] = heads, exact, found
+        certain = first_heads(*nodes, tails, rows, *kept, found.heads, found.scores, found.num)
+        made.put(where, found)
         return certain
 
     def all(self, threads: int = 1, progress: Callable[[int], None] | None = None) -> Rows:
         """The rows of all tails, in the order that they were asked in. progress: told of tails as they are
         done."""
-        num = len(self._tails)
-        made = Rows(np.empty((num, self.k), np.int64), np.empty((num, self.k)), np.empty(num, np.int64))
+        made = Rows.empty(len(self._tails), self.k)
         for (begin, end), rows in zip(self.tasks, self._each(threads), strict=True):
-            where = self.order[begin:end]
-            made.heads[where], made.scores[where], made.num[where] = rows.heads, rows.scores, rows.num
+            made.put(self.order[begin:end], rows)
             if progress:
                 progress(end - begin)
         return made

@@ -54,11 +54,10 @@ class MultimodalTrainer:
         self.examples = task.examples(store)
         self.judging = Judge(store, task, self.examples, evaluation)
         kind = model_class(config.model)
-        near = kind.reads_neighbors and "RE" not in config.without
         self.offset = offset_of(store, config, task, self.examples)
         self.left = replace(self.examples, truth=self.examples.truth - self.offset)
         """The examples with what is left of their labels."""
-        self.rows = ModalRows(store, config, self.left, near=near)
+        self.rows = ModalRows(store, config, self.left, near=kind.reads(config))
         seed_torch(seed, "multimodal")
         self.model = kind(self.rows.shape(task.width), config).to(self.device)
         start = task.start(self.left.truth[self.left.train])
@@ -175,9 +174,4 @@ def offset_of(store: Store, config: MultimodalConfig, task: Task, examples: Exam
 def load_scores(folder: Path, store: Store) -> np.ndarray:
     """Scores of all nodes of the target that a finished stage left: [N] or [N, width] float64. TrainerError
     where they are of another store."""
-    path = folder / SCORES
-    tensors, meta = weights.load(path)
-    if meta.get("store") != store.digest:
-        found = str(meta.get("store"))[:12]
-        raise TrainerError(f"{path}: found scores of the store {found}, expected {store.digest[:12]}")
-    return tensors["score"].double().numpy()
+    return weights.load_of(folder / SCORES, store.digest, "scores")["score"].double().numpy()

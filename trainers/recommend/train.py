@@ -157,9 +157,5 @@ def scores_of(users_UD: Tensor, items_ID: Tensor) -> ScoresOf:
 def load_vectors(folder: Path, store: Store) -> tuple[Tensor, Tensor]:
     """Vectors of users [U, D] and items [I, D] that a finished stage left. TrainerError where they are of
     another store."""
-    path = folder / VECTORS
-    tensors, meta = weights.load(path)
-    if meta.get("store") != store.digest:
-        found = str(meta.get("store"))[:12]
-        raise TrainerError(f"{path}: found vectors of the store {found}, expected {store.digest[:12]}")
+    tensors = weights.load_of(folder / VECTORS, store.digest, "vectors")
     return tensors["users"], tensors["items"]

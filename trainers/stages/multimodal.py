@@ -43,7 +43,7 @@ class Multimodal(Stage):
         from netgpt.trainers.tasks.names import make_task
 
         config = settings.section(self.name, MultimodalConfig)
-        near = model_class(config.model).reads_neighbors and "RE" not in config.without
+        near = model_class(config.model).reads(config)
         rows = ModalRows(graph, config, make_task(settings.task).examples(graph), near=near)
         relation = graph.schema.relation_type(rows.edge_type) if rows.edge_type else None
         check_types_hide_label(graph.schema, settings.task.label, rows.types, relation)

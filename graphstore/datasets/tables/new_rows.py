@@ -25,7 +25,7 @@ from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.datasets.tables.schema import link_relations
 from netgpt.graphstore.errors import FormatError, SourceError, StoreError
 from netgpt.graphstore.files import Json, file_digest
-from netgpt.graphstore.schema import EdgeType, RelationType, Schema
+from netgpt.graphstore.schema import EdgeType, RelationType
 from netgpt.graphstore.sort import Piece
 from netgpt.graphstore.store import Store
 
@@ -45,17 +45,6 @@ def _table(made: Json, data: Path) -> TableDescription:
     for name in ("features", "document"):
         values[name] = None if made[name] is None else tuple(made[name])
     return TableDescription(**values, paths=(data,))
-
-
-def _compared(schema: Schema) -> set[str]:
-    """Columns of the target that say what is nearest to it."""
-    asked: set[str] = set()
-    for relation in schema.relations:
-        if relation.nearest is not None and relation.edge_type[2] == schema.target:
-            types = [schema.node_type(name) for name in relation.nearest.by]
-            asked |= {column for node in types if node.origin == "each" for column in node.inputs}
-            asked |= {relation.nearest.time} - {""}
-    return asked
 
 
 class NewRows(TableSource):
@@ -84,7 +73,9 @@ class NewRows(TableSource):
         table = _table(made, data)
         there = column_names(table, data)
         asked = {*(table.features or ()), *(table.document or ()), *table.links, table.key, table.time}
-        asked |= _compared(store.schema)
+        for relation in store.schema.relations:
+            if relation.nearest is not None and relation.edge_type[2] == store.schema.target:
+                asked |= {*store.schema.compared(relation.nearest), relation.nearest.time}
         columns = []
         for column in table.columns or ():
             absent = table.renamed.get(column.name, column.name) not in there

@@ -74,6 +74,11 @@ class ModalModel(nn.Module):
         super().__init__()
         self.shape, self.config = shape, config
 
+    @classmethod
+    def reads(cls, config: MultimodalConfig) -> bool:
+        """Whether with these settings it reads neighbours."""
+        return cls.reads_neighbors and "RE" not in config.without
+
     @property
     def last(self) -> nn.Linear:
         """The layer whose bias a fresh model starts at."""

@@ -126,7 +126,7 @@ class Mmra(ModalModel):
         self.branch = self.branch_type(shape, config)
         self.near: Near | None = None
         inputs = num * width
-        if "RE" not in config.without:
+        if self.reads(config):
             branch = self.branch if config.share_branches else self.branch_type(shape, config)
             self.near = Near(branch, num, width)
             inputs += self.joined_width(num, width)
