@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,6 @@ from netgpt.graphstore.datasets.microlens import LABELS, MicroLens, MicroLensCon
 from netgpt.graphstore.datasets.tables import write_tables
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.loop import CHECKPOINTS
 from netgpt.trainers.multimodal.config import MultimodalConfig
 from netgpt.trainers.multimodal.rows import ModalRows
 from netgpt.trainers.multimodal.train import MultimodalTrainer, load_scores
@@ -31,7 +27,7 @@ from netgpt.trainers.tasks.baselines import ridge, ridge_of_others
 from netgpt.trainers.tasks.names import make_task, task_class
 from netgpt.trainers.tasks.regression import RegressionConfig
 from netgpt.trainers.tasks.split import SplitConfig
-from tests.ranks import job_of, torchrun
+from tests.ranks import job_of, kill_in_an_epoch, torchrun
 
 TASK = RegressionConfig(
     name="regression", label="comments", transform="log2", split=SplitConfig(by="column", column="part")
@@ -314,13 +310,7 @@ def test_one_rank_or_two_and_killed_or_not(videos: Store, tmp_path: Path) -> Non
     config = replace(CONFIG, epochs=6, patience=6, checkpoint_steps=1)
     for name in ("2", "killed"):
         job_of("multimodal", videos, tmp_path / name, settings_with(config))
-    killed = torchrun(tmp_path / "killed", 2)
-    for _ in range(1200):
-        if list((tmp_path / "killed" / "multimodal" / CHECKPOINTS).glob("*")):
-            break
-        time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_in_an_epoch(tmp_path / "killed", "multimodal")
     alone = job_of("multimodal", videos, tmp_path / "1", settings_with(config))
     alone.prepare()
     run_stage(alone)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import torch
 from netgpt.graphstore import Store
 from netgpt.trainers import weights
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.loop import CHECKPOINTS, StepResult
+from netgpt.trainers.loop import StepResult
 from netgpt.trainers.recommend.config import RecommenderConfig, ShlConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.pairs import Pairs
@@ -29,7 +26,7 @@ from netgpt.trainers.stages.folder import read_manifest
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.stages.session import run_stage
 from netgpt.trainers.tasks.ranking import RankingConfig
-from tests.ranks import job_of, torchrun
+from tests.ranks import job_of, kill_in_an_epoch, torchrun
 from tests.recommend import ITEMS, USERS, pairs_of_tastes, store_of
 
 CONFIG = RecommenderConfig(
@@ -274,13 +271,7 @@ def test_one_rank_or_two_train_the_same_model(pairs: Store, tmp_path: Path, chan
     config = replace(CONFIG, **changes, epochs=4, checkpoint_steps=1)
     for name in ("2", "killed"):
         job_of("recommender", pairs, tmp_path / name, settings_with(config))
-    killed = torchrun(tmp_path / "killed", 2)
-    for _ in range(1200):
-        if list((tmp_path / "killed" / "recommender" / CHECKPOINTS).glob("*")):
-            break
-        time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_in_an_epoch(tmp_path / "killed", "recommender")
     assert not (tmp_path / "killed" / "recommender" / "manifest.json").exists()
     alone = job_of("recommender", pairs, tmp_path / "1", settings_with(config))
     alone.prepare()
