@@ -19,9 +19,10 @@ from netgpt.graphstore.datasets.edges.describe import (
 )
 from netgpt.graphstore.datasets.edges.groups import group_columns, group_length
 from netgpt.graphstore.datasets.edges.read import read_edges
+from netgpt.graphstore.datasets.edges.retrieval import column_files, compared_nodes, retrieval
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.files import file_digest, value_digest
-from netgpt.graphstore.schema import EdgeType, NodeType, RelationType, Schema
+from netgpt.graphstore.schema import Column, EdgeType, NodeType, RelationType, Schema
 from netgpt.graphstore.sort import Piece, Policy
 
 _FEATURE_BYTES = 1 << 24
@@ -41,16 +42,20 @@ class EdgeLists(Source):
             if node.features is not None
         }
         self._counts = _node_counts(path, self.description, self._features)
+        self._compared = compared_nodes(path, self.description, self._counts)
         self.schema = Schema(
             target=self.description.target or self.description.edges[0].type[2],
             node_types=tuple(
                 NodeType(name=name)
                 if node.features is None
-                else NodeType(name=name, encoding="given", inputs=("x",))
+                else NodeType(name=name, encoding="given", inputs=("x",), columns=self._columns(name))
                 for name, node in self.description.nodes.items()
             ),
             relations=tuple(_relation_type(edge) for edge in self.description.edges),
         )
+
+    def _columns(self, name: str) -> tuple[Column, ...]:
+        return self._compared[name].kinds if name in self._compared else ()
 
     def digest(self) -> str:
         files = [path for edge in self.description.edges for path in _files(edge)]
@@ -73,7 +78,9 @@ class EdgeLists(Source):
                     raise StoreError(
                         f"{x.file}: record {row}: found a value that is not finite, expected numbers"
                     )
-                yield Block(name, {"x": rows})
+                part = slice(first, first + len(rows))
+                said = self._compared[name].values(part) if name in self._compared else {}
+                yield Block(name, {"x": rows, **said})
 
     def edges(self, edge_type: EdgeType) -> Iterator[Piece]:
         return read_edges(self._edges[edge_type])
@@ -144,7 +151,7 @@ def _node_counts(source: Path, description: Description, features: dict[str, Npy
     greatest = dict.fromkeys(open_types, -1)
     for edge in description.edges:
         src, _, dst = edge.edge_type
-        if open_types & {src, dst}:
+        if edge.rule is None and open_types & {src, dst}:
             for piece in read_edges(edge):
                 for name, values in ((src, piece.heads), (dst, piece.tails)):
                     if name in greatest:
@@ -157,6 +164,8 @@ def _node_counts(source: Path, description: Description, features: dict[str, Npy
 
 
 def _relation_type(edge: EdgeDescription) -> RelationType:
+    if edge.nearest is not None:
+        return retrieval(edge.edge_type, edge.nearest)
     if edge.group is None:
         return RelationType(edge_type=edge.edge_type)
     key = Path(edge.group.key).stem if edge.group.path is None else edge.group.key
@@ -164,6 +173,8 @@ def _relation_type(edge: EdgeDescription) -> RelationType:
 
 
 def _files(edge: EdgeDescription) -> list[str]:
+    if edge.nearest is not None:
+        return column_files(edge.nearest)
     if edge.group is None:
         return list(edge.path)
     return [edge.group.path] if edge.group.path is not None else [edge.group.key, edge.group.time]

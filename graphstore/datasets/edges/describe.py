@@ -14,16 +14,20 @@
         path: [heads.npy, tails.npy]   # a pair of [E] arrays, or one [E, 2] array
       - type: [item, same_brand_as, item]
         group: {path: items.parquet, key: brand, time: day, ties: strict}   # row i: node i; or two .npy files
+      - type: [item, is_similar_to, item]
+        nearest: {k: 10, path: items.parquet, time: day, apart: brand, bank: sold}   # or three .npy files
 
 A `group` makes the edges: every node's heads are the nodes of the same key (−1 or no text: none) whose
-time is not later (`ties: strict`: earlier).
+time is not later (`ties: strict`: earlier). So does `nearest`: the k nodes whose features are most alike,
+with a score; `time`: earlier ones alone; `apart`: one of each value, none of the node's own; `bank`: those
+alone where it is true, or not 0. Each of the three may be left out.
 
 Paths are relative to the description.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -61,10 +65,20 @@ class GroupDescription:
 
 
 @dataclass
+class NearestDescription:
+    k: int = 10
+    path: str | None = None
+    time: str = ""
+    apart: str = ""
+    bank: str = ""
+
+
+@dataclass
 class EdgeDescription:
     type: list[str] = field(default_factory=list)
     path: Any = None
     group: GroupDescription | None = None
+    nearest: NearestDescription | None = None
     columns: list[str] = field(default_factory=lambda: ["src", "dst"])
     duplicates: str = "keep"
     self_loops: str = "keep"
@@ -73,6 +87,11 @@ class EdgeDescription:
     def edge_type(self) -> EdgeType:
         src, relation, dst = self.type
         return src, relation, dst
+
+    @property
+    def rule(self) -> str | None:
+        """What makes the edges, where no list does."""
+        return "group" if self.group is not None else "nearest" if self.nearest is not None else None
 
 
 _DEFAULT = asdict(EdgeDescription())
@@ -124,8 +143,9 @@ def _check_keys(path: Path, raw: Any) -> None:
         check(f"nodes.{name}", node, NodeDescription)
     for i, edge in enumerate(edges):
         check(f"edges[{i}]", edge, EdgeDescription)
-        if edge.get("group") is not None:
-            check(f"edges[{i}].group", edge["group"], GroupDescription)
+        for rule, kind in (("group", GroupDescription), ("nearest", NearestDescription)):
+            if edge.get(rule) is not None:
+                check(f"edges[{i}].{rule}", edge[rule], kind)
 
 
 def _check(path: Path, description: Description) -> None:
@@ -159,14 +179,20 @@ def _check(path: Path, description: Description) -> None:
         for policy in ("duplicates", "self_loops"):
             value = getattr(edge, policy)
             require(value in POLICIES, f"{where}.{policy}", value, f"one of {', '.join(POLICIES)}")
-        require(
-            (edge.path is None) != (edge.group is None), where, edge.edge_type, "either a path or a group"
-        )
-        if edge.group is not None:
-            require(src == dst, f"{where}.group", edge.type, "heads and tails of one type")
+        rule = edge.rule
+        number = sum(said is not None for said in (edge.path, edge.group, edge.nearest))
+        require(number == 1, where, edge.edge_type, "either a path, a group or nearest")
+        if rule is not None:
+            require(src == dst, f"{where}.{rule}", edge.type, "heads and tails of one type")
             given = [n for n in ("columns", "duplicates", "self_loops") if getattr(edge, n) != _DEFAULT[n]]
-            require(not given, where, ", ".join(given), "no options of edge lists beside a group")
+            require(not given, where, ", ".join(given), f"no options of edge lists beside {rule}")
+        if edge.group is not None:
             _check_group(path, f"{where}.group", edge.group, require)
+            continue
+        if edge.nearest is not None:
+            has_features = description.nodes[dst].features is not None
+            require(has_features, f"{where}.nearest", dst, "a type with features")
+            _check_nearest(path, f"{where}.nearest", edge.nearest, require)
             continue
         paths = [edge.path] if isinstance(edge.path, str) else edge.path
         listed = isinstance(paths, list) and len(paths) > 0 and all(isinstance(p, str) for p in paths)
@@ -185,12 +211,31 @@ def _check_group(path: Path, where: str, group: GroupDescription, require: Requi
     require(group.ties in ("include", "strict"), f"{where}.ties", group.ties, "include or strict")
     for name in ("key", "time"):
         require(bool(getattr(group, name)), f"{where}.{name}", getattr(group, name), "a column or .npy file")
-    if group.path is not None:
-        group.path = str(path.parent / group.path)
-        ok = group.path.endswith((".parquet", ".csv")) and Path(group.path).is_file()
-        require(ok, f"{where}.path", group.path, "a .parquet or .csv file")
+    _check_columns(path, where, group, ("key", "time"), require)
+
+
+def _check_nearest(path: Path, where: str, nearest: NearestDescription, require: Require) -> None:
+    require(nearest.k >= 1, f"{where}.k", nearest.k, "how many heads, from 1")
+    names = [name for name in ("time", "apart", "bank") if getattr(nearest, name)]
+    ok = nearest.path is None or bool(names)
+    require(ok, f"{where}.path", nearest.path, "a column of it: time, apart or bank")
+    _check_columns(path, where, nearest, names, require)
+
+
+def _check_columns(
+    path: Path,
+    where: str,
+    said: GroupDescription | NearestDescription,
+    names: Sequence[str],
+    require: Require,
+) -> None:
+    """Columns of nodes: of the file `path`, or each a file of its own; paths become absolute."""
+    if said.path is not None:
+        said.path = str(path.parent / said.path)
+        ok = said.path.endswith((".parquet", ".csv")) and Path(said.path).is_file()
+        require(ok, f"{where}.path", said.path, "a .parquet or .csv file")
         return
-    group.key, group.time = (str(path.parent / file) for file in (group.key, group.time))
-    for name in ("key", "time"):
-        file = getattr(group, name)
+    for name in names:
+        file = str(path.parent / getattr(said, name))
+        setattr(said, name, file)
         require(file.endswith(".npy") and Path(file).is_file(), f"{where}.{name}", file, "an .npy file")

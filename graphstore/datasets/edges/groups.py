@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from netgpt.graphstore.datasets.described import open_npy
+from netgpt.graphstore.datasets.edges.columns import LOWEST, keys, times
 from netgpt.graphstore.datasets.edges.describe import EdgeDescription, GroupDescription
-from netgpt.graphstore.datasets.edges.read import arrow_column, integers, table_batches
+from netgpt.graphstore.datasets.edges.read import integers, table_batches
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import edge_name
 
-_LOWEST = np.iinfo(np.int64).min
 NODE_BYTES, TEXT_BYTES = 160, 120
 """Memory that sorting takes, for each node; and what a key that is a text takes besides its characters."""
 
@@ -54,7 +54,7 @@ def _require_memory(edge: EdgeDescription, needed: int, num_nodes: int, memory_b
 
 def _batches(path: str, group: GroupDescription) -> Iterator[Any]:
     # Keys of a CSV file are texts: "007" and "7" are two
-    return table_batches(path, [group.key, group.time], text=group.key)
+    return table_batches(path, [group.key, group.time], texts=[group.key])
 
 
 def _columns(
@@ -65,48 +65,17 @@ def _columns(
         key, time = (open_npy(file).require(1) for file in (group.key, group.time))
         return (
             integers(group.key, "key", key.read(0, key.shape[0]), 0, low=-1),
-            integers(group.time, "time", time.read(0, time.shape[0]), 0, low=_LOWEST),
+            integers(group.time, "time", time.read(0, time.shape[0]), 0, low=LOWEST),
         )
     code_of: dict[str, int] = {}
-    keys, times, first, text_bytes = [], [], 0, 0
+    all_keys, all_times, first, text_bytes = [], [], 0, 0
     for batch in _batches(group.path, group):
         known = len(code_of)
-        keys.append(_keys(group.path, group.key, batch.column(group.key), first, code_of))
-        times.append(_times(group.path, group.time, batch.column(group.time), first))
+        all_keys.append(keys(group.path, group.key, batch.column(group.key), first, code_of))
+        all_times.append(times(group.path, group.time, batch.column(group.time), first))
         first += batch.num_rows
         text_bytes += sum(TEXT_BYTES + 4 * len(text) for text in islice(code_of, known, None))
         _require_memory(edge, NODE_BYTES * num_nodes + text_bytes, num_nodes, memory_bytes)
     if not first:
         raise StoreError(f"{group.path}: found no rows, expected one for each node")
-    return np.concatenate(keys), np.concatenate(times)
-
-
-def _keys(file: str, name: str, column: Any, first: int, code_of: dict[str, int]) -> np.ndarray:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return integers(file, name, arrow_column(file, name, column, first), first, low=-1)
-    encoded = column.dictionary_encode()
-    values = (
-        code_of.setdefault(text, len(code_of)) if text else -1 for text in encoded.dictionary.to_pylist()
-    )
-    codes = np.array([*values, -1], np.int64)  # the last for what is null
-    return codes[encoded.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False)]
-
-
-def _times(file: str, name: str, column: Any, first: int) -> np.ndarray:
-    """Dates and times as numbers of their own unit, so that none is rounded or out of range."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_date32(kind):
-        column = column.cast(pa.int32())
-    elif pa.types.is_date64(kind) or pa.types.is_timestamp(kind):
-        column = column.cast(pa.int64())
-    elif not pa.types.is_integer(kind):
-        raise StoreError(
-            f"{file}: column {name!r}: found type {kind}, expected whole numbers, dates or times"
-        )
-    return integers(file, name, arrow_column(file, name, column, first), first, low=_LOWEST)
+    return np.concatenate(all_keys), np.concatenate(all_times)

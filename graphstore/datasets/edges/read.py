@@ -5,7 +5,7 @@ Legend: n edges of a piece.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,11 @@ def arrow_column(file: str, name: str, column: Any, first: int) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)
 
 
-def table_batches(file: str, columns: list[str], *, text: str | None = None) -> Iterator[Any]:
+def table_batches(file: str, columns: Sequence[str], *, texts: Sequence[str] | None = None) -> Iterator[Any]:
     """Record batches of a Parquet or CSV file.
 
-    Columns of a CSV file are whole numbers; with `text`, that column is texts and the others are taken
-    for what they look like.
+    Columns of a CSV file are whole numbers; with `texts`, these are texts and the others are taken for what
+    they look like.
     """
     if file.endswith(".parquet"):
         import pyarrow.parquet as pq
@@ -76,16 +76,16 @@ def table_batches(file: str, columns: list[str], *, text: str | None = None) -> 
         # A buffer for what is to be read would keep what was read: all of the file in the end
         with reading(file, "Parquet"), pq.ParquetFile(file, pre_buffer=False) as parquet:
             require_columns(file, columns, parquet.schema_arrow.names)
-            yield from parquet.iter_batches(CHUNK_EDGES, columns=columns)
+            yield from parquet.iter_batches(CHUNK_EDGES, columns=list(columns))
         return
     import pyarrow as pa
     import pyarrow.csv
 
-    types = dict.fromkeys(columns, pa.int64()) if text is None else {text: pa.string()}
+    types = dict.fromkeys(columns, pa.int64()) if texts is None else dict.fromkeys(texts, pa.string())
     options = pyarrow.csv.ConvertOptions(column_types=types)
     read = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
     with (
-        reading(file, "CSV of whole numbers" if text is None else "CSV"),
+        reading(file, "CSV of whole numbers" if texts is None else "CSV"),
         pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader,
     ):
         require_columns(file, columns, reader.schema.names)

@@ -106,7 +106,7 @@ def test_both_layouts_and_edge_numbers(
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "both": ({"path": "x.npy"}, "either a path or a group"),
+    "both": ({"path": "x.npy"}, "either a path, a group or nearest"),
     "two types": ({"type": ["item", "r", "other"]}, "heads and tails of one type"),
     "ties": ({"group": {"key": "k.npy", "time": "t.npy", "ties": "some"}}, "found 'some'"),
     "no key": ({"group": {"time": "t.npy"}}, "a column or .npy file"),
@@ -120,7 +120,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a gap": ({"group": {"path": "gap.parquet", "key": "k", "time": "t"}}, "record 1: field 't'"),
     "a text for a time": ({"group": {"path": "i.csv", "key": "day", "time": "brand"}}, "found type string"),
     "a column twice": ({"group": {"path": "twice.csv", "key": "k", "time": "t"}}, "expected 'k' once"),
-    "options of edge lists": ({"duplicates": "drop"}, "no options of edge lists beside a group"),
+    "options of edge lists": ({"duplicates": "drop"}, "no options of edge lists beside group"),
     "not a table": ({"group": {"path": "graph.yaml", "key": "k", "time": "t"}}, ".parquet or .csv"),
 }
 
