@@ -258,7 +258,7 @@ def contents_of(source: Source, progress: Callable[[int], None] | None = None) -
                 contents.texts.update(dict.fromkeys(texts))
                 contents.num_texts += len(texts)
             elif node.encoding == "video":
-                named = [c.name for c in node.columns if c.kind == "id"]
+                named = [c.name for c in schema.node_type(node.table).columns if c.kind == "id"]
                 first = contents.num_states
                 ids = columns[named[0]] if named else map(str, range(first, first + len(block)))
                 for key, row in zip(columns[node.inputs[0]], ids, strict=True):

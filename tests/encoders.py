@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -71,6 +72,47 @@ def make_qwen2_vl(path: Path, *, seed: int = 0) -> Path:
     )
     model.save_pretrained(path)
     (path / "preprocessor_config.json").write_text('{"min_pixels": 3136, "max_pixels": 12544}')
+    return path
+
+
+def make_vit(path: Path, *, seed: int = 0, pooler: bool = True) -> Path:
+    """A ViT of two layers over pictures of 32 pixels, and its preprocessor."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        initializer_range=0.3,
+    )
+    ViTModel(config, add_pooling_layer=pooler).save_pretrained(path)
+    said = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5, 0.4, 0.6]}
+    said |= {"image_std": [0.5, 0.3, 0.4], "image_processor_type": "ViTImageProcessor"}
+    (path / "preprocessor_config.json").write_text(json.dumps(said))
+    return path
+
+
+def make_clip_model(path: Path, *, seed: int = 0) -> Path:
+    """A CLIP, whose pictures are cut from the middle of what is scaled by its shorter side."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(seed)
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "initializer_range": 0.3,
+    }
+    seen = {**shape, "image_size": 24, "patch_size": 8}
+    config = CLIPConfig(text_config={**shape, "vocab_size": 20}, vision_config=seen, projection_dim=8)
+    CLIPModel(config).save_pretrained(path)
+    said = {"size": {"shortest_edge": 28}, "crop_size": {"height": 24, "width": 24}, "do_center_crop": True}
+    (path / "preprocessor_config.json").write_text(json.dumps({**said, "resample": 3}))
     return path
 
 

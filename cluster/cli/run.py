@@ -20,18 +20,30 @@ Data = Annotated[Path | None, typer.Option("--data", help="A source of the recip
 StorePath = Annotated[Path | None, typer.Option("--store", help="A sealed store.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default runs/CONFIG).")]
 Text = Annotated[str | None, typer.Option("--text", help="features.text: a transformers encoder.")]
-Video = Annotated[str | None, typer.Option("--video", help="features.video: a Qwen2-VL.")]
+Video = Annotated[
+    str | None, typer.Option("--video", help="features.video: a Qwen2-VL, or with --frames a ViT, …")
+]
 Videos = Annotated[str | None, typer.Option("--videos", help="features.videos: folder of ID.mp4.")]
+Frames = Annotated[int | None, typer.Option("--frames", help="features.frames: vectors of so many frames.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as graph.epochs=5.")
 ]
 
 
 def with_encoders(
-    overrides: list[str] | None, text: str | None, video: str | None, videos: str | None
+    overrides: list[str] | None,
+    text: str | None,
+    video: str | None,
+    videos: str | None,
+    frames: int | None,
 ) -> list[str]:
-    """Overrides with those that --text, --video and --videos stand for."""
-    given = {"features.text": text, "features.video": video, "features.videos": videos}
+    """Overrides with those that --text, --video, --videos and --frames stand for."""
+    given = {
+        "features.text": text,
+        "features.video": video,
+        "features.videos": videos,
+        "features.frames": frames,
+    }
     return [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
 
 
@@ -44,6 +56,7 @@ def run(
     text: Text = None,
     video: Video = None,
     videos: Videos = None,
+    frames: Frames = None,
     overrides: Overrides = None,
 ) -> None:
     """The whole pipeline; started again, it goes on where it stopped."""
@@ -51,7 +64,7 @@ def run(
     from netgpt.cluster.pipeline import Run, execute, locked, require_room
     from netgpt.cluster.report import write_report
 
-    settings = load_config(config, with_encoders(overrides, text, video, videos))
+    settings = load_config(config, with_encoders(overrides, text, video, videos, frames))
     path = out or Path("runs") / Path(config).stem
     require_room(settings.cluster)
     stage = commands().get(context.info_name or "")  # pretrain, rate, …: one stage with what it takes
@@ -95,13 +108,14 @@ def features(
     text: Text = None,
     video: Video = None,
     videos: Videos = None,
+    frames: Frames = None,
     overrides: Overrides = None,
 ) -> None:
     """Vectors of texts and videos by real encoders, each distinct content once; for build --features."""
     from netgpt.cluster.config import load_config
     from netgpt.cluster.features.make import make_features
 
-    settings = load_config(config, with_encoders(overrides, text, video, videos))
+    settings = load_config(config, with_encoders(overrides, text, video, videos, frames))
     make_features(settings, records, out)
     say(f"{out}: made; a store of it: netgpt build {records} --features {out} --out STORE")
 

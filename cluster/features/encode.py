@@ -111,9 +111,9 @@ class VideoFile:
 class VideoEncoder(_Encoder[list[VideoFile]]):
     def load(self) -> str:
         from netgpt.trainers.features.reader import FrameReader
-        from netgpt.trainers.features.video import VideoModel
+        from netgpt.trainers.features.video import video_model
 
-        self.model = VideoModel(self.config, self.device)
+        self.model = video_model(self.config, self.device)
         self.reader = FrameReader(self.model.rule, self.config.timeout_s)
         return self.model.name
 

@@ -21,9 +21,9 @@ class _VideoFiles:
 
     def __init__(self, config: FeaturesConfig, files: dict[str, Path | None], device: str) -> None:
         from netgpt.trainers.features.reader import FrameReader
-        from netgpt.trainers.features.video import VideoModel
+        from netgpt.trainers.features.video import video_model
 
-        model = VideoModel(config, device)
+        model = video_model(config, device)
         self.name, self.dim = model.name, model.dim
         self._x: dict[str, np.ndarray] = {}
         failed = []

@@ -3,8 +3,9 @@ on.
 
 A folder with `video_label.csv` (`video_id,comment_count`), `MicroLens-100k_title_en.csv` (`id, title`, no
 header) and, where it is there, `MicroLens-50k_titles.csv` (`item,title`: the whole titles of most videos),
-and `frames.npy` [videos, frames, width] in the order of the videos' numbers. The data may not be given away
-changed, so none of it is in this repository.
+and `frames.npy` [videos, frames, width] in the order of the videos' numbers; with `visual: videos` frames
+are those that an encoder made of files, by the videos' numbers. The data may not be given away changed, so
+none of it is in this repository.
 
 Parts are those of MMRA's authors: sklearn's `train_test_split` of the videos by number, a fifth held out with
 the state `split_seed` (9 is theirs), and that cut in two halves with twice the state, first test and then
@@ -36,6 +37,8 @@ SIMILAR = (VIDEO, "is_similar_to", VIDEO)
 BANK = "bank"
 UNKNOWN = 0
 """Comments of a video that is to be predicted."""
+NO_FRAMES = 10
+"""Width of the zeros of frames that nobody encoded."""
 _ROWS = 1024
 
 
@@ -44,6 +47,7 @@ class MicroLensConfig(BuildConfig):
     """How videos are cut into parts, and what is retrieved for each."""
 
     dataset: ClassVar[str] = "microlens"
+    later: ClassVar[tuple[str, ...]] = ("visual",)
 
     split: str = "authors"
     """authors: as sklearn draws them of all videos; hash: by each video's own number. 8:1:1 in both."""
@@ -54,11 +58,15 @@ class MicroLensConfig(BuildConfig):
     bank: str = "train"
     """Whose videos are retrieved: train; train+val, as MMRA's authors have it; all, which leaks, for
     tests."""
+    visual: str = "file"
+    """Where frames come from: file: `frames.npy`, where there is one; videos: files NUMBER.mp4, by an encoder
+    of pictures (`netgpt features --video MODEL --videos DIR --frames 10`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("split", ("authors", "hash"))
         self.require("bank", ("train", "train+val", "all"))
+        self.require("visual", ("file", "videos"))
         for name in ("split_seed", "similar"):
             if not 0 <= getattr(self, name) < 1 << 30:
                 raise StoreError(
@@ -85,7 +93,12 @@ def schema_of(config: MicroLensConfig, *, frames: bool) -> Schema:
         Column(BANK, "category", title="may be retrieved"),
     )
     nodes = [NodeType(name=VIDEO, encoding="text", inputs=("title",), columns=columns)]
-    if frames:
+    if config.visual == "videos":
+        seen = NodeType(
+            name="frames", encoding="video", inputs=("id",), origin="each", of=VIDEO, dim=NO_FRAMES
+        )
+        nodes.append(seen)
+    elif frames:
         nodes.append(NodeType(name="frames", encoding="given", inputs=("frames",), origin="each", of=VIDEO))
     relations: tuple[RelationType, ...] = ()
     if config.similar:
@@ -137,7 +150,8 @@ class VideoSource(Source):
         self.file = str(folder) if folder else said
         self.report = report if report is not None else ReadReport()
         self._made = made
-        self._frames = folder / FRAMES if folder is not None and (folder / FRAMES).is_file() else None
+        has_frames = folder is not None and (folder / FRAMES).is_file() and config.visual == "file"
+        self._frames = folder / FRAMES if folder is not None and has_frames else None
         self.schema = schema_of(config, frames=self._frames is not None)
 
     def digest(self) -> str:

@@ -33,8 +33,8 @@ from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.features.frames import BROKEN, EMPTY, NOT_VIDEO, read_frames
 from netgpt.trainers.features.text import TextModel
-from netgpt.trainers.features.video import VideoModel
-from tests.encoders import make_clip, make_qwen2_vl, make_roberta, make_sound
+from netgpt.trainers.features.video import VideoModel, video_model
+from tests.encoders import make_clip, make_qwen2_vl, make_roberta, make_sound, make_vit
 
 
 @pytest.fixture(scope="module")
@@ -359,3 +359,30 @@ def test_a_run_with_encoders_names_them_and_predicts_with_them(
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [json.loads(row)["id"] for row in done.stdout.splitlines()] == list(new)
+
+
+def test_frames_of_videos_are_features_of_a_data_set(tmp_path: Path) -> None:
+    """MicroLens' videos by number: vectors of frames where there is a file, zeros where there is none."""
+    vit, folder, clips = make_vit(tmp_path / "vit"), tmp_path / "lens", tmp_path / "clips"
+    datasets.load("microlens").write_synthetic(folder, 0.001, 0)
+    clips.mkdir()
+    for i, name in enumerate(("3.mp4", "17.mkv", "8.mp4")):
+        make_clip(clips / name, num=5 + 20 * i)
+    (clips / "9.mp4").write_bytes(b"")
+    given = [f"features.video={vit}", f"features.videos={clips}", "features.frames=3"]
+    own = ["build.visual=videos", "cluster.workers=1", "build.encoder=hash:16"]
+    config = load_config("mmra-microlens", [*given, *own])
+    make_features(config, folder, tmp_path / "made")
+    graphstore.build(folder, tmp_path / "store", config.build, features=tmp_path / "made")
+    store = graphstore.open(tmp_path / "store")
+    model = video_model(config.features)
+    expected = np.zeros((store.num_nodes["video"], 48), np.float16)
+    for name in ("3.mp4", "17.mkv", "8.mp4"):
+        row = store.ids.index(Path(name).stem)
+        expected[row] = model.encode(read_frames(clips / name, model.rule))
+    found = store.features("frames").gather(np.arange(len(expected)))
+    np.testing.assert_allclose(found, expected, atol=1e-3)  # another number of threads
+    np.testing.assert_array_equal(found.any(axis=1), expected.any(axis=1))
+    assert np.count_nonzero(expected.any(axis=1)) == 3
+    assert store.attributes["features"] == {"video": model.name}
+    assert store.attributes["num_without_video"] == len(expected) - 3

@@ -46,6 +46,24 @@ def model_config(folder: Path, key: str) -> Any:
         raise TrainerError(f"{key}: {folder}: not a model of transformers ({reason})") from error
 
 
+def load_encoder(folder: Path, key: str, what: str, dtype: torch.dtype, pooling: str) -> Any:
+    """A model of transformers with all its weights. TrainerError where the folder has none, or lacks some:
+    they would be random. A pooler that nobody asks for may be."""
+    from transformers import AutoModel
+
+    try:
+        model, said = AutoModel.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise TrainerError(f"{key}: {folder}: not {what} ({reason})") from error
+    missing = sorted(name for name in said["missing_keys"] if pooling == "pooler" or "pooler" not in name)
+    if missing:
+        raise TrainerError(
+            f"{key}: {folder}: found no weights of {missing[0]} (and {len(missing) - 1} more), expected all"
+        )
+    return model
+
+
 def encoder_digest(folder: Path) -> str:
     """Digest of all files that change what an encoder gives."""
     return files_digest(folder, (p for p in folder.iterdir() if p.suffix in _ENDINGS and p.is_file()))

@@ -27,11 +27,18 @@ class FeaturesConfig:
     batch_tokens: int = 0
     """Tokens of a batch, padding included; 0: from the memory there is."""
     video: str = ""
-    """Directory or hub id of a Qwen2-VL whose vision tower encodes videos; empty: zeros."""
+    """Directory or hub id of a Qwen2-VL whose vision tower encodes videos, with `frames` of any encoder of
+    pictures (ViT, CLIP, SigLIP, DINOv2, …); empty: zeros."""
     videos: str = ""
     """Folder of video files, named by any state of the video: ID.mp4 (or another ending)."""
+    frames: int = 0
+    """Vectors of so many frames of a video, evenly from its first to its last, one behind the other; 0: one
+    vector of the whole video."""
+    frame_pooling: str = "cls"
+    """One vector from what an encoder of pictures says of a frame: the first token (cls), the mean over all,
+    or the model's own pooler. A Qwen2-VL's is the mean."""
     fps: float = 2.0
-    """Frames sampled of a second of video."""
+    """Frames sampled of a second of video, where `frames` does not say how many."""
     max_frames: int = 768
     """Most frames of a video."""
     max_pixels: int = 768 * 28 * 28
@@ -51,6 +58,9 @@ class FeaturesConfig:
         require(self.precision in PRECISIONS, "features.precision", self.precision, ", ".join(PRECISIONS))
         require(self.max_tokens >= 8, "features.max_tokens", self.max_tokens, "at least 8")
         require(self.batch_tokens >= 0, "features.batch_tokens", self.batch_tokens, "at least 0")
+        require(0 <= self.frames <= 1024, "features.frames", self.frames, "0 to 1024")
+        found = self.frame_pooling
+        require(found in POOLINGS, "features.frame_pooling", found, ", ".join(POOLINGS))
         require(0 < self.fps < math.inf, "features.fps", self.fps, "above 0")
         require(self.max_frames >= 2, "features.max_frames", self.max_frames, "at least 2")
         require(

@@ -14,14 +14,13 @@ import select
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.features.frames import BROKEN, TOO_LONG, FrameRule, FramesError, read_frames
+from netgpt.trainers.features.frames import BROKEN, TOO_LONG, FramesError, Rule, read_frames, rule_from_json
 
 _READY = b"ready\n"
 _MARGIN_S, _END_S = 30.0, 10.0
@@ -32,7 +31,7 @@ _CRASHES = tuple(-n for n in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, sig
 class FrameReader:
     """Reads files one after the other, each within a time limit. Close it at the end."""
 
-    def __init__(self, rule: FrameRule, timeout_s: float) -> None:
+    def __init__(self, rule: Rule, timeout_s: float) -> None:
         self.rule, self.timeout_s = rule, timeout_s
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -67,7 +66,7 @@ class FrameReader:
     def _start(self) -> subprocess.Popen[bytes]:
         """A process whose imports are done. TrainerError where they fail: that is no file's fault."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "netgpt.trainers.features.reader", json.dumps(asdict(self.rule))],
+            [sys.executable, "-m", "netgpt.trainers.features.reader", json.dumps(self.rule.to_json())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -104,7 +103,7 @@ class FrameReader:
         self.close()
 
 
-def _serve(rule: FrameRule) -> None:
+def _serve(rule: Rule) -> None:
     """Answer until standard input ends."""
     import av
 
@@ -134,4 +133,4 @@ def _serve(rule: FrameRule) -> None:
 
 
 if __name__ == "__main__":
-    _serve(FrameRule(**json.loads(sys.argv[1])))
+    _serve(rule_from_json(json.loads(sys.argv[1])))

@@ -15,6 +15,7 @@ from netgpt.trainers.features.checkpoint import (
     as_float16,
     encoder_digest,
     encoder_name,
+    load_encoder,
     model_config,
     resolve,
 )
@@ -50,17 +51,18 @@ class TextModel:
 
     def __init__(self, config: FeaturesConfig, device: str = "cpu") -> None:
         """TrainerError where the model cannot be had or is no encoder."""
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         self.name, self.dim = text_identity(config)
         folder, dtype = resolve(config.text, "features.text"), getattr(torch, config.precision)
         self.pooling, self.max_tokens, self.device = config.pooling, config.max_tokens, torch.device(device)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self._model: Any = AutoModel.from_pretrained(folder, dtype=dtype).to(self.device).eval()
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).split("\n")[0]
             raise TrainerError(f"features.text: {config.text}: not a text encoder ({reason})") from error
+        self._model: Any = load_encoder(folder, "features.text", "a text encoder", dtype, config.pooling)
+        self._model = self._model.to(self.device).eval()
         if self.pooling == "pooler" and getattr(self._model, "pooler", None) is None:
             raise TrainerError(f"features.pooling: found pooler, but {config.text} has none; mean or cls")
         self.batch_tokens = config.batch_tokens or self._fitting_tokens(_SHARE * config.gpus)

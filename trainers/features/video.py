@@ -1,4 +1,5 @@
-"""Videos as vectors by the vision tower of a Qwen2-VL: the mean over its merged spatial-temporal tokens.
+"""Videos as vectors by the vision tower of a Qwen2-VL: the mean over its merged spatial-temporal tokens, or
+with `features.frames` that of each of so many frames.
 
 The tower alone is loaded, not the language model. Its attention stays within a temporal patch, so a long
 video passes through in pieces, with the same result.
@@ -9,7 +10,7 @@ Legend: F frames, H and W their size, P patches, D width.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.features.checkpoint import as_float16, encoder_name, model_config, resolve, tensor_digest
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.features.frames import FrameRule, patches
+from netgpt.trainers.features.images import ImageModel, image_identity
 
 _PREFIXES = ("model.visual.", "visual.")
 """Beginnings of the names of the tower's weights: as transformers writes them today, and as released."""
@@ -29,9 +31,24 @@ _PATCHES = 16_384
 
 
 def video_identity(config: FeaturesConfig) -> tuple[str, int]:
-    """(name, width) of the vision tower that settings name; the language model's weights do not count."""
+    """(name, width) of what makes vectors of videos: the vision tower of a Qwen2-VL, the weights of whose
+    language model do not count, or for frames any encoder of pictures."""
+    if config.frames and not _is_qwen2_vl(config):
+        return image_identity(config)
     tower = _Tower.of(config)
-    return tower.name, tower.dim
+    return tower.name, tower.dim * max(1, config.frames)
+
+
+def video_model(config: FeaturesConfig, device: str = "cpu") -> VideoModel | ImageModel:
+    """The model that settings name. TrainerError where it cannot be had."""
+    if config.frames and not _is_qwen2_vl(config):
+        return ImageModel(config, device)
+    return VideoModel(config, device)
+
+
+def _is_qwen2_vl(config: FeaturesConfig) -> bool:
+    folder = resolve(config.video, "features.video")
+    return bool(model_config(folder, "features.video").model_type == "qwen2_vl")
 
 
 @dataclass(frozen=True)
@@ -53,10 +70,12 @@ class _Tower:
         model = model_config(folder, "features.video")
         if model.model_type != "qwen2_vl":
             raise TrainerError(
-                f"features.video: {config.video}: found {model.model_type}, expected a qwen2_vl"
+                f"features.video: {config.video}: found {model.model_type}, expected a qwen2_vl; other "
+                "encoders of pictures make vectors of frames: features.frames=10"
             )
         vision, weights = model.vision_config, _tower_weights(folder)
         rule = replace(frame_rule(folder, vision), fps=config.fps, max_frames=config.max_frames)
+        rule = replace(rule, evenly=config.frames)
         if config.max_pixels and config.max_pixels < rule.max_pixels:
             least = min(rule.min_pixels, config.max_pixels)
             rule = replace(rule, max_pixels=config.max_pixels, min_pixels=least)
@@ -64,10 +83,11 @@ class _Tower:
             {
                 "weights": {name: tensor_digest(w) for name, w in sorted(weights.items())},
                 "config": vision.to_dict(),
-                "rule": asdict(rule),
+                "rule": rule.to_json(),
             }
         )
-        settings = f"{rule.fps:g}fps/{rule.max_frames}/{rule.max_pixels}"
+        chosen = f"{rule.evenly}frames" if rule.evenly else f"{rule.fps:g}fps/{rule.max_frames}"
+        settings = f"{chosen}/{rule.max_pixels}"
         name = encoder_name("qwen2_vl", int(vision.hidden_size), settings, config.precision, digest)
         return _Tower(vision, weights, rule, name)
 
@@ -80,7 +100,9 @@ class VideoModel:
         from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
         own = _Tower.of(config)
-        self.name, self.dim, self.rule, self.device = own.name, own.dim, own.rule, torch.device(device)
+        self.name, self.rule, self.device = own.name, own.rule, torch.device(device)
+        self._frames, self._width = config.frames, own.dim
+        self.dim = own.dim * max(1, config.frames)
         tower: Any = Qwen2VisionTransformerPretrainedModel._from_config(own.config, dtype=torch.float32)
         try:
             tower.load_state_dict(own.weights)
@@ -92,15 +114,21 @@ class VideoModel:
         self._tower = tower.to(self.device, getattr(torch, config.precision)).eval()
 
     def encode(self, frames_F3HW: np.ndarray) -> np.ndarray:
-        """As `vector`, in float16: TrainerError for what that cannot hold."""
-        return as_float16(self.vector(frames_F3HW), self.name)
+        """As `vector`, with `features.frames` of each frame by itself, one behind the other: [D] float16.
+
+        TrainerError for what that cannot hold.
+        """
+        if not self._frames:
+            return as_float16(self.vector(frames_F3HW), self.name)
+        vectors = [self.vector(frames_F3HW[i : i + 1]) for i in range(len(frames_F3HW))]
+        return as_float16(np.concatenate(vectors), self.name)
 
     @torch.inference_mode()
     def vector(self, frames_F3HW: np.ndarray) -> np.ndarray:
-        """[F, 3, H, W] uint8 frames of one video → [D] float32."""
+        """[F, 3, H, W] uint8 frames of one video → their one vector, float32."""
         rule, (height, width) = self.rule, frames_F3HW.shape[2:]
         at_once = max(1, _PATCHES * rule.patch**2 // (height * width))  # temporal patches
-        total, num_tokens, first = torch.zeros(self.dim, dtype=torch.float64), 0, 0
+        total, num_tokens, first = torch.zeros(self._width, dtype=torch.float64), 0, 0
         while first < len(frames_F3HW):
             num_frames = at_once * rule.temporal_patch
             pixels_PC, grid = patches(frames_F3HW[first : first + num_frames], rule)
