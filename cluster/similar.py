@@ -14,17 +14,20 @@ from netgpt.cluster.errors import ClusterError, StageFailedError
 from netgpt.cluster.progress import counting_bar, say
 from netgpt.cluster.workers.locks import locked
 from netgpt.graphstore.files import refuse_existing
+from netgpt.graphstore.nearest.approximate import Approximate
 from netgpt.graphstore.nearest.parts import PartedSearch
-from netgpt.graphstore.relation_types import Nearest, Part, RelationType, nearest_relation
+from netgpt.graphstore.relation_types import Nearest, Part, RelationType, edge_name, nearest_relation
 from netgpt.graphstore.writer import next_version
 
 
 class _Finder:
     """An actor: the number of a part in; out, how many rows it wrote."""
 
-    def __init__(self, store: str, relation: RelationType, folder: str) -> None:
+    def __init__(
+        self, store: str, relation: RelationType, folder: str, approximate: Approximate | None
+    ) -> None:
         threadpool_limits(1, user_api="blas")
-        self._search = PartedSearch(graphstore.open(store), relation, Path(folder))
+        self._search = PartedSearch(graphstore.open(store), relation, Path(folder), approximate)
 
     def make(self, part: int) -> int:
         return self._search.make(part)
@@ -56,11 +59,13 @@ def add_similar(
     bank: str,
     actors: int,
     threads: int,
+    probes: int = 0,
 ) -> Path:
     """The next version of a store, or the one at `out`, with a relation more. Killed and started again, it
     goes on where it stopped: parts that were found are beside it until it is whole.
 
-    actors: on the connected or on a local Ray, one core each; 0: `threads` of this process.
+    actors: on the connected or on a local Ray, one core each; 0: `threads` of this process. probes: clusters
+    of an index that are looked at for a node; 0: exact.
     """
     opened = graphstore.open(store)
     out = out or next_version(opened.path)
@@ -70,7 +75,8 @@ def add_similar(
     relation = nearest_relation((node_type, name, node_type), nearest)
     folder = out.with_name(f"{out.name}.parts")
     with locked(folder):
-        search = PartedSearch(opened, relation, folder)
+        approximate = Approximate(probes) if probes else None
+        search = PartedSearch(opened, relation, folder, approximate)
         num, missing = len(search.ranges), search.missing
         if len(missing) < num:
             say(f"{folder}: {num - len(missing)} of {num} parts are there")
@@ -80,6 +86,9 @@ def add_similar(
             ):
                 progress(rows)
         search.write(out)
+    if approximate is not None:
+        said = graphstore.open(out).attributes["relations"][edge_name(relation.edge_type)]["approximate"]
+        say(f"recall {said['recall']:.4f}, of {said['of']} rows compared with the true ones")
     return out
 
 
@@ -94,7 +103,8 @@ def _by_actors(search: PartedSearch, missing: list[int], actors: int) -> Iterato
     from netgpt.cluster.workers.pool import map_on_pool
     from netgpt.cluster.workers.session import ray_session
 
-    arguments = (str(search.store.path.resolve()), search.relation, str(search.folder.resolve()))
+    folder = str(search.folder.resolve())
+    arguments = (str(search.store.path.resolve()), search.relation, folder, search.approximate)
     with ray_session(actors):
         pool = map_on_pool(missing, _Finder, arguments, size=actors, ordered=False)
         try:

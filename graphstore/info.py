@@ -187,6 +187,11 @@ def table(info: StoreInfo) -> str:
                 f"{relation['num_empty']:,} none; {relation['num_near_duplicates']:,} edges of a score from "
                 f"{NEAR_DUPLICATE} on"
             )
+            if said := relation.get("approximate"):
+                lines.append(
+                    f"  approximate: {said['recall']:.2%} of the true heads, of {said['of']:,} nodes, with "
+                    f"{said['probes']:,} probes"
+                )
             scores = ", ".join(f"{low}: {num:,}" for low, num in relation["histogram"].items())
             lines.append(f"  scores from {scores}")
     lines.append(f"{'total':<38}{sum(int(r['num_edges']) for r in info['relations'].values()):>15,}")

@@ -148,6 +148,9 @@ def similar(
     actors: Annotated[
         int, typer.Option(min=0, help="Actors on Ray, one core each, in place of threads; 0: none.")
     ] = 0,
+    probes: Annotated[
+        int, typer.Option(min=0, help="Of an index of faiss the clusters looked at for a node; 0: exact.")
+    ] = 0,
 ) -> None:
     """A relation of the most similar nodes joins a store as a new version; killed, it goes on where it
     stopped."""
@@ -165,6 +168,7 @@ def similar(
         bank=bank,
         actors=actors,
         threads=threads or os.cpu_count() or 1,
+        probes=probes,
     )
     say(f"{made}: built on {store}")
 

@@ -2,6 +2,7 @@
 
     PARTS/search.json      of which store and relation the parts are
     PARTS/NUMBER.npz       heads [n, k], scores [n, k], num [n] of the tails of some tasks, in their order
+    PARTS/index.faiss      the index, of an approximate search
 
 Parts may be made by any process that sees the folder and the store.
 """
@@ -20,25 +21,29 @@ import numpy as np
 
 from netgpt.graphstore.errors import FormatError, StoreError
 from netgpt.graphstore.files import atomic_dir, atomic_file, read_json, value_digest, write_json
+from netgpt.graphstore.nearest.approximate import Approximate, ApproximateSearch, make_index, recall_of
 from netgpt.graphstore.nearest.relation import as_relation, search_of
 from netgpt.graphstore.nearest.search import BLOCK_TAILS, BLOCK_VECTORS, Rows
 from netgpt.graphstore.relation_types import RelationType, edge_name
-from netgpt.graphstore.relations import Relation, write_relation
+from netgpt.graphstore.relations import write_relation
 from netgpt.graphstore.seal import VERSION, require_whole, write_attributes, write_seal
 from netgpt.graphstore.store import Store
 
 TASKS = 8
 """Of a part: some seconds of a thread."""
-SEARCH = "search.json"
+SEARCH, INDEX = "search.json", "index.faiss"
 
 
 class PartedSearch:
     """The rows of a relation that a store does not have yet, in parts."""
 
-    def __init__(self, store: Store, relation: RelationType, folder: Path) -> None:
-        """folder: is made here, or has parts of the same search. StoreError where it has those of another,
-        and for a relation that the store cannot have."""
-        self.store, self.relation, self.folder = store, relation, folder
+    def __init__(
+        self, store: Store, relation: RelationType, folder: Path, approximate: Approximate | None = None
+    ) -> None:
+        """folder: is made here, or has parts of the same search. approximate: by an index, which is made here
+        where it is not in the folder. StoreError where it has those of another, and for a relation that the
+        store cannot have."""
+        self.store, self.relation, self.folder, self.approximate = store, relation, folder, approximate
         name = edge_name(relation.edge_type)
         if store.seal.version < VERSION:
             raise FormatError(
@@ -53,12 +58,18 @@ class PartedSearch:
         self.schema = schema
         folder.mkdir(parents=True, exist_ok=True)
         cut = [TASKS, BLOCK_VECTORS, BLOCK_TAILS]
-        self.key = value_digest({"store": store.digest, "relation": relation.to_dict(), "cut": cut})
+        asked = {"approximate": approximate.to_dict()} if approximate else {}
+        self.key = value_digest({"store": store.digest, "relation": relation.to_dict(), "cut": cut, **asked})
         said = folder / SEARCH
         if said.exists() and _read(said).get("key") != self.key:
             raise StoreError(f"{folder}: found parts of another search, expected none; remove the folder")
         self._search, self._asked = search_of(store, relation, scratch=folder / f"vectors-{uuid.uuid4().hex}")
         write_json(said, {"format": "netgpt-search", "version": 1, "key": self.key, "relation": name})
+        if approximate is not None:
+            index = folder / INDEX
+            if not index.exists():
+                make_index(self._search.bank, index)
+            self._search = ApproximateSearch.of(self._search, index, approximate)
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
@@ -86,8 +97,8 @@ class PartedSearch:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its typing takes names for options
         return len(arrays["num"])
 
-    def rows(self) -> Relation:
-        """All parts as the relation. FormatError for a part that is damaged."""
+    def rows(self) -> Rows:
+        """All parts, in the order of the tails that have vectors. FormatError for one that is damaged."""
         search, asked = self._search, self._asked
         k = search.k
         whole = Rows.empty(len(asked), k)
@@ -103,7 +114,7 @@ class PartedSearch:
                     f"{self.path(part)}: damaged ({error}); remove it and start again"
                 ) from None
             whole.put(tails, rows)
-        return as_relation(self.store, self.relation, whole, asked)
+        return whole
 
     def write(self, out: Path) -> None:
         """The store with the relation, at `out`; its other files are hard links to the old one's. The parts
@@ -111,7 +122,8 @@ class PartedSearch:
         if missing := self.missing:
             raise StoreError(f"{self.path(missing[0])}: found no such part, expected all of them")
         require_whole(self.store.path, self.store.seal)
-        rows, name = self.rows(), edge_name(self.relation.edge_type)
+        found, name = self.rows(), edge_name(self.relation.edge_type)
+        rows = as_relation(self.store, self.relation, found, self._asked)
         with atomic_dir(out) as root:
             for file in self.store.seal.files:
                 (root / file).parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +134,10 @@ class PartedSearch:
             relations = dict(self.store.attributes["relations"])
             tails = self.store.num_nodes[self.relation.edge_type[2]]
             relations[name] = {"layout": "csr", "num_edges": rows.num_edges, "dst_range": [0, tails]}
+            if self.approximate is not None:
+                recall, of = recall_of(self._search, found)
+                said = {**self.approximate.to_dict(), "recall": recall, "of": of}
+                relations[name]["approximate"] = said
             attributes: dict[str, Any] = {**self.store.attributes, "relations": relations}
             attributes |= {"schema": self.schema.to_dict(), "parent_digest": self.store.digest}
             write_attributes(root, attributes)

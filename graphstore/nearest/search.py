@@ -77,6 +77,20 @@ class Rows:
         self.heads[where], self.scores[where], self.num[where] = rows.heads, rows.scores, rows.num
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Who may be among the best of q tails, with float32 scores."""
+
+    value: np.ndarray
+    """[q, 2m] float32."""
+    place: np.ndarray
+    """[q, 2m] int32: vectors of the bank."""
+    num: np.ndarray
+    """[q] int64: how many there are."""
+    least: np.ndarray
+    """[q] float32: no score that was dropped is above it."""
+
+
 class Search:
     """The rows of tails, in tasks that stand alone: any thread or machine may do any of them."""
 
@@ -87,12 +101,12 @@ class Search:
         self.bank, self.k = bank, max(1, min(k, len(bank.members)))
         self.order = order
         """[Q]: the tails in the order of tasks."""
-        self._tails, self._rows = tails[order], rows[order]
+        self.tails, self.rows = tails[order], rows[order]
 
     @cached_property
     def tasks(self) -> Sequence[tuple[int, int]]:
         """Half-open ranges of `order`: tails whose vectors are of one block."""
-        new = np.r_[True, self._rows[1:] != self._rows[:-1]] if len(self._rows) else np.empty(0, bool)
+        new = np.r_[True, self.rows[1:] != self.rows[:-1]] if len(self.rows) else np.empty(0, bool)
         vector, tasks, begin = np.cumsum(new), [], 0
         while begin < len(vector):
             end = int(np.searchsorted(vector, vector[begin] + BLOCK_VECTORS))
@@ -106,8 +120,13 @@ class Search:
         part = slice(*task)
         num = task[1] - task[0]
         made = Rows.empty(num, self.k)
-        self._find(np.arange(num), self._tails[part], self._rows[part], self.k + CANDIDATES, made)
+        self._find(np.arange(num), self.tails[part], self.rows[part], self.most, made)
         return made
+
+    @property
+    def most(self) -> int:
+        """Candidates at first."""
+        return self.k + CANDIDATES
 
     def _find(self, where: np.ndarray, tails: np.ndarray, rows: np.ndarray, most: int, made: Rows) -> None:
         """Fill the rows `where` [q] of what is made, from `most` candidates and, where those do not do,
@@ -125,21 +144,49 @@ class Search:
     def _once(
         self, where: np.ndarray, tails: np.ndarray, rows: np.ndarray, most: int, made: Rows
     ) -> np.ndarray:
-        bank = self.bank
         asked, row_of = np.unique(rows, return_inverse=True)
-        limit = np.full(len(tails), len(bank.first))
-        if bank.is_timed:
-            limit = np.searchsorted(bank.first, bank.time[tails])
-        value = np.empty((len(tails), 2 * most), np.float32)
-        place = np.empty((len(tails), 2 * most), np.int32)
-        num, least = np.zeros(len(tails), np.int64), np.full(len(tails), -np.inf, np.float32)
-        queries = np.ascontiguousarray(bank.vectors[asked])
-        for first in range(0, int(limit.max(initial=0)), BANK_VECTORS):
-            scores = queries @ bank.vectors[first : first + BANK_VECTORS][: limit.max() - first].T
-            keep_best(scores, first, row_of, limit, most, value, place, num, least)
-        found = Rows.empty(len(tails), self.k)
+        queries = np.ascontiguousarray(self.bank.vectors[asked])
+        best = self.candidates(len(tails), most)
+        self.look(queries, row_of, self.limits(tails), 0, most, best)
+        return self.take(where, tails, rows, best, made)
+
+    def candidates(self, num: int, most: int) -> Candidates:
+        """None yet, of so many tails."""
+        return Candidates(
+            np.empty((num, 2 * most), np.float32),
+            np.empty((num, 2 * most), np.int32),
+            np.zeros(num, np.int64),
+            np.full(num, -np.inf, np.float32),
+        )
+
+    def limits(self, tails: np.ndarray) -> np.ndarray:
+        """Vectors of the bank that each tail may see, the first ones: [q]."""
+        if self.bank.is_timed:
+            return np.searchsorted(self.bank.first, self.bank.time[tails])
+        return np.full(len(tails), len(self.bank.first))
+
+    def look(
+        self,
+        queries: np.ndarray,
+        row_of: np.ndarray,
+        limit: np.ndarray,
+        start: int,
+        most: int,
+        best: Candidates,
+    ) -> None:
+        """Take from the bank's vectors from `start` on those that may be among the best."""
+        vectors, end = self.bank.vectors, int(limit.max(initial=0))
+        for first in range(start, end, BANK_VECTORS):
+            scores = queries @ vectors[first : first + BANK_VECTORS][: end - first].T
+            keep_best(scores, first, row_of, limit, most, best.value, best.place, best.num, best.least)
+
+    def take(
+        self, where: np.ndarray, tails: np.ndarray, rows: np.ndarray, best: Candidates, made: Rows
+    ) -> np.ndarray:
+        """Fill the rows `where` [q] of what is made; which of them are certain: [q] bool."""
+        bank, found = self.bank, Rows.empty(len(tails), self.k)
         nodes = (bank.vectors, bank.begin, bank.members, bank.time, bank.is_timed, bank.apart)
-        kept = (value, place, num, least, bank.error)
+        kept = (best.value, best.place, best.num, best.least, bank.error)
         certain = first_heads(*nodes, tails, rows, *kept, found.heads, found.scores, found.num)
         made.put(where, found)
         return certain
@@ -147,7 +194,7 @@ class Search:
     def all(self, threads: int = 1, progress: Callable[[int], None] | None = None) -> Rows:
         """The rows of all tails, in the order that they were asked in. progress: told of tails as they are
         done."""
-        made = Rows.empty(len(self._tails), self.k)
+        made = Rows.empty(len(self.tails), self.k)
         for (begin, end), rows in zip(self.tasks, self._each(threads), strict=True):
             made.put(self.order[begin:end], rows)
             if progress:

@@ -19,7 +19,9 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.similar import bank_of
 from netgpt.graphstore import ExtendedGraph, Store
 from netgpt.graphstore.datasets.microlens import SIMILAR, MicroLens, MicroLensConfig
+from netgpt.graphstore.info import describe, table
 from netgpt.graphstore.nearest import parts, search
+from netgpt.graphstore.nearest.approximate import Approximate
 from netgpt.graphstore.relation_types import Part
 from tests.program import called
 
@@ -168,6 +170,39 @@ def test_banks_of_a_command() -> None:
     for text in ("=train", "time<", "time<soon"):
         with pytest.raises(ClusterError, match="--bank: found"):
             bank_of(text)
+
+
+def test_by_an_index_it_says_what_share_it_found(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    plain, whole = stores
+    pytest.importorskip("faiss", reason="of the extra ann")
+    options = (*OPTIONS, "--out", tmp_path / "made")
+    done = called("similar", plain.path, *options, "--probes", "1000")
+    assert done.returncode == 0 and "recall 1.0000, of 256 rows" in done.stderr, done.stderr
+    made = graphstore.open(tmp_path / "made")
+    same_relation(made, whole)
+    said = made.attributes["relations"]["video/is_similar_to/video"]["approximate"]
+    assert said == {"probes": 1000, "recall": 1.0, "of": 256} and graphstore.verify(made.path) == []
+    assert "approximate: 100.00% of the true heads, of 256 nodes, with 1,000 probes" in table(describe(made))
+    # Rows that come later are found exactly, and so are all others then
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "video_label.csv").write_text("video_id,comment_count\n90001,7\n")
+    (new / "MicroLens-100k_title_en.csv").write_text("90001, w1 w2 w3 w4\n")
+    path, _ = graphstore.append(made.path, new, tmp_path / "grown")
+    assert "approximate" not in graphstore.open(path).attributes["relations"]["video/is_similar_to/video"]
+
+
+def test_parts_of_an_index_are_not_those_of_another(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="of the extra ann")
+    rule = stores[1].schema.relation_type(SIMILAR)
+    search = parts.PartedSearch(stores[0], rule, tmp_path / "made.parts", Approximate(4))
+    search.make(0)
+    for probes in ("0", "5"):
+        done = called("similar", stores[0].path, *OPTIONS, "--out", tmp_path / "made", "--probes", probes)
+        assert done.returncode == 2 and "found parts of another search" in done.stderr
+    (tmp_path / "made.parts" / "index.faiss").write_bytes(b"nothing")
+    done = called("similar", stores[0].path, *OPTIONS, "--out", tmp_path / "made", "--probes", "4")
+    assert done.returncode == 2 and "index.faiss: damaged" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.all

@@ -10,72 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netgpt.graphstore import StoreError
-from netgpt.graphstore.features import Features
 from netgpt.graphstore.nearest import search as module
 from netgpt.graphstore.nearest.relation import nearest_rows, search_of
 from netgpt.graphstore.relation_types import Nearest, Part, nearest_relation
 from netgpt.graphstore.relations import Relation
-from netgpt.graphstore.schema import Column, NodeType, Schema
-from netgpt.graphstore.store import Graph
-from tests.nearest import equal, plain
-
-EDGE = ("film", "is_similar_to", "film")
-
-
-class Made(Graph):
-    """Nodes in memory, with one type for each array of vectors."""
-
-    def __init__(self, *vectors: np.ndarray, **columns: Any) -> None:
-        num = len(vectors[0])
-        kinds = {"time": "time", "part": "category", "series": "category"}
-        own = tuple(Column(name, kinds[name]) for name in columns)  # type: ignore[arg-type]
-        more = [
-            NodeType(name=f"view{i}", encoding="given", inputs=("x",), origin="each", of="film")
-            for i in range(1, len(vectors))
-        ]
-        film = NodeType(name="film", encoding="given", inputs=("x",), columns=own)
-        self.schema = Schema(target="film", node_types=(film, *more), relations=())
-        self.num_nodes = {n.name: num for n in self.schema.node_types}
-        self._vectors = dict(zip(self.num_nodes, vectors, strict=True))
-        self._columns = columns
-
-    def features(self, node_type: str) -> Features:
-        return Features(self.num_nodes[node_type], self._vectors[node_type], None)
-
-    def column(self, node_type: str, name: str) -> np.ndarray:
-        return np.asarray(self._columns[name])
-
-    def category(self, node_type: str, name: str) -> tuple[np.ndarray, list[str]]:
-        codes = np.asarray(self._columns[name])
-        return codes, [f"v{i}" for i in range(int(codes.max(initial=-1)) + 1)]
+from tests.nearest import EDGE, Made, equal, graphs, plain
 
 
 def rows_of(graph: Made, nearest: Nearest, **options: Any) -> Relation:
     return nearest_rows(graph, nearest_relation(EDGE, nearest), **options)
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> tuple[Made, Nearest]:
-    """Few values, so that there are copies, zeros and ties everywhere."""
-    num, num_views = draw(st.integers(1, 24)), draw(st.integers(1, 2))
-    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
-    views = [rng.integers(-1, 2, (num, draw(st.integers(1, 4)))).astype(np.float16) for _ in range(num_views)]
-    columns: dict[str, Any] = {}
-    if draw(st.booleans()):
-        columns["time"] = rng.integers(0, 5, num)
-    if draw(st.booleans()):
-        columns["series"] = rng.integers(-1, 4, num)
-    if draw(st.booleans()):
-        columns["part"] = np.r_[0, rng.integers(-1, 3, num - 1)]
-    graph = Made(*views, **columns)
-    nearest = Nearest(
-        by=tuple(graph.num_nodes),
-        k=draw(st.integers(1, 6)),
-        time="time" if "time" in columns else "",
-        apart="series" if "series" in columns else "",
-        bank=Part(column="part", value="v0") if "part" in columns else None,
-    )
-    return graph, nearest
 
 
 @settings(deadline=None, max_examples=60)
