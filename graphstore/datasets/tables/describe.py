@@ -13,7 +13,7 @@
           released: {time: "%d-%b-%Y"}   # a form of strptime; without: seconds since 1970, or ISO 8601
           cover: {vector: covers.npy}    # [rows, width]; without a file: lists of numbers
         features: [title, genres, runtime]  # texts and categories, or the vector; beside them numbers and
-                                         # times; by default the vector, or all texts; never the label
+                                         # times; by default the one vector, or all texts; never the label
         document: [title, genres, runtime]  # what prompts show, in this order; by default all texts and
                                          # categories; never the label. Of its newest neighbours too:
                                          # {newest: 3, of: review, show: [text]}

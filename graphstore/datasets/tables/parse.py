@@ -238,8 +238,6 @@ def _check_columns(path: Path, place: str, table: TableDescription) -> None:
             f"{place}.time that names it" if not table.time else f"no time of edges beside {table.time}"
         )
         require(path, not times, f"{place}.columns", ", ".join(times), expected)
-    vectors = [column for column in table.columns or () if column.kind == "vector"]
-    require(path, len(vectors) < 2, f"{place}.columns", [v.name for v in vectors], "one vector at most")
     if table.time and table.columns:
         kind = next((column.kind for column in table.columns if column.name == table.time), "time")
         require(path, kind == "time", f"{place}.columns.{table.time}", kind, f"time, as {place}.time says")

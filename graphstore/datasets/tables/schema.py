@@ -57,17 +57,24 @@ def with_columns(path: Path, table: TableDescription) -> TableDescription:
     if table.time and table.time not in {column.name for column in columns}:
         columns = (*columns, ColumnDescription(table.time, "time"))
     kinds = {column.name: column.kind for column in columns}
-    features = table.features
+    features, place = table.features, f"tables.{table.name}.features"
     if features is None:
         given = tuple(name for name, kind in kinds.items() if kind == "vector")
+        require(
+            path,
+            len(given) < 2,
+            place,
+            None,
+            f"which of the vectors {', '.join(given)} they are, or none: []",
+        )
         features = given or tuple(name for name, kind in kinds.items() if kind == "text")
-    place = f"tables.{table.name}.features"
     for name in features:
         ok = kinds.get(name) in (*_TEXTS, *NUMBERS, "vector")
         require(path, ok, place, name, "columns that are kept, or the vector")
     vectors = [name for name in features if kinds[name] == "vector"]
     texts = [name for name in features if kinds[name] in _TEXTS]
-    require(path, not (vectors and texts), place, list(features), "texts or a vector, beside numbers")
+    ok = len(vectors) < 2 and not (vectors and texts)
+    require(path, ok, place, list(features), "texts or one vector, beside numbers")
     document = table.document
     if document is None:
         document = tuple(name for name, kind in kinds.items() if kind in _TEXTS)

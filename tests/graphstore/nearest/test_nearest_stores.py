@@ -164,6 +164,7 @@ def films(num: int = 60, seed: int = 0) -> dict[str, Any]:
         "title": texts,
         "plot": [" ".join(rng.choice(words, 4)).strip() for _ in range(num)],
         "cover": list(rng.normal(size=(num, 5)).astype(np.float32)),
+        "sound": list(np.random.default_rng(7).normal(size=(num, 3)).astype(np.float32)),
         "at": rng.integers(0, 30, num) * 86_400,
         "part": rng.choice(["train", "test"], num).tolist(),
         "series": rng.choice(["a", "b", "c", ""], num).tolist(),
@@ -171,7 +172,7 @@ def films(num: int = 60, seed: int = 0) -> dict[str, Any]:
 
 
 COLUMNS = {
-    **{"title": "text", "plot": "text", "cover": "vector", "at": "time"},
+    **{"title": "text", "plot": "text", "cover": "vector", "sound": "vector", "at": "time"},
     **{"part": "category", "series": "category"},
 }
 
@@ -191,6 +192,8 @@ def built(folder: Path, relation: dict[str, Any], **table: Any) -> Store:
         ({"nearest": "plot", "k": 3, "time": False}, ("film_plot",), {}),
         ({"nearest": ["title", "cover"], "k": 4, "apart": "series"}, ("film", "film_cover"), {}),
         ({"nearest": "cover", "bank": {"part": "train"}, "k": 5}, ("film",), {"features": ["cover"]}),
+        ({"nearest": ["cover", "sound"]}, ("film_cover", "film_sound"), {"features": []}),
+        ({"nearest": ["cover", "sound"]}, ("film_cover", "film"), {"features": ["sound"]}),
         (
             {"nearest": ["plot", "title"], "k": 2},
             ("film_plot", "film_title"),
@@ -238,6 +241,7 @@ def test_new_rows_of_tables_find_theirs_by_columns_that_they_must_have(tmp_path:
     ]
     for line in lines:
         line["cover"] = [float(one) for one in line["cover"]]
+        line["sound"] = [float(one) for one in line["sound"]]
         line["at"] = int(line["at"])
     file = tmp_path / "new.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -263,7 +267,7 @@ def test_what_a_source_holds_says_the_rule(tmp_path: Path) -> None:
     [
         (
             {"nearest": "name"},
-            r"relations\[0\].nearest: found 'name', expected one of title, plot, cover, part",
+            r"relations\[0\].nearest: found 'name', expected one of title, plot, cover, sound",
         ),
         ({"nearest": []}, r"relations\[0\].nearest: found \[\], expected a column, or a list of columns"),
         ({"nearest": "at"}, r"relations\[0\].nearest: found 'at', expected one of title"),
@@ -289,6 +293,23 @@ def test_what_a_description_cannot_mean_is_one_line(
     with pytest.raises(StoreError, match=message) as caught:
         built(tmp_path, relation)
     assert "\n" not in str(caught.value) and not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (None, r"tables.film.features: found None, expected which of the vectors cover, sound they are"),
+        (
+            ["cover", "sound"],
+            r"tables.film.features: found \['cover', 'sound'\], expected texts or one vector",
+        ),
+    ],
+)
+def test_of_several_vectors_one_may_be_features(
+    features: list[str] | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match=message):
+        built(tmp_path, {"nearest": "cover"}, features=features)
 
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
