@@ -92,7 +92,7 @@ def build_store(
     known = datasets.of_build(data, config, dataset)
     with counting_bar("graph store", f" {known.unit}", scaled=memory_bytes is not None) as progress:
         source = known.open(data, config, report=ReadReport())
-        if memory_bytes is not None and not source.schema.given_relations:
+        if memory_bytes is not None and known.can_join and not source.schema.given_relations:
             raise ClusterError(
                 f"--memory: found {memory_bytes:,} bytes, expected it with edge lists alone; the relations "
                 f"of {known.title} follow from its {known.unit}"

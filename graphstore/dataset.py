@@ -291,6 +291,8 @@ class Dataset:
     Config: ClassVar[type[BuildConfig]] = BuildConfig
     can_skip: ClassVar[bool] = True
     """Whether its sources know `on_error: skip`."""
+    can_join: ClassVar[bool] = True
+    """Whether new rows may join a store: not where its nodes are what lists of edges name."""
     published: ClassVar[tuple[Published, ...]] = ()
 
     def reads(self, source: Path) -> bool:

@@ -82,6 +82,8 @@ class ExtendedGraph(Graph):
                 f"{store.path}: found the listed relation {edge_name(given[0].edge_type)}, expected ones "
                 "that follow from rows, so that new rows can join"
             )
+        if not store.dataset.can_join:
+            raise StoreError(f"{store.path}: found a store of {store.dataset.title}, which no rows can join")
         self._source = source
         self.encoders = self._encoders(text, video)
         self._cells = self._read(source)

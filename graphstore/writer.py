@@ -297,7 +297,7 @@ def append(
     out = Path(out) if out is not None else next_version(old.path)
     refuse_existing(out, old.path)
     dataset = old.dataset
-    if old.schema.given_relations:
+    if old.schema.given_relations or not dataset.can_join:
         raise FormatError(
             f"{old.path}: found a store of {dataset.title}, expected one whose relations follow from its "
             "rows, so that new rows can join it"

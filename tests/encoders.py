@@ -112,6 +112,7 @@ def make_clip_model(path: Path, *, seed: int = 0) -> Path:
     config = CLIPConfig(text_config={**shape, "vocab_size": 20}, vision_config=seen, projection_dim=8)
     CLIPModel(config).save_pretrained(path)
     said = {"size": {"shortest_edge": 28}, "crop_size": {"height": 24, "width": 24}, "do_center_crop": True}
+    said |= {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
     (path / "preprocessor_config.json").write_text(json.dumps({**said, "resample": 3}))
     return path
 

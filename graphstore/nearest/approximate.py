@@ -40,7 +40,8 @@ class Approximate:
         return asdict(self)
 
 
-def _faiss() -> Any:
+def require_faiss() -> Any:
+    """The library. StoreError where it is not there."""
     try:
         import faiss
     except ImportError as error:
@@ -55,7 +56,7 @@ def num_clusters(num: int) -> int:
 
 def make_index(bank: Bank, path: Path) -> None:
     """Write the index of a bank; one core's work for each thread of faiss. StoreError without faiss."""
-    faiss = _faiss()
+    faiss = require_faiss()
     num, width = len(bank.first), bank.vectors.shape[1]
     clusters = num_clusters(num)
     index = faiss.index_factory(width, f"IVF{clusters},SQ8", faiss.METRIC_INNER_PRODUCT)
@@ -79,7 +80,7 @@ class ApproximateSearch(Search):
     ) -> None:
         """index: of this bank, by `make_index`. StoreError without faiss; FormatError for another file."""
         super().__init__(bank, tails, rows, k)
-        self._faiss, self._approximate = _faiss(), asked
+        self._faiss, self._approximate = require_faiss(), asked
         try:
             # Mapped: processes of one machine share its memory
             self._index = self._faiss.read_index(str(index), self._faiss.IO_FLAG_MMAP)

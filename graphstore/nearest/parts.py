@@ -21,7 +21,13 @@ import numpy as np
 
 from netgpt.graphstore.errors import FormatError, StoreError
 from netgpt.graphstore.files import atomic_dir, atomic_file, read_json, value_digest, write_json
-from netgpt.graphstore.nearest.approximate import Approximate, ApproximateSearch, make_index, recall_of
+from netgpt.graphstore.nearest.approximate import (
+    Approximate,
+    ApproximateSearch,
+    make_index,
+    recall_of,
+    require_faiss,
+)
 from netgpt.graphstore.nearest.relation import as_relation, search_of
 from netgpt.graphstore.nearest.search import BLOCK_TAILS, BLOCK_VECTORS, Rows
 from netgpt.graphstore.relation_types import RelationType, edge_name
@@ -56,6 +62,8 @@ class PartedSearch:
         for problem in schema.problems():
             raise StoreError(f"{store.path}: {problem}")
         self.schema = schema
+        if approximate is not None:
+            require_faiss()
         folder.mkdir(parents=True, exist_ok=True)
         cut = [TASKS, BLOCK_VECTORS, BLOCK_TAILS]
         asked = {"approximate": approximate.to_dict()} if approximate else {}

@@ -17,7 +17,7 @@ import pytest
 from netgpt import graphstore
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.similar import bank_of
-from netgpt.graphstore import ExtendedGraph, Store
+from netgpt.graphstore import ExtendedGraph, Store, StoreError
 from netgpt.graphstore.datasets.microlens import SIMILAR, MicroLens, MicroLensConfig
 from netgpt.graphstore.info import describe, table
 from netgpt.graphstore.nearest import parts, search
@@ -190,6 +190,16 @@ def test_by_an_index_it_says_what_share_it_found(stores: tuple[Store, Store], tm
     (new / "MicroLens-100k_title_en.csv").write_text("90001, w1 w2 w3 w4\n")
     path, _ = graphstore.append(made.path, new, tmp_path / "grown")
     assert "approximate" not in graphstore.open(path).attributes["relations"]["video/is_similar_to/video"]
+
+
+def test_without_faiss_nothing_is_left_behind(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    rule = stores[1].schema.relation_type(SIMILAR)
+    with pytest.raises(StoreError, match="faiss cannot be had"):
+        parts.PartedSearch(stores[0], rule, tmp_path / "made.parts", Approximate(4))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_of_an_index_are_not_those_of_another(stores: tuple[Store, Store], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def model_config(folder: Path, key: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a file, or of a value in it: each has a class of its own
         reason = str(error).split("\n")[0]
         raise TrainerError(f"{key}: {folder}: not a model of transformers ({reason})") from error
 

@@ -44,6 +44,11 @@ class FramesError(Exception):
 class Rule(Protocol):
     """Which frames of a video are read, and at which size."""
 
+    @property
+    def evenly(self) -> int:
+        """So many, evenly and turned as they are shown; 0: by time, and as they are stored."""
+        ...
+
     def chosen(self, num_frames: int, source_fps: float) -> list[int]:
         """Numbers of frames, rising; one may be there more than once. source_fps: 0 where it is not known."""
         ...
@@ -237,7 +242,10 @@ def read_frames(path: Path, rule: Rule) -> np.ndarray:
             remaining = set(wanted)
             for i, frame in enumerate(container.decode(stream)):
                 if i in remaining:
-                    frames[i] = rule.scaled(frame.to_ndarray(format="rgb24"))
+                    image = frame.to_ndarray(format="rgb24")
+                    if rule.evenly and frame.rotation:  # upright, as it is shown
+                        image = np.rot90(image, frame.rotation // 90)
+                    frames[i] = rule.scaled(image)
                 if i >= wanted[-1]:
                     break
     except (av.FFmpegError, ValueError, IndexError) as error:

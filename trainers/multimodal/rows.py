@@ -9,7 +9,9 @@ Shape suffixes: N nodes, B examples, K heads of a row, T tokens, D width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +82,8 @@ class ModalRows:
         features = self.graph.features(node_type)
         whole = features.dim % tokens == 0
         require(whole, f"multimodal.{name}_tokens", tokens, f"a part of the width {features.dim}")
+        frames = _frames_of(self.graph, node_type)
+        require(frames in (0, tokens), f"multimodal.{name}_tokens", tokens, f"{frames}, the frames there are")
         return features
 
     def _known_labels(self, examples: Examples) -> np.ndarray:
@@ -163,3 +167,12 @@ def _shares(weights: np.ndarray) -> np.ndarray:
     """Weights [B, K, …] divided by their sums over heads; zeros stay."""
     total = weights.sum(axis=1, keepdims=True)
     return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+def _frames_of(graph: Graph, node_type: str) -> int:
+    """Frames of a type whose features an encoder of frames made, as its name says; 0 for others."""
+    attributes: Mapping[str, Any] = getattr(graph, "attributes", {})
+    name = str(attributes.get("encoders", {}).get("video", ""))
+    said = re.search(r"/(\d+)frames/", name)
+    is_video = graph.schema.node_type(node_type).encoding == "video"
+    return int(said[1]) if said and is_video else 0

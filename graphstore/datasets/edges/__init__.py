@@ -19,7 +19,13 @@ from netgpt.graphstore.datasets.edges.describe import (
 )
 from netgpt.graphstore.datasets.edges.groups import group_columns, group_length
 from netgpt.graphstore.datasets.edges.read import read_edges
-from netgpt.graphstore.datasets.edges.retrieval import column_files, compared_nodes, retrieval
+from netgpt.graphstore.datasets.edges.retrieval import (
+    column_files,
+    columns_asked,
+    kept_columns,
+    retrieval,
+    values_of,
+)
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.files import file_digest, value_digest
 from netgpt.graphstore.schema import Column, EdgeType, NodeType, RelationType, Schema
@@ -42,7 +48,7 @@ class EdgeLists(Source):
             if node.features is not None
         }
         self._counts = _node_counts(path, self.description, self._features)
-        self._compared = compared_nodes(path, self.description, self._counts)
+        self._asked = columns_asked(path, self.description, self._counts)
         self.schema = Schema(
             target=self.description.target or self.description.edges[0].type[2],
             node_types=tuple(
@@ -55,7 +61,8 @@ class EdgeLists(Source):
         )
 
     def _columns(self, name: str) -> tuple[Column, ...]:
-        return self._compared[name].kinds if name in self._compared else ()
+        edges = [e for e in self.description.edges if e.nearest is not None and e.type[2] == name]
+        return tuple(column for e in edges for column in kept_columns(e.edge_type, e.nearest))  # type: ignore[arg-type]
 
     def digest(self) -> str:
         files = [path for edge in self.description.edges for path in _files(edge)]
@@ -79,7 +86,10 @@ class EdgeLists(Source):
                         f"{x.file}: record {row}: found a value that is not finite, expected numbers"
                     )
                 part = slice(first, first + len(rows))
-                said = self._compared[name].values(part) if name in self._compared else {}
+                said: dict[str, Any] = {}
+                for edge_type, columns in self._asked.items():
+                    if edge_type[2] == name:
+                        said |= values_of(edge_type, columns, part)
                 yield Block(name, {"x": rows, **said})
 
     def edges(self, edge_type: EdgeType) -> Iterator[Piece]:
@@ -102,6 +112,7 @@ class Edges(Dataset):
     title = "edge lists"
     unit = "edges"
     can_skip = False
+    can_join = False
 
     def reads(self, source: Path) -> bool:
         return is_description(source)

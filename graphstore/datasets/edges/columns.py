@@ -14,6 +14,7 @@ from netgpt.graphstore.datasets.described import open_npy
 from netgpt.graphstore.datasets.edges.describe import NearestDescription
 from netgpt.graphstore.datasets.edges.read import arrow_column, integers, table_batches
 from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.features import DAY_S
 
 LOWEST = np.iinfo(np.int64).min
 
@@ -50,6 +51,31 @@ def times(file: str, name: str, column: Any, first: int) -> np.ndarray:
     return integers(file, name, arrow_column(file, name, column, first), first, low=LOWEST)
 
 
+def seconds(file: str, name: str, column: Any, first: int) -> np.ndarray:
+    """Dates and times as seconds since 1970, of fractions the whole ones; whole numbers as they are: [n]
+    int64."""
+    import pyarrow as pa
+
+    kind, values = column.type, times(file, name, column, first)
+    if pa.types.is_date32(kind):
+        return values * DAY_S
+    if pa.types.is_date64(kind):
+        return values // 1000
+    if pa.types.is_timestamp(kind):
+        return values // {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[kind.unit]
+    return values
+
+
+def _marks_of(file: str, name: str, column: Any, first: int) -> np.ndarray:
+    import pyarrow as pa
+
+    if not (pa.types.is_boolean(column.type) or pa.types.is_integer(column.type)):
+        raise StoreError(
+            f"{file}: column {name!r}: found type {column.type}, expected true or false, or 1 or 0"
+        )
+    return marks(file, name, arrow_column(file, name, column, first), first)
+
+
 def marks(file: str, name: str, values: np.ndarray, first: int) -> np.ndarray:
     """Which rows are meant: true, or not 0: [n] bool."""
     if values.dtype == bool:
@@ -62,7 +88,7 @@ class NodeColumns:
     """The columns that a rule of retrieval names; None where it names none."""
 
     time: np.ndarray | None
-    """[N] int64."""
+    """[N] int64 seconds since 1970, or what whole numbers say."""
     apart: np.ndarray | None
     """[N] int64 codes; −1: of no group."""
     apart_values: tuple[str, ...] | None
@@ -97,10 +123,9 @@ def read_columns(nearest: NearestDescription) -> NodeColumns:
                 is_text |= not _is_whole(column.type)
                 parts[name].append(keys(nearest.path, name, column, first, code_of))
             elif name == nearest.time:
-                parts[name].append(times(nearest.path, name, column, first))
+                parts[name].append(seconds(nearest.path, name, column, first))
             else:
-                values = arrow_column(nearest.path, name, column, first)
-                parts[name].append(marks(nearest.path, name, values, first))
+                parts[name].append(_marks_of(nearest.path, name, column, first))
         first += batch.num_rows
     if not first:
         raise StoreError(f"{nearest.path}: found no rows, expected one for each node")

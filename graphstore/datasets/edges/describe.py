@@ -20,7 +20,7 @@
 A `group` makes the edges: every node's heads are the nodes of the same key (−1 or no text: none) whose
 time is not later (`ties: strict`: earlier). So does `nearest`: the k nodes whose features are most alike,
 with a score; `time`: earlier ones alone; `apart`: one of each value, none of the node's own; `bank`: those
-alone where it is true, or not 0. Each of the three may be left out.
+alone where it is true, or not 0. Each of the three may be left out. Times are dates, or seconds.
 
 Paths are relative to the description.
 """
@@ -215,7 +215,7 @@ def _check_group(path: Path, where: str, group: GroupDescription, require: Requi
 
 
 def _check_nearest(path: Path, where: str, nearest: NearestDescription, require: Require) -> None:
-    require(nearest.k >= 1, f"{where}.k", nearest.k, "how many heads, from 1")
+    require(1 <= nearest.k < 1 << 20, f"{where}.k", nearest.k, "how many heads, from 1, below 2^20")
     names = [name for name in ("time", "apart", "bank") if getattr(nearest, name)]
     ok = nearest.path is None or bool(names)
     require(ok, f"{where}.path", nearest.path, "a column of it: time, apart or bank")

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from netgpt.graphstore.datasets.described import require
 from netgpt.graphstore.datasets.edges.columns import NodeColumns, read_columns
 from netgpt.graphstore.datasets.edges.describe import Description, NearestDescription
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.relation_types import EdgeType, Nearest, Part, RelationType, nearest_relation
-from netgpt.graphstore.schema import NAME, Column
+from netgpt.graphstore.schema import Column
 
 YES, NO = "yes", "no"
-_FEATURES = "x"
-
-
-@dataclass
-class ComparedNodes:
-    """What relations of a type ask of its nodes."""
-
-    columns: list[tuple[NearestDescription, NodeColumns]] = field(default_factory=list)
-
-    @property
-    def kinds(self) -> tuple[Column, ...]:
-        """The columns that a store keeps, each once."""
-        return tuple({one.name: one for said, _ in self.columns for one in _kinds(said)}.values())
-
-    def values(self, rows: slice) -> dict[str, list[str] | np.ndarray]:
-        """Of some nodes, by column."""
-        made: dict[str, list[str] | np.ndarray] = {}
-        for said, columns in self.columns:
-            if columns.time is not None:
-                made[_name(said, said.time)] = columns.time[rows]
-            if columns.apart is not None:
-                made[_name(said, said.apart)] = columns.apart_texts(rows)
-            if columns.bank is not None:
-                made[_name(said, said.bank)] = [YES if one else NO for one in columns.bank[rows]]
-        return made
 
 
 def retrieval(edge_type: EdgeType, said: NearestDescription) -> RelationType:
@@ -48,9 +21,9 @@ def retrieval(edge_type: EdgeType, said: NearestDescription) -> RelationType:
     found = Nearest(
         by=(edge_type[2],),
         k=said.k,
-        time=_name(said, said.time),
-        apart=_name(said, said.apart),
-        bank=Part(column=_name(said, said.bank), value=YES) if said.bank else None,
+        time=_name(edge_type, "time") if said.time else "",
+        apart=_name(edge_type, "apart") if said.apart else "",
+        bank=Part(column=_name(edge_type, "bank"), value=YES) if said.bank else None,
     )
     return nearest_relation(edge_type, found)
 
@@ -62,50 +35,50 @@ def column_files(said: NearestDescription) -> list[str]:
     return [file for file in (said.time, said.apart, said.bank) if file]
 
 
-def compared_nodes(
-    path: Path, description: Description, counts: Mapping[str, int]
-) -> dict[str, ComparedNodes]:
-    """What is asked of the nodes of each type. StoreError for columns of another length, and where two
-    columns would have one name."""
-    made: dict[str, ComparedNodes] = {}
-    for i, edge in enumerate(description.edges):
-        said, dst = edge.nearest, edge.type[2]
-        if said is None:
-            continue
-        place, known = f"edges[{i}].nearest", made.setdefault(dst, ComparedNodes())
-        for column in _kinds(said):
-            ok = bool(NAME.fullmatch(column.name)) and column.name != _FEATURES
-            require(
-                path, ok, place, column.name, "letters, digits, _, - and ., and not x, the features' name"
-            )
-            for other, _ in known.columns:
-                same = [one for one in _kinds(other) if one.name == column.name]
-                ok = not same or (same == [column] and _source(other, column) == _source(said, column))
-                require(path, ok, place, column.name, "another name: it is that of another column")
-        names = [one.name for one in _kinds(said)]
-        require(path, len(set(names)) == len(names), place, ", ".join(names), "columns of different names")
-        columns = read_columns(said)
-        if names and len(columns) != counts[dst]:
-            raise StoreError(
-                f"{column_files(said)[0]}: found {len(columns)} rows, expected {counts[dst]}, one for each "
-                f"node of {dst}"
-            )
-        known.columns.append((said, columns))
+def kept_columns(edge_type: EdgeType, said: NearestDescription) -> tuple[Column, ...]:
+    """The columns that a store keeps of it: they have the relation's name, whatever the files call them."""
+    made = [Column(_name(edge_type, "time"), "time")] if said.time else []
+    return (*made, *(Column(_name(edge_type, r), "category") for r in ("apart", "bank") if getattr(said, r)))
+
+
+def _name(edge_type: EdgeType, role: str) -> str:
+    return f"{edge_type[1]}_{role}"
+
+
+def values_of(
+    edge_type: EdgeType, columns: NodeColumns, rows: slice
+) -> dict[str, Sequence[str] | np.ndarray]:
+    """Of some nodes, by column."""
+    made: dict[str, Sequence[str] | np.ndarray] = {}
+    if columns.time is not None:
+        made[_name(edge_type, "time")] = columns.time[rows]
+    if columns.apart is not None:
+        made[_name(edge_type, "apart")] = columns.apart_texts(rows)
+    if columns.bank is not None:
+        made[_name(edge_type, "bank")] = [YES if one else NO for one in columns.bank[rows]]
     return made
 
 
-def _kinds(said: NearestDescription) -> tuple[Column, ...]:
-    columns = ((said.time, "time"), (said.apart, "category"), (said.bank, "category"))
-    return tuple(Column(_name(said, one), kind) for one, kind in columns if one)  # type: ignore[arg-type]
-
-
-def _name(said: NearestDescription, column: str) -> str:
-    """A column is called as in its table, or as its file."""
-    return Path(column).stem if said.path is None else column
-
-
-def _source(said: NearestDescription, column: Column) -> tuple[str | None, str, bool]:
-    """Where a column is, and whether it says the bank."""
-    asked = {_name(said, one): one for one in (said.time, said.apart, said.bank) if one}
-    one = asked[column.name]
-    return said.path, one, one == said.bank
+def columns_asked(
+    path: Path, description: Description, counts: Mapping[str, int]
+) -> dict[EdgeType, NodeColumns]:
+    """What relations ask of their nodes. StoreError for columns of another length than these are, and where a
+    group is by what would be called the same."""
+    made = {}
+    for i, edge in enumerate(description.edges):
+        if edge.nearest is None:
+            continue
+        columns, dst = read_columns(edge.nearest), edge.type[2]
+        if (files := column_files(edge.nearest)) and len(columns) != counts[dst]:
+            raise StoreError(
+                f"{files[0]}: found {len(columns)} rows, expected {counts[dst]}, one for each node of {dst}"
+            )
+        for column in kept_columns(edge.edge_type, edge.nearest):
+            keys = [Path(e.group.key).stem for e in description.edges if e.group and e.type[2] == dst]
+            if column.name in keys:
+                raise StoreError(
+                    f"{path}: edges[{i}].type: found {edge.type[1]!r}, expected another name: a group is by "
+                    f"{column.name}, which is what its column would be called"
+                )
+        made[edge.edge_type] = columns
+    return made

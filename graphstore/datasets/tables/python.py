@@ -98,8 +98,9 @@ def write_networkx(
             values = [one.get(attribute) for one in nodes.values()]
             kind = kinds[usable(attribute)] = _kind(f"{name}.{attribute}", values)
             if kind == "vector":
-                vectors[f"{name}.npy"] = _vectors(f"{name}.{attribute}", values)
-                kinds[usable(attribute)] = {"vector": f"{name}.npy"}
+                file = f"{name}.{usable(attribute)}.npy"
+                vectors[file] = _vectors(f"{name}.{attribute}", values)
+                kinds[usable(attribute)] = {"vector": file}
             else:
                 columns[usable(attribute)] = values
         tables[name] = columns

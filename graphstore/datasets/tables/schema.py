@@ -14,18 +14,8 @@ from netgpt.graphstore.datasets.tables.describe import (
     TableDescription,
 )
 from netgpt.graphstore.datasets.tables.retrieval import compared_types, nearest_relations
-from netgpt.graphstore.schema import (
-    Column,
-    Document,
-    EdgeType,
-    Encoding,
-    Field,
-    Newest,
-    NodeType,
-    RelationType,
-    Schema,
-    usable,
-)
+from netgpt.graphstore.document_types import Document, Field, Newest
+from netgpt.graphstore.schema import Column, EdgeType, Encoding, NodeType, RelationType, Schema, usable
 
 VALUE = "value"
 """The column of a type of distinct values that has them."""
@@ -60,13 +50,8 @@ def with_columns(path: Path, table: TableDescription) -> TableDescription:
     features, place = table.features, f"tables.{table.name}.features"
     if features is None:
         given = tuple(name for name, kind in kinds.items() if kind == "vector")
-        require(
-            path,
-            len(given) < 2,
-            place,
-            None,
-            f"which of the vectors {', '.join(given)} they are, or none: []",
-        )
+        expected = "which of them the features are, or none: []"
+        require(path, len(given) < 2, place, f"the vectors {', '.join(given)}", expected)
         features = given or tuple(name for name, kind in kinds.items() if kind == "text")
     for name in features:
         ok = kinds.get(name) in (*_TEXTS, *NUMBERS, "vector")

@@ -298,7 +298,7 @@ def test_what_a_description_cannot_mean_is_one_line(
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (None, r"tables.film.features: found None, expected which of the vectors cover, sound they are"),
+        (None, r"tables.film.features: found 'the vectors cover, sound', expected which of them"),
         (
             ["cover", "sound"],
             r"tables.film.features: found \['cover', 'sound'\], expected texts or one vector",

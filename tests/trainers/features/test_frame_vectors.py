@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +163,97 @@ def test_what_is_no_encoder_of_pictures_is_refused(models: Path, tmp_path: Path)
         video_model(config_of(models / "vit", 0))
     for i, (values, words) in enumerate(
         (
-            ({"size": {"shortest_edge": 30}}, "size: found {'shortest_edge': 30} with crop_size None"),
+            ({"size": {"shortest_edge": 30}}, "size: found {'shortest_edge': 30}, expected a height"),
             ({"size": {"height": 0, "width": 3}}, "size: found"),
             ({"size": {"height": "a", "width": 3}}, "size: found"),
             ({"resample": 1}, "resample: found 1, expected 0, 2, 3"),
+            ({"size": {"shortest_edge": 30, "longest_edge": 40}}, "size: found"),
+            ({"size": None}, "size: found None"),
+            ({"size": 64}, "found a model that reads no picture of 64 × 64"),
+            ({"resample": [2]}, "resample: found"),
+            ({"do_rescale": False}, "do_rescale: found False, expected true"),
+            ({"do_resize": False}, "do_resize: found False, expected true"),
+            ({"rescale_factor": 1 / 127.5}, "rescale_factor: found 0.0078"),
+            ({"image_mean": 0.5}, "image_mean: found 0.5, expected three numbers"),
+            ({"image_mean": None}, "image_mean: found None, expected three numbers"),
+            ({"image_std": [0, 1, 1]}, "expected three numbers above 0"),
+            ({"do_center_crop": True, "size": 40}, "crop_size: found None"),
         )
     ):
         shutil.copytree(models / "vit", tmp_path / str(i))
         change(tmp_path / str(i), **values)
         with pytest.raises(TrainerError, match=words.replace("{", r"\{").replace("}", r"\}")):
             video_model(config_of(tmp_path / str(i)))
+
+
+def test_a_file_that_says_nothing_is_one_line(models: Path, tmp_path: Path) -> None:
+    for text, words in (("[1]", "found .1., expected an object"), ("{", "not that of an image processor")):
+        shutil.copytree(models / "vit", folder := tmp_path / words[:5])
+        (folder / "preprocessor_config.json").write_text(text)
+        with pytest.raises(TrainerError, match=words):
+            video_identity(config_of(folder))
+        (folder / "preprocessor_config.json").unlink()
+        with pytest.raises(TrainerError, match="found no such file, expected that of the model's prepro"):
+            video_identity(config_of(folder))
+        (folder / "processor_config.json").write_text('{"image_processor": null}')
+        with pytest.raises(TrainerError, match="found None, expected an object"):
+            video_identity(config_of(folder))
+
+
+def test_one_number_is_the_shorter_side_of_models_that_cut(models: Path, tmp_path: Path) -> None:
+    """As released CLIPs say it."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    shutil.copytree(models / "clip", tmp_path / "old")
+    change(tmp_path / "old", size=28, crop_size=24)
+    rule = video_model(config_of(tmp_path / "old")).rule
+    assert isinstance(rule, PictureRule) and rule == video_model(config_of(models / "clip")).rule
+    frame = picture(1, 48, 96) // 2 + 60
+    processor: Any = CLIPImageProcessorPil.from_pretrained(tmp_path / "old")
+    given = processor(images=[Image.fromarray(frame)], return_tensors="np", do_normalize=False)
+    assert np.abs(rule.scaled(frame) - given["pixel_values"][0] * 255).max() <= 1.01
+
+
+def test_what_has_no_vector_of_a_picture_is_refused(models: Path, tmp_path: Path) -> None:
+    """A model without a token for the whole, and one that draws what it looks at."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel, ViTMAEConfig, ViTMAEModel
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    SiglipVisionModel(SiglipVisionConfig(**shape, image_size=32, patch_size=8)).save_pretrained(
+        tmp_path / "siglip"
+    )
+    ViTMAEModel(ViTMAEConfig(**shape, image_size=32, patch_size=8)).save_pretrained(tmp_path / "mae")
+    for name in ("siglip", "mae"):
+        shutil.copyfile(
+            models / "vit" / "preprocessor_config.json", tmp_path / name / "preprocessor_config.json"
+        )
+    with pytest.raises(TrainerError, match="found cls, but the model has no such token; mean or pooler"):
+        video_model(config_of(tmp_path / "siglip"))
+    for pooling in ("mean", "pooler"):
+        assert video_model(config_of(tmp_path / "siglip", frame_pooling=pooling)).dim == 4 * 16
+    with pytest.raises(TrainerError, match=r"no such token|another vector of one picture each time"):
+        video_model(config_of(tmp_path / "mae"))
+    with pytest.raises(TrainerError, match="another vector of one picture each time"):
+        video_model(config_of(tmp_path / "mae", frame_pooling="mean"))
+
+
+def test_pictures_stand_upright(models: Path, tmp_path: Path) -> None:
+    """A phone stores a tall picture lying, and says in the track's matrix how to turn it."""
+    path = make_clip(tmp_path / "clip.mp4", num=4, height=64, width=96)
+    data = path.read_bytes()
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    turned = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    at = data.index(identity, data.index(b"tkhd"))
+    (tmp_path / "turned.mp4").write_bytes(data[:at] + turned + data[at + len(identity) :])
+    with av.open(str(tmp_path / "turned.mp4")) as container:
+        first = next(container.decode(video=0))
+        assert first.rotation in (-90, 90)
+        clockwise = np.rot90(first.to_ndarray(format="rgb24"), -1)
+    rule = video_model(config_of(models / "vit", 2)).rule
+    found = read_frames(tmp_path / "turned.mp4", rule)[0]
+    assert first.rotation == -90  # by this matrix: a quarter clockwise
+    np.testing.assert_array_equal(found, rule.scaled(np.ascontiguousarray(clockwise)))
 
 
 def test_weights_that_are_not_there_are_not_made_up(models: Path, tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ import pytest
 import yaml
 
 from netgpt import graphstore
+from netgpt.cluster.stores import build_store
 from netgpt.graphstore import StoreError
+from netgpt.graphstore.datasets import names
+from netgpt.graphstore.errors import FormatError
 from netgpt.graphstore.info import describe, table
 from netgpt.graphstore.relation_types import Nearest, Part
 from netgpt.sampler import NeighborSampler
@@ -51,20 +54,22 @@ def built(folder: Path, nearest: dict[str, Any] | None, **more: Any) -> graphsto
 
 FILES = {"time": "day.npy", "apart": "brand.npy", "bank": "sold.npy"}
 NAMES = {"time": "day", "apart": "brand", "bank": "sold"}
-WHOLE = {"time": "day", "apart": "brand", "bank": Part(column="sold", value="yes")}
+NAME = "is_similar_to"
+BANK = Part(column=f"{NAME}_bank", value="yes")
+WHOLE = {"time": f"{NAME}_time", "apart": f"{NAME}_apart", "bank": BANK}
 
 
 @pytest.mark.parametrize(
     ("said", "rule"),
     [
         ({}, {"k": 10}),
-        ({"k": 3, "time": "day.npy"}, {"k": 3, "time": "day"}),
-        ({"k": 4, "apart": "brand.npy"}, {"k": 4, "apart": "brand"}),
-        ({"bank": "sold_times.npy"}, {"k": 10, "bank": Part(column="sold_times", value="yes")}),
+        ({"k": 3, "time": "day.npy"}, {"k": 3, "time": f"{NAME}_time"}),
+        ({"k": 4, "apart": "brand.npy"}, {"k": 4, "apart": f"{NAME}_apart"}),
+        ({"bank": "sold_times.npy"}, {"k": 10, "bank": BANK}),
         ({"k": 5, **FILES}, {"k": 5, **WHOLE}),
         ({"k": 5, "path": "items.parquet", **NAMES}, {"k": 5, **WHOLE}),
         ({"k": 5, "path": "items.csv", **NAMES}, {"k": 5, **WHOLE}),
-        ({"k": 1000, "path": "items.parquet", "time": "day"}, {"k": 1000, "time": "day"}),
+        ({"k": 1000, "path": "items.parquet", "time": "day"}, {"k": 1000, "time": f"{NAME}_time"}),
     ],
 )
 def test_rows_are_the_definitions(said: dict[str, Any], rule: dict[str, Any], tmp_path: Path) -> None:
@@ -101,7 +106,8 @@ def test_two_relations_share_a_column_and_are_sampled(tmp_path: Path) -> None:
     (tmp_path / "graph.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
     graphstore.build_edges(tmp_path / "graph.yaml", tmp_path / "store")
     store = graphstore.open(tmp_path / "store")
-    assert [one.name for one in store.schema.node_type("item").columns] == ["day", "sold"]
+    columns = [one.name for one in store.schema.node_type("item").columns]
+    assert columns == [f"{NAME}_time", "is_earlier_than_time", "is_earlier_than_bank"]
     for edge, k in ((EDGE, 3), (other, 7)):
         nearest = store.schema.relation_type(edge).nearest
         assert nearest is not None and nearest.k == k
@@ -119,9 +125,9 @@ def test_two_relations_share_a_column_and_are_sampled(tmp_path: Path) -> None:
         ({"path": "items.parquet"}, {}, "expected a column of it: time, apart or bank"),
         ({"path": "items.parquet", "time": "gone"}, {}, "expected 'gone' once"),
         ({"path": "items.parquet", "time": "brand"}, {}, "found type string"),
-        ({"path": "items.parquet", "bank": "brand"}, {}, "column 'brand': found type"),
-        ({"time": "x.npy"}, {}, "found 'x', expected letters"),
-        ({"time": "day.npy", "apart": "day.npy"}, {}, "columns of different names"),
+        ({"path": "items.parquet", "bank": "brand"}, {}, "found type string, expected true or false"),
+        ({"time": "x.npy"}, {}, "expected 1 dimension(s)"),
+        ({"k": 1 << 20}, {}, "edges[0].nearest.k: found 1048576, expected how many heads"),
         ({"time": "short.npy"}, {}, "short.npy: found 59 rows, expected 60, one for each node of item"),
         ({"time": "short.npy", "bank": "sold.npy"}, {}, "found columns of [59, 60] rows"),
         ({}, {"path": "pairs.npy"}, "either a path, a group or nearest"),
@@ -138,15 +144,46 @@ def test_a_fault_is_one_line(said: dict[str, Any], more: dict[str, Any], words: 
     assert not any("store" in p.name for p in tmp_path.iterdir())
 
 
-def test_columns_of_one_name_are_one_column(tmp_path: Path) -> None:
+def test_it_stands_beside_a_group_of_the_same_columns(tmp_path: Path) -> None:
+    """The documented example."""
     write(tmp_path)
-    (tmp_path / "other").mkdir()
-    np.save(tmp_path / "other" / "day.npy", np.zeros(NUM, np.int64))
+    group = {"path": "items.parquet", "key": "brand", "time": "day"}
     edges = [
-        {"type": ["item", name, "item"], "nearest": {"time": time}}
-        for name, time in (("a", "day.npy"), ("b", "other/day.npy"))
+        {"type": ["item", "same_brand_as", "item"], "group": group},
+        {"type": list(EDGE), "nearest": {"k": 5, "path": "items.parquet", **NAMES}},
     ]
     said = {"nodes": {"item": {"features": "x.npy"}}, "edges": edges}
     (tmp_path / "graph.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
-    with pytest.raises(StoreError, match=r"edges\[1\].nearest: found 'day', expected another name"):
-        graphstore.build_edges(tmp_path / "graph.yaml", tmp_path / "store")
+    graphstore.build_edges(tmp_path / "graph.yaml", tmp_path / "store")
+    store = graphstore.open(tmp_path / "store")
+    assert store.relation(("item", "same_brand_as", "item")).num_edges
+    nearest = store.schema.relation_type(EDGE).nearest
+    assert nearest == Nearest(by=("item",), k=5, **WHOLE)
+    equal(store.relation(EDGE), plain(store, EDGE, nearest))
+    days = store.column("item", f"{NAME}_time")
+    told = [date(1970, 1, 1) + timedelta(seconds=int(one)) for one in days]  # dates are dates
+    assert {one.year for one in told} == {2024}
+    edges[0]["group"] = {"key": f"{NAME}_apart.npy", "time": "day.npy"}
+    np.save(tmp_path / f"{NAME}_apart.npy", np.zeros(NUM, np.int64))
+    (tmp_path / "graph.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"edges\[1\].type: found 'is_similar_to', expected another name"):
+        graphstore.build_edges(tmp_path / "graph.yaml", tmp_path / "again")
+
+
+def test_files_may_be_called_as_arrays_of_a_store_are(tmp_path: Path) -> None:
+    write(tmp_path)
+    for name in ("x_row", "keys"):
+        np.save(tmp_path / f"{name}.npy", np.arange(NUM)[::-1].copy())
+    store = built(tmp_path, {"time": "x_row.npy", "apart": "keys.npy"})
+    assert not graphstore.verify(store.path)
+    np.testing.assert_array_equal(store.features("item").gather(np.arange(NUM)), np.load(tmp_path / "x.npy"))
+
+
+def test_no_rows_join_such_a_store_and_memory_may_be_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    store = built(tmp_path, {"k": 3})
+    with pytest.raises(FormatError, match="expected one whose relations follow from its rows"):
+        graphstore.append(store.path, tmp_path / "graph.yaml")
+    with pytest.raises(StoreError, match="a store of edge lists, which no rows can join"):
+        graphstore.ExtendedGraph(store, names.load("edges").open(tmp_path / "graph.yaml"))
+    build_store(tmp_path / "graph.yaml", tmp_path / "again", None, memory_bytes=10**9)

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from torch_geometric.data import Data, HeteroData
 
 from netgpt import graphstore
@@ -192,3 +193,19 @@ def test_a_folder_that_is_taken_and_a_description_that_means_nothing(tmp_path: P
     write_tables(tmp_path / "graph", tables)
     with pytest.raises(StoreError, match="graph"):
         write_tables(tmp_path / "graph", tables)
+
+
+def test_vectors_of_networkx_nodes_have_a_file_each(tmp_path: Path) -> None:
+    graph = nx.Graph()
+    for i in range(4):
+        graph.add_node(i, emb=[float(i), 1.0], pic=[100.0 + i, 7.0, 7.0])
+    graph.add_edge(0, 1)
+    path = write_networkx(tmp_path / "tables", graph)
+    said = yaml.safe_load(path.read_text())
+    for name, width in (("emb", 2), ("pic", 3)):
+        table = dict(said["tables"]["node"], features=[name])
+        path.write_text(yaml.safe_dump({**said, "tables": {**said["tables"], "node": table}}))
+        graphstore.build(path, tmp_path / name)
+        x = graphstore.open(tmp_path / name).features("node").gather(np.arange(4))
+        expected = [graph.nodes[i][name] for i in range(4)]
+        assert x.shape == (4, width) and x.tolist() == expected
