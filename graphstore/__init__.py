@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
+from netgpt.graphstore.document_types import Document
 from netgpt.graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
 from netgpt.graphstore.extend import ExtendedGraph
 from netgpt.graphstore.pack import pack, unpack
 from netgpt.graphstore.relations import Layout, Relation
-from netgpt.graphstore.schema import Document, EdgeType, Schema, edge_name
+from netgpt.graphstore.schema import EdgeType, Schema, edge_name
 from netgpt.graphstore.sort import RowStats
 from netgpt.graphstore.store import Graph, Store
 from netgpt.graphstore.verify import verify

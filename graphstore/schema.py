@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from netgpt.graphstore.document_types import Document, Field
 from netgpt.graphstore.relation_types import SCORE, EdgeType, Nearest, RelationType, edge_name
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -121,60 +122,6 @@ class NodeType:
 
 
 @dataclass(frozen=True)
-class Items:
-    """A field of a document that is a JSON object of items. An item counts where its own time is before the
-    end of the day in another field of the document; items are drawn, and dropped first."""
-
-    time: str
-    """Key of an item's time."""
-    until: str
-    """The field that has the day."""
-    time_form: str = "%Y-%m-%d %H:%M:%S"
-    until_form: str = "%Y-%m-%d"
-
-
-@dataclass(frozen=True)
-class Newest:
-    """A field of a document that is a list: what the newest heads of a relation have, the newest first.
-
-    Where a node has a time, those heads count that are earlier, and whose edges are; without times all do."""
-
-    edge_type: EdgeType
-    """It ends in the document's type."""
-    num: int
-    """At most so many."""
-    fields: tuple[Field, ...]
-    """Columns of the heads; of heads that are one for each row of another type, that type's. Of one the list
-    has the values alone."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """A key of a document."""
-
-    name: str
-    free: bool = False
-    """A text, an id or a time: what a small training set can be learnt by heart from."""
-    cut: int = 0
-    """When its text is shortened in a document that is too long: 1 first, then 2, …; 0 never."""
-    items: Items | None = None
-    is_list: bool = False
-    """Whether its column has JSON lists."""
-    newest: Newest | None = None
-    """Of what it is a list, where it is no column."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """The JSON object that a prompt shows of a node, its fields in order."""
-
-    node_type: str
-    column: str
-    """The text column that has it; empty: it is made of the columns that the fields are named for."""
-    fields: tuple[Field, ...]
-
-
-@dataclass(frozen=True)
 class Split:
     """The split that a data set comes with: nodes of the target before some number are train, others test."""
 
@@ -246,8 +193,7 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         raw = asdict(self)
-        for document in raw["documents"]:
-            document["fields"] = [_field_dict(field) for field in document["fields"]]
+        raw["documents"] = [document.to_dict() for document in self.documents]
         for node in raw["node_types"]:
             if not node["made_of"]:
                 del node["made_of"]
@@ -263,10 +209,7 @@ class Schema:
             target=raw["target"],
             node_types=tuple(_node_type(node) for node in raw["node_types"]),
             relations=tuple(RelationType.from_dict(r) for r in raw["relations"]),
-            documents=tuple(
-                Document(d["node_type"], d["column"], tuple(_field(one) for one in d["fields"]))
-                for d in raw.get("documents", ())
-            ),
+            documents=tuple(Document.from_dict(d) for d in raw.get("documents", ())),
             split=None if split is None else Split(**split),
         )
         for problem in schema.problems():
@@ -310,6 +253,7 @@ class Schema:
                 except ValueError as error:
                     yield str(error)
         for document in self.documents:
+            yield from document.phrase_problems()
             columns = self.node_type(document.node_type).columns if document.node_type in names else ()
             if not document.column:
                 yield from self._field_problems(document.node_type, document.fields)
@@ -353,8 +297,14 @@ class Schema:
                     yield f"a document of {node_type}.{field.name}, expected a column of that name"
             elif newest.edge_type not in self.edge_types or newest.edge_type[2] != node_type:
                 yield f"{field.name} of the heads of {newest.edge_type}, expected a relation to {node_type}"
-            elif newest.num < 1 or any(one.newest for one in newest.fields):
+            elif newest.num < 1 or newest.known_s < 0 or any(one.newest for one in newest.fields):
                 yield f"{field.name} of {newest.num} heads, or of heads of heads"
+            elif newest.apart and (
+                self.holder(newest.edge_type[0]) != node_type
+                or (one := self.node_type(node_type).column_named(newest.apart)) is None
+                or one.kind != "category"
+            ):
+                yield f"{field.name}: found no category {newest.apart!r} of both ends"
             else:
                 yield from self._field_problems(self.holder(newest.edge_type[0]), newest.fields)
 
@@ -433,21 +383,3 @@ def _node_type(raw: Mapping[str, Any]) -> NodeType:
     columns = tuple(Column(**column) for column in raw.get("columns", ()))
     known = {"encoding": _FORMER_ENCODINGS.get(encoding, encoding), "columns": columns, **lists}
     return NodeType(**{**raw, **known})
-
-
-def _field(raw: Mapping[str, Any]) -> Field:
-    items = raw["items"]
-    items = None if items is None else Items(**items)
-    newest = raw.get("newest")
-    if newest is not None:
-        edge_type = (newest["edge_type"][0], newest["edge_type"][1], newest["edge_type"][2])
-        newest = Newest(edge_type, newest["num"], tuple(_field(one) for one in newest["fields"]))
-    return Field(raw["name"], raw["free"], raw["cut"], items, raw.get("is_list", False), newest)
-
-
-def _field_dict(field: dict[str, Any]) -> dict[str, Any]:
-    """Without what stores of before do not have, to the byte."""
-    made = {key: value for key, value in field.items() if key not in ("is_list", "newest") or value}
-    if newest := made.get("newest"):
-        made["newest"] = {**newest, "fields": [_field_dict(one) for one in newest["fields"]]}
-    return made

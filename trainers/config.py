@@ -182,6 +182,29 @@ class TinyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HistoryConfig:
+    """Earlier examples in prompts, with their labels: the newest of those that share a key with the example,
+    the oldest of them first."""
+
+    relation: str = ""
+    """A relation of the target to itself, such as that of a group; empty: no history."""
+    num: int = 3
+    """Examples at most: the shots."""
+    fields: list[str] = field(default_factory=list)
+    """Fields of the document that are shown of each, beside its label."""
+    apart: str = ""
+    """Category of the target: of examples with one value the newest is shown, of those with the example's own
+    none: states of one video."""
+    known_days: float = 0.0
+    """Only those that are earlier by so many days: when their labels were final."""
+
+    def __post_init__(self) -> None:
+        require(self.num >= 1, "language.history.num", self.num, "at least 1")
+        known = self.known_days
+        require(0 <= known < 1e5, "language.history.known_days", known, "days from 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
     """What language stages share."""
 
@@ -200,6 +223,7 @@ class LanguageConfig:
     """Keep each layer's input alone and compute the rest again backwards: less memory, a third more work."""
     pixels: str = ""
     """Folder of ID.safetensors with what the model's processor made of each clip; empty: text alone."""
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
     def __post_init__(self) -> None:
@@ -316,3 +340,31 @@ class LoraConfig(StageConfig):
         self.require(0 < self.alpha < math.inf, "alpha", "above 0")
         self.require(0 <= self.dropout < 1, "dropout", "a share from 0, below 1")
         self.require(bool(self.targets), "targets", "names of linear layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(LoraConfig):
+    """The language model tuned on prompts and written answers, without the graph."""
+
+    section: ClassVar[str] = "tune"
+
+    objective: str = "number"
+    """What is learnt: number, answer, or package.module:Name."""
+    method: str = "lora"
+    """What is trained: lora, adapters; freeze, the last `layers` decoder layers; full, all of the decoder but
+    its embeddings; prefix, keys and values before every sample's own in each layer."""
+    layers: int = 2
+    """Of freeze."""
+    prefix: int = 16
+    """Keys and values of a layer, of prefix."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that are zero in a step: from 0, below 1."""
+    epochs: int = 5
+    """Passes over the train examples; 0 skips training and keeps the model as it is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        methods = ("lora", "freeze", "full", "prefix")
+        self.require(self.method in methods, "method", f"one of {', '.join(methods)}")
+        self.require(self.layers >= 1, "layers", "at least 1")
+        self.require(1 <= self.prefix <= 4096, "prefix", "1 to 4096")

@@ -6,7 +6,7 @@ the step saw it: before its update, with dropout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,10 +48,14 @@ class Curve:
     num_steps: int = 0
     loss: float = 0.0
     sums: list[list[float]] = field(default_factory=list)
+    watched: dict[str, float] = field(default_factory=dict)
 
-    def add(self, loss: float, sums: np.ndarray) -> None:
-        """One step: its mean loss, and the sums of all ranks as `group_sums` gives them."""
+    def add(self, loss: float, sums: np.ndarray, watched: Mapping[str, float] | None = None) -> None:
+        """One step: its mean loss, the sums of all ranks as `group_sums` gives them, and means that are
+        watched, by name."""
         self.num_steps, self.loss = self.num_steps + 1, self.loss + loss
+        for name, value in (watched or {}).items():
+            self.watched[name] = self.watched.get(name, 0.0) + value
         self.sums = (np.array(self.sums or np.zeros_like(sums)) + sums).tolist()
 
     def close(self, step: int, lr: float, groups: Groups) -> dict[str, Any] | None:
@@ -59,6 +63,7 @@ class Curve:
         if not self.num_steps:
             return None
         point: dict[str, Any] = {"step": step, "lr": lr, "loss": self.loss / self.num_steps}
+        point |= {name: total / self.num_steps for name, total in self.watched.items()}
         if groups.names:
             table = np.array(self.sums)
             point |= _rates(table.sum(0))
@@ -66,7 +71,7 @@ class Curve:
                 name: _rates(row) for name, row in zip(groups.names, table, strict=True) if row[0]
             }
         self.points.append(point)
-        self.num_steps, self.loss, self.sums = 0, 0.0, []
+        self.num_steps, self.loss, self.sums, self.watched = 0, 0.0, [], {}
         return point
 
 

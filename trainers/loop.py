@@ -29,10 +29,12 @@ CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to, the same on every rank: its mean loss, and sums by group [G, 3]."""
+    """What a step came to, the same on every rank: its mean loss, sums by group [G, 3], and means that are
+    watched."""
 
     loss: float
     sums: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    watched: dict[str, float] = field(default_factory=dict)
 
 
 class Steps(Protocol):
@@ -170,12 +172,12 @@ class Loop:
                 writer.add_scalar("train/loss", result.loss, step - 1)
                 writer.add_scalar("train/lr", lr, step - 1)
             return
-        self.curve.add(result.loss, result.sums)
+        self.curve.add(result.loss, result.sums, result.watched)
         if not ended and step % every:
             return
         point = self.curve.close(step, lr, self.groups)
         if writer and point:
-            for name in ("loss", "lr", "train_acc", "train_mse"):
+            for name in ("loss", "lr", "train_acc", "train_mse", *result.watched):
                 if name in point:
                     writer.add_scalar(f"train/{name.removeprefix('train_')}", point[name], step)
             for group, rates in point.get(self.groups.key, {}).items():

@@ -24,11 +24,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
+from netgpt.graphstore.document_types import Document, Field
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 from netgpt.graphstore.files import file_digest, value_digest
 from netgpt.graphstore.mixing import seed_of
 from netgpt.graphstore.relation_types import Nearest, Part, RelationType, nearest_relation
-from netgpt.graphstore.schema import Column, Document, Field, NodeType, Schema
+from netgpt.graphstore.schema import Column, NodeType, Schema
 
 LABELS, TITLES = "video_label.csv", "MicroLens-100k_title_en.csv"
 WHOLE_TITLES, FRAMES = "MicroLens-50k_titles.csv", "frames.npy"

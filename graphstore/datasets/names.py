@@ -15,6 +15,7 @@ DATASETS = {
     "tables": "netgpt.graphstore.datasets.tables:Tables",
     "interactions": "netgpt.graphstore.datasets.interactions:Interactions",
     "microlens": "netgpt.graphstore.datasets.microlens:MicroLens",
+    "smpd": "netgpt.graphstore.datasets.smpd:Smpd",
     "edges": "netgpt.graphstore.datasets.edges:Edges",
 }
 """By name the module and class of each data set."""

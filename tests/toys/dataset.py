@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
+from netgpt.graphstore.document_types import Document, Field
 from netgpt.graphstore.errors import RecordError, StoreError
 from netgpt.graphstore.features import DAY_S
 from netgpt.graphstore.files import atomic_file, file_digest, value_digest
-from netgpt.graphstore.schema import Column, Document, Field, NodeType, RelationType, Schema, Split
+from netgpt.graphstore.schema import Column, NodeType, RelationType, Schema, Split
 
 FIRST_DAY, DAYS, TRAIN_DAYS, AT_ONCE = 1_700_006_400, 40, 30, 16
 WORDS = ("broken", "plain", "decent", "fine", "splendid")

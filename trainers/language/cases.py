@@ -1,4 +1,4 @@
-"""Samples of cases in place of nodes: a language model's lists of candidates, put together from a run."""
+"""Samples of something else than labelled nodes: lists of candidates, and pairs of answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from netgpt.trainers.language.assembly import Assembly, make_builder
+from netgpt.trainers.language.preference.pairs import Pairs
 from netgpt.trainers.language.samples import GraphStates
 from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.language.text.tokens import Tokens
@@ -60,3 +61,20 @@ class CaseAssembly(Assembly):
     def names(self) -> Sequence[str]:
         ids = self.store.node_names(self.data.user_type)
         return [ids[user] for user in self.cases.users.tolist()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairAssembly(Assembly):
+    """A train example is a node that has a pair, its label the pair's number; those of validation are as
+    always."""
+
+    pairs: Pairs
+
+    @cached_property
+    def examples(self) -> Examples:
+        own = super().examples
+        truth = own.truth.copy()
+        truth[self.pairs.node] = np.arange(len(self.pairs))
+        # A node that is validated by its label has no pair's number
+        val = np.setdiff1d(own.val, self.pairs.node)
+        return replace(own, truth=truth, train=np.sort(self.pairs.node), val=val)

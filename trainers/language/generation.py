@@ -1,4 +1,4 @@
-"""Greedy generation over packs, and the answer that a generated text states.
+"""Generation over packs, greedy or drawn, and the answer that a generated text states.
 
 What greedy decoding writes is first checked rather than stepped through: a pass over prompt and draft
 gives the model's choice after each of the draft's tokens, and all up to the first other choice are
@@ -8,10 +8,12 @@ needs two passes, packed. What has not ended then is stepped through, and the te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache
 
 from netgpt.trainers.language.model import attention
 from netgpt.trainers.language.model.netgpt import PackedLM
@@ -27,14 +29,32 @@ DRAFTED_PASSES = 2
 UNPARSED = -1
 
 
-class Generator:
-    """Greedy texts of a model. Tokens that no text has (graph tokens, spare rows) are never chosen."""
+class Draws(Protocol):
+    """Chooses tokens at random."""
 
-    def __init__(self, model: PackedLM, samples: Samples, budget: int) -> None:
-        self.model, self.samples, self.budget = model, samples, budget
-        self.responses = [samples.builder.response(i) for i in range(samples.builder.num_choices)]
-        self.max_new = max(map(len, self.responses)) + EXTRA_TOKENS
-        ends = samples.builder.tokenizer.eos_token_id, int(self.responses[0][-1])
+    def token(self, logits_V: np.ndarray, sample: int, position: int) -> int:
+        """The token at a position of a sample's text. logits_V: −inf for those that no text has."""
+        ...
+
+
+class Generator:
+    """Texts of a model. Tokens that no text has (graph tokens, spare rows) are never chosen."""
+
+    def __init__(
+        self,
+        model: PackedLM,
+        samples: Samples,
+        budget: int,
+        responses: Sequence[np.ndarray] = (),
+        max_new: int = 0,
+        draws: Draws | None = None,
+    ) -> None:
+        """responses: drafts of what may be written. max_new: tokens at most, where they are more than any of
+        these has. draws: what chooses; None: the likeliest."""
+        self.model, self.samples, self.budget, self.draws = model, samples, budget, draws
+        self.responses = list(responses)
+        self.max_new = max([max_new, *(len(one) + EXTRA_TOKENS for one in self.responses)])
+        ends = samples.builder.tokenizer.eos_token_id, samples.builder.closing
         self.ends = {int(end) for end in ends if end is not None}
 
     def _draft(self, text: list[int]) -> list[int]:
@@ -49,7 +69,7 @@ class Generator:
         """Generated tokens of each of the given samples, the end included."""
         texts: dict[int, list[int]] = {i: [] for i in chosen}
         open_ = list(chosen)
-        for _ in range(DRAFTED_PASSES):
+        for _ in range(DRAFTED_PASSES if self.responses else 0):
             for pack in self._packs(open_):
                 self._advance(pack, texts)
             open_ = [i for i in open_ if not self._ended(texts[i])]
@@ -91,10 +111,11 @@ class Generator:
         rope = batch.position_ids_3L.split(lengths, dim=1)
         place_3BL = torch.stack([F.pad(p, (pad, 0)) for p, pad in zip(rope, pads, strict=True)], dim=1)
         mask_BL = torch.stack([torch.arange(longest, device=device) >= pad for pad in pads]).long()
-        cache = DynamicCache()
+        mask_BL = F.pad(mask_BL, (self.model.num_prefix, 0), value=1)
+        cache = self.model.new_cache(len(pack))
         while True:
             h_BLH = self.model.decode(x_BLH, place_3BL, mask_BL, cache)
-            choice_B = self._choose(h_BLH[:, -1])
+            choice_B = self._choose(h_BLH[:, -1], [(i, len(texts[i])) for i in pack])
             for i, token in zip(pack, choice_B.tolist(), strict=True):
                 if not self._ended(texts[i]):
                     texts[i].append(token)
@@ -104,13 +125,17 @@ class Generator:
             place_3BL = place_3BL[:, :, -1:] + 1
             mask_BL = F.pad(mask_BL, (0, 1), value=1)
 
-    def _choose(self, h_rH: torch.Tensor) -> torch.Tensor:
-        """The likeliest token that a text may have: [r]."""
+    def _choose(self, h_rH: torch.Tensor, places: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
+        """The token of each, the likeliest that a text may have or one that is drawn: [r]. places: of each
+        the sample and the position in its text."""
         logits_rV = self.model.logits(h_rH)
         builder, num = self.samples.builder, logits_rV.shape[-1]
         logits_rV[:, builder.num_entries :] = -torch.inf
         logits_rV[:, [i for i in builder.never_said if i < num]] = -torch.inf  # some lie behind all rows
-        return logits_rV.argmax(-1)
+        if self.draws is None:
+            return logits_rV.argmax(-1)
+        rows = zip(logits_rV.cpu().numpy(), places, strict=True)
+        return torch.tensor([self.draws.token(row, *place) for row, place in rows], device=h_rH.device)
 
     def _advance(self, pack: list[int], texts: dict[int, list[int]]) -> None:
         """One pass: each sample's text grows by what of its draft was right, and one token."""
@@ -140,13 +165,37 @@ def generated_choices(
     model: PackedLM, task: Task, samples: Samples, budget: int, progress: OnProgress | None = None
 ) -> np.ndarray:
     """The choice that each sample's greedy text states, UNPARSED where none: [n] int64, on every rank."""
-    generator = Generator(model, samples, budget)
+    builder = samples.builder
+    responses = [builder.response(i) for i in range(builder.num_choices)]
+    generator = Generator(model, samples, budget, responses)
 
     def run(pack: list[int]) -> torch.Tensor:
         parsed = [task.parse(text) for text in generator.texts(pack)]
         return torch.tensor([[UNPARSED if c is None else c] for c in parsed], device=samples.device)
 
-    # Training has room for a response; a text may be a few tokens longer
-    largest = int(samples.lengths.max(initial=0)) + generator.max_new
-    packs = list(samples.passes(max(budget, largest), generator.max_new))
+    packs = passes_of(samples, budget, generator)
     return over_all(model, samples, packs, 1, run, progress)[:, 0].astype(np.int64)
+
+
+def written_numbers(
+    model: PackedLM, task: Task, samples: Samples, budget: int, progress: OnProgress | None = None
+) -> np.ndarray:
+    """The number that each sample's greedy text states, NaN where none: [n] float64, on every rank."""
+    generator = Generator(model, samples, budget, max_new=longest_written(samples, task))
+
+    def run(pack: list[int]) -> torch.Tensor:
+        read = [task.read(text) for text in generator.texts(pack)]
+        return torch.tensor([[np.nan if x is None else x] for x in read], dtype=torch.float64)
+
+    return over_all(model, samples, passes_of(samples, budget, generator), 1, run, progress)[:, 0]
+
+
+def longest_written(samples: Samples, task: Task) -> int:
+    """Tokens of a written answer, at most."""
+    return len(samples.builder.written(task.longest_written)) + EXTRA_TOKENS
+
+
+def passes_of(samples: Samples, budget: int, generator: Generator) -> list[list[int]]:
+    """Training has room for a response; a text may be a few tokens longer."""
+    largest = int(samples.lengths.max(initial=0)) + generator.max_new
+    return list(samples.passes(max(budget, largest), generator.max_new))

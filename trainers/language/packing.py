@@ -80,6 +80,9 @@ class PackedBatch:
     start_n: torch.Tensor | None = None  # float32: scores that the head's are added to
     pixels: torch.Tensor | None = None  # patches of all videos, as the model's processor makes them
     video_grid: torch.Tensor | None = None  # int64 [videos, 3]: patches in time, height and width
+    forks: list[tuple[int, int]] | None = None
+    """Of each sample the length of its prompt, and that of both prompt and first answer, where each has a
+    second one behind it that sees the prompt alone, at the same places as the first."""
 
     @property
     def last_prompt_token_n(self) -> torch.Tensor:
@@ -97,8 +100,11 @@ def collate(
     positions: list[np.ndarray] | None = None,
     pixels: torch.Tensor | None = None,
     video_grid: torch.Tensor | None = None,
+    first_answers: list[int] | None = None,
 ) -> PackedBatch:
     """One pack of samples: each a prompt followed by a response (empty for scoring by the head).
+
+    first_answers: of each response the tokens of the first of its two answers, where both follow the prompt.
 
     graph [n, D] float32. start [n] float32: scores that the head's are added to. positions: M-RoPE of each
     prompt, [3, its length], where it has video.
@@ -106,14 +112,17 @@ def collate(
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     ids = np.concatenate([part for pair in zip(prompts, responses, strict=True) for part in pair])
     begin = np.cumsum([0, *lengths])
-    places = np.concatenate([np.arange(n) for n in lengths])
+    behind = [_places(len(r), a) for r, a in zip(responses, first_answers or [0] * len(lengths), strict=True)]
+    places = np.concatenate(
+        [np.r_[np.arange(len(p)), len(p) + places] for p, places in zip(prompts, behind, strict=True)]
+    )
     rope = np.broadcast_to(places, (3, len(places)))
     if positions is not None:
         # A response goes on where its prompt's positions end, which video makes shorter than its tokens
         rope = np.concatenate(
             [
-                np.concatenate([p, np.broadcast_to(p.max() + 1 + np.arange(len(r)), (3, len(r)))], axis=1)
-                for p, r in zip(positions, responses, strict=True)
+                np.concatenate([p, np.broadcast_to(p.max() + 1 + places, (3, len(places)))], axis=1)
+                for p, places in zip(positions, behind, strict=True)
             ],
             axis=1,
         )
@@ -133,4 +142,12 @@ def collate(
         start_n=None if start is None else torch.from_numpy(start).to(device),
         pixels=None if pixels is None else pixels.to(device),
         video_grid=None if video_grid is None else video_grid.to(device),
+        forks=None
+        if first_answers is None
+        else [(len(p), len(p) + a) for p, a in zip(prompts, first_answers, strict=True)],
     )
+
+
+def _places(num: int, first: int) -> np.ndarray:
+    """Places of a response's tokens behind its prompt; of two answers, both from 0: [num]."""
+    return np.r_[np.arange(first), np.arange(num - first)] if first else np.arange(num)

@@ -112,11 +112,17 @@ class Samples:
         at = self.builder.num_open
         return np.concatenate([ids[:at], self.pixels.tokens(clip), ids[at:]])
 
-    def batch(self, samples: Sequence[int], responses: Sequence[np.ndarray] | None = None) -> PackedBatch:
-        """A pack of the given samples, each with its response."""
+    def batch(
+        self,
+        samples: Sequence[int],
+        responses: Sequence[np.ndarray] | None = None,
+        first_answers: list[int] | None = None,
+    ) -> PackedBatch:
+        """A pack of the given samples, each with its response. first_answers: tokens of the first of a
+        response's two answers, where both follow the prompt."""
         prompts = [self.prompt(i) for i in samples]
         nodes = self.ids[list(samples)]
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {} if first_answers is None else {"first_answers": first_answers}
         if self.graph is not None:
             options["graph"] = self.graph.rows(nodes)
             if self.graph.scores is not None:

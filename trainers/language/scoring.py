@@ -31,7 +31,7 @@ def over_all(
         if pack:
             num_tokens = int(samples.lengths[pack].sum())
             with named_out_of_memory("evaluation", num_tokens, num_tokens):
-                values[pack] = run(pack).double()
+                values[pack] = run(pack).double().to(values.device)
         if progress:
             progress(done + 1, len(packs))
     model.train(was_training)

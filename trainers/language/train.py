@@ -68,7 +68,7 @@ class LanguageTrainer:
                 f"({self.world_size})"
             )
         objective = objective_class(self.config.objective, f"{stage.name}.objective")
-        self.objective = objective(model, assembly.task, assembly.builder, self.config)
+        self.objective = stage.objective(objective, model, assembly, folder)
         self.trained = model.parts(stage.parts(settings))
         model.train_only(self.trained)
         if self.language.activation_checkpointing:
@@ -129,6 +129,9 @@ class LanguageTrainer:
 
     @cached_property
     def _num_sequences(self) -> np.ndarray:
+        """Times that each train sample's prompt is computed: [n] int64."""
+        if self.objective.shares_prompt:
+            return np.ones(len(self._responses), np.int64)
         return np.array([len(parts) for parts in self._responses], np.int64)
 
     def samples_of(self, epoch: int) -> Samples:
@@ -190,7 +193,9 @@ class LanguageTrainer:
         device, groups = self.samples.device, self.loop.groups
         per_token = self.objective.per == "token"
         count = int(self._response_tokens[step.samples].sum()) if per_token else len(step.samples)
-        sums = torch.zeros(1 + 3 * len(groups.names), dtype=torch.float64, device=device)
+        watches = self.objective.watches
+        width = len(watches) or 3 * len(groups.names)
+        sums = torch.zeros(1 + width, dtype=torch.float64, device=device)
         packs = step.of_rank(self.rank, self.world_size)
         result = StepResult(float("nan"))
         for micro, pack in enumerate(packs):
@@ -204,7 +209,9 @@ class LanguageTrainer:
                 loss, scores = self.engine.forward(batch, truth_n)
                 loss = loss * float(bool(pack))
                 sums[0] += loss.detach().double()
-                if pack and groups.names:
+                if pack and watches:
+                    sums[1:] += scores.double().sum(0)
+                elif pack and groups.names:
                     errors = group_sums(
                         self.objective.task, groups, nodes, scores.cpu().numpy(), self.truth[nodes]
                     )
@@ -213,13 +220,22 @@ class LanguageTrainer:
             if last:
                 total = distributed.sum_across_ranks(sums).cpu().numpy()
                 mean = self._finite(float(total[0]) / count, step, number, "loss")
-                result = StepResult(mean, total[1:].reshape(-1, 3))
+                if watches:
+                    means = dict(zip(watches, (total[1:] / len(step.samples)).tolist(), strict=True))
+                    result = StepResult(mean, watched=means)
+                else:
+                    result = StepResult(mean, total[1:].reshape(-1, 3))
                 with self._named_out_of_memory(sum(batch.lengths)):
                     self.engine.step(lambda norm: self._finite(norm, step, number, "gradient norm"))
         return result
 
     def _batch(self, chosen: list[int]) -> tuple[PackedBatch, np.ndarray]:
-        """A pack of train samples with all their sequences, and the node of each sequence."""
+        """A pack of train samples with all their sequences, and the node of each sequence; of samples whose
+        responses follow one prompt a sequence each."""
+        if self.objective.shares_prompt:
+            answers = [self._responses[i] for i in chosen]
+            whole, firsts = [np.concatenate(one) for one in answers], [len(one[0]) for one in answers]
+            return self._samples.batch(chosen, whole, firsts), self.samples.ids[chosen]
         sequences = [(i, response) for i in chosen for response in self._responses[i]]
         samples = [i for i, _ in sequences]
         batch = self._samples.batch(samples, [response for _, response in sequences])

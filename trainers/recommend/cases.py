@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from netgpt.graphstore import Document
+from netgpt.graphstore.document_types import Field, Newest
 from netgpt.graphstore.documents import documents
 from netgpt.graphstore.files import atomic_file
 from netgpt.graphstore.mixing import seed_of
-from netgpt.graphstore.schema import Field, Newest
 from netgpt.trainers.errors import require
 from netgpt.trainers.recommend.config import RerankConfig
 from netgpt.trainers.recommend.data import Interactions

@@ -18,11 +18,20 @@ from netgpt.trainers.config import AlignConfig, LoraConfig, RateConfig, StageCon
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import RESOURCES, common_inputs
-from netgpt.trainers.stages.text import asked, base_digest, has_choices, require_choices
+from netgpt.trainers.stages.text import (
+    asked,
+    base_digest,
+    has_choices,
+    require_choices,
+    require_numbers,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from netgpt.trainers.language.assembly import Assembly
     from netgpt.trainers.language.model.netgpt import PackedLM
+    from netgpt.trainers.language.objectives.base import Objective
     from netgpt.trainers.language.samples import GraphStates
     from netgpt.trainers.settings import Settings
     from netgpt.trainers.tasks.evaluate import Scores
@@ -34,6 +43,8 @@ LANGUAGE_RESOURCES = ("activation_checkpointing",)
 def language_inputs(run: Origins) -> Json:
     """What every language stage reads. Not the number of workers: steps are the same at any."""
     language = asdict(run.settings.language)
+    if not run.settings.language.history.relation:
+        del language["history"]
     return {
         "language": {k: v for k, v in language.items() if k not in LANGUAGE_RESOURCES},
         "pixels": run.remembered("pixels", lambda: pixels_digest(run)),
@@ -96,6 +107,8 @@ class LanguageStage(Stage):
         objective = objective_class(self.config(settings).objective, f"{self.name}.objective")
         if objective.says_choices:
             require_choices(self, settings)
+        if objective.writes_numbers:
+            require_numbers(self, settings)
 
     def inputs(self, run: Origins) -> Json:
         settings = asdict(self.config(run.settings))
@@ -127,6 +140,12 @@ class LanguageStage(Stage):
     def model(self, assembly: Assembly, graph_dim: int) -> PackedLM:
         """The model with fresh trainable parts. graph_dim: width of h_v."""
         return assembly.netgpt(graph_dim, self.start(assembly.settings))
+
+    def objective(
+        self, kind: type[Objective], model: PackedLM, assembly: Assembly, folder: Path
+    ) -> Objective:
+        """What training learns. folder: the stage's."""
+        return kind(model, assembly.task, assembly.builder, self.config(assembly.settings))
 
     def begin(self, model: PackedLM, assembly: Assembly) -> None:
         """Put in what the stage starts from: the weights of those before it, in their order."""

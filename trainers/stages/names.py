@@ -24,6 +24,9 @@ OTHERS = {
     "recommender": "netgpt.trainers.stages.recommend:Recommend",
     "rerank": "netgpt.trainers.stages.rerank:Rerank",
     "multimodal": "netgpt.trainers.stages.multimodal:Multimodal",
+    "tune": "netgpt.trainers.stages.shots:Tune",
+    "pairs": "netgpt.trainers.stages.shots:MakePairs",
+    "prefer": "netgpt.trainers.stages.shots:Align",
 }
 """Stages of other recipes."""
 BASELINES = {

@@ -40,6 +40,14 @@ def require_choices(stage: Stage, settings: Settings) -> None:
     require(has_choices(settings), stage.name, f"the task {settings.task.name}", expected)
 
 
+def require_numbers(stage: Stage, settings: Settings) -> None:
+    """TrainerError where the task lets no number be written."""
+    from netgpt.trainers.tasks.names import make_task
+
+    found, expected = f"the task {settings.task.name}", "a regression with task.digits from 0"
+    require(make_task(settings.task).writes, f"{stage.name}.objective", found, expected)
+
+
 def asked(settings: Settings) -> Json:
     """What of the task gets into prompts and responses: for tasks of nodes all of its settings."""
     from netgpt.trainers.tasks.names import make_task
@@ -49,7 +57,9 @@ def asked(settings: Settings) -> Json:
 
 def limits(settings: Settings) -> Json:
     """What of a record gets into a prompt."""
-    return {"max_tokens": settings.language.max_tokens, "max_comments": settings.language.max_comments}
+    language = settings.language
+    history = {"history": asdict(language.history)} if language.history.relation else {}
+    return {"max_tokens": language.max_tokens, "max_comments": language.max_comments, **history}
 
 
 def base_digest(run: Origins) -> str:
@@ -108,7 +118,8 @@ class Base(Stage):
             document, train = item_document(data), np.arange(data.num_items)
         else:
             examples = task.examples(store)
-            document, train = document_of(store, task.config.label), examples.train
+            document = document_of(store, task.config.label, language.history)
+            train = examples.train
         # The instruction as often as the records, so that its words are tokens too
         texts = (
             text
@@ -164,7 +175,7 @@ class Tokenize(MappedStage["tuple[int, int]", "TokenBlock"]):
     def check_graph(self, settings: Settings, graph: Graph) -> None:
         from netgpt.trainers.language.text.fields import document_of
 
-        document_of(graph, settings.task.label)
+        document_of(graph, settings.task.label, settings.language.history)
 
     def inputs(self, run: Origins) -> Json:
         from netgpt.trainers.language.text import VERSION

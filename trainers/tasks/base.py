@@ -44,7 +44,7 @@ class TaskConfig:
     """Number column of the target type that is asked for."""
     val_share: float = 0.15
     """Share that is held out for validation: by time of the train period, the latest; at random of all
-    examples."""
+    examples; by a column that names no validation part, of train."""
     split: SplitConfig = field(default_factory=SplitConfig)
     words: WordsConfig = field(default_factory=WordsConfig)
 
@@ -200,6 +200,26 @@ class Task:
 
     def parse(self, text: str) -> int | None:
         """The choice that a text states, or None. Nothing is guessed."""
+        raise NotImplementedError
+
+    # Answers written freely
+
+    @property
+    def writes(self) -> bool:
+        """Whether a language model may write the answer as a number of its own, of no list."""
+        return False
+
+    @property
+    def longest_written(self) -> str:
+        """An answer that takes as many tokens as any."""
+        raise NotImplementedError
+
+    def written(self, truth: float) -> str:
+        """A label as a response writes it."""
+        raise NotImplementedError
+
+    def read(self, text: str) -> float | None:
+        """The number that a text states, or None. Nothing is guessed."""
         raise NotImplementedError
 
     # Measuring

@@ -93,8 +93,15 @@ def trees(
     # Without early stopping the squared loss overfits a slice of some hundred examples: fewer rounds
     rounds = 30 if loss == "squared_error" else 100
     model = HistGradientBoostingRegressor(loss=loss, max_iter=rounds, early_stopping=False, random_state=0)
-    model.fit(numbers(graph, train, columns), truth[train])
-    return np.asarray(model.predict(numbers(graph, test, columns)), np.float64)
+    x, x_of_test = _told(numbers(graph, train, columns), numbers(graph, test, columns))
+    return np.asarray(model.fit(x, truth[train]).predict(x_of_test), np.float64)
+
+
+def _told(x: np.ndarray, x_of_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both without the columns that are not known of any train example, which trees cannot be fitted on."""
+    known = ~np.isnan(x).all(axis=0)
+    known[0] |= not known.any()
+    return np.where(known, x, 0.0)[:, known], x_of_test[:, known]
 
 
 def class_trees(
@@ -108,8 +115,8 @@ def class_trees(
     if not has_numbers(graph, columns) or len(np.unique(truth[train])) < 2:
         return None
     model = HistGradientBoostingClassifier(max_iter=30, early_stopping=False, random_state=0)
-    model.fit(numbers(graph, train, columns), truth[train])
-    return _log_chances_of(model, numbers(graph, test, columns), num_classes)
+    x, x_of_test = _told(numbers(graph, train, columns), numbers(graph, test, columns))
+    return _log_chances_of(model.fit(x, truth[train]), x_of_test, num_classes)
 
 
 def class_texts(

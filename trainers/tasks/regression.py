@@ -51,19 +51,24 @@ class RegressionConfig(TaskConfig):
     """What is predicted and measured: none: the label; log2: its binary logarithm; log1p: ln(1 + label)."""
     said: list[float] = field(default_factory=list)
     """[first, last, step] of the numbers that a language model may answer with, on the transformed scale.
-    Without it no response says a number, and a head alone predicts one."""
+    Without it no response says a number of a list."""
+    digits: int = -1
+    """Decimals of the numbers that a language model writes freely (objective `number`), on the transformed
+    scale; −1: it writes none, and without `said` a head alone predicts one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         ok = self.transform in TRANSFORMS
         require(ok, "task.transform", self.transform, f"one of {', '.join(TRANSFORMS)}")
+        require(-1 <= self.digits <= 6, "task.digits", self.digits, "-1 to 6")
+        if self.said or self.digits >= 0:
+            words = self.words.response
+            no_number = "words without a number, as the answer is one"
+            require(not _NUMBER.search(words), "task.words.response", words, no_number)
         if self.said:
             fits = len(self.said) == 3 and all(map(math.isfinite, self.said)) and self.said[2] > 0
             fits = fits and 1 <= (self.said[1] - self.said[0]) / self.said[2] + 1e-9 < MAX_SAID
             require(fits, "task.said", self.said, f"[first, last, step] of 2 to {MAX_SAID} numbers")
-            words = self.words.response
-            no_number = "words without a number, as the answer is one"
-            require(not _NUMBER.search(words), "task.words.response", words, no_number)
 
 
 class Regression(Task):
@@ -137,6 +142,27 @@ class Regression(Task):
         nearest = self.choice_of(number := float(numbers[0]))
         step = self._values[1] - self._values[0]
         return nearest if abs(self._values[nearest] - number) <= step / 2 else None
+
+    @property
+    def digits(self) -> int:
+        assert isinstance(self.config, RegressionConfig)
+        return self.config.digits
+
+    @property
+    def writes(self) -> bool:
+        return self.digits >= 0
+
+    @property
+    def longest_written(self) -> str:
+        return self.written(-88888.888888)
+
+    def written(self, truth: float) -> str:
+        return f"{truth:.{self.digits}f}"
+
+    def read(self, text: str) -> float | None:
+        """The one number of a text; None where there are more, or none."""
+        numbers = _NUMBER.findall(text)
+        return float(numbers[0]) if len(numbers) == 1 else None
 
     def measure(self, scores: np.ndarray, truth: np.ndarray) -> Measures:
         """An example whose score is NaN counts in none of the metrics but in `unparsed`. nmse is None where

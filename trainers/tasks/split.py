@@ -28,7 +28,7 @@ class SplitConfig:
     test_share: float = 0.1
     """At random: share of the examples that are test."""
     seed: int = 0
-    """At random: another one, other parts."""
+    """At random, or where a column names no validation part: another one, other parts."""
 
     def __post_init__(self) -> None:
         require(self.by in KINDS, "task.split.by", self.by, f"one of {', '.join(KINDS)}")
@@ -55,14 +55,15 @@ def split(graph: Graph, known: np.ndarray, config: SplitConfig, val_share: float
     """Node numbers of train, val and test, ascending: [n] int64 each.
 
     known [n] int64: labelled nodes of the target, ascending. val_share: by time of the train period, the
-    latest; at random of all examples. TrainerError where a column is missing, or a part would be empty.
+    latest; at random of all examples; by a column without such a part, of train. TrainerError where a column
+    is missing, or a part would be empty.
     """
     where = getattr(graph, "path", "graph")
     if config.by == "random":
         parts = _at_random(known, config, val_share)
         said = f"found {len(known)} labelled examples, expected enough"
     elif config.by == "column":
-        parts = _by_column(graph, known, config)
+        parts = _by_column(graph, known, config, val_share)
         counts = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))
         said = f"column {config.column!r}: found {counts} among the labelled examples, expected some"
     else:
@@ -110,7 +111,10 @@ def _at_random(known: np.ndarray, config: SplitConfig, val_share: float) -> tupl
     return np.sort(train), np.sort(val), np.sort(test)
 
 
-def _by_column(graph: Graph, known: np.ndarray, config: SplitConfig) -> tuple[np.ndarray, ...]:
+def _by_column(
+    graph: Graph, known: np.ndarray, config: SplitConfig, val_share: float
+) -> tuple[np.ndarray, ...]:
+    """Where the column names no validation part, that is drawn from train."""
     target = graph.schema.target
     categories = [c.name for c in graph.schema.node_type(target).columns if c.kind == "category"]
     there = f"a category of {target}: {', '.join(categories) or 'none'}"
@@ -119,7 +123,12 @@ def _by_column(graph: Graph, known: np.ndarray, config: SplitConfig) -> tuple[np
     names = [value.lower() for value in values]
     part_of = np.array([*(PARTS.index(n) if n in PARTS else -1 for n in names), -1], np.int64)
     part = part_of[np.asarray(codes)][known]
-    return tuple(known[part == i] for i in range(len(PARTS)))
+    train, val, test = (known[part == i] for i in range(len(PARTS)))
+    if "val" in names or len(train) < 2:
+        return train, val, test
+    order = np.random.default_rng((config.seed, len(train))).permutation(len(train))
+    num = min(max(1, round(val_share * len(train))), len(train) - 1)
+    return np.sort(train[order[num:]]), np.sort(train[order[:num]]), test
 
 
 def number_column(graph: Graph, node_type: str, name: str, key: str) -> np.ndarray:

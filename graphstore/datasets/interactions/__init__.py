@@ -28,9 +28,10 @@ from netgpt.graphstore.datasets.interactions.splits import (
     split_pairs,
 )
 from netgpt.graphstore.datasets.interactions.synthetic import made_rows, write_inter
+from netgpt.graphstore.document_types import Document, Field
 from netgpt.graphstore.errors import SourceError, StoreError
 from netgpt.graphstore.files import Json, file_digest, value_digest
-from netgpt.graphstore.schema import Column, Document, EdgeType, Field, NodeType, RelationType, Schema
+from netgpt.graphstore.schema import Column, EdgeType, NodeType, RelationType, Schema
 from netgpt.graphstore.sort import CHUNK_EDGES, Piece
 from netgpt.graphstore.store import Store
 

@@ -9,19 +9,11 @@ from typing import ClassVar
 from netgpt.graphstore.dataset import BuildConfig
 from netgpt.graphstore.datasets.xsvideo import records as R
 from netgpt.graphstore.datasets.xsvideo.annotation import MAX_LEVEL, THRESHOLDS
+from netgpt.graphstore.document_types import Document, Field, Items
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.features import DAY_S
 from netgpt.graphstore.relation_types import Nearest, Part, nearest_relation
-from netgpt.graphstore.schema import (
-    Column,
-    Document,
-    Field,
-    Items,
-    NodeType,
-    RelationType,
-    Schema,
-    Split,
-)
+from netgpt.graphstore.schema import Column, NodeType, RelationType, Schema, Split
 
 SCALARS = ("video_time", "likes", "collects", "views", "shares", "comments", "fans")
 """Node types whose feature is log(1 + n) of one number of the record, one node a state."""

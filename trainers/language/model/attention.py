@@ -8,6 +8,7 @@ has none, each sample is a call of its own, and no token is padding.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -28,29 +29,79 @@ def packed_attention(
     *,
     pack_lengths: list[int],
     pack_offsets: torch.Tensor | None = None,
+    pack_prefix: torch.Tensor | None = None,
+    pack_forks: list[tuple[int, int]] | None = None,
     **_: Any,  # transformers passes more than any one implementation reads
 ) -> tuple[torch.Tensor, None]:
     """query [1, heads, L, d], key and value [1, kv_heads, L, d] → [1, L, heads, d].
 
     `pack_lengths`: tokens of each sample, in order, L in all. Causal inside each sample.
     `pack_offsets` [n + 1] int32 on the device: where samples begin, and L; for the GPU's kernel.
+    `pack_prefix` [layers, 2, kv_heads, P, d]: keys and values that every token sees before its sample's.
+    `pack_forks`: of samples with two answers the lengths of the prompt, and of both prompt and first answer.
     """
     shared = key.shape[1] != query.shape[1]
+    before = None
+    if pack_prefix is not None:  # of this layer
+        before = pack_prefix[module.layer_idx].to(key.dtype)  # type: ignore[index]
     # The kernel has half precision alone, and no dropout
     if query.is_cuda and query.dtype != torch.float32 and pack_offsets is not None and dropout == 0:
-        return _variable_length(query, key, value, pack_lengths, pack_offsets, scaling, shared), None
-    parts = [
-        F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=shared
+        if before is None and pack_forks is None:
+            spans = None
+        else:
+            spans = _spans(pack_lengths, pack_forks)
+        out = _variable_length(query, key, value, pack_lengths, pack_offsets, scaling, shared, spans, before)
+        return out, None
+    parts = []
+    for asked, seen in _spans(pack_lengths, pack_forks):
+        q = query[:, :, slice(*asked)]
+        k, v = (_seen(x, seen, None if before is None else before[i]) for i, x in enumerate((key, value)))
+        aligned = q.shape[2] == k.shape[2]
+        parts.append(
+            F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=None if aligned else _lower_right(q.shape[2], k.shape[2], q.device),
+                is_causal=aligned,
+                scale=scaling,
+                dropout_p=dropout,
+                enable_gqa=shared,
+            )
         )
-        for q, k, v in zip(
-            query.split(pack_lengths, dim=2),
-            key.split(pack_lengths, dim=2),
-            value.split(pack_lengths, dim=2),
-            strict=True,
-        )
-    ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+Span = tuple[tuple[int, int], list[tuple[int, int]]]
+"""Tokens that ask, half open, and those that they see, the last of which are themselves."""
+
+
+def _spans(lengths: list[int], forks: list[tuple[int, int]] | None) -> list[Span]:
+    """Each sample; of one with two answers the prompt with the first, and the second behind the prompt."""
+    spans: list[Span] = []
+    begin = 0
+    for i, length in enumerate(lengths):
+        end = begin + length
+        if forks is None:
+            spans.append(((begin, end), [(begin, end)]))
+        else:
+            prompt, second = begin + forks[i][0], begin + forks[i][1]
+            spans.append(((begin, second), [(begin, second)]))
+            spans.append(((second, end), [(begin, prompt), (second, end)]))
+        begin = end
+    return spans
+
+
+def _seen(x: torch.Tensor, seen: list[tuple[int, int]], before: torch.Tensor | None) -> torch.Tensor:
+    """Keys or values of some tokens, behind a prefix [heads, P, d]."""
+    parts = [x[:, :, slice(*one)] for one in seen]
+    parts = parts if before is None else [before[None], *parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _lower_right(num: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Which keys each of the last tokens sees: [num, keys] bool."""
+    return torch.ones(num, keys, dtype=torch.bool, device=device).tril(keys - num)
 
 
 def _variable_length(
@@ -61,15 +112,31 @@ def _variable_length(
     offsets: torch.Tensor,
     scaling: float | None,
     shared: bool,
+    spans: list[Span] | None,
+    before: torch.Tensor | None,
 ) -> torch.Tensor:
+    """spans: None for samples of one answer each, without a prefix `before` [2, heads, P, d]."""
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [L, heads, d]
-    longest = max(lengths)
+    longest = longest_k = max(lengths)
+    offsets_k = offsets
+    if spans is not None:
+        parts = [[], []]  # type: list[list[torch.Tensor]]
+        for _, seen in spans:
+            for i, x in enumerate((key, value)):
+                parts[i].append(_seen(x, seen, None if before is None else before[i])[0].transpose(0, 1))
+        k, v = (torch.cat(one) for one in parts)
+        asked = [end - begin for (begin, end), _ in spans]
+        offsets, offsets_k = (
+            torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int32, device=q.device)
+            for sizes in (asked, [len(one) for one in parts[0]])
+        )
+        longest, longest_k = max(asked), max(len(one) for one in parts[0])
     out = varlen_attn(
-        *(q, k, v, offsets, offsets, longest, longest),
+        *(q, k, v, offsets, offsets_k, longest, longest_k),
         scale=scaling,
-        window_size=(-1, 0),  # causal
+        window_size=(-1, 0),  # causal, the last token of both at one place
         enable_gqa=shared,
     )
     assert isinstance(out, torch.Tensor)

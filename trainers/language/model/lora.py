@@ -1,13 +1,15 @@
-"""The paper's text and multimodal baselines: low-rank adapters of PEFT on the same packs."""
+"""What is trained of a language model without graph token and head: low-rank adapters of PEFT, a prefix, or
+its own layers."""
 
 from __future__ import annotations
 
+import torch
 from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
 
-from netgpt.trainers.config import LoraConfig
+from netgpt.trainers.config import LoraConfig, TuneConfig
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model.netgpt import PackedLM
 
@@ -21,7 +23,8 @@ class LoraLM(PackedLM):
         layers = {name.rsplit(".", 1)[-1] for name, m in modules if isinstance(m, nn.Linear)}
         if missing := sorted(set(config.targets) - layers):
             raise TrainerError(
-                f"lora.targets: found {missing[0]!r}, expected some of {', '.join(sorted(layers))}"
+                f"{config.section}.targets: found {missing[0]!r}, expected some of "
+                f"{', '.join(sorted(layers))}"
             )
         adapters = PeftConfig(
             r=config.rank,
@@ -31,3 +34,47 @@ class LoraLM(PackedLM):
             target_modules=rf".*\.layers\.\d+\..*\.({'|'.join(config.targets)})",
         )
         inject_adapter_in_model(adapters, base)
+
+
+class PrefixLM(PackedLM):
+    """A language model with trained keys and values before every sample's own, in each layer (Li and Liang,
+    "Prefix-Tuning"; shapes as PEFT's). A sample's positions begin behind them."""
+
+    def __init__(self, base: PreTrainedModel, length: int) -> None:
+        super().__init__(base)
+        config = self.text.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (config.num_hidden_layers, 2, heads, length, width)
+        self.prefix = nn.Parameter(0.02 * torch.randn(shape))
+
+    @property
+    def prefix_keys(self) -> Tensor:
+        return self.prefix
+
+    @property
+    def num_prefix(self) -> int:
+        return int(self.prefix.shape[3])
+
+    def new_cache(self, num: int) -> DynamicCache:
+        cache = DynamicCache()
+        for i, (key, value) in enumerate(self.prefix.to(next(self.text.parameters()).dtype)):
+            cache.update(*(x[None].expand(num, -1, -1, -1).contiguous() for x in (key, value)), i)
+        return cache
+
+    def _part(self, name: str) -> dict[str, nn.Parameter]:
+        """Also prefix."""
+        return {"prefix": self.prefix} if name == "prefix" else super()._part(name)
+
+
+def tuned_model(base: PreTrainedModel, config: TuneConfig) -> PackedLM:
+    """The model of a method, with fresh trainable parts."""
+    if config.method == "lora":
+        return LoraLM(base, config)
+    return PrefixLM(base, config.prefix) if config.method == "prefix" else PackedLM(base)
+
+
+def tuned_parts(config: TuneConfig) -> tuple[str, ...]:
+    """What a method trains, as `PackedLM.parts` names it."""
+    named = {"lora": "adapters", "freeze": f"last:{config.layers}", "full": "decoder", "prefix": "prefix"}
+    return (named[config.method],)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model.backbone import is_multimodal
@@ -47,7 +47,8 @@ class PackedLM(nn.Module):
     def parts(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
         """Parameters of some parts of the model, by name: what a stage trains.
 
-        all; last:N, the last N decoder layers; adapters; and those of the subclass. TrainerError for others.
+        all; decoder, all its layers and what is behind them; last:N, the last N layers; adapters; and those
+        of the subclass. TrainerError for others.
         """
         chosen: dict[str, nn.Parameter] = {}
         for name in names:
@@ -59,6 +60,13 @@ class PackedLM(nn.Module):
             return dict(self.named_parameters())
         if name == "adapters":
             return {key: p for key, p in self.named_parameters() if ADAPTER in key}
+        if name == "decoder":
+            decoder = "base.model.language_model" if self.multimodal else "base.model"
+            return {
+                f"{decoder}.{key}": p
+                for key, p in self.text.named_parameters()
+                if not key.startswith("embed_tokens")
+            }
         kind, _, number = name.partition(":")
         if kind == "last" and number.isdigit():
             layers, num = self.text.layers, int(number)
@@ -71,7 +79,21 @@ class PackedLM(nn.Module):
                 for i in range(first, len(layers))
                 for key, p in layers[i].named_parameters()
             }
-        raise TrainerError(f"trained parts: found {name!r}, expected all, last:N or adapters")
+        raise TrainerError(f"trained parts: found {name!r}, expected all, decoder, last:N or adapters")
+
+    @property
+    def prefix_keys(self) -> Tensor | None:
+        """Keys and values before every sample's own [layers, 2, heads, P, d], where it has some."""
+        return None
+
+    @property
+    def num_prefix(self) -> int:
+        """P, of them."""
+        return 0
+
+    def new_cache(self, num: int) -> DynamicCache:
+        """What `decode` of so many samples begins with."""
+        return DynamicCache()
 
     def embed(self, batch: PackedBatch) -> Tensor:
         """What the decoder reads: [L, H]."""
@@ -96,13 +118,19 @@ class PackedLM(nn.Module):
             if self.multimodal
             else batch.text_position_ids_L[None]
         )
+        more: dict[str, Any] = {}
+        if self.prefix_keys is not None:
+            more["pack_prefix"] = self.prefix_keys
+        if batch.forks is not None:
+            more["pack_forks"] = batch.forks
         out = self.text(
             inputs_embeds=self.embed(batch)[None],
-            position_ids=positions,
+            position_ids=positions + self.num_prefix,
             attention_mask=None,
             use_cache=False,
             pack_lengths=batch.lengths,
             pack_offsets=batch.offsets,
+            **more,
         )
         return out.last_hidden_state[0]
 
@@ -113,12 +141,12 @@ class PackedLM(nn.Module):
     def decode(self, x_BLH: Tensor, position_ids_3BL: Tensor, mask_BL: Tensor, cache: Any) -> Tensor:
         """States [B, L, H] of new tokens of B padded samples behind what `cache` holds, which grows by them.
 
-        mask_BL: of all tokens so far, 0 for padding. For transformers' own attention.
+        mask_BL: of all tokens so far, 0 for padding, behind a prefix. For transformers' own attention.
         """
         positions = position_ids_3BL if self.multimodal else position_ids_3BL[0]
         out = self.text(
             inputs_embeds=x_BLH,
-            position_ids=positions,
+            position_ids=positions + self.num_prefix,
             attention_mask=mask_BL,
             past_key_values=cache,
             use_cache=True,
@@ -130,7 +158,8 @@ class PackedLM(nn.Module):
         return self.base.lm_head(h_rH).float()
 
     def response_log_probs(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Log-probability of each response token, and the sample that it is of: [r] float32, [r] int64.
+        """Log-probability of each response token, and the sample that it is of: [r] float32, [r] int64; where
+        samples have two answers, twice its number, and one more for the second.
 
         Logits are computed at the response's positions alone.
         """
@@ -138,9 +167,17 @@ class PackedLM(nn.Module):
         lengths_n = torch.tensor(batch.lengths, device=h_LH.device)
         sample_L = torch.repeat_interleave(torch.arange(len(lengths_n), device=h_LH.device), lengths_n)
         target_r = torch.nonzero(batch.text_position_ids_L >= batch.prompt_n[sample_L])[:, 0]
-        logits_rV = self.logits(h_LH[target_r - 1])
+        of_r, source_r = sample_L[target_r], target_r - 1
+        if batch.forks is not None:
+            # Where the second answer begins
+            first_n = torch.tensor([first for _, first in batch.forks], device=h_LH.device)
+            is_second_r = target_r >= (batch.begin_n + first_n)[of_r]
+            begins_r = target_r == (batch.begin_n + first_n)[of_r]
+            source_r = torch.where(begins_r, batch.last_prompt_token_n[of_r], source_r)
+            of_r = 2 * of_r + is_second_r
+        logits_rV = self.logits(h_LH[source_r])
         ids_r = batch.input_ids_L[target_r]
-        return -F.cross_entropy(logits_rV, ids_r, reduction="none"), sample_L[target_r]
+        return -F.cross_entropy(logits_rV, ids_r, reduction="none"), of_r
 
 
 class NetGPT(PackedLM):

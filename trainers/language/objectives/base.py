@@ -35,6 +35,13 @@ class Objective(nn.Module):
     """What a step's mean is over: samples, or the tokens of their responses."""
     says_choices: ClassVar[bool] = False
     """Whether responses are the task's choices: then it cannot learn tasks whose answers are no list."""
+    writes_numbers: ClassVar[bool] = False
+    """Whether responses are numbers of no list: then it cannot learn tasks that let none be written."""
+    watches: ClassVar[tuple[str, ...]] = ()
+    """Names of what `forward` gives of each sample in place of scores [n, watched]: the training curve has
+    the means."""
+    shares_prompt: bool = False
+    """Whether the two responses of a sample follow one prompt, which is then computed once."""
     scores_steps: ClassVar[bool] = False
     """Whether `forward` gives scores, so that a training curve can show errors by group."""
     predicts: ClassVar[Mapping[str, str]] = {"": "{stage}"}
@@ -52,7 +59,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: PackedBatch, truth_n: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed loss of a pack, and its samples' scores [n], or none of them [0]."""
+        """Summed loss of a pack, and its samples' scores [n], what is watched, or none of them [0]."""
         raise NotImplementedError
 
     def judge(self, samples: Samples, truth: np.ndarray, budget: int) -> Measures:

@@ -24,6 +24,7 @@ from netgpt.graphstore.files import value_digest
 from netgpt.graphstore.mixing import seed_of
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.text import VERSION
+from netgpt.trainers.language.text.form import form_of
 from netgpt.trainers.language.text.template import GRAPH, ChatTurns, Words
 
 GRAPH_START, GRAPH_PAD, GRAPH_END = "<|graph_start|>", "<|graph_pad|>", "<|graph_end|>"
@@ -107,7 +108,8 @@ class PromptBuilder:
         self._items = next((field.name for field in document.fields if field.items), None)
         cuts = sorted((field for field in document.fields if field.cut), key=lambda field: field.cut)
         self._cuts = [field.name for field in cuts]
-        self._lists = [field.name for field in document.fields if field.newest]
+        self._lists = {field.name: field.newest for field in document.fields if field.newest}
+        self._form = form_of(document)
         self.max_tokens, self.max_comments, self.seed = max_tokens, max_comments, seed
         self.with_graph = with_graph
         self.start_id, self.pad_id, self.end_id = (self._id(token) for token in GRAPH_TOKENS)
@@ -119,12 +121,18 @@ class PromptBuilder:
         self.graph_position = len(self._open) + len(head) - 2 if with_graph else None
         """Position of `<|graph_pad|>`, the same in every prompt without video."""
         self._after = self._special(turns.between)
-        self._brace, self._comma, self._close = (np.array(self._special(c), np.int32) for c in "{,}")
+        form = self._form
+        self._brace, self._comma, self._close = (
+            np.array(self._special(text), np.int32) for text in (form.opening, form.between, form.closing)
+        )
         self._responses = [
             np.array(self._special(response + turns.after), np.int64) for response in words.responses
         ]
         self._num_tail = len(self._special(turns.after))
+        self._words, self._turn_end = words, turns.after
         longest = max((len(r) for r in self._responses), default=0)
+        if words.longest:
+            longest = max(longest, len(self.written(words.longest)))
         # Of the prompt with the graph's part in both: one token cache serves both
         self._room = max_tokens - len(with_room) - len(self._after) - longest
         if self._room < 16:
@@ -138,6 +146,7 @@ class PromptBuilder:
                 [self._open, with_room, self._after, *(r.tolist() for r in self._responses)],
                 tokenizer_digest(tokenizer),
                 [max_tokens, max_comments, seed],
+                *([said] if (said := form.to_json()) is not None else []),
             ]
         )
         """Digest of everything that a record's tokens depend on besides the record."""
@@ -181,7 +190,7 @@ class PromptBuilder:
             drawn = rng.permutation(len(items))[: self.max_comments]
             self._keep_items(record, items, drawn)
             drafts.append((record_id, record, items, drawn))
-        pieces = iter(self._plain([p for _, record, _, _ in drafts for p in _pieces(record)]))
+        pieces = iter(self._plain([p for _, record, _, _ in drafts for p in self._form.pieces(record)]))
         made = []
         for record_id, record, items, drawn in drafts:
             first = [next(pieces) for _ in record]
@@ -191,6 +200,9 @@ class PromptBuilder:
     def _keep_items(self, record: dict[str, Any], items: list[tuple[str, Any]], kept: np.ndarray) -> None:
         if self._items in record:
             record[self._items] = dict(items[i] for i in sorted(kept))
+
+    def _pieces(self, record: dict[str, Any]) -> list[list[int]]:
+        return self._plain(self._form.pieces(record))
 
     def _size(self, pieces: Sequence[Sequence[int]]) -> int:
         between = len(self._comma) * max(0, len(pieces) - 1)
@@ -208,18 +220,18 @@ class PromptBuilder:
         while self._size(pieces) > self._room and len(drawn):
             drawn = drawn[: len(drawn) * 3 // 4]
             self._keep_items(record, items, drawn)
-            pieces = self._plain(_pieces(record))
+            pieces = self._pieces(record)
         lists = {name: list(record[name]) for name in self._lists if name in record}
         num_dropped = 0
         if lists and self._size(pieces) > self._room:
             order = _longest_first({name: len(one) for name, one in lists.items()})
 
             def fits(num: int) -> bool:
-                return self._size(self._plain(_pieces(_shortened(record, lists, order[:num])))) <= self._room
+                return self._size(self._pieces(self._shortened(record, lists, order[:num]))) <= self._room
 
             num_dropped = bisect_left(range(len(order)), True, key=fits)
-            record = _shortened(record, lists, order[:num_dropped])
-            pieces = self._plain(_pieces(record))
+            record = self._shortened(record, lists, order[:num_dropped])
+            pieces = self._pieces(record)
         cut = 0
         for name in self._cuts:
             if self._size(pieces) <= self._room or not record.get(name):
@@ -228,13 +240,13 @@ class PromptBuilder:
             while kept < top:  # the longest beginning that fits
                 middle = (kept + top + 1) // 2
                 record[name] = whole[:middle]
-                if self._size(self._plain(_pieces(record))) <= self._room:
+                if self._size(self._pieces(record)) <= self._room:
                     kept = middle
                 else:
                     top = middle - 1
             record[name] = whole[:kept]
             cut += len(whole) - kept
-            pieces = self._plain(_pieces(record))
+            pieces = self._pieces(record)
         if self._size(pieces) > self._room:
             size = self._size(pieces) + self.max_tokens - self._room
             left_out = [*([self._items] if self._items else []), *self._lists, *self._cuts]
@@ -251,6 +263,17 @@ class PromptBuilder:
             len(drawn) < num_drawn or num_dropped > 0,
             cut,
         )
+
+    def _shortened(
+        self, record: dict[str, Any], lists: dict[str, list[Any]], dropped: Sequence[str]
+    ) -> dict[str, Any]:
+        """A record without the oldest entries of lists, as often as each is named; an empty one is left
+        out."""
+        kept = {}
+        for name, one in lists.items():
+            num = len(one) - dropped.count(name)
+            kept[name] = one[len(one) - num :] if self._lists[name].oldest_first else one[:num]
+        return {name: kept.get(name, value) for name, value in record.items() if kept.get(name, True)}
 
     def assemble(self, tokens: RecordTokens, hidden: np.ndarray | None = None) -> np.ndarray:
         """The prompt of a tokenised record: [L] int64. hidden [fields] bool: fields to leave out."""
@@ -290,6 +313,15 @@ class PromptBuilder:
         """Tokens that follow the prompt of a record whose answer is this choice, closing marker included."""
         return self._responses[choice]
 
+    def written(self, answer: str) -> np.ndarray:
+        """A response with an answer of no list, closing marker included: [L] int64."""
+        return np.array(self._special(self._words.response + answer + self._turn_end), np.int64)
+
+    @property
+    def closing(self) -> int:
+        """The token that ends a response."""
+        return self._special(self._turn_end)[0]
+
     def scored_response(self, choice: int) -> np.ndarray:
         """The response up to and with its answer, without the closing marker."""
         return self._responses[choice][: len(self._responses[choice]) - self._num_tail]
@@ -300,14 +332,6 @@ class PromptBuilder:
         return self.response(int(choices[seed_of(self.seed, "wording", record_id) % len(choices)]))
 
 
-def _pieces(record: dict[str, Any]) -> list[str]:
-    """Each field as JSON text, in the record's order."""
-    return [
-        f" {json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
-        for name, value in record.items()
-    ]
-
-
 def _longest_first(lengths: dict[str, int]) -> list[str]:
     """Whose last entry goes, one after the other: each time that of the longest list."""
     left, order = dict(lengths), []
@@ -316,12 +340,6 @@ def _longest_first(lengths: dict[str, int]) -> list[str]:
         left[name] -= 1
         order.append(name)
     return order
-
-
-def _shortened(record: dict[str, Any], lists: dict[str, list[Any]], dropped: Sequence[str]) -> dict[str, Any]:
-    """A record without the last entries of lists, as often as each is named; an empty one is left out."""
-    kept = {name: one[: len(one) - dropped.count(name)] for name, one in lists.items()}
-    return {name: kept.get(name, value) for name, value in record.items() if kept.get(name, True)}
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

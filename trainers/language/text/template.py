@@ -69,10 +69,13 @@ class Words:
     request: str
     response: str
     choices: tuple[str, ...]
+    longest: str = ""
+    """An answer of no list that takes as many tokens as any; empty: there are none."""
 
     @staticmethod
     def of(task: Task) -> Words:
-        return Words(task.config.words.request, task.config.words.response, task.choices)
+        longest = task.longest_written if task.writes else ""
+        return Words(task.config.words.request, task.config.words.response, task.choices, longest)
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -82,4 +85,5 @@ class Words:
 def instruction_texts(words: Words) -> tuple[str, ...]:
     """What every sample says besides its record: a self-trained tokenizer has to know it."""
     turns = ("<|im_start|>system\n", SYSTEM, "<|im_end|>\n<|im_start|>user\n", "<|im_start|>assistant\n")
-    return (*turns, GRAPH, ". " + words.request, *words.responses)
+    digits = tuple("0123456789.-") if words.longest else ()
+    return (*turns, GRAPH, ". " + words.request, *words.responses, *digits)

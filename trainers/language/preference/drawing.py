@@ -1,0 +1,106 @@
+"""Answers drawn from a model and put in order, and the log-probabilities of both at the start."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from netgpt.trainers import distributed
+from netgpt.trainers.language.generation import Generator, longest_written, passes_of
+from netgpt.trainers.language.model.netgpt import PackedLM
+from netgpt.trainers.language.packing import plan_packs
+from netgpt.trainers.language.preference.config import PairsConfig
+from netgpt.trainers.language.preference.pairs import Nucleus, Pairs
+from netgpt.trainers.language.samples import Samples
+from netgpt.trainers.language.scoring import over_all
+from netgpt.trainers.progress import OnProgress
+from netgpt.trainers.tasks.base import Task
+
+UNPARSED, SAME_TEXT, TIES = "without_a_number", "of_one_text", "of_equal_errors"
+_PAD = -1
+
+
+def draw_pairs(
+    model: PackedLM,
+    task: Task,
+    samples: Samples,
+    truth: np.ndarray,
+    config: PairsConfig,
+    seed: int,
+    budget: int,
+    progress: OnProgress | None = None,
+) -> tuple[Pairs, dict[str, int]]:
+    """Pairs without a reference, and how many prompts have none, by reason. truth [n]: labels of the samples.
+    Every rank calls this, and all get the same."""
+    drawn = [_drawn(model, task, samples, config, seed, draw, budget, progress) for draw in range(2)]
+    counts = dict.fromkeys((UNPARSED, SAME_TEXT, TIES), 0)
+    nodes, answers, errors = [], [], []
+    decode = samples.builder.tokenizer.decode
+    for i, node in enumerate(samples.ids.tolist()):
+        both = [tokens[i][tokens[i] != _PAD] for tokens in drawn]
+        texts = [str(decode(one, skip_special_tokens=True)) for one in both]
+        read = [task.read(text) for text in texts]
+        if read[0] is None or read[1] is None:
+            counts[UNPARSED] += 1
+            continue
+        apart = [abs(one - float(truth[i])) for one in (read[0], read[1])]
+        if np.array_equal(*both) or texts[0] == texts[1]:
+            counts[SAME_TEXT] += 1
+        elif apart[0] == apart[1]:
+            counts[TIES] += 1
+        else:
+            order = (0, 1) if apart[0] < apart[1] else (1, 0)
+            nodes.append(node)
+            answers.append([both[j] for j in order])
+            errors.append([apart[j] for j in order])
+    made = np.array(errors, np.float64).reshape(-1, 2)
+    return Pairs.of(np.array(nodes, np.int64), answers, made), counts
+
+
+def _drawn(
+    model: PackedLM,
+    task: Task,
+    samples: Samples,
+    config: PairsConfig,
+    seed: int,
+    draw: int,
+    budget: int,
+    progress: OnProgress | None,
+) -> np.ndarray:
+    """Tokens of one drawn answer of each sample, ended by the closing token: [n, longest], padded."""
+    longest = longest_written(samples, task)
+    draws = Nucleus(config, samples.ids, seed, draw)
+    generator = Generator(model, samples, budget, max_new=longest, draws=draws)
+
+    def run(pack: list[int]) -> torch.Tensor:
+        texts = generator.tokens(pack)
+        rows = [[*text, *[_PAD] * (generator.max_new - len(text))] for text in texts]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    packs = passes_of(samples, budget, generator)
+    values = over_all(model, samples, packs, generator.max_new, run, progress)
+    return values.round().astype(np.int64)
+
+
+@torch.no_grad()
+def with_reference(model: PackedLM, samples: Samples, pairs: Pairs, weights_of: str, budget: int) -> Pairs:
+    """The pairs with both answers' log-probabilities under the model. samples: of the pairs' nodes, in their
+    order. Every rank calls this, and all get the same."""
+    was_training = model.training
+    model.eval()
+    answers = [pairs.answers(i) for i in range(len(pairs))]
+    lengths = 2 * samples.lengths + np.array([sum(map(len, both)) for both in answers], np.int64)
+    largest = max(budget, int(lengths.max(initial=0)))
+    found = torch.zeros(len(pairs), 2, dtype=torch.float64, device=samples.device)
+    world = distributed.world_size()
+    for step in plan_packs(lengths, budget=largest, packs_per_step=world, seed=(0,)):
+        pack = step.packs[distributed.rank()]
+        if not pack:
+            continue
+        batch = samples.batch([i for i in pack for _ in range(2)], [one for i in pack for one in answers[i]])
+        log_probs, of = model.response_log_probs(batch)
+        sums = torch.zeros(2 * len(pack), device=samples.device).index_add(0, of, log_probs)
+        found[pack] = sums.view(-1, 2).double()
+    model.train(was_training)
+    reference = distributed.sum_across_ranks(found).cpu().numpy()
+    return Pairs(pairs.node, pairs.tokens, pairs.ends, pairs.errors, reference, weights_of)
