@@ -204,6 +204,36 @@ def multimodal(
 
 
 @app.command()
+def shots(
+    data: Annotated[Path, typer.Option("--data", help="A source of the recipe's data set.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the runs; what is done there is kept.")],
+    config: Annotated[str, typer.Option("--config", help="A recipe with the stages.")] = "smpd-demo",
+    k: Annotated[list[int] | None, typer.Option("--shots", help="Posts shown; again for more.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Of tune, or none: the model as it is; again for more.")
+    ] = None,
+    loss: Annotated[list[str] | None, typer.Option(help="Of prefer; again for more.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of training; again for more.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Few-shot prompts by shots, tuning, loss and seed, beside baselines and the paper's figures."""
+    from netgpt.cluster.bench.shots import ShotsBench, bench_shots, line
+
+    asked = ShotsBench(
+        config,
+        data,
+        out,
+        k or (1, 2, 3),
+        method or ("none", "lora"),
+        loss or ("dpo", "dpop", "idpop"),
+        seed or (0,),
+        overrides or (),
+    )
+    _show(bench_shots(asked), line, as_json)
+
+
+@app.command()
 def pipeline(
     data: Annotated[Path, typer.Option("--data", help="Released records (JSON).")],
     config: Annotated[str, typer.Option("--config", help="demo, sample, or a YAML file.")] = "sample",

@@ -93,15 +93,16 @@ def trees(
     # Without early stopping the squared loss overfits a slice of some hundred examples: fewer rounds
     rounds = 30 if loss == "squared_error" else 100
     model = HistGradientBoostingRegressor(loss=loss, max_iter=rounds, early_stopping=False, random_state=0)
-    x, x_of_test = _told(numbers(graph, train, columns), numbers(graph, test, columns))
+    x, x_of_test = told_columns(numbers(graph, train, columns), numbers(graph, test, columns))
     return np.asarray(model.fit(x, truth[train]).predict(x_of_test), np.float64)
 
 
-def _told(x: np.ndarray, x_of_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def told_columns(x: np.ndarray, x_of_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both without the columns that are not known of any train example, which trees cannot be fitted on."""
     known = ~np.isnan(x).all(axis=0)
-    known[0] |= not known.any()
-    return np.where(known, x, 0.0)[:, known], x_of_test[:, known]
+    if not known.any():
+        return np.zeros((len(x), 1)), np.zeros((len(x_of_test), 1))
+    return x[:, known], x_of_test[:, known]
 
 
 def class_trees(
@@ -115,7 +116,7 @@ def class_trees(
     if not has_numbers(graph, columns) or len(np.unique(truth[train])) < 2:
         return None
     model = HistGradientBoostingClassifier(max_iter=30, early_stopping=False, random_state=0)
-    x, x_of_test = _told(numbers(graph, train, columns), numbers(graph, test, columns))
+    x, x_of_test = told_columns(numbers(graph, train, columns), numbers(graph, test, columns))
     return _log_chances_of(model.fit(x, truth[train]), x_of_test, num_classes)
 
 
@@ -261,6 +262,7 @@ def nearest_means(
 def _linked_ends(graph: Graph) -> dict[str, np.ndarray]:
     """By link the node at its other end, of each node of the target: [N], −1 for none."""
     target, ends = graph.schema.target, dict[str, np.ndarray]()
+    seen: list[tuple[str, np.ndarray]] = []
     for relation in graph.schema.relations:
         src, name, dst = relation.edge_type
         other = src if dst == target else dst
@@ -272,7 +274,10 @@ def _linked_ends(graph: Graph) -> dict[str, np.ndarray]:
         if len(np.unique(own)) == len(own):
             end_of = np.full(graph.num_nodes[target], -1, np.int64)
             end_of[own] = others
-            ends.setdefault(name.removeprefix("rev_"), end_of)
+            # Both directions of a link tell the same
+            if not any(other == kind and np.array_equal(end_of, one) for kind, one in seen):
+                seen.append((other, end_of))
+                ends.setdefault(name.removeprefix("rev_"), end_of)
     return ends
 
 

@@ -35,6 +35,7 @@ from netgpt.trainers.tasks.baselines import (
     ridge,
     trees,
 )
+from netgpt.trainers.tasks.history import histories, history_trees, shown_labels
 
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
@@ -196,6 +197,12 @@ class Regression(Task):
         if has_numbers(graph, columns):
             scores = trees(graph, truth, train, test, loss="squared_error", columns=columns)
             made["trees on the numbers"] = Baseline(scores)
+        if (heads := shown_labels(graph, self.config.label)) is not None:
+            for name, shown in histories(heads, truth, test, float(truth[train].mean())).items():
+                made[f"{name} of the history"] = Baseline(shown)
+            made["trees with the history"] = Baseline(
+                history_trees(graph, heads, truth, train, test, columns)
+            )
         if (scores_of_texts := ridge(graph, truth, train, test)) is not None:
             made[RIDGE] = Baseline(scores_of_texts)
         if (found := link_means(graph, truth, train, test)) is not None:
