@@ -56,8 +56,11 @@ class ShotsBench:
     def settings(self, shots: int, method: str, loss: str, seed: int) -> RunConfig:
         untuned = method == UNTUNED
         own = [f"build.shots={shots}", f"seed={seed}", f"tune.method={'lora' if untuned else method}"]
-        own += ["tune.epochs=0", "prefer.epochs=0"] if untuned else [f"prefer.loss={loss}"]
-        return load_config(self.config, [*self.overrides, *own])
+        if not untuned:
+            return load_config(self.config, [*self.overrides, *own, f"prefer.loss={loss}"])
+        stages = load_config(self.config, list(self.overrides)).stages
+        left = [name for name in stages if name not in (MakePairs.name, Align.name)]
+        return load_config(self.config, [*self.overrides, *own, "tune.epochs=0", f"stages=[{','.join(left)}]"])
 
 
 def bench_shots(bench: ShotsBench) -> Iterator[dict[str, Any]]:
@@ -69,7 +72,7 @@ def bench_shots(bench: ShotsBench) -> Iterator[dict[str, Any]]:
     for shots in bench.shots:  # all that is refused is refused first
         for method in bench.methods:
             config = bench.settings(shots, method, LOSSES[0], 0)
-            if not hasattr(config.settings, Align.name):
+            if method != UNTUNED and not hasattr(config.settings, Align.name):
                 raise ClusterError(
                     f"--config: found {bench.config}, expected a recipe with the stage {Align.name}"
                 )
@@ -107,10 +110,9 @@ def _cell(
                 _link(first, path)
             run = _started(path, bench.settings(shots, method, loss, seed), bench.data, store)
             store = run.store
-            left_out = (MakePairs.name, Align.name) if untuned else ()
             failed = ""
             try:
-                execute(run, [name for name in run.stages if name not in left_out])
+                execute(run, run.stages)
             except StageFailedError as error:
                 if not run.is_done(Tune.name):
                     raise
