@@ -89,7 +89,7 @@ def test_what_edge_lists_lack_is_one_line(
         (
             ["--dataset", "nothing"],
             StoreError,
-            "dataset: found 'nothing', expected one of xsvideo, tables, interactions, microlens, edges",
+            "dataset: found 'nothing', expected one of xsvideo, tables, interactions, microlens, smpd, edges",
         ),
     ],
 )

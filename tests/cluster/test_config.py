@@ -100,7 +100,7 @@ def test_overrides_change_one_value() -> None:
         ("ablations.V.type=[a]", r"unknown key ablations\.V\.type"),
         (
             "dataset=nothing",
-            "dataset: found 'nothing', expected one of xsvideo, tables, interactions, microlens, edges",
+            "dataset: found 'nothing', expected one of xsvideo, tables, interactions, microlens, smpd, edges",
         ),
         ("dataset=nowhere:Nothing", "dataset: found 'nowhere:Nothing', which cannot be imported"),
         ("stage2.max_steps=-1", r"stage2\.max_steps: found -1, expected at least 0"),

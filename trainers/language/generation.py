@@ -54,8 +54,7 @@ class Generator:
         self.model, self.samples, self.budget, self.draws = model, samples, budget, draws
         self.responses = list(responses)
         self.max_new = max([max_new, *(len(one) + EXTRA_TOKENS for one in self.responses)])
-        ends = samples.builder.tokenizer.eos_token_id, samples.builder.closing
-        self.ends = {int(end) for end in ends if end is not None}
+        self.ends = samples.builder.ends
 
     def _draft(self, text: list[int]) -> list[int]:
         """What is left of the first response that begins as the text does."""

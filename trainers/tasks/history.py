@@ -88,6 +88,7 @@ def history_trees(
         max_iter=100,
         early_stopping=False,
         random_state=0,
+        min_samples_leaf=max(2, min(20, len(train) // 20)),
         categorical_features=list(range(num, num + len(codes))) or None,
     )
     fitted = model.fit(whole(x, of_train, train), truth[train])

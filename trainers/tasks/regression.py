@@ -44,6 +44,7 @@ TRANSFORMS = ("none", "log2", "log1p")
 MAX_SAID = 200
 """A language model is asked how likely each is, of every example."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_WHOLE_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +162,11 @@ class Regression(Task):
         return f"{truth:.{self.digits}f}"
 
     def read(self, text: str) -> float | None:
-        """The one number of a text; None where there are more, or none."""
-        numbers = _NUMBER.findall(text)
-        return float(numbers[0]) if len(numbers) == 1 else None
+        """The one number of a text; None where there are more, or none, or digits that are part of a word."""
+        numbers = _WHOLE_NUMBER.findall(text)
+        digits = sum(one.isdigit() for one in text)
+        whole = len(numbers) == 1 and digits == sum(one.isdigit() for one in numbers[0])
+        return float(numbers[0]) if whole else None
 
     def measure(self, scores: np.ndarray, truth: np.ndarray) -> Measures:
         """An example whose score is NaN counts in none of the metrics but in `unparsed`. nmse is None where

@@ -30,12 +30,12 @@ def test_all_names_are_data_sets() -> None:
     [
         (
             "films",
-            "found 'films', expected one of xsvideo, tables, interactions, microlens, edges, or package.",
+            "found 'films', expected one of xsvideo, tables, interactions, microlens, smpd, edges, or package.",
         ),
         ("no.such.module:Name", "cannot be imported"),
         ("tests.toys.dataset:Nothing", "cannot be imported"),
         ("tests.toys.dataset:Config", "a type, expected a data set's class"),
-        ("../x:y", "expected one of xsvideo, tables, interactions, microlens, edges"),
+        ("../x:y", "expected one of xsvideo, tables, interactions, microlens, smpd, edges"),
     ],
 )
 def test_other_names_are_refused(name: str, words: str) -> None:

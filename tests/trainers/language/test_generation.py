@@ -33,6 +33,10 @@ def greedy_by_hand(model: PackedLM, samples: Samples, i: int, num: int, ends: se
     return out
 
 
+def drafts(samples: Samples) -> list[np.ndarray]:
+    return [samples.builder.response(i) for i in range(samples.builder.num_choices)]
+
+
 class _Taught(PackedLM):
     """A model that answers with given texts: its logits are one-hot."""
 
@@ -55,7 +59,7 @@ class _Taught(PackedLM):
 
 @torch.no_grad()
 def test_generation_is_greedy_decoding(netgpt: NetGPT, samples: Samples) -> None:
-    generator = Generator(netgpt, samples, 2000)
+    generator = Generator(netgpt, samples, 2000, drafts(samples))
     chosen = [0, 3, 5, 9, 1]
     for i, found in zip(chosen, generator.tokens(chosen), strict=True):
         assert found == greedy_by_hand(netgpt, samples, i, generator.max_new, generator.ends)
@@ -70,7 +74,7 @@ def test_a_model_may_have_no_rows_for_graph_tokens(
     builder = samples.builder
     assert max(builder.never_said) >= num
     monkeypatch.setattr(netgpt, "logits", lambda h_rH: whole(h_rH)[:, :num])
-    generator = Generator(netgpt, samples, 2000)
+    generator = Generator(netgpt, samples, 2000, drafts(samples))
     (found,) = generator.tokens([3])
     text: list[int] = []
     while len(text) < generator.max_new and (not text or text[-1] not in generator.ends):

@@ -35,11 +35,13 @@ def draw_pairs(
     drawn = [_drawn(model, task, samples, config, seed, draw, budget, progress) for draw in range(2)]
     counts = dict.fromkeys((UNPARSED, SAME_TEXT, TIES), 0)
     nodes, answers, errors = [], [], []
-    decode = samples.builder.tokenizer.decode
+    decode, ends = samples.builder.tokenizer.decode, samples.builder.ends
     for i, node in enumerate(samples.ids.tolist()):
         both = [tokens[i][tokens[i] != _PAD] for tokens in drawn]
         texts = [str(decode(one, skip_special_tokens=True)) for one in both]
-        read = [task.read(text) for text in texts]
+        # One that was cut is no answer
+        whole = [int(one[-1]) in ends for one in both]
+        read = [task.read(text) if ended else None for text, ended in zip(texts, whole, strict=True)]
         if read[0] is None or read[1] is None:
             counts[UNPARSED] += 1
             continue

@@ -318,9 +318,10 @@ class PromptBuilder:
         return np.array(self._special(self._words.response + answer + self._turn_end), np.int64)
 
     @property
-    def closing(self) -> int:
-        """The token that ends a response."""
-        return self._special(self._turn_end)[0]
+    def ends(self) -> set[int]:
+        """Tokens that end a response: that of the template's turn, and the tokenizer's own."""
+        ends = self.tokenizer.eos_token_id, self._special(self._turn_end)[-1]
+        return {int(end) for end in ends if end is not None}
 
     def scored_response(self, choice: int) -> np.ndarray:
         """The response up to and with its answer, without the closing marker."""
