@@ -30,7 +30,7 @@ def test_all_names_are_data_sets() -> None:
     [
         (
             "films",
-            "found 'films', expected one of xsvideo, tables, interactions, microlens, smpd, edges, or package.",
+            "found 'films', expected one of xsvideo, tables, interactions, microlens, smpd, edges, or",
         ),
         ("no.such.module:Name", "cannot be imported"),
         ("tests.toys.dataset:Nothing", "cannot be imported"),

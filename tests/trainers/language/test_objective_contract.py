@@ -9,6 +9,7 @@ import pytest
 
 from netgpt.trainers.language.objectives.names import OBJECTIVES
 from netgpt.trainers.tasks.base import WordsConfig
+from netgpt.trainers.tasks.regression import Regression, RegressionConfig
 from tests.contracts.objective import ObjectiveTests
 from tests.reference import TASK
 from tests.toys.task import Above, AboveConfig
@@ -23,6 +24,11 @@ class TestAnswer(ObjectiveTests):
 
 class TestAnswerOfTheToyTask(TestAnswer):
     task, trains = ABOVE, ("last:2",)
+
+
+class TestNumber(ObjectiveTests):
+    objective, trains = "number", ("last:2",)
+    task = Regression(RegressionConfig(name="regression", label="label", digits=1, split=TASK.split))
 
 
 class TestScore(ObjectiveTests):
