@@ -60,9 +60,9 @@ class ShotsBench:
             return load_config(self.config, [*self.overrides, *own, f"prefer.loss={loss}"])
         stages = load_config(self.config, list(self.overrides)).stages
         left = [name for name in stages if name not in (MakePairs.name, Align.name)]
-        return load_config(
-            self.config, [*self.overrides, *own, "tune.epochs=0", f"stages=[{','.join(left)}]"]
-        )
+        others = (f"{MakePairs.name}.", f"{Align.name}.")
+        given = [one for one in self.overrides if not one.startswith(others)]
+        return load_config(self.config, [*given, *own, "tune.epochs=0", f"stages=[{','.join(left)}]"])
 
 
 def bench_shots(bench: ShotsBench) -> Iterator[dict[str, Any]]:
