@@ -234,6 +234,27 @@ def shots(
 
 
 @app.command()
+def pairs(
+    model: Annotated[str, typer.Option(help="tiny, or a folder of a language model.")] = "tiny",
+    method: Annotated[str, typer.Option(help="Of tune.")] = "lora",
+    num: Annotated[int, typer.Option("--pairs", min=1, help="Pairs.")] = 32,
+    budget: Annotated[int, typer.Option(min=1024, help="Tokens of a pack.")] = 4096,
+    padded: Annotated[int, typer.Option(min=1, help="Pairs of a padded batch.")] = 8,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    scratch: Scratch = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Alignment's forward and backward: a prompt for both answers, one for each, and padded."""
+    from netgpt.cluster.bench.pairs import PairsBench, bench_pairs, line
+
+    asked = PairsBench(
+        model=model, method=method, num=num, budget=budget, padded=padded, threads=threads, rounds=rounds
+    )
+    _show(bench_pairs(asked, scratch), line, as_json)
+
+
+@app.command()
 def pipeline(
     data: Annotated[Path, typer.Option("--data", help="Released records (JSON).")],
     config: Annotated[str, typer.Option("--config", help="demo, sample, or a YAML file.")] = "sample",
