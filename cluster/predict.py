@@ -163,6 +163,11 @@ def _language_scores(
     ).without(assembly.hidden)
     stage_config = stage.config(settings)
     objective = objective_class(stage_config.objective, f"{stage.name}.objective")
+    if "" not in objective.predicts:
+        raise ClusterError(
+            f"{run.path}: found the objective {stage_config.objective} of {stage.name}, expected one that "
+            "gives new rows a score"
+        )
     none = replace(samples, ids=np.empty(0, np.int64))
     predicted = objective(netgpt, task, builder, stage_config).predict(
         samples, none, settings.language.token_budget, bar("predictions", "pack")

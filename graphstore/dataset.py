@@ -293,6 +293,11 @@ class Dataset:
     """Whether its sources know `on_error: skip`."""
     can_join: ClassVar[bool] = True
     """Whether new rows may join a store: not where its nodes are what lists of edges name."""
+    thing: ClassVar[str] = ""
+    """Category of the target whose values are things that several rows may be of, with one label: no row's
+    history may show another of its own."""
+    label_days: ClassVar[float] = 0.0
+    """Days after a row came to be until its label is final."""
     published: ClassVar[tuple[Published, ...]] = ()
 
     def reads(self, source: Path) -> bool:

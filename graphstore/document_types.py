@@ -10,6 +10,9 @@ from typing import Any
 
 from netgpt.graphstore.relation_types import EdgeType
 
+FIRST = " | "
+"""Between what a phrase usually says and what it says where it is the first."""
+
 
 @dataclass(frozen=True)
 class Items:
@@ -64,8 +67,14 @@ class Field:
     """Of what it is a list, where it is no column."""
     phrase: str = ""
     """In sentences: what is said of it, with {} for its value and {NAME} for that of another field beside it.
-    One that begins with a capital begins a sentence; others go on with the one before, behind a comma. Empty:
-    nothing is."""
+    One that begins with a capital begins a sentence; others go on with the one before, behind a comma. Behind
+    " | " may be what is said where it is the first of a head or of the document. Empty: nothing is."""
+
+    @property
+    def phrases(self) -> tuple[str, str]:
+        """What is usually said, and what is said where it is the first."""
+        usual, _, first = self.phrase.partition(FIRST)
+        return usual, first or usual
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -87,7 +96,8 @@ class Document:
 
     @property
     def is_prose(self) -> bool:
-        return any(field.phrase for field in self.fields)
+        inner = (one for field in self.fields if field.newest is not None for one in field.newest.fields)
+        return any(field.phrase for field in (*self.fields, *inner))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without what stores of before do not have, to the byte."""
@@ -108,7 +118,8 @@ class Document:
             for field in fields:
                 try:
                     unknown = [name for name in field.named if name not in names]
-                except ValueError as error:
+                    _try(field)
+                except (ValueError, IndexError, KeyError) as error:
                     yield f"{field.name}: the phrase {field.phrase!r} ({error})"
                     continue
                 if unknown:
@@ -118,6 +129,16 @@ class Document:
             newest = field.newest
             if newest and newest.behind and newest.behind not in {one.name for one in newest.fields}:
                 yield f"{field.name}: {newest.behind!r} behind all heads, expected one of its fields"
+
+
+def _try(field: Field) -> None:
+    """ValueError, IndexError or KeyError for a phrase that can take neither a number nor a text."""
+    beside = dict.fromkeys(field.named, "a text")
+    for phrase in field.phrases:
+        try:
+            phrase.format(1.0, **beside)
+        except ValueError:
+            phrase.format("a text", **beside)
 
 
 _ADDED = ("is_list", "newest", "phrase", "oldest_first", "apart", "known_s", "behind")

@@ -194,9 +194,10 @@ class HistoryConfig:
     """Fields of the document that are shown of each, beside its label."""
     apart: str = ""
     """Category of the target: of examples with one value the newest is shown, of those with the example's own
-    none: states of one video."""
+    none. Empty: as the data set says it, such as of states of one video."""
     known_days: float = 0.0
-    """Only those that are earlier by so many days: when their labels were final."""
+    """Only those that are earlier by so many days, when their labels were final; at least as many as the data
+    set says."""
 
     def __post_init__(self) -> None:
         require(self.num >= 1, "language.history.num", self.num, "at least 1")

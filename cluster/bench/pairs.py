@@ -209,10 +209,9 @@ def line(result: dict[str, Any]) -> str:
     shown = ", ".join(
         f"{mode} {result[mode]['pairs_s']:.2f} pairs/s ({result[mode]['tokens']:,} tokens)" for mode in MODES
     )
-    times = {mode: result[f"shared_against_{mode}"] for mode in MODES[1:]}
-    apart, padded = (f"{ratio:.2f} times {mode}" for mode, ratio in times.items())
+    ratios = [f"{result[f'shared_against_{one}']:.2f} times {one}" for one in MODES[1:]]
     return (
-        f"{result['model']} {result['method']}, {result['prompt_tokens']:.0f} + {result['answer_tokens']:.1f} "
-        f"tokens: {shown}; shared is {apart}, {padded}; reference {result['reference_pairs_s']:.1f} pairs/s, "
-        f"peak {result['peak_bytes'] / 1e9:.2f} GB"
+        f"{result['model']} {result['method']}, {result['prompt_tokens']:.0f} + "
+        f"{result['answer_tokens']:.1f} tokens: {shown}; shared is {', '.join(ratios)}; reference "
+        f"{result['reference_pairs_s']:.1f} pairs/s, peak {result['peak_bytes'] / 1e9:.2f} GB"
     )

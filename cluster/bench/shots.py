@@ -92,7 +92,8 @@ def bench_shots(bench: ShotsBench) -> Iterator[dict[str, Any]]:
                 found.setdefault((row["what"], shots), []).append(row)
                 yield row
     for (what, shots), rows in found.items():
-        yield {"case": "mean", "what": what, "shots": shots, "num": len(rows), **_mean(rows)}
+        if done := [row for row in rows if row["case"] != "failed"]:
+            yield {"case": "mean", "what": what, "shots": shots, "num": len(done), **_mean(done)}
     for what, figures in PAPER.items():
         for shots, (mae, spearman) in enumerate(figures, start=1):
             if shots in bench.shots:
@@ -120,17 +121,17 @@ def _cell(
                     raise
                 failed = str(error)
         row = {"shots": shots, "seed": seed, "store": store}
+        linked, first = first, first or path
         if failed:
             yield {"case": "failed", "what": f"{method} + {loss}", "why": failed, **row}
             continue
         metrics = run.metrics()["stages"]
-        if first is None:
+        if linked is None:
             name = "the model as it is" if untuned else method
             yield {"case": "run", "what": name, **row, **_measured(metrics[f"{Tune.name}_generated"])}
         if not untuned:
             measured = _measured(metrics[f"{Align.name}_generated"])
             yield {"case": "run", "what": f"{method} + {loss}", **row, **measured, "chosen": _chosen(path)}
-        first = first or path
 
 
 def _started(path: Path, config: RunConfig, data: Path, store: Store | None) -> Run:

@@ -168,8 +168,7 @@ def _sentences(shown: Results, main: Result, graph: Result | None, task: Task) -
             f"{figure(main.apart.values[name])}, and {figure(main.rest.values[name])} on the rest."
         )
     said += [
-        f"{r.title}: {r.test.unparsed:,} of {r.test.num:,} texts state no {shown.noun}. They count as wrong, "
-        "and have no error."
+        f"{r.title}: {r.test.unparsed:,} of {r.test.num:,} texts state no {shown.noun}: {task.unparsed_said}."
         for r in shown.stages
         if r.test.unparsed
     ]

@@ -183,7 +183,11 @@ def written_numbers(
     generator = Generator(model, samples, budget, max_new=longest_written(samples, task))
 
     def run(pack: list[int]) -> torch.Tensor:
-        read = [task.read(text) for text in generator.texts(pack)]
+        decode, ends = samples.builder.tokenizer.decode, samples.builder.ends
+        read = [
+            task.read(str(decode(tokens, skip_special_tokens=True))) if tokens[-1] in ends else None
+            for tokens in generator.tokens(pack)  # one that was cut is no answer
+        ]
         return torch.tensor([[np.nan if x is None else x] for x in read], dtype=torch.float64)
 
     return over_all(model, samples, passes_of(samples, budget, generator), 1, run, progress)[:, 0]

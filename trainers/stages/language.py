@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from netgpt.trainers.config import AlignConfig, LoraConfig, RateConfig, StageConfig
-from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import RESOURCES, common_inputs
 from netgpt.trainers.stages.text import (
@@ -81,6 +81,8 @@ class LanguageStage(Stage):
     resumes = True
     kind = "language"
     measured = True
+    learns_pairs: ClassVar[bool] = False
+    """Whether its samples are pairs of answers."""
     with_graph: ClassVar[bool] = True
     """Whether prompts have the graph token; without it the model has no projector and no head."""
     after: ClassVar[str] = ""
@@ -107,6 +109,9 @@ class LanguageStage(Stage):
         objective = objective_class(self.config(settings).objective, f"{self.name}.objective")
         if objective.says_choices:
             require_choices(self, settings)
+        found = self.config(settings).objective
+        ok = not objective.of_pairs or self.learns_pairs
+        require(ok, f"{self.name}.objective", found, "one that learns from examples, not from pairs")
         if objective.writes_numbers:
             require_numbers(self, settings)
 
@@ -212,7 +217,8 @@ class LanguageStage(Stage):
         for suffix, values in predicted.items():
             if suffix in self.unreported:
                 continue
-            of_all, generated = np.zeros((num, *values.shape[1:])), suffix == "_generated"
+            generated = suffix == "_generated"
+            of_all = np.full((num, *values.shape[1:]), np.nan if generated else 0.0)
             of_all[judged if generated else nodes] = values
             parts = {"parts": ("val", "test")} if generated else {}
             scores.add(f"{self.name}{suffix}", of_all, **parts)

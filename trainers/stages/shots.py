@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from netgpt.trainers.language.objectives.base import Objective
     from netgpt.trainers.language.preference.pairs import Pairs
     from netgpt.trainers.settings import Settings
+    from netgpt.trainers.tasks.base import Examples
 
 
 class Tune(LanguageStage):
@@ -76,7 +77,9 @@ class MakePairs(Stage):
         require_numbers(self, settings)
 
     def check_graph(self, settings: Settings, graph: Graph) -> None:
-        _drawn_nodes(graph, self.config(settings), np.empty(0, np.int64))
+        from netgpt.trainers.tasks.names import make_task
+
+        drawn_nodes(graph, self.config(settings), make_task(settings.task).examples(graph))
 
     def inputs(self, run: Origins) -> Json:
         return {
@@ -94,7 +97,7 @@ class MakePairs(Stage):
         tune = Tune()
         assembly = tune.assembly(job, tools)
         config, model = self.config(job.settings), tune.trained_model(assembly, 0)
-        nodes = _drawn_nodes(tools.store, config, assembly.examples.train)
+        nodes = drawn_nodes(tools.store, config, assembly.examples)
         samples, truth = assembly.samples(nodes, None), tools.task.truth(tools.store)[nodes]
         budget = job.settings.language.token_budget
         pairs, counts = draw_pairs(
@@ -111,11 +114,11 @@ class MakePairs(Stage):
         return Made(self.leaves, {"pairs": len(pairs), "mean_error": pairs.errors.mean(0).tolist(), **counts})
 
 
-def _drawn_nodes(graph: Graph, config: PairsConfig, train: np.ndarray) -> np.ndarray:
-    """Whose answers are drawn: node numbers, rising. TrainerError for a category or value that there is
-    not."""
+def drawn_nodes(graph: Graph, config: PairsConfig, examples: Examples) -> np.ndarray:
+    """Whose answers are drawn: node numbers, rising, of labelled examples. TrainerError for a category or
+    value that there is not, and where test examples are among them."""
     if not config.column:
-        return np.sort(train)
+        return np.sort(examples.train)
     target = graph.schema.target
     known = [c.name for c in graph.schema.node_type(target).columns if c.kind == "category"]
     require(
@@ -124,7 +127,10 @@ def _drawn_nodes(graph: Graph, config: PairsConfig, train: np.ndarray) -> np.nda
     codes, values = graph.category(target, config.column)
     there = list(values)
     require(config.value in there, "pairs.value", config.value, f"one of {', '.join(there[:20])}")
-    return np.flatnonzero(np.asarray(codes) == there.index(config.value))
+    nodes = np.flatnonzero((np.asarray(codes) == there.index(config.value)) & ~np.isnan(examples.truth))
+    num = len(np.intersect1d(nodes, examples.test))
+    require(not num, "pairs.value", config.value, f"one without test examples: {num} of these are")
+    return np.setdiff1d(nodes, examples.val)
 
 
 class Align(LanguageStage):
@@ -134,13 +140,19 @@ class Align(LanguageStage):
     reads = ("tokens", Tune.name, MakePairs.name)
     after = Tune.name
     with_graph = False
+    learns_pairs = True
     short = "aligned"
 
     def config(self, settings: Settings) -> PreferConfig:
         return settings.section(self.name, PreferConfig)
 
     def check(self, settings: Settings) -> None:
+        from netgpt.trainers.language.objectives.names import objective_class
+
         super().check(settings)
+        wanted = self.config(settings).objective
+        of_pairs = objective_class(wanted, f"{self.name}.objective").of_pairs
+        require(of_pairs, f"{self.name}.objective", wanted, "one that learns from pairs, such as prefer")
         require(
             MakePairs.name in settings.stages,
             "stages",

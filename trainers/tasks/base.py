@@ -98,6 +98,8 @@ class Task:
     metrics: tuple[Metric, ...] = ()
     chooses: str = ""
     """Name of the metric by which the best epoch is chosen."""
+    unparsed_said: ClassVar[str] = "they count as wrong, and have no error"
+    """What becomes of examples whose text states no answer."""
     ranks: ClassVar[bool] = False
     """Whether it is asked of pairs what comes next, and not of nodes."""
 

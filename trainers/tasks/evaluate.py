@@ -185,8 +185,10 @@ class Judge:
         }
         if (apart := self.is_apart(nodes)) is not None:
             columns[self.config.apart] = apart
+        whole = {name for name, parts in scores.parts.items() if parts == PARTS}
         for name, of_all in scores.scores.items():
-            if scores.parts[name] == PARTS:
+            # What was generated alone, of a stage that has no scores of all
+            if name in whole or name.removesuffix("_generated") not in (name, *whole):
                 columns |= self.task.columns(name, of_all[nodes])
         pq.write_table(pa.table(columns), path)
 
@@ -251,8 +253,8 @@ def metrics_table(
     for name, measures in metrics["stages"].items():
         if num := (test := measures["test"]).get("unparsed"):
             lines.append(
-                f"{titles.get(name, name)}: {num} of {test['num']} texts state no {task.noun}; they count as "
-                "wrong, and have no error"
+                f"{titles.get(name, name)}: {num} of {test['num']} texts state no {task.noun}; "
+                f"{task.unparsed_said}"
             )
     if metrics["stages"]:
         one = next(iter(metrics["stages"].values()))

@@ -71,7 +71,7 @@ def history_trees(
 
     target = graph.schema.target
     x, x_of_test = told_columns(numbers(graph, train, columns), numbers(graph, test, columns))
-    of_train, of_test = (statistics(heads, truth, nodes) for nodes in (train, test))
+    of_train, of_test = told_columns(statistics(heads, truth, train), statistics(heads, truth, test))
     codes = [
         np.asarray(graph.category(target, column.name)[0])
         for column in graph.schema.node_type(target).columns

@@ -44,7 +44,7 @@ TRANSFORMS = ("none", "log2", "log1p")
 MAX_SAID = 200
 """A language model is asked how likely each is, of every example."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_WHOLE_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"(?<![\w.+−-])-?\d+(?:\.\d+)?(?!\w)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,7 @@ class Regression(Task):
         Metric("spearman", "Spearman", "correlation of ranks", larger_is_better=True),
     )
     chooses = "mae"
+    unparsed_said = "they are in none of its figures"
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
@@ -166,7 +167,7 @@ class Regression(Task):
         numbers = _WHOLE_NUMBER.findall(text)
         digits = sum(one.isdigit() for one in text)
         whole = len(numbers) == 1 and digits == sum(one.isdigit() for one in numbers[0])
-        return float(numbers[0]) if whole else None
+        return number if whole and math.isfinite(number := float(numbers[0])) else None
 
     def measure(self, scores: np.ndarray, truth: np.ndarray) -> Measures:
         """An example whose score is NaN counts in none of the metrics but in `unparsed`. nmse is None where

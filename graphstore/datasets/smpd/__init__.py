@@ -86,21 +86,21 @@ class SmpdConfig(BuildConfig):
             raise StoreError(f"share: found {self.share:g}, expected {expected}")
 
 
-def document_of(config: SmpdConfig, *, titled: bool) -> Document:
+def document_of(config: SmpdConfig) -> Document:
     """The paper's prompt: a user's posts that are shown, the oldest first, their scores, and the post that is
-    asked. titled: whether posts have titles; else a post's sentence begins with its category."""
+    asked. A post without a title begins with its category."""
 
     def words(own: bool) -> tuple[Field, ...]:
         """What is said of a post: of the one that is asked (own), or of one before it."""
-        begins = "the {0} is {{}}" if own or titled else "The {0} of post {{pid}} is {{}}"
+        begins = "the {0} is {{}}" if own else "the {0} is {{}} | The {0} of post {{pid}} is {{}}"
         title = "the title is {}" if own else "The title of post {pid} is {}"
         length = "the title length is {}" if own else "The title length of post {pid} is {}"
         photo = "The photo in the new post shows {}" if own else "The photo in the post shows {}"
         return (
             Field("title", free=True, cut=2, phrase=title),
             Field("category", phrase=begins.format("category")),
-            Field("subcategory", phrase="the subcategory is {}"),
-            Field("concept", phrase="the concept is {}"),
+            Field("subcategory", phrase=begins.format("subcategory")),
+            Field("concept", phrase=begins.format("concept")),
             Field("shown_title_length", phrase=length),
             Field("shown_tags", phrase="the number of tags is {}"),
             Field("date", free=True, phrase="the release date is {}"),
@@ -121,7 +121,7 @@ def document_of(config: SmpdConfig, *, titled: bool) -> Document:
         "",
         (
             Field("user", free=True, phrase=f"{head}as follows:"),
-            Field("history", newest=before),
+            Field("history", free=True, newest=before),
             Field("pid", free=True, phrase="The target new post is {}"),
             *words(own=True),
         ),
@@ -129,8 +129,8 @@ def document_of(config: SmpdConfig, *, titled: bool) -> Document:
     )
 
 
-def schema_of(config: SmpdConfig, *, titled: bool = True) -> Schema:
-    """Posts, the values of their categories, and what is shown to what. titled: as of the document."""
+def schema_of(config: SmpdConfig) -> Schema:
+    """Posts, the values of their categories, and what is shown to what."""
     columns = (
         *(Column("pid", "id", title="post"), Column("title", "text"), Column("caption", "text")),
         *(Column(name, "category") for name in CATEGORIES),
@@ -162,7 +162,7 @@ def schema_of(config: SmpdConfig, *, titled: bool = True) -> Schema:
         target=POST,
         node_types=(post, *values),
         relations=tuple(relations),
-        documents=(document_of(config, titled=titled),),
+        documents=(document_of(config),),
     )
 
 
@@ -183,7 +183,7 @@ class PostSource(Source):
         self.file = str(place) if place else said
         self.report = report if report is not None else ReadReport()
         self._is_proxy = place is not None and not place.is_dir()
-        self.schema = schema_of(config, titled=not self._is_proxy)
+        self.schema = schema_of(config)
         self.counts: Json = {}
         """Posts and users that there are, and users of each set, once posts are read."""
 
@@ -199,6 +199,9 @@ class PostSource(Source):
         paths += [self._beside(name) for name in (config.leave_out, config.captions) if name]
         if config.tpic:
             paths += tpic.find_files(self._beside(config.tpic)).values()
+        for path in paths:
+            if not path.is_file():
+                raise StoreError(f"{path}: found no such file, expected one")
         return value_digest([file_digest(path) for path in paths])
 
     def _read(self) -> Posts:

@@ -42,6 +42,7 @@ class XSVideo(Dataset):
     unit = "records"
     Config = Config
     published = PUBLISHED
+    thing, label_days = "url", 14.0
 
     def reads(self, source: Path) -> bool:
         return is_records(source)

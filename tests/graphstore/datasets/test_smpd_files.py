@@ -344,7 +344,7 @@ def test_runs_go_by_pid_and_posts_by_time(tmp_path: Path) -> None:
     (document,) = store.schema.documents
     assert document.fields[1].newest is not None
     phrases = {field.name: field.phrase for field in document.fields[1].newest.fields}
-    assert phrases["category"] == "The category of post {pid} is {}"
+    assert phrases["category"].endswith(" | The category of post {pid} is {}")
     for number, line, message in (
         (2, "9,1.5,3,a,b,5,,,x", "record '1': field 'pid': found 9, expected one above 10: pids rise"),
         (2, "x,1.5,3,a,b,5,,,x", "record '1': field 'pid': found 'x', expected a number"),

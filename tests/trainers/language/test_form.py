@@ -17,7 +17,7 @@ from netgpt.graphstore import Document, Store
 from netgpt.graphstore.dataset import BuildConfig
 from netgpt.graphstore.datasets.tables import write_tables
 from netgpt.graphstore.document_types import Field, Newest
-from netgpt.graphstore.documents import documents
+from netgpt.graphstore.documents import documents, newest_heads
 from netgpt.trainers.config import HistoryConfig
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model.tiny import train_tokenizer
@@ -77,6 +77,23 @@ def test_what_is_missing_is_not_said() -> None:
     assert said({}) == " Provide the score."
 
 
+def test_the_first_clause_there_is_may_say_more() -> None:
+    fields = (
+        Field("pid"),
+        Field("title", phrase="The title of post {pid} is {}"),
+        Field("category", phrase="the category is {} | The category of post {pid} is {}"),
+        Field("score", phrase="The score of post {pid} is {}"),
+    )
+    field = Field("history", newest=Newest(EDGE, 4, fields, behind="score"))
+    document = Document("post", "", (field,))
+    whole = {"pid": "1", "title": "Hat", "category": "Sea", "score": 2}
+    history = [whole, {"pid": "2", "category": "Sea"}]
+    assert said({"history": history}, document) == (
+        " The title of post 1 is Hat, the category is Sea. The category of post 2 is Sea. The score of post 1"
+        " is 2."
+    )
+
+
 def test_json_is_as_it_was() -> None:
     document = Document("post", "", (Field("a"), Field("b")))
     record = {"a": 'x "y" 标题', "b": [1, {"c": 2.5}]}
@@ -94,9 +111,18 @@ def test_documents_go_to_json_and_back() -> None:
 
 
 def test_phrases_that_name_nothing_are_problems() -> None:
-    one = Document("post", "", (Field("a", phrase="A {b}"), Field("c", phrase="C {")))
+    phrases = {
+        "a": "A {b}",
+        "c": "C {",
+        "d": "{} of {}",
+        "e": "{:{w}}",
+        "f": "{:.2f}",
+        "g": "the {} | The {}",
+    }
+    one = Document("post", "", tuple(Field(name, phrase=phrase) for name, phrase in phrases.items()))
     problems = list(one.phrase_problems())
-    assert len(problems) == 2 and "which names b" in problems[0] and "phrase 'C {'" in problems[1]
+    assert [problem[0] for problem in problems] == ["a", "c", "d", "e"]
+    assert "which names b" in problems[0] and "phrase 'C {'" in problems[1]
     behind = replace(PROSE.fields[1], newest=replace(PROSE.fields[1].newest, behind="x"))  # type: ignore[type-var]
     assert "'x' behind all heads" in next(replace(PROSE, fields=(behind,)).phrase_problems())
 
@@ -223,28 +249,70 @@ def test_too_long_the_oldest_go_first(tmp_path: Path) -> None:
     assert lengths[0] == len(whole) > lengths[1] >= lengths[2]
 
 
+def test_texts_of_neighbours_are_cut_before_any_goes() -> None:
+    """Captions first, the longest most, then titles; numbers and ids never."""
+    fields = tuple(replace(one, cut={"caption": 1, "title": 2}.get(one.name, 0)) for one in POST)
+    inner = Newest(EDGE, 4, fields, oldest_first=True, behind="score")
+    own = [replace(one, cut={"caption": 1, "title": 2}.get(one.name, 0)) for one in PROSE.fields]
+    own[1] = replace(PROSE.fields[1], newest=inner)
+    document = replace(PROSE, fields=tuple(own))
+    words = Words("Say it. ", "", (), "-88888.88")
+    history = [
+        {"pid": str(i), "title": f"title {i} " * 4, "caption": "a photo of it " * (i + 2), "score": i + 0.5}
+        for i in range(3)
+    ]
+    record = {"user": "u", "history": history, "pid": "9", "title": "the title", "caption": "words " * 9}
+    tokenizer = train_tokenizer([said(record, document), *instruction_texts(words)], 400)
+    text, whole, seen = json.dumps(record), 0, []
+    for share in (1.0, 0.85, 0.7, 0.62):
+        most = int(share * whole) if whole else 1000
+        builder = PromptBuilder(
+            tokenizer, document, words, max_tokens=most, max_comments=0, seed=0, with_graph=False
+        )
+        prompt = builder.prompt("9", text)
+        whole = whole or len(prompt.ids) + len(builder.written(words.longest))
+        shown = tokenizer.decode(prompt.ids)
+        assert len(prompt.ids) <= most and all(f"post {i} is {i + 0.5:.2f}" in shown for i in range(3))
+        assert "The target new post is 9" in shown
+        seen.append((shown.count("photo of it"), shown.count("title "), prompt.tokens.cut_characters))
+    photos, titles, cut = zip(*seen, strict=True)
+    assert list(photos) == sorted(photos, reverse=True) and photos[0] > photos[1] and photos[-1] == 0
+    assert titles[0] == titles[1] > titles[-1] and cut[0] == 0 < cut[1] < cut[-1]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (
-            HistoryConfig(relation="by_no_one"),
-            r"language.history.relation: found 'by_no_one', expected one of by",
-        ),
-        (
-            HistoryConfig(relation="by_same_maker", fields=["views"]),
-            r"language.history.fields: found 'views'",
-        ),
-        (HistoryConfig(relation="by_same_maker", fields=["plot"]), r"found 'plot', expected some of title"),
-        (
-            HistoryConfig(relation="by_same_maker", apart="at"),
-            r"history.apart: found 'at', expected a category",
-        ),
+        ({"relation": "by_no_one"}, "language.history.relation: found 'by_no_one', expected one of by"),
+        ({"fields": ["views"]}, r"language.history.fields: found 'views'"),
+        ({"fields": ["plot"]}, r"found 'plot', expected some of title"),
+        ({"apart": "at"}, r"history.apart: found 'at', expected a category"),
     ],
 )
 def test_what_a_history_cannot_be_is_one_line(config: dict[str, Any], message: str, tmp_path: Path) -> None:
     made = HistoryConfig(**{"relation": "by_same_maker", **config})
     with pytest.raises(TrainerError, match=message):
         document_of(built(tmp_path, films(0)), "views", made)
+
+
+def test_states_of_one_video_do_not_tell_each_others_level(store: Store) -> None:
+    """XS-Video says so itself: no other state of the same video, and levels that are final."""
+    (url, _), day = store.category("video", "url"), store.times["video"]
+    for relation in ("has_same_author_as", "is_history_of"):
+        document = document_of(store, "label", HistoryConfig(relation=relation, num=50))
+        newest = document.fields[0].newest
+        assert newest is not None and newest.apart == "url" and newest.known_s == 14 * DAY
+        heads, some = newest_heads(store, newest), 0
+        for v in range(store.num_nodes["video"]):
+            found = heads(v)
+            some += len(found)
+            assert not any(url[u] == url[v] for u in found)
+            assert all(day[u] + 14 * DAY <= day[v] for u in found)
+        assert (some > 0) == (relation == "has_same_author_as")
+    with pytest.raises(
+        TrainerError, match=r"history.apart: found 'author', expected url, which says the label"
+    ):
+        document_of(store, "label", HistoryConfig(relation="has_same_author_as", apart="author"))
 
 
 def test_a_history_that_would_tell_the_label_is_refused(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class Objective(nn.Module):
     """Whether responses are the task's choices: then it cannot learn tasks whose answers are no list."""
     writes_numbers: ClassVar[bool] = False
     """Whether responses are numbers of no list: then it cannot learn tasks that let none be written."""
+    of_pairs: ClassVar[bool] = False
+    """Whether a sample is a pair of answers."""
     watches: ClassVar[tuple[str, ...]] = ()
     """Names of what `forward` gives of each sample in place of scores [n, watched]: the training curve has
     the means."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class Prefer(Number):
     per: ClassVar[Literal["sample", "token"]] = "sample"
     predicts: ClassVar[Mapping[str, str]] = {"_generated": "{stage}"}
+    of_pairs = True
     watches = ("chosen", "rejected", "right")
     """Means over a step's pairs: log π(c) − log π₀(c), the same of the rejected, and the share with a margin
     above 0."""

@@ -21,7 +21,8 @@ class PairsConfig:
     column: str = ""
     """A category of the target that says whose answers are drawn; empty: those of the train examples."""
     value: str = ""
-    """Its value. Labels of these examples say which answer is better."""
+    """Its value. Labels of these examples say which answer is better, so that none may be a test example;
+    those of validation are left out."""
     temperature: float = 0.95
     """Logits are divided by it."""
     top_p: float = 0.7
@@ -67,6 +68,8 @@ class PreferConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        why = "0: the reference has seen whole prompts"
+        self.require(self.text_dropout == 0, "text_dropout", why)
         self.require(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
         self.require(0 < self.beta < math.inf, "beta", "above 0")
         for name in ("lam", "alpha", "mu_max"):

@@ -45,7 +45,10 @@ def draw_pairs(
         if read[0] is None or read[1] is None:
             counts[UNPARSED] += 1
             continue
-        apart = [abs(one - float(truth[i])) for one in (read[0], read[1])]
+        # As it would be written: of decimals alone equal errors are equal
+        right = task.read(task.written(float(truth[i])))
+        assert right is not None
+        apart = [round(abs(one - right), 9) for one in (read[0], read[1])]
         if np.array_equal(*both) or texts[0] == texts[1]:
             counts[SAME_TEXT] += 1
         elif apart[0] == apart[1]:

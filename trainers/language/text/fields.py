@@ -58,14 +58,17 @@ def _history(graph: Graph, document: Document, label: str, history: HistoryConfi
     categories = [c.name for c in graph.schema.node_type(target).columns if c.kind == "category"]
     ok = not history.apart or history.apart in categories
     require(ok, f"{key}.apart", history.apart, f"a category of {target}: {', '.join(categories) or 'none'}")
+    thing, days = graph.dataset.thing, graph.dataset.label_days
+    apart = history.apart or thing
+    require(not thing or apart == thing, f"{key}.apart", history.apart, f"{thing}, which says the label")
     fields = (*(replace(shown[name], cut=0) for name in history.fields), Field(label))
     newest = Newest(
         named[0],
         history.num,
         fields,
         oldest_first=True,
-        apart=history.apart,
-        known_s=round(history.known_days * DAY_S),
+        apart=apart,
+        known_s=round(max(history.known_days, days) * DAY_S),
     )
     return Field(HISTORY, free=any(field.free for field in fields), newest=newest)
 

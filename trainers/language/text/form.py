@@ -80,23 +80,21 @@ class ProseForm:
         behind = [one for one in newest.fields if one.name == newest.behind]
         if len(newest.fields) == 1:  # the values alone
             return [c for one in value for c in _clause(newest.fields[0], one, {newest.fields[0].name: one})]
-        return [
-            clause
-            for group in (fields, behind)
-            for head in value
-            for clause in _sentence([c for one in group for c in _clause(one, head.get(one.name), head)])
-        ]
+        return [clause for group in (fields, behind) for head in value for clause in _of_head(group, head)]
 
 
-def _clause(field: Field, value: Any, beside: dict[str, Any]) -> list[str]:
-    """What is said of a value, or nothing."""
-    if not field.phrase or value is None or any(beside.get(name) is None for name in field.named):
+def _clause(field: Field, value: Any, beside: dict[str, Any], *, is_first: bool = False) -> list[str]:
+    """What is said of a value, or nothing. is_first: it begins what is said of a head."""
+    if not field.phrase or value in (None, "") or any(beside.get(name) is None for name in field.named):
         return []
-    return [field.phrase.format(value, **{name: beside[name] for name in field.named})]
+    return [field.phrases[is_first].format(value, **{name: beside[name] for name in field.named})]
 
 
-def _sentence(clauses: Sequence[str]) -> list[str]:
+def _of_head(fields: Sequence[Field], head: dict[str, Any]) -> list[str]:
     """Clauses of one head, of which the first begins a sentence."""
+    clauses: list[str] = []
+    for field in fields:
+        clauses += _clause(field, head.get(field.name), head, is_first=not clauses)
     return [clauses[0][:1].upper() + clauses[0][1:], *clauses[1:]] if clauses else []
 
 

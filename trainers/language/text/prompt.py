@@ -108,6 +108,8 @@ class PromptBuilder:
         self._items = next((field.name for field in document.fields if field.items), None)
         cuts = sorted((field for field in document.fields if field.cut), key=lambda field: field.cut)
         self._cuts = [field.name for field in cuts]
+        # Where texts of listed neighbours may be cut all texts are, level by level, before any neighbour goes
+        self._levels = _cut_levels(document)
         self._lists = {field.name: field.newest for field in document.fields if field.newest}
         self._form = form_of(document)
         self.max_tokens, self.max_comments, self.seed = max_tokens, max_comments, seed
@@ -221,6 +223,11 @@ class PromptBuilder:
             drawn = drawn[: len(drawn) * 3 // 4]
             self._keep_items(record, items, drawn)
             pieces = self._pieces(record)
+        cut = 0
+        for level in self._levels:
+            if self._size(pieces) > self._room:
+                record, pieces, lost = self._cut_level(record, level)
+                cut += lost
         lists = {name: list(record[name]) for name in self._lists if name in record}
         num_dropped = 0
         if lists and self._size(pieces) > self._room:
@@ -232,7 +239,6 @@ class PromptBuilder:
             num_dropped = bisect_left(range(len(order)), True, key=fits)
             record = self._shortened(record, lists, order[:num_dropped])
             pieces = self._pieces(record)
-        cut = 0
         for name in self._cuts:
             if self._size(pieces) <= self._room or not record.get(name):
                 continue
@@ -263,6 +269,35 @@ class PromptBuilder:
             len(drawn) < num_drawn or num_dropped > 0,
             cut,
         )
+
+    def _cut_level(
+        self, record: dict[str, Any], level: Sequence[tuple[str, str]]
+    ) -> tuple[dict[str, Any], list[list[int]], int]:
+        """The record with its texts of a level at most as long as fits, its pieces, and how many characters
+        they lost."""
+
+        def cut(most: int) -> dict[str, Any]:
+            made = dict(record)
+            for name, inner in level:
+                if not inner and isinstance(made.get(name), str):
+                    made[name] = made[name][:most]
+                elif isinstance(made.get(name), list):
+                    made[name] = [
+                        {**one, inner: one[inner][:most]} if isinstance(one.get(inner), str) else one
+                        for one in made[name]
+                    ]
+            return made
+
+        lengths = [len(text) for text in _texts(record, level)]
+        kept, top = 0, max(lengths, default=0)
+        while kept < top:
+            middle = (kept + top + 1) // 2
+            if self._size(self._pieces(cut(middle))) <= self._room:
+                kept = middle
+            else:
+                top = middle - 1
+        made = cut(kept)
+        return made, self._pieces(made), sum(max(0, num - kept) for num in lengths)
 
     def _shortened(
         self, record: dict[str, Any], lists: dict[str, list[Any]], dropped: Sequence[str]
@@ -331,6 +366,31 @@ class PromptBuilder:
         """A response for a warm-up, with one of `choices` drawn by (seed, id): it teaches what responses look
         like and nothing of the record's own answer."""
         return self.response(int(choices[seed_of(self.seed, "wording", record_id) % len(choices)]))
+
+
+def _cut_levels(document: Document) -> list[list[tuple[str, str]]]:
+    """By rising level the texts that may be cut: field, and of a list the field of its neighbours. None of a
+    document whose lists have none."""
+    nested = [
+        (inner.cut, field.name, inner.name)
+        for field in document.fields
+        if field.newest is not None
+        for inner in field.newest.fields
+        if inner.cut
+    ]
+    of_all = nested + [(field.cut, field.name, "") for field in document.fields if nested and field.cut]
+    return [
+        [(name, inner) for level, name, inner in of_all if level == one]
+        for one in sorted({level for level, _, _ in of_all})
+    ]
+
+
+def _texts(record: dict[str, Any], level: Sequence[tuple[str, str]]) -> list[str]:
+    found: list[Any] = []
+    for name, inner in level:
+        value = record.get(name)
+        found += [one.get(inner) for one in value] if inner and isinstance(value, list) else [value]
+    return [one for one in found if isinstance(one, str)]
 
 
 def _longest_first(lengths: dict[str, int]) -> list[str]:
