@@ -319,5 +319,5 @@ def test_a_history_that_would_tell_the_label_is_refused(tmp_path: Path) -> None:
     """Grouped by the label's own column, its members tell it."""
     rows = films(0)
     store = built(tmp_path, rows)
-    with pytest.raises(TrainerError, match="task.label"):
+    with pytest.raises(TrainerError, match=r"task\.label"):
         document_of(store, "at", HistoryConfig(relation="by_same_maker"))

@@ -46,10 +46,7 @@ def packed_attention(
         before = pack_prefix[module.layer_idx].to(key.dtype)  # type: ignore[index]
     # The kernel has half precision alone, and no dropout
     if query.is_cuda and query.dtype != torch.float32 and pack_offsets is not None and dropout == 0:
-        if before is None and pack_forks is None:
-            spans = None
-        else:
-            spans = _spans(pack_lengths, pack_forks)
+        spans = None if before is None and pack_forks is None else _spans(pack_lengths, pack_forks)
         out = _variable_length(query, key, value, pack_lengths, pack_offsets, scaling, shared, spans, before)
         return out, None
     parts = []

@@ -92,7 +92,7 @@ def tuned(posts: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assembly, random = assembly_of(run, posts, settings), np.random.default_rng(0)
     codes, values = posts.category("post", "role")
     nodes = np.flatnonzero(np.asarray(codes) == list(values).index("prefer"))
-    errors = np.sort(random.integers(1, 40, (len(nodes), 2)) / 10, axis=1) + [0.0, 0.1]
+    errors = [*np.sort(random.integers(1, 40, (len(nodes), 2)) / 10, axis=1), 0.0, 0.1]
     truth = make_task(TASK).truth(posts)[nodes]
     answers = [
         [assembly.builder.written(f"{t + error:.1f}") for error in own]
@@ -267,7 +267,7 @@ def test_pairs_of_other_weights_are_refused(tuned: Path, posts: Store, tmp_path:
     tensors, meta = weights.load(run / "tune" / WEIGHTS)
     first = next(iter(tensors))
     weights.save(run / "tune" / WEIGHTS, {**tensors, first: tensors[first] + 1e-3}, meta)
-    with pytest.raises(TrainerError, match="found log-probabilities of other weights .*: netgpt pairs"):
+    with pytest.raises(TrainerError, match=r"found log-probabilities of other weights .*: netgpt pairs"):
         trainer_of(run, posts, tmp_path / "prefer", settings_of())
     (run / "pairs" / FILE).write_bytes(b"PK")
     with pytest.raises(TrainerError, match="not a file of pairs"):
