@@ -62,7 +62,7 @@ def test_a_scratch_folder_that_is_none_is_refused_at_once(command: str, tmp_path
         assert result.exit_code == 2 and "--scratch" in result.output
 
 
-@pytest.mark.parametrize("peer_edges", [10**6, pytest.param(0, marks=pytest.mark.all)])
+@pytest.mark.parametrize("peer_edges", [10**5, pytest.param(0, marks=pytest.mark.all)])
 def test_build(peer_edges: int, tmp_path: Path) -> None:
     (result,) = bench_edges([20_000], 200_000, peer_edges, tmp_path)
     assert all(result[step]["ok"] for step in ("build", "open", "verify", "pack", "unpack"))
@@ -98,7 +98,8 @@ def test_sampler_on_a_random_graph() -> None:
     assert "threads_1" in sampler_line(result) and "ray_1" not in result
 
 
-@pytest.mark.parametrize("with_ray", [False, pytest.param(True, marks=pytest.mark.all)])
+@pytest.mark.all
+@pytest.mark.parametrize("with_ray", [False, True])
 def test_sampler_on_a_store(with_ray: bool, store: Store) -> None:
     config = SamplerBench(fanout=5, batch_size=20, hops=(1,), batches=2, rounds=1, with_ray=with_ray)
     largest, everything = bench_store(config, store.path, "small")

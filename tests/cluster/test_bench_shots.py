@@ -13,6 +13,7 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore.datasets import names as datasets
 
 
+@pytest.mark.all
 def test_pairs_have_one_loss_in_any_mode(tmp_path: Path) -> None:
     (result,) = bench_pairs(PairsBench(num=3, rounds=1, budget=2048, padded=2), tmp_path)
     loss = result["shared"]["loss"]

@@ -26,6 +26,8 @@ def test_named_configurations_load_and_round_trip(tmp_path: Path) -> None:
         "sample-ordinal",
         "shl-ml100k",
         "shl-tiktok",
+        "smpd",
+        "smpd-demo",
         "xs-video",
     ]
     assert config_names() == names

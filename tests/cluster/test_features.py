@@ -361,7 +361,7 @@ def test_a_run_with_encoders_names_them_and_predicts_with_them(
     assert [json.loads(row)["id"] for row in done.stdout.splitlines()] == list(new)
 
 
-def test_frames_of_videos_are_features_of_a_data_set(tmp_path: Path) -> None:
+def test_frames_of_videos_are_features_of_a_data_set(on_ray: None, tmp_path: Path) -> None:
     """MicroLens' videos by number: vectors of frames where there is a file, zeros where there is none."""
     vit, folder, clips = make_vit(tmp_path / "vit"), tmp_path / "lens", tmp_path / "clips"
     datasets.load("microlens").write_synthetic(folder, 0.001, 0)

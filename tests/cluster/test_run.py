@@ -316,6 +316,8 @@ def test_the_program_ends_as_its_commands_do(tmp_path: Path) -> None:
         "sample-ordinal",
         "shl-ml100k",
         "shl-tiktok",
+        "smpd",
+        "smpd-demo",
         "xs-video",
     ]
 

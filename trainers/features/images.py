@@ -122,7 +122,6 @@ class ImageModel:
         """TrainerError where the model cannot be had or reads more than pixels."""
         self.name, self.dim = image_identity(config)
         folder, dtype = resolve(config.video, _KEY), getattr(torch, config.precision)
-        model_config(folder, _KEY)
         self.rule = picture_rule(folder, config.frames)
         self.pooling, self.device = config.frame_pooling, torch.device(device)
         whole: Any = load_encoder(folder, _KEY, "an encoder of pictures", dtype, config.frame_pooling)

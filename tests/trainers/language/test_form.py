@@ -197,7 +197,7 @@ def test_the_newest_earlier_examples_with_their_labels(config: HistoryConfig, tm
     assert some > 5
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 1000), st.integers(0, 39))
 def test_nothing_later_and_no_own_label_changes_a_prompt(
     tmp_path_factory: pytest.TempPathFactory, seed: int, asked: int

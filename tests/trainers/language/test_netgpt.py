@@ -155,7 +155,9 @@ def test_stages_train_exactly_what_the_design_names(netgpt: NetGPT) -> None:
     assert {n for n, p in everything.items() if p.requires_grad} == set(stage3)
     with pytest.raises(TrainerError, match=r"trained layers: found the last 7, expected 1 to 6"):
         netgpt.parts(("last:7",))
-    with pytest.raises(TrainerError, match=r"trained parts: found 'tail', expected all, last:N or adapters"):
+    with pytest.raises(
+        TrainerError, match=r"trained parts: found 'tail', expected all, decoder, last:N or adapters"
+    ):
         netgpt.parts(("tail",))
     netgpt.train_only([])
 

@@ -305,6 +305,7 @@ def settings_with(config: MultimodalConfig) -> Settings:
     return kind(stages=["multimodal", "evaluation"], baselines=[], task=TASK, multimodal=config)  # type: ignore[call-arg]
 
 
+@pytest.mark.all
 def test_one_rank_or_two_and_killed_or_not(videos: Store, tmp_path: Path) -> None:
     """Two ranks end within 1e-5 of one; killed with SIGKILL in an epoch they end in the same bits."""
     config = replace(CONFIG, epochs=6, patience=6, checkpoint_steps=1)

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 OBJECTIVES = {
     "answer": "netgpt.trainers.language.objectives.answer:Answer",
-    "prefer": "netgpt.trainers.language.objectives.prefer:Prefer",
-    "number": "netgpt.trainers.language.objectives.number:Number",
     "score": "netgpt.trainers.language.objectives.score:Score",
+    "number": "netgpt.trainers.language.objectives.number:Number",
+    "prefer": "netgpt.trainers.language.objectives.prefer:Prefer",
 }
 
 

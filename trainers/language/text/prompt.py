@@ -108,7 +108,7 @@ class PromptBuilder:
         self._items = next((field.name for field in document.fields if field.items), None)
         cuts = sorted((field for field in document.fields if field.cut), key=lambda field: field.cut)
         self._cuts = [field.name for field in cuts]
-        # Where texts of listed neighbours may be cut all texts are, level by level, before any neighbour goes
+        # In sentences texts are cut, those of neighbours too, level by level, before any neighbour goes
         self._levels = _cut_levels(document)
         self._lists = {field.name: field.newest for field in document.fields if field.newest}
         self._form = form_of(document)
@@ -370,7 +370,9 @@ class PromptBuilder:
 
 def _cut_levels(document: Document) -> list[list[tuple[str, str]]]:
     """By rising level the texts that may be cut: field, and of a list the field of its neighbours. None of a
-    document whose lists have none."""
+    document as JSON, of which neighbours go first."""
+    if not document.is_prose:
+        return []
     nested = [
         (inner.cut, field.name, inner.name)
         for field in document.fields
@@ -378,7 +380,7 @@ def _cut_levels(document: Document) -> list[list[tuple[str, str]]]:
         for inner in field.newest.fields
         if inner.cut
     ]
-    of_all = nested + [(field.cut, field.name, "") for field in document.fields if nested and field.cut]
+    of_all = nested + [(field.cut, field.name, "") for field in document.fields if field.cut]
     return [
         [(name, inner) for level, name, inner in of_all if level == one]
         for one in sorted({level for level, _, _ in of_all})
