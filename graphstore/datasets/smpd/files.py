@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 import ijson
 
 from netgpt.graphstore.dataset import ReadReport
-from netgpt.graphstore.datasets.smpd.posts import Cells, Posts, PostsBuilder
-from netgpt.graphstore.errors import RecordError, SourceError, StoreError
+from netgpt.graphstore.datasets.smpd.posts import Cells, Posts, PostsBuilder, named_files
+from netgpt.graphstore.errors import RecordError, SourceError
 
 NAMES = {
     "label": ("train_label.txt",),
@@ -63,15 +63,7 @@ def is_official(folder: Path) -> bool:
 
 def find_files(folder: Path) -> dict[str, Path]:
     """By kind the file of a folder. StoreError where one lacks, or is there under both names."""
-    found = {}
-    for kind, names in NAMES.items():
-        there = [folder / name for name in names if (folder / name).is_file()]
-        if len(there) > 1 or (not there and kind not in OPTIONAL):
-            found_names = f"both {' and '.join(names)}" if there else f"no {' or '.join(names)}"
-            raise StoreError(f"{folder}: found {found_names}, expected one of them")
-        if there:
-            found[kind] = there[0]
-    return found
+    return named_files(folder, NAMES, OPTIONAL)
 
 
 def read_posts(folder: Path, report: ReadReport, *, skips: bool = False) -> Posts:

@@ -10,12 +10,13 @@ import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netgpt.graphstore.datasets.described import NUMBER
-from netgpt.graphstore.errors import RecordError
+from netgpt.graphstore.errors import RecordError, StoreError
 
 CATEGORIES = ("user", "category", "subcategory", "concept", "media")
 TEXTS = ("pid", "title", "date", *CATEGORIES)
@@ -176,3 +177,17 @@ class Cells:
 def pid_order(pid: str) -> tuple[int, int, str]:
     """What pids are ordered by: numbers by size, before others by their characters."""
     return (0, int(pid), "") if pid.isdecimal() and len(pid) < 40 else (1, 0, pid)
+
+
+def named_files(folder: Path, named: Mapping[str, Sequence[str]], optional: Sequence[str]) -> dict[str, Path]:
+    """By kind the file of a folder, under one of its names. StoreError where one lacks that is not optional,
+    or is there twice."""
+    found = {}
+    for kind, names in named.items():
+        there = [folder / name for name in names if (folder / name).is_file()]
+        if len(there) > 1 or (not there and kind not in optional):
+            found_names = f"both {' and '.join(names)}" if there else f"no {' or '.join(names)}"
+            raise StoreError(f"{folder}: found {found_names}, expected one of them")
+        if there:
+            found[kind] = there[0]
+    return found

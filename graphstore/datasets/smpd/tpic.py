@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from netgpt.graphstore.dataset import ReadReport
-from netgpt.graphstore.datasets.smpd.posts import Cells, Posts, PostsBuilder
-from netgpt.graphstore.errors import RecordError, SourceError, StoreError
+from netgpt.graphstore.datasets.smpd.posts import Cells, Posts, PostsBuilder, named_files
+from netgpt.graphstore.errors import RecordError, SourceError
 
 NAMES = {
     "meta": ("USER_META.txt", "USERMETA.txt"),
@@ -40,15 +40,7 @@ Value = tuple[float, ...]
 
 def find_files(folder: Path) -> dict[str, Path]:
     """By kind the file of a folder. StoreError where one lacks, or is there under both names."""
-    found = {}
-    for kind, names in NAMES.items():
-        there = [folder / name for name in names if (folder / name).is_file()]
-        if len(there) > 1 or (not there and kind not in OPTIONAL):
-            found_names = f"both {' and '.join(names)}" if there else f"no {' or '.join(names)}"
-            raise StoreError(f"{folder}: found {found_names}, expected one of them")
-        if there:
-            found[kind] = there[0]
-    return found
+    return named_files(folder, NAMES, OPTIONAL)
 
 
 def read_posts(folder: Path, report: ReadReport, *, skips: bool = False) -> Posts:
