@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +62,11 @@ def measure(code: str, *args: object) -> Measured:
         process.returncode = os.waitstatus_to_exitcode(status)
         peak_kb = int(peak.read() or 0)
     return Measured(wall_s, usage.ru_utime + usage.ru_stime, peak_kb * 1024, process.returncode == 0)
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Mean, least and most."""
+    return [statistics.fmean(values), min(values), max(values)]
 
 
 def machine() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from netgpt import graphstore
+from netgpt.cluster.bench.measure import spread
 from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore import Store
@@ -157,15 +158,11 @@ def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
     for name in results[0]["test"]:
         values = [one["test"][name] for one in results if one["test"][name] is not None]
         if name != "num" and values:
-            made[name] = [statistics.fmean(values), min(values), max(values)]
+            made[name] = spread(values)
     gains = [one["gain"] for one in results if "gain" in one]
     if gains:
-        spread = {
-            name: [statistics.fmean(values), min(values), max(values)]
-            for name in gains[0]
-            if (values := [one[name][0] for one in gains])
-        }
-        return {"test": made, "gain": spread}
+        gained = {name: spread(values) for name in gains[0] if (values := [one[name][0] for one in gains])}
+        return {"test": made, "gain": gained}
     return {"test": made}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from netgpt import graphstore
-from netgpt.cluster.bench.measure import machine, measure
+from netgpt.cluster.bench.measure import machine, measure, spread
 from netgpt.cluster.bench.recommend_peers import NAMES, timed_peers
 from netgpt.cluster.bench.recommend_scale import BUILD
 from netgpt.cluster.config import RunConfig, load_config
@@ -137,7 +137,7 @@ def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
         for name in known[0] if known else ():
             values = [one[name] for one in known if one[name] is not None]
             if name != "num" and values:
-                made.setdefault(part, {})[name] = [statistics.fmean(values), min(values), max(values)]
+                made.setdefault(part, {})[name] = spread(values)
     return made
 
 

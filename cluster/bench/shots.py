@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from netgpt.cluster.bench.measure import spread
 from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError, StageFailedError
 from netgpt.cluster.pipeline import Run, execute, locked
@@ -190,9 +190,9 @@ def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name in ("mae", "spearman", "parsed"):
             values = [row[part][name] for row in rows if part in row and row[part][name] is not None]
             if values:
-                made[f"{part}_{name}"] = [statistics.mean(values), min(values), max(values)]
+                made[f"{part}_{name}"] = spread(values)
     ends = [row["chosen"][-1] for row in rows if row.get("chosen")]
-    return made | ({"chosen": [statistics.mean(ends), min(ends), max(ends)]} if ends else {})
+    return made | ({"chosen": spread(ends)} if ends else {})
 
 
 def line(result: dict[str, Any]) -> str:

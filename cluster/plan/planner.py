@@ -28,7 +28,6 @@ from netgpt.graphstore.dataset import GraphSize
 from netgpt.trainers.graph.encoders.names import ATTENTION
 from netgpt.trainers.stages.language import LanguageStage
 from netgpt.trainers.stages.names import stage_of
-from netgpt.trainers.stages.shots import Align, MakePairs, Tune
 
 TOKENIZER_BYTES = 700_000_000
 """Memory of a tokenising actor: Python with transformers. An assumption: not measured."""
@@ -108,7 +107,7 @@ def make_plan(request: PlanRequest) -> Plan:
     """Everything a run needs. ClusterError where the model or the store is not known."""
     config = request.config
     for stage in map(stage_of, config.stages):
-        if stage.kind in ("pairs", "modal") or isinstance(stage, Tune | MakePairs | Align):
+        if not stage.planned:
             raise ClusterError(
                 f"plan: found a recipe with the stage {stage.name}, expected another: those are not planned"
             )

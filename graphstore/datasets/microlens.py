@@ -151,8 +151,8 @@ class VideoSource(Source):
         self.file = str(folder) if folder else said
         self.report = report if report is not None else ReadReport()
         self._made = made
-        has_frames = folder is not None and (folder / FRAMES).is_file() and config.visual == "file"
-        self._frames = folder / FRAMES if folder is not None and has_frames else None
+        frames = folder / FRAMES if folder is not None and config.visual == "file" else None
+        self._frames = frames if frames is not None and frames.is_file() else None
         self.schema = schema_of(config, frames=self._frames is not None)
 
     def digest(self) -> str:

@@ -93,9 +93,7 @@ class ApproximateSearch(Search):
     @staticmethod
     def of(search: Search, index: Path, asked: Approximate) -> ApproximateSearch:
         """The same tails, by an index."""
-        tails, rows = np.empty_like(search.order), np.empty_like(search.order)
-        tails[search.order], rows[search.order] = search.tails, search.rows
-        return ApproximateSearch(search.bank, tails, rows, search.k, index, asked)
+        return ApproximateSearch(search.bank, *search.asked, search.k, index, asked)
 
     @property
     def most(self) -> int:
@@ -143,9 +141,8 @@ def recall_of(search: Search, rows: Rows) -> tuple[float, int]:
     many tails that was seen: at most SAMPLED, by an exact search. 1 where there are no heads."""
     num = len(search.order)
     sample = np.sort(np.random.default_rng(0).choice(num, min(SAMPLED, num), replace=False))
-    tails, asked = np.empty_like(search.order), np.empty_like(search.order)
-    tails[search.order], asked[search.order] = search.tails, search.rows
-    true = Search(search.bank, tails[sample], asked[sample], search.k).all()
+    tails, vectors = search.asked
+    true = Search(search.bank, tails[sample], vectors[sample], search.k).all()
     hit = total = 0
     for i, row in enumerate(sample):
         heads = true.heads[i, : true.num[i]]

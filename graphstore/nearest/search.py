@@ -103,6 +103,13 @@ class Search:
         """[Q]: the tails in the order of tasks."""
         self.tails, self.rows = tails[order], rows[order]
 
+    @property
+    def asked(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tails [Q] and their vectors' numbers [Q], in the order that they were asked in."""
+        tails, rows = np.empty_like(self.tails), np.empty_like(self.rows)
+        tails[self.order], rows[self.order] = self.tails, self.rows
+        return tails, rows
+
     @cached_property
     def tasks(self) -> Sequence[tuple[int, int]]:
         """Half-open ranges of `order`: tails whose vectors are of one block."""

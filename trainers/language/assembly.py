@@ -14,13 +14,13 @@ from transformers import AutoConfig, PreTrainedModel
 
 from netgpt.graphstore import Document, Store
 from netgpt.trainers import weights
-from netgpt.trainers.config import LoraConfig, TuneConfig
+from netgpt.trainers.config import LoraConfig
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.exact import cache_digests, open_cache
 from netgpt.trainers.graph.files import VECTORS
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.language.model.backbone import check_tokenizer, load_base, load_tokenizer
-from netgpt.trainers.language.model.lora import LoraLM, tuned_model
+from netgpt.trainers.language.model.lora import tuned_model
 from netgpt.trainers.language.model.netgpt import NetGPT, PackedLM
 from netgpt.trainers.language.pixels import PixelFolder
 from netgpt.trainers.language.samples import GraphStates, Samples
@@ -145,17 +145,11 @@ class Assembly:
         graph_ids = (self.builder.start_id, self.builder.pad_id, self.builder.end_id)
         return NetGPT(base, graph_dim, graph_ids, start, self.task.width).to(self.device)
 
-    def tuned(self, config: TuneConfig) -> PackedLM:
+    def tuned(self, config: LoraConfig) -> PackedLM:
         """The model without graph and head, with fresh trainable parts, a function of the seed."""
         base = self._base()
         seed_torch(self.settings.seed, config.section)
         return tuned_model(base, config).to(self.device)
-
-    def lora(self, config: LoraConfig) -> LoraLM:
-        """The text baseline with fresh adapters, a function of the seed."""
-        base = self._base()
-        seed_torch(self.settings.seed, config.section)
-        return LoraLM(base, config).to(self.device)
 
 
 def load_weights(model: PackedLM, path: Path, parts: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from netgpt.trainers.language.model import attention
 from netgpt.trainers.language.model.netgpt import PackedLM
 from netgpt.trainers.language.samples import Samples
 from netgpt.trainers.language.scoring import over_all
+from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.tasks.base import Task
 
@@ -156,8 +157,7 @@ class Generator:
                     break
 
     def texts(self, chosen: list[int]) -> list[str]:
-        tokenizer = self.samples.builder.tokenizer
-        return [str(tokenizer.decode(t, skip_special_tokens=True)) for t in self.tokens(chosen)]
+        return [self.samples.builder.text(tokens) for tokens in self.tokens(chosen)]
 
 
 def generated_choices(
@@ -183,14 +183,15 @@ def written_numbers(
     generator = Generator(model, samples, budget, max_new=longest_written(samples, task))
 
     def run(pack: list[int]) -> torch.Tensor:
-        decode, ends = samples.builder.tokenizer.decode, samples.builder.ends
-        read = [
-            task.read(str(decode(tokens, skip_special_tokens=True))) if tokens[-1] in ends else None
-            for tokens in generator.tokens(pack)  # one that was cut is no answer
-        ]
+        read = [stated_number(samples.builder, task, tokens) for tokens in generator.tokens(pack)]
         return torch.tensor([[np.nan if x is None else x] for x in read], dtype=torch.float64)
 
     return over_all(model, samples, passes_of(samples, budget, generator), 1, run, progress)[:, 0]
+
+
+def stated_number(builder: PromptBuilder, task: Task, tokens: list[int] | np.ndarray) -> float | None:
+    """The number that generated tokens state; None where they state none, or were cut before their end."""
+    return task.read(builder.text(tokens)) if int(tokens[-1]) in builder.ends else None
 
 
 def longest_written(samples: Samples, task: Task) -> int:

@@ -68,7 +68,7 @@ class LanguageTrainer:
                 f"({self.world_size})"
             )
         objective = objective_class(self.config.objective, f"{stage.name}.objective")
-        self.objective = stage.objective(objective, model, assembly, folder)
+        self.objective = stage.objective(objective, model, assembly)
         self.trained = model.parts(stage.parts(settings))
         model.train_only(self.trained)
         if self.language.activation_checkpointing:

@@ -165,6 +165,8 @@ class Stage:
     """Whether it has checkpoints; without, it starts anew in an empty folder."""
     kind: ClassVar[Literal["graph", "embeddings", "tokens", "language", "pairs", "modal", ""]] = ""
     """What plans and reports count it among."""
+    planned: ClassVar[bool] = True
+    """Whether a plan knows what it needs."""
     measured: ClassVar[bool] = False
     """Whether `measure` gives scores once it is done."""
 

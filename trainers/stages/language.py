@@ -27,8 +27,6 @@ from netgpt.trainers.stages.text import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from netgpt.trainers.language.assembly import Assembly
     from netgpt.trainers.language.model.netgpt import PackedLM
     from netgpt.trainers.language.objectives.base import Objective
@@ -146,10 +144,12 @@ class LanguageStage(Stage):
         """The model with fresh trainable parts. graph_dim: width of h_v."""
         return assembly.netgpt(graph_dim, self.start(assembly.settings))
 
-    def objective(
-        self, kind: type[Objective], model: PackedLM, assembly: Assembly, folder: Path
-    ) -> Objective:
-        """What training learns. folder: the stage's."""
+    def training(self, assembly: Assembly) -> Assembly:
+        """What training reads, where its samples are others than those that are measured."""
+        return assembly
+
+    def objective(self, kind: type[Objective], model: PackedLM, assembly: Assembly) -> Objective:
+        """What training learns."""
         return kind(model, assembly.task, assembly.builder, self.config(assembly.settings))
 
     def begin(self, model: PackedLM, assembly: Assembly) -> None:
@@ -171,7 +171,7 @@ class LanguageStage(Stage):
     def run(self, job: StageJob, tools: Tools) -> Made:
         from netgpt.trainers.language.train import LanguageTrainer
 
-        assembly = self.assembly(job, tools)
+        assembly = self.training(self.assembly(job, tools))
         graph = self.graph(assembly)
         model = self.model(assembly, 0 if graph is None else len(graph.mean))
         self.begin(model, assembly)
@@ -279,4 +279,4 @@ class Lora(LanguageStage):
         return ("adapters",)
 
     def model(self, assembly: Assembly, graph_dim: int) -> PackedLM:
-        return assembly.lora(assembly.settings.section(self.name, LoraConfig))
+        return assembly.tuned(assembly.settings.section(self.name, LoraConfig))

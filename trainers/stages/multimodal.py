@@ -23,6 +23,7 @@ class Multimodal(Stage):
     leaves = ("model.safetensors", "scores.safetensors")
     resumes = True
     kind = "modal"
+    planned = False
     measured = True
 
     def check(self, settings: Settings) -> None:

@@ -25,6 +25,7 @@ class Recommend(Stage):
     leaves = ("model.safetensors", "vectors.safetensors")
     resumes = True
     kind = "pairs"
+    planned = False
     measured = True
 
     def check(self, settings: Settings) -> None:

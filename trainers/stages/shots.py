@@ -24,8 +24,6 @@ from netgpt.trainers.stages.language import LanguageStage, language_inputs, requ
 from netgpt.trainers.stages.text import require_numbers
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from netgpt.trainers.language.assembly import Assembly
     from netgpt.trainers.language.model.netgpt import PackedLM
     from netgpt.trainers.language.objectives.base import Objective
@@ -41,6 +39,7 @@ class Tune(LanguageStage):
     Config = TuneConfig
     reads = ("tokens",)
     with_graph = False
+    planned = False
     short = "tuned"
 
     def config(self, settings: Settings) -> TuneConfig:
@@ -68,6 +67,7 @@ class MakePairs(Stage):
     reads = ("tokens", Tune.name)
     leaves = ("pairs.npz",)
     kind = "language"
+    planned = False
 
     def config(self, settings: Settings) -> PairsConfig:
         return settings.section(self.name, PairsConfig)
@@ -141,6 +141,7 @@ class Align(LanguageStage):
     after = Tune.name
     with_graph = False
     learns_pairs = True
+    planned = False
     short = "aligned"
 
     def config(self, settings: Settings) -> PreferConfig:
@@ -198,22 +199,11 @@ class Align(LanguageStage):
             pairs=self.pairs(assembly),
         )
 
-    def objective(
-        self, kind: type[Objective], model: PackedLM, assembly: Assembly, folder: Path
-    ) -> Objective:
+    def objective(self, kind: type[Objective], model: PackedLM, assembly: Assembly) -> Objective:
+        from netgpt.trainers.language.cases import PairAssembly
         from netgpt.trainers.language.objectives.prefer import Prefer
 
-        made = super().objective(kind, model, assembly, folder)
-        if isinstance(made, Prefer):
-            made.use(self.pairs(assembly))
+        made = super().objective(kind, model, assembly)
+        if isinstance(made, Prefer) and isinstance(assembly, PairAssembly):
+            made.use(assembly.pairs)
         return made
-
-    def run(self, job: StageJob, tools: Tools) -> Made:
-        from netgpt.trainers.language.train import LanguageTrainer
-
-        assembly = self.training(self.assembly(job, tools))
-        model = self.model(assembly, 0)
-        self.begin(model, assembly)
-        trainer = LanguageTrainer(self, assembly, model, None, job.folder, key=job.key)
-        trainer.loop.run()
-        return Made(self.leaves, trainer.finish())

@@ -5,7 +5,7 @@ Legend: n examples of some, S statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -31,14 +31,19 @@ def shown_labels(graph: Graph, label: str) -> Callable[[int], list[int]] | None:
     return None
 
 
+def _shown(heads: Callable[[int], list[int]], truth: np.ndarray, nodes: np.ndarray) -> Iterator[np.ndarray]:
+    """The known labels that each node is shown, the newest first."""
+    for v in nodes.tolist():
+        labels = truth[heads(v)]
+        yield labels[~np.isnan(labels)]
+
+
 def histories(
     heads: Callable[[int], list[int]], truth: np.ndarray, nodes: np.ndarray, fallback: float
 ) -> dict[str, np.ndarray]:
     """The last, the mean and the median of the labels shown, by name [n]; `fallback` where none is."""
     made = {name: np.full(len(nodes), fallback) for name in ("last", "mean", "median")}
-    for i, v in enumerate(nodes.tolist()):
-        shown = truth[heads(v)]
-        shown = shown[~np.isnan(shown)]
+    for i, shown in enumerate(_shown(heads, truth, nodes)):
         if len(shown):
             made["last"][i], made["mean"][i], made["median"][i] = shown[0], shown.mean(), np.median(shown)
     return made
@@ -48,9 +53,7 @@ def statistics(heads: Callable[[int], list[int]], truth: np.ndarray, nodes: np.n
     """Of the labels shown to each: how many, the last, their mean, least and greatest: [n, 5], NaN for
     none."""
     made = np.full((len(nodes), 5), np.nan)
-    for i, v in enumerate(nodes.tolist()):
-        shown = truth[heads(v)]
-        shown = shown[~np.isnan(shown)]
+    for i, shown in enumerate(_shown(heads, truth, nodes)):
         made[i, 0] = len(shown)
         if len(shown):
             made[i, 1:] = shown[0], shown.mean(), shown.min(), shown.max()

@@ -61,8 +61,12 @@ class EdgeLists(Source):
         )
 
     def _columns(self, name: str) -> tuple[Column, ...]:
-        edges = [e for e in self.description.edges if e.nearest is not None and e.type[2] == name]
-        return tuple(column for e in edges for column in kept_columns(e.edge_type, e.nearest))  # type: ignore[arg-type]
+        return tuple(
+            column
+            for edge in self.description.edges
+            if edge.nearest is not None and edge.type[2] == name
+            for column in kept_columns(edge.edge_type, edge.nearest)
+        )
 
     def digest(self) -> str:
         files = [path for edge in self.description.edges for path in _files(edge)]

@@ -92,7 +92,7 @@ class NodeColumns:
     apart: np.ndarray | None
     """[N] int64 codes; −1: of no group."""
     apart_values: tuple[str, ...] | None
-    """The texts of the codes; None where they are numbers."""
+    """The texts of the codes; None where they are numbers, or there are none."""
     bank: np.ndarray | None
     """[N] bool."""
 
@@ -113,14 +113,13 @@ def read_columns(nearest: NearestDescription) -> NodeColumns:
     names = [name for name in (nearest.time, nearest.apart, nearest.bank) if name]
     code_of: dict[str, int] = {}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    is_text, first = False, 0
+    first = 0
     # Values of a CSV file that tell nodes apart are texts: "007" and "7" are two
     texts = [nearest.apart] if nearest.apart else []
     for batch in table_batches(nearest.path, names, texts=texts):
         for name in names:
             column = batch.column(name)
             if name == nearest.apart:
-                is_text |= not _is_whole(column.type)
                 parts[name].append(keys(nearest.path, name, column, first, code_of))
             elif name == nearest.time:
                 parts[name].append(seconds(nearest.path, name, column, first))
@@ -133,15 +132,9 @@ def read_columns(nearest: NearestDescription) -> NodeColumns:
     return NodeColumns(
         whole.get(nearest.time),
         whole.get(nearest.apart),
-        tuple(code_of) if is_text else None,
+        tuple(code_of) or None,
         whole.get(nearest.bank),
     )
-
-
-def _is_whole(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_integer(kind))
 
 
 def _of_arrays(nearest: NearestDescription) -> NodeColumns:

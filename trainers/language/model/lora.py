@@ -67,9 +67,9 @@ class PrefixLM(PackedLM):
         return {"prefix": self.prefix} if name == "prefix" else super()._part(name)
 
 
-def tuned_model(base: PreTrainedModel, config: TuneConfig) -> PackedLM:
-    """The model of a method, with fresh trainable parts."""
-    if config.method == "lora":
+def tuned_model(base: PreTrainedModel, config: LoraConfig) -> PackedLM:
+    """The model of a method (adapters where the settings know no other) with fresh trainable parts."""
+    if not isinstance(config, TuneConfig) or config.method == "lora":
         return LoraLM(base, config)
     return PrefixLM(base, config.prefix) if config.method == "prefix" else PackedLM(base)
 

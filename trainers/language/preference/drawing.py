@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from netgpt.trainers import distributed
-from netgpt.trainers.language.generation import Generator, longest_written, passes_of
+from netgpt.trainers.language.generation import Generator, longest_written, passes_of, stated_number
 from netgpt.trainers.language.model.netgpt import PackedLM
 from netgpt.trainers.language.packing import plan_packs
 from netgpt.trainers.language.preference.config import PairsConfig
@@ -35,13 +37,10 @@ def draw_pairs(
     drawn = [_drawn(model, task, samples, config, seed, draw, budget, progress) for draw in range(2)]
     counts = dict.fromkeys((UNPARSED, SAME_TEXT, TIES), 0)
     nodes, answers, errors = [], [], []
-    decode, ends = samples.builder.tokenizer.decode, samples.builder.ends
+    builder = samples.builder
     for i, node in enumerate(samples.ids.tolist()):
         both = [tokens[i][tokens[i] != _PAD] for tokens in drawn]
-        texts = [str(decode(one, skip_special_tokens=True)) for one in both]
-        # One that was cut is no answer
-        whole = [int(one[-1]) in ends for one in both]
-        read = [task.read(text) if ended else None for text, ended in zip(texts, whole, strict=True)]
+        read = [stated_number(builder, task, tokens) for tokens in both]
         if read[0] is None or read[1] is None:
             counts[UNPARSED] += 1
             continue
@@ -49,7 +48,7 @@ def draw_pairs(
         right = task.read(task.written(float(truth[i])))
         assert right is not None
         apart = [round(abs(one - right), 9) for one in (read[0], read[1])]
-        if np.array_equal(*both) or texts[0] == texts[1]:
+        if np.array_equal(*both) or builder.text(both[0]) == builder.text(both[1]):
             counts[SAME_TEXT] += 1
         elif apart[0] == apart[1]:
             counts[TIES] += 1
@@ -108,4 +107,4 @@ def with_reference(model: PackedLM, samples: Samples, pairs: Pairs, weights_of: 
         found[pack] = sums.view(-1, 2).double()
     model.train(was_training)
     reference = distributed.sum_across_ranks(found).cpu().numpy()
-    return Pairs(pairs.node, pairs.tokens, pairs.ends, pairs.errors, reference, weights_of)
+    return replace(pairs, reference=reference, weights_of=weights_of)

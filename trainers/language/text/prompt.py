@@ -132,6 +132,9 @@ class PromptBuilder:
         ]
         self._num_tail = len(self._special(turns.after))
         self._words, self._turn_end = words, turns.after
+        ends = tokenizer.eos_token_id, self._special(turns.after)[-1]
+        self.ends = {int(end) for end in ends if end is not None}
+        """Tokens that end a response: that of the template's turn, and the tokenizer's own."""
         longest = max((len(r) for r in self._responses), default=0)
         if words.longest:
             longest = max(longest, len(self.written(words.longest)))
@@ -352,11 +355,9 @@ class PromptBuilder:
         """A response with an answer of no list, closing marker included: [L] int64."""
         return np.array(self._special(self._words.response + answer + self._turn_end), np.int64)
 
-    @property
-    def ends(self) -> set[int]:
-        """Tokens that end a response: that of the template's turn, and the tokenizer's own."""
-        ends = self.tokenizer.eos_token_id, self._special(self._turn_end)[-1]
-        return {int(end) for end in ends if end is not None}
+    def text(self, tokens: list[int] | np.ndarray) -> str:
+        """What generated tokens say."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def scored_response(self, choice: int) -> np.ndarray:
         """The response up to and with its answer, without the closing marker."""
