@@ -28,6 +28,7 @@ from netgpt.trainers.graph.files import VECTORS
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.graph.train import load_model as load_graph_model
+from netgpt.trainers.precision import cpu_products
 from netgpt.trainers.stages.language import LanguageStage
 from netgpt.trainers.stages.names import stage_of
 
@@ -169,7 +170,8 @@ def _language_scores(
             "gives new rows a score"
         )
     none = replace(samples, ids=np.empty(0, np.int64))
-    predicted = objective(netgpt, task, builder, stage_config).predict(
-        samples, none, settings.language.token_budget, bar("predictions", "pack")
-    )
+    with cpu_products(settings.language.precision):
+        predicted = objective(netgpt, task, builder, stage_config).predict(
+            samples, none, settings.language.token_budget, bar("predictions", "pack")
+        )
     return np.asarray(predicted[""])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netgpt.trainers.errors import require
+from netgpt.trainers.precision import PRECISIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +221,9 @@ class LanguageConfig:
     """Tokens of a pack: the samples that one rank runs at once."""
     packs_per_step: int = 8
     """Packs of an optimiser step over all ranks; a multiple of the world size."""
+    precision: str = "auto"
+    """auto: bfloat16 on GPUs, float32 on CPUs; bfloat16: on CPUs matrix products too, with float32 sums and
+    float32 between: faster where the CPU has instructions for it (AVX512-BF16, AMX)."""
     activation_checkpointing: bool = False
     """Keep each layer's input alone and compute the rest again backwards: less memory, a third more work."""
     pixels: str = ""
@@ -237,6 +241,8 @@ class LanguageConfig:
             f"at least max_tokens ({self.max_tokens})",
         )
         require(self.packs_per_step >= 1, "language.packs_per_step", self.packs_per_step, "at least 1")
+        known = self.precision in PRECISIONS
+        require(known, "language.precision", self.precision, " or ".join(PRECISIONS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from netgpt.trainers.config import AlignConfig, LoraConfig, RateConfig, StageConfig
 from netgpt.trainers.errors import TrainerError, require
+from netgpt.trainers.precision import cpu_products
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import RESOURCES, common_inputs
 from netgpt.trainers.stages.text import (
@@ -43,6 +44,8 @@ def language_inputs(run: Origins) -> Json:
     language = asdict(run.settings.language)
     if not run.settings.language.history.relation:
         del language["history"]
+    if run.settings.language.precision == "auto":
+        del language["precision"]
     return {
         "language": {k: v for k, v in language.items() if k not in LANGUAGE_RESOURCES},
         "pixels": run.remembered("pixels", lambda: pixels_digest(run)),
@@ -176,8 +179,9 @@ class LanguageStage(Stage):
         model = self.model(assembly, 0 if graph is None else len(graph.mean))
         self.begin(model, assembly)
         trainer = LanguageTrainer(self, assembly, model, graph, job.folder, key=job.key)
-        trainer.loop.run()
-        return Made(self.leaves, trainer.finish())
+        with cpu_products(job.settings.language.precision):
+            trainer.loop.run()
+            return Made(self.leaves, trainer.finish())
 
     def trained_model(self, assembly: Assembly, graph_dim: int) -> PackedLM:
         """The model as the finished stage left it, in evaluation mode."""
@@ -207,12 +211,13 @@ class LanguageStage(Stage):
         nodes = np.sort(np.concatenate(list(named.values())))
         judged = np.sort(np.concatenate([named["val"], named["test"]]))
         objective = objective_class(config.objective, f"{self.name}.objective")
-        predicted = objective(model, tools.task, assembly.builder, config).predict(
-            assembly.samples(nodes, graph),
-            assembly.samples(judged, graph),
-            job.settings.language.token_budget,
-            tools.progress("pack"),
-        )
+        with cpu_products(job.settings.language.precision):
+            predicted = objective(model, tools.task, assembly.builder, config).predict(
+                assembly.samples(nodes, graph),
+                assembly.samples(judged, graph),
+                job.settings.language.token_budget,
+                tools.progress("pack"),
+            )
         num = tools.store.num_nodes[tools.store.schema.target]
         for suffix, values in predicted.items():
             if suffix in self.unreported:

@@ -17,6 +17,7 @@ import numpy as np
 
 from netgpt.graphstore import Graph
 from netgpt.trainers.errors import require
+from netgpt.trainers.precision import cpu_products
 from netgpt.trainers.recommend.config import RerankConfig
 from netgpt.trainers.stages.base import Json, Made, Origins, StageJob, Tools
 from netgpt.trainers.stages.folder import read_manifest
@@ -230,8 +231,9 @@ class Reranker:
             return np.empty(cases.candidates.shape)
         assembly = self.stage.of_cases(self.job, self.tools, self.first, cases)
         samples = assembly.samples(np.arange(len(cases)), self.stage.graph(assembly))
-        budget = self.job.settings.language.token_budget
-        return choice_log_probs(self.model, samples, budget, self.tools.progress("pack"))
+        language, progress = self.job.settings.language, self.tools.progress("pack")
+        with cpu_products(language.precision):
+            return choice_log_probs(self.model, samples, language.token_budget, progress)
 
     def scores(
         self, users: np.ndarray, masks: Sequence[Pairs] = (), holding: Pairs | None = None

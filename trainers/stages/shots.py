@@ -18,6 +18,7 @@ from netgpt.graphstore.files import file_digest
 from netgpt.trainers.config import TuneConfig
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.language.preference.config import PairsConfig, PreferConfig
+from netgpt.trainers.precision import cpu_products
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import common_inputs
 from netgpt.trainers.stages.language import LanguageStage, language_inputs, require_layers
@@ -100,14 +101,15 @@ class MakePairs(Stage):
         nodes = drawn_nodes(tools.store, config, assembly.examples)
         samples, truth = assembly.samples(nodes, None), tools.task.truth(tools.store)[nodes]
         budget = job.settings.language.token_budget
-        pairs, counts = draw_pairs(
-            model, tools.task, samples, truth, config, job.settings.seed, budget, tools.progress("pack")
-        )
-        if not len(pairs):
-            said = ", ".join(f"{name}: {num}" for name, num in counts.items() if num)
-            raise TrainerError(f"pairs: found none ({said}), expected some; train {Tune.name} for longer")
-        weights_of = file_digest(job.run / Tune.name / Tune.leaves[0])
-        pairs = with_reference(model, assembly.samples(pairs.node, None), pairs, weights_of, budget)
+        with cpu_products(job.settings.language.precision):
+            pairs, counts = draw_pairs(
+                model, tools.task, samples, truth, config, job.settings.seed, budget, tools.progress("pack")
+            )
+            if not len(pairs):
+                said = ", ".join(f"{name}: {num}" for name, num in counts.items() if num)
+                raise TrainerError(f"pairs: found none ({said}), expected some; train {Tune.name} for longer")
+            weights_of = file_digest(job.run / Tune.name / Tune.leaves[0])
+            pairs = with_reference(model, assembly.samples(pairs.node, None), pairs, weights_of, budget)
         if distributed.rank() == 0:
             pairs.save(job.folder / FILE)
         distributed.barrier()

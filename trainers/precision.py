@@ -1,0 +1,26 @@
+"""What a process multiplies matrices with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PRECISIONS = ("auto", "bfloat16")
+
+
+@contextmanager
+def cpu_products(precision: str) -> Iterator[None]:
+    """With bfloat16 the CPU's products of float32 matrices round both to bfloat16 and sum in float32.
+
+    Weights, what is between products, attention and sums of gradients stay float32. Backward too, where it
+    runs within.
+    """
+    import torch  # not above: settings name precisions before anything is computed
+
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    products.fp32_precision = "bf16" if precision == "bfloat16" else before
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
