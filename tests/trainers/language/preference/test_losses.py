@@ -1,4 +1,4 @@
-"""Losses of pairs against the specification's test vector, float64 formulas, and TRL where it is there."""
+"""Losses of pairs against the specification's test vector and float64 formulas."""
 
 from __future__ import annotations
 
@@ -105,15 +105,3 @@ def test_what_has_no_weight_is_refused() -> None:
         pair_weights(one[:0], one[:0], lam=LAM, alpha=ALPHA, delta=DELTA)
     with pytest.raises(ValueError, match="larger error than the rejected"):
         pair_weights(np.array([2.0, 0.0]), np.array([1.0, 1.0]), lam=LAM, alpha=ALPHA, delta=DELTA)
-
-
-def test_dpo_is_trls_sigmoid_loss() -> None:
-    trainer = pytest.importorskip("trl", reason="a peer: pip install trl").DPOTrainer
-    if not hasattr(trainer, "dpo_loss"):
-        pytest.skip("this trl has no dpo_loss to call by itself")
-    random = np.random.default_rng(0)
-    lc, lr, lc0, lr0 = (torch.tensor(random.normal(-6, 2, 16)) for _ in range(4))
-    peer = trainer.__new__(trainer)
-    peer.beta, peer.loss_type, peer.label_smoothing, peer.reference_free = BETA, ["sigmoid"], 0.0, False
-    losses = peer.dpo_loss(lc, lr, lc0, lr0, "sigmoid")[0]
-    torch.testing.assert_close(losses, dpo(lc - lc0, lr - lr0, BETA))
