@@ -121,6 +121,8 @@ class EvaluationConfig:
     period_days: list[int] = field(default_factory=list)
     """Bounds of the periods: [3, 7] is up to 3 days, 4 to 7, more than 7; none: the quartiles of the
     labelled examples."""
+    stages: list[str] = field(default_factory=list)
+    """Stages that are measured; none: all that give scores."""
     apart: str = ""
     """Number column: test examples for which it is not zero are measured apart from the rest, too."""
 
@@ -207,6 +209,39 @@ class HistoryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DrawConfig:
+    """How a model's answers are drawn (nucleus sampling)."""
+
+    section: ClassVar[str] = "language.drawn"
+    """Where these settings are."""
+
+    temperature: float = 0.95
+    """Logits are divided by it."""
+    top_p: float = 0.7
+    """The likeliest tokens that have this share together are drawn from."""
+    top_k: int = 50
+    """Tokens that are drawn from, at most."""
+
+    def __post_init__(self) -> None:
+        section = self.section
+        require(0 < self.temperature < math.inf, f"{section}.temperature", self.temperature, "above 0")
+        require(0 < self.top_p <= 1, f"{section}.top_p", self.top_p, "above 0, at most 1")
+        require(self.top_k >= 1, f"{section}.top_k", self.top_k, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnConfig(DrawConfig):
+    """Answers that are drawn in an evaluation, beside the greedy one."""
+
+    num: int = 0
+    """Of each example, where numbers are written: their mean is measured too; 0: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.num <= 1000, "language.drawn.num", self.num, "0 to 1000")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
     """What language stages share."""
 
@@ -229,6 +264,7 @@ class LanguageConfig:
     pixels: str = ""
     """Folder of ID.safetensors with what the model's processor made of each clip; empty: text alone."""
     history: HistoryConfig = field(default_factory=HistoryConfig)
+    drawn: DrawnConfig = field(default_factory=DrawnConfig)
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
     def __post_init__(self) -> None:

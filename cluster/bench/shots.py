@@ -53,11 +53,13 @@ class ShotsBench:
     seeds: Sequence[int] = (0,)
     overrides: Sequence[str] = ()
 
-    def settings(self, shots: int, method: str, loss: str, seed: int) -> RunConfig:
+    def settings(self, shots: int, method: str, loss: str, seed: int, *, tuned: bool = True) -> RunConfig:
+        """tuned: whether what tuning came to is measured too."""
         untuned = method == UNTUNED
         own = [f"build.shots={shots}", f"seed={seed}", f"tune.method={'lora' if untuned else method}"]
         if not untuned:
-            return load_config(self.config, [*self.overrides, *own, f"prefer.loss={loss}"])
+            own += [f"prefer.loss={loss}"] + ([] if tuned else [f"evaluation.stages=[{Align.name}]"])
+            return load_config(self.config, [*self.overrides, *own])
         stages = load_config(self.config, list(self.overrides)).stages
         left = [name for name in stages if name not in (MakePairs.name, Align.name)]
         others = (f"{MakePairs.name}.", f"{Align.name}.")
@@ -82,7 +84,8 @@ def bench_shots(bench: ShotsBench) -> Iterator[dict[str, Any]]:
     for shots in bench.shots:
         store: Store | None = None
         for method in bench.methods:
-            for seed in bench.seeds:
+            # Untrained and greedy it is the same with any seed
+            for seed in bench.seeds[:1] if method == UNTUNED else bench.seeds:
                 for row in _cell(bench, shots, method, seed, store):
                     store = row.pop("store")
                     found.setdefault((row["what"], shots), []).append(row)
@@ -111,7 +114,8 @@ def _cell(
         with locked(path):
             if first is not None:
                 _link(first, path)
-            run = _started(path, bench.settings(shots, method, loss, seed), bench.data, store)
+            config = bench.settings(shots, method, loss, seed, tuned=first is None)
+            run = _started(path, config, bench.data, store)
             store = run.store
             failed = ""
             try:

@@ -8,7 +8,7 @@ needs two passes, packed. What has not ended then is stepped through, and the te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -31,10 +31,13 @@ UNPARSED = -1
 
 
 class Draws(Protocol):
-    """Chooses tokens at random."""
+    """Chooses tokens at random, for `num` texts of a sample."""
 
-    def token(self, logits_V: np.ndarray, sample: int, position: int) -> int:
-        """The token at a position of a sample's text. logits_V: −inf for those that no text has."""
+    @property
+    def num(self) -> int: ...
+
+    def token(self, logits_V: np.ndarray, sample: int, draw: int, position: int) -> int:
+        """The token at a position of one of a sample's texts. logits_V: −inf for those that no text has."""
         ...
 
 
@@ -73,21 +76,34 @@ class Generator:
             for pack in self._packs(open_):
                 self._advance(pack, texts)
             open_ = [i for i in open_ if not self._ended(texts[i])]
-        if open_:
-            self.model.use_attention("sdpa")
-            try:
-                for pack in self._packs(open_):
-                    self._step(pack, texts)
-            finally:
-                self.model.use_attention(attention.NAME)
+        self._step_through(open_, {i: [text] for i, text in texts.items()})
         return [texts[i] for i in chosen]
+
+    @torch.no_grad()
+    def drawn(self, chosen: list[int]) -> list[list[list[int]]]:
+        """Tokens of all drawn texts of each sample given, ends included. Prompts are computed once."""
+        assert self.draws is not None
+        texts: dict[int, list[list[int]]] = {i: [[] for _ in range(self.draws.num)] for i in chosen}
+        self._step_through(chosen, texts)
+        return [texts[i] for i in chosen]
+
+    def _step_through(self, chosen: list[int], texts: Mapping[int, list[list[int]]]) -> None:
+        if not chosen:
+            return
+        self.model.use_attention("sdpa")
+        try:
+            for pack in self._packs(chosen, len(texts[chosen[0]])):
+                self._step(pack, texts)
+        finally:
+            self.model.use_attention(attention.NAME)
 
     def _ended(self, text: list[int]) -> bool:
         return len(text) >= self.max_new or (bool(text) and text[-1] in self.ends)
 
-    def _packs(self, chosen: list[int]) -> list[list[int]]:
-        """Samples of like lengths, as many as fit the budget where all are as long as the longest."""
-        lengths = self.samples.lengths + self.max_new
+    def _packs(self, chosen: list[int], num: int = 1) -> list[list[int]]:
+        """Samples of like lengths, as many as fit the budget where all are as long as the longest. num: texts
+        of each, whose tokens are kept."""
+        lengths = (self.samples.lengths + self.max_new) * num
         packs: list[list[int]] = []
         for i in sorted(chosen, key=lambda i: -int(lengths[i])):
             if packs and (len(packs[-1]) + 1) * int(lengths[packs[-1][0]]) <= self.budget:
@@ -96,9 +112,10 @@ class Generator:
                 packs.append([i])
         return packs
 
-    def _step(self, pack: list[int], texts: dict[int, list[int]]) -> None:
-        """Grow each sample's text to its end, token by token, with what was computed kept (B samples)."""
-        batch = self.samples.batch(pack, [np.array(texts[i], np.int64) for i in pack])
+    def _step(self, pack: list[int], texts: Mapping[int, list[list[int]]]) -> None:
+        """Grow each sample's texts, which are alike so far, to their ends, token by token, with what was
+        computed kept (B samples, then all their texts)."""
+        batch = self.samples.batch(pack, [np.array(texts[i][0], np.int64) for i in pack])
         lengths, device = batch.lengths, batch.input_ids_L.device
         longest = max(lengths)
         pads = [longest - n for n in lengths]
@@ -113,21 +130,28 @@ class Generator:
         mask_BL = torch.stack([torch.arange(longest, device=device) >= pad for pad in pads]).long()
         mask_BL = F.pad(mask_BL, (self.model.num_prefix, 0), value=1)
         cache = self.model.new_cache(len(pack))
+        h_BLH = self.model.decode(x_BLH, place_3BL, mask_BL, cache)
+        num = len(texts[pack[0]])
+        if num > 1:
+            cache.batch_repeat_interleave(num)
+            h_BLH, mask_BL = (x.repeat_interleave(num, dim=0) for x in (h_BLH[:, -1:], mask_BL))
+            place_3BL = place_3BL.repeat_interleave(num, dim=1)
+        rows = [(i, draw, texts[i][draw]) for i in pack for draw in range(num)]
         while True:
-            h_BLH = self.model.decode(x_BLH, place_3BL, mask_BL, cache)
-            choice_B = self._choose(h_BLH[:, -1], [(i, len(texts[i])) for i in pack])
-            for i, token in zip(pack, choice_B.tolist(), strict=True):
-                if not self._ended(texts[i]):
-                    texts[i].append(token)
-            if all(self._ended(texts[i]) for i in pack):
+            choice_B = self._choose(h_BLH[:, -1], [(i, draw, len(text)) for i, draw, text in rows])
+            for (_, _, text), token in zip(rows, choice_B.tolist(), strict=True):
+                if not self._ended(text):
+                    text.append(token)
+            if all(self._ended(text) for _, _, text in rows):
                 return
             x_BLH = self.model.text.embed_tokens(choice_B)[:, None]
             place_3BL = place_3BL[:, :, -1:] + 1
             mask_BL = F.pad(mask_BL, (0, 1), value=1)
+            h_BLH = self.model.decode(x_BLH, place_3BL, mask_BL, cache)
 
-    def _choose(self, h_rH: torch.Tensor, places: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
+    def _choose(self, h_rH: torch.Tensor, places: Sequence[tuple[int, int, int]] = ()) -> torch.Tensor:
         """The token of each, the likeliest that a text may have or one that is drawn: [r]. places: of each
-        the sample and the position in its text."""
+        the sample, the draw and the position in its text."""
         logits_rV = self.model.logits(h_rH)
         builder, num = self.samples.builder, logits_rV.shape[-1]
         logits_rV[:, builder.num_entries :] = -torch.inf
@@ -185,6 +209,29 @@ def written_numbers(
     def run(pack: list[int]) -> torch.Tensor:
         read = [stated_number(samples.builder, task, tokens) for tokens in generator.tokens(pack)]
         return torch.tensor([[np.nan if x is None else x] for x in read], dtype=torch.float64)
+
+    return over_all(model, samples, passes_of(samples, budget, generator), 1, run, progress)[:, 0]
+
+
+def mean_numbers(
+    model: PackedLM,
+    task: Task,
+    samples: Samples,
+    budget: int,
+    draws: Draws,
+    progress: OnProgress | None = None,
+) -> np.ndarray:
+    """The mean of the numbers that each sample's drawn texts state, NaN where none does: [n] float64, on
+    every rank."""
+    generator = Generator(model, samples, budget, max_new=longest_written(samples, task), draws=draws)
+
+    def mean(texts: list[list[int]]) -> float:
+        read = [stated_number(samples.builder, task, tokens) for tokens in texts]
+        known = [number for number in read if number is not None]
+        return sum(known) / len(known) if known else np.nan
+
+    def run(pack: list[int]) -> torch.Tensor:
+        return torch.tensor([[mean(texts)] for texts in generator.drawn(pack)], dtype=torch.float64)
 
     return over_all(model, samples, passes_of(samples, budget, generator), 1, run, progress)[:, 0]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from netgpt.trainers.errors import require
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
 from netgpt.trainers.stages.graph import common_inputs
 from netgpt.trainers.stages.language import language_inputs
@@ -19,18 +20,26 @@ METRICS, INTERVALS = "metrics.json", "intervals.json"
 
 
 def measured_stages(settings: Settings) -> list[str]:
-    """Stages of a run that give scores, those of a whole run before the baselines."""
-    return [name for name in (*settings.stages, *settings.baselines) if stage_of(name).measured]
+    """Stages of a run whose scores are measured, those of a whole run before the baselines."""
+    found = [name for name in (*settings.stages, *settings.baselines) if stage_of(name).measured]
+    wanted = settings.evaluation.stages
+    return [name for name in found if not wanted or name in wanted]
 
 
 class Evaluate(Stage):
     name, title, command = "evaluation", "evaluation", "evaluate"
     leaves = ("predictions.parquet", METRICS, INTERVALS)
 
+    def check(self, settings: Settings) -> None:
+        known = [name for name in (*settings.stages, *settings.baselines) if stage_of(name).measured]
+        wanted = settings.evaluation.stages
+        expected = f"some of {', '.join(known)}"
+        require(set(wanted) <= set(known), "evaluation.stages", wanted, expected)
+
     def needs(self, run: Origins) -> Sequence[str]:
         """The last measured stage of a whole run; none where it was not begun and a baseline is done."""
         settings = run.settings
-        last = [name for name in settings.stages if stage_of(name).measured][-1:]
+        last = [name for name in measured_stages(settings) if name in settings.stages][-1:]
         begun = any((run.path / stage_of(name).name).exists() for name in last)
         if not begun and any(run.is_done(name) for name in settings.baselines):
             return []
@@ -43,9 +52,10 @@ class Evaluate(Stage):
         return {
             **common_inputs(self, run),
             **(language_inputs(run) if has_text else {}),
+            **({"drawn": asdict(drawn)} if has_text and (drawn := settings.language.drawn).num else {}),
             "task": asdict(settings.task),
             "measured": done,
-            "evaluation": asdict(settings.evaluation),
+            "evaluation": {k: v for k, v in asdict(settings.evaluation).items() if k != "stages"},
         }
 
     def run(self, job: StageJob, tools: Tools) -> Made:

@@ -44,6 +44,7 @@ def language_inputs(run: Origins) -> Json:
     language = asdict(run.settings.language)
     if not run.settings.language.history.relation:
         del language["history"]
+    del language["drawn"]  # no weights depend on it
     if run.settings.language.precision == "auto":
         del language["precision"]
     return {
@@ -193,7 +194,8 @@ class LanguageStage(Stage):
         from netgpt.trainers.language.objectives.names import objective_class
         from netgpt.trainers.tasks.names import make_task
 
-        predicts = objective_class(self.config(settings).objective, f"{self.name}.objective").predicts
+        objective = objective_class(self.config(settings).objective, f"{self.name}.objective")
+        predicts = objective.titles(settings.language.drawn.num)
         words = {"stage": self.short or self.title, "noun": make_task(settings.task).noun}
         return {
             f"{self.name}{suffix}": title.format_map(words)
@@ -202,6 +204,7 @@ class LanguageStage(Stage):
         }
 
     def measure(self, job: StageJob, tools: Tools, scores: Scores) -> None:
+        from netgpt.trainers.language.objectives.base import OF_JUDGED
         from netgpt.trainers.language.objectives.names import objective_class
 
         assembly = self.assembly(job, tools)
@@ -211,8 +214,10 @@ class LanguageStage(Stage):
         nodes = np.sort(np.concatenate(list(named.values())))
         judged = np.sort(np.concatenate([named["val"], named["test"]]))
         objective = objective_class(config.objective, f"{self.name}.objective")
+        made = objective(model, tools.task, assembly.builder, config)
+        made.drawn = job.settings.language.drawn
         with cpu_products(job.settings.language.precision):
-            predicted = objective(model, tools.task, assembly.builder, config).predict(
+            predicted = made.predict(
                 assembly.samples(nodes, graph),
                 assembly.samples(judged, graph),
                 job.settings.language.token_budget,
@@ -222,7 +227,7 @@ class LanguageStage(Stage):
         for suffix, values in predicted.items():
             if suffix in self.unreported:
                 continue
-            generated = suffix == "_generated"
+            generated = suffix in OF_JUDGED
             of_all = np.full((num, *values.shape[1:]), np.nan if generated else 0.0)
             of_all[judged if generated else nodes] = values
             parts = {"parts": ("val", "test")} if generated else {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from netgpt.trainers.config import StageConfig
+from netgpt.trainers.config import DrawnConfig, StageConfig
 from netgpt.trainers.language.packing import PackedBatch
 from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.tasks.base import Task
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from netgpt.trainers.language.text.prompt import PromptBuilder
 
 NOTHING = np.empty(0, np.int64)
+OF_JUDGED = ("_generated", "_drawn")
+"""Suffixes of what is predicted of validation and test examples alone."""
 
 
 class Objective(nn.Module):
@@ -54,6 +56,13 @@ class Objective(nn.Module):
         """config: the settings of the stage that it is the objective of."""
         super().__init__()
         self.model, self.task, self.builder = model, task, builder
+        self.drawn = DrawnConfig()
+        """What an evaluation draws beside greedy answers; the stage sets it."""
+
+    @classmethod
+    def titles(cls, drawn: int) -> Mapping[str, str]:
+        """Of what it predicts, where so many answers are drawn."""
+        return cls.predicts
 
     def responses(self, truth: float) -> Sequence[np.ndarray]:
         """Tokens that follow the prompt of a sample with this label in training: one sequence, or several,
@@ -71,8 +80,8 @@ class Objective(nn.Module):
     def predict(
         self, samples: Samples, generated: Samples, budget: int, progress: OnProgress
     ) -> dict[str, np.ndarray]:
-        """Scores by suffix: "" and others of all `samples` [n]; "_generated" of those of `generated`, NaN
-        where a text states none. Every rank calls this, and all get the same."""
+        """Scores by suffix: "" and others of all `samples` [n]; those of OF_JUDGED of those of
+        `generated`, NaN where a text states none. Every rank calls this, and all get the same."""
         raise NotImplementedError
 
 

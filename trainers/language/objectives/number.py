@@ -26,6 +26,11 @@ class Number(Objective):
     writes_numbers = True
     predicts: ClassVar[Mapping[str, str]] = {"_generated": "{stage}"}
 
+    @classmethod
+    def titles(cls, drawn: int) -> Mapping[str, str]:
+        more = {"_drawn": f"{{stage}}, mean of {drawn} drawn"} if drawn else {}
+        return {**cls.predicts, **more}
+
     def responses(self, truth: float) -> Sequence[np.ndarray]:
         return [self.builder.written(self.task.written(truth))]
 
@@ -44,6 +49,11 @@ class Number(Objective):
     def predict(
         self, samples: Samples, generated: Samples, budget: int, progress: OnProgress
     ) -> dict[str, np.ndarray]:
-        from netgpt.trainers.language.generation import written_numbers
+        from netgpt.trainers.language.generation import mean_numbers, written_numbers
+        from netgpt.trainers.language.nucleus import Nucleus
 
-        return {"_generated": written_numbers(self.model, self.task, generated, budget, progress)}
+        made = {"_generated": written_numbers(self.model, self.task, generated, budget, progress)}
+        if self.drawn.num:
+            draws = Nucleus(self.drawn, generated.ids, self.builder.seed, self.drawn.num, key="drawn")
+            made["_drawn"] = mean_numbers(self.model, self.task, generated, budget, draws, progress)
+        return made

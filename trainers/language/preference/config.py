@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from netgpt.trainers.config import StageConfig
+from netgpt.trainers.config import DrawConfig, StageConfig
 from netgpt.trainers.errors import require
 
 LOSSES = ("idpop", "constant", "dpop", "dpo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig:
+class PairsConfig(DrawConfig):
     """Pairs of answers that the tuned model draws, the nearer to the truth the chosen one."""
 
     section: ClassVar[str] = "pairs"
@@ -23,17 +23,9 @@ class PairsConfig:
     value: str = ""
     """Its value. Labels of these examples say which answer is better, so that none may be a test example;
     those of validation are left out."""
-    temperature: float = 0.95
-    """Logits are divided by it."""
-    top_p: float = 0.7
-    """The likeliest tokens that have this share together are drawn from."""
-    top_k: int = 50
-    """Tokens that are drawn from, at most."""
 
     def __post_init__(self) -> None:
-        require(0 < self.temperature < math.inf, "pairs.temperature", self.temperature, "above 0")
-        require(0 < self.top_p <= 1, "pairs.top_p", self.top_p, "above 0, at most 1")
-        require(self.top_k >= 1, "pairs.top_k", self.top_k, "at least 1")
+        super().__post_init__()
         require(bool(self.column) == bool(self.value), "pairs.value", self.value, "one with pairs.column")
 
 

@@ -10,9 +10,10 @@ import torch
 from netgpt.trainers import distributed
 from netgpt.trainers.language.generation import Generator, longest_written, passes_of, stated_number
 from netgpt.trainers.language.model.netgpt import PackedLM
+from netgpt.trainers.language.nucleus import Nucleus
 from netgpt.trainers.language.packing import plan_packs
 from netgpt.trainers.language.preference.config import PairsConfig
-from netgpt.trainers.language.preference.pairs import Nucleus, Pairs
+from netgpt.trainers.language.preference.pairs import Pairs
 from netgpt.trainers.language.samples import Samples
 from netgpt.trainers.language.scoring import over_all
 from netgpt.trainers.progress import OnProgress
@@ -34,12 +35,12 @@ def draw_pairs(
 ) -> tuple[Pairs, dict[str, int]]:
     """Pairs without a reference, and how many prompts have none, by reason. truth [n]: labels of the samples.
     Every rank calls this, and all get the same."""
-    drawn = [_drawn(model, task, samples, config, seed, draw, budget, progress) for draw in range(2)]
+    drawn = _drawn(model, task, samples, Nucleus(config, samples.ids, seed, num=2), budget, progress)
     counts = dict.fromkeys((UNPARSED, SAME_TEXT, TIES), 0)
     nodes, answers, errors = [], [], []
     builder = samples.builder
     for i, node in enumerate(samples.ids.tolist()):
-        both = [tokens[i][tokens[i] != _PAD] for tokens in drawn]
+        both = [tokens[tokens != _PAD] for tokens in drawn[i]]
         read = [stated_number(builder, task, tokens) for tokens in both]
         if read[0] is None or read[1] is None:
             counts[UNPARSED] += 1
@@ -62,28 +63,22 @@ def draw_pairs(
 
 
 def _drawn(
-    model: PackedLM,
-    task: Task,
-    samples: Samples,
-    config: PairsConfig,
-    seed: int,
-    draw: int,
-    budget: int,
-    progress: OnProgress | None,
+    model: PackedLM, task: Task, samples: Samples, draws: Nucleus, budget: int, progress: OnProgress | None
 ) -> np.ndarray:
-    """Tokens of one drawn answer of each sample, ended by the closing token: [n, longest], padded."""
-    longest = longest_written(samples, task)
-    draws = Nucleus(config, samples.ids, seed, draw)
-    generator = Generator(model, samples, budget, max_new=longest, draws=draws)
+    """Tokens of the drawn answers of each sample, ended by the closing token: [n, draws, longest], padded."""
+    generator = Generator(model, samples, budget, max_new=longest_written(samples, task), draws=draws)
+    longest = generator.max_new
 
     def run(pack: list[int]) -> torch.Tensor:
-        texts = generator.tokens(pack)
-        rows = [[*text, *[_PAD] * (generator.max_new - len(text))] for text in texts]
+        rows = [
+            [token for text in texts for token in [*text, *[_PAD] * (longest - len(text))]]
+            for texts in generator.drawn(pack)
+        ]
         return torch.tensor(rows, dtype=torch.float64)
 
     packs = passes_of(samples, budget, generator)
-    values = over_all(model, samples, packs, generator.max_new, run, progress)
-    return values.round().astype(np.int64)
+    values = over_all(model, samples, packs, draws.num * longest, run, progress)
+    return values.round().astype(np.int64).reshape(len(samples), draws.num, longest)
 
 
 @torch.no_grad()

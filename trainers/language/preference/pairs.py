@@ -19,9 +19,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from netgpt.graphstore.files import atomic_file
-from netgpt.graphstore.mixing import seed_of
 from netgpt.trainers.errors import TrainerError
-from netgpt.trainers.language.preference.config import PairsConfig, PreferConfig
+from netgpt.trainers.language.preference.config import PreferConfig
 from netgpt.trainers.language.preference.losses import pair_weights
 
 FILE = "pairs.npz"
@@ -90,29 +89,3 @@ class Pairs:
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise TrainerError(f"{path}: not a file of pairs ({error}); run again: netgpt pairs") from None
         return Pairs(**{**values, "weights_of": str(values["weights_of"])})
-
-
-@dataclass(frozen=True)
-class Nucleus:
-    """Draws of a model's answers: the `top_k` likeliest tokens, of them those that have the share `top_p`
-    together, by their probabilities at a temperature. (Holtzman et al., "The Curious Case of Neural Text
-    Degeneration".)"""
-
-    config: PairsConfig
-    nodes: np.ndarray
-    """Node of each sample."""
-    seed: int
-    draw: int
-
-    def token(self, logits_V: np.ndarray, sample: int, position: int) -> int:
-        config = self.config
-        num = min(config.top_k, int(np.isfinite(logits_V).sum()))
-        likely = np.argsort(-logits_V, kind="stable")[:num]
-        scaled = logits_V[likely].astype(np.float64) / config.temperature
-        p = np.exp(scaled - scaled.max())
-        p /= p.sum()
-        kept = int(np.searchsorted(np.cumsum(p), config.top_p)) + 1
-        p = p[:kept] / p[:kept].sum()
-        key = seed_of(self.seed, "pairs", int(self.nodes[sample]), self.draw, position)
-        chosen = int(np.searchsorted(np.cumsum(p), np.random.default_rng(key).random(), side="right"))
-        return int(likely[min(chosen, kept - 1)])

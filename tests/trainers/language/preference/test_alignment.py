@@ -17,13 +17,15 @@ from netgpt.graphstore import Store
 from netgpt.graphstore.datasets import names as datasets
 from netgpt.graphstore.files import file_digest
 from netgpt.trainers import weights
-from netgpt.trainers.config import LanguageConfig, StageConfig, TinyConfig, TuneConfig
+from netgpt.trainers.config import DrawnConfig, LanguageConfig, StageConfig, TinyConfig, TuneConfig
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.assembly import WEIGHTS, Assembly
+from netgpt.trainers.language.generation import longest_written, mean_numbers
+from netgpt.trainers.language.nucleus import Nucleus
 from netgpt.trainers.language.preference import drawing, losses
 from netgpt.trainers.language.preference.config import PairsConfig, PreferConfig
 from netgpt.trainers.language.preference.drawing import draw_pairs, with_reference
-from netgpt.trainers.language.preference.pairs import FILE, Nucleus, Pairs
+from netgpt.trainers.language.preference.pairs import FILE, Pairs
 from netgpt.trainers.language.train import LanguageTrainer
 from netgpt.trainers.settings import Settings, settings_type
 from netgpt.trainers.stages.base import StageJob
@@ -166,9 +168,10 @@ def test_tokens_are_drawn_by_their_probabilities() -> None:
     nodes = np.arange(4000)
 
     def shares(config: PairsConfig) -> np.ndarray:
-        draws = Nucleus(config, nodes, 0, 0)
-        found = [draws.token(logits, i, 0) for i in range(len(nodes))]
-        assert found == [draws.token(logits, i, 0) for i in range(len(nodes))]
+        draws = Nucleus(config, nodes, 0, num=2)
+        found = [draws.token(logits, i, 0, 0) for i in range(len(nodes))]
+        assert found == [draws.token(logits, i, 0, 0) for i in range(len(nodes))]
+        assert found != [draws.token(logits, i, 1, 0) for i in range(len(nodes))]
         return np.bincount(found, minlength=6) / len(nodes)
 
     near = 0.03  # four standard deviations of a share of one half
@@ -185,6 +188,46 @@ def test_tokens_are_drawn_by_their_probabilities() -> None:
     np.testing.assert_allclose(
         shares(PairsConfig(temperature=2.0, top_p=1.0))[:5], hot / hot.sum(), atol=near
     )
+
+
+@pytest.mark.parametrize("method", ["full", "prefix"])
+def test_the_mean_of_drawn_answers_is_that_of_draws_without_a_cache(
+    method: str, tuned: Path, posts: Store
+) -> None:
+    """Token by token over whole texts, one sample and one draw at a time."""
+    settings = settings_of(tune=replace(TUNE, method=method))
+    assembly, task = assembly_of(tuned, posts, settings), make_task(TASK)
+    stage = Tune()
+    model = stage.trained_model(assembly, 0) if method == "full" else stage.model(assembly, 0).eval()
+    if method == "prefix":  # the tuned weights, and a prefix that is not a fresh one
+        full = weights.load(tuned / "tune" / WEIGHTS)[0]
+        model.load_state_dict(full, strict=False)
+        torch.nn.init.normal_(model.get_parameter("prefix"), std=0.3)
+    asked = assembly.examples.test[:7]
+    samples, builder = assembly.samples(asked, None), assembly.builder
+    draws = Nucleus(DrawnConfig(top_p=0.95, temperature=1.0), asked, 5, num=3, key="drawn")
+    most = longest_written(samples, task)
+    never = [i for i in builder.never_said if i < 600]
+    means = []
+    with torch.no_grad():
+        for i in range(len(asked)):
+            read = []
+            for draw in range(3):
+                text: list[int] = []
+                while len(text) < most and not (text and text[-1] in builder.ends):
+                    logits = model.logits(model.hidden_states(samples.batch([i], [np.array(text, int)]))[-1])
+                    logits[builder.num_entries :] = -torch.inf
+                    logits[never] = -torch.inf
+                    text.append(draws.token(logits.numpy(), i, draw, len(text)))
+                ended = text[-1] in builder.ends
+                read.append(task.read(builder.text(np.array(text))) if ended else None)
+            known = [one for one in read if one is not None]
+            means.append(sum(known) / len(known) if known else np.nan)
+    for budget in (600, 5000):
+        found = mean_numbers(model, task, samples, budget, draws)
+        np.testing.assert_allclose(found, means, atol=1e-12)
+    if method == "full":
+        assert len(np.unique(means)) > 1
 
 
 @pytest.mark.parametrize(("loss", "share_prompt"), [("dpo", True), ("idpop", False)])
