@@ -20,9 +20,11 @@ from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError, StageFailedError
 from netgpt.cluster.pipeline import Run, execute, locked
 from netgpt.graphstore import Store
+from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.language.preference.config import LOSSES
 from netgpt.trainers.stages.shots import Align, MakePairs, Tune
 from netgpt.trainers.tasks.baselines import Measures
+from netgpt.trainers.tasks.evaluate import Judge
 from netgpt.trainers.tasks.names import make_task
 
 SHARED = ("base", "tokens", Tune.name, MakePairs.name)
@@ -178,7 +180,8 @@ def _baselines(bench: ShotsBench, shots: int, store: Store) -> Iterator[dict[str
     codes, values = store.category(store.schema.target, "set")
     main = np.asarray(codes)[examples.test] == list(values).index(MAIN)
     truth = examples.truth[examples.test]
-    for name, baseline in task.baselines(store, examples.train, examples.test).items():
+    judge = Judge(store, task, examples, EvaluationConfig())
+    for name, baseline in judge.baselines.items():
         if baseline.scores is not None:
             both = {"test": np.ones(len(main), bool), MAIN: main}
             measured = {

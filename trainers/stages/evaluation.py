@@ -14,6 +14,7 @@ from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.baselines import RunMetrics
 
 if TYPE_CHECKING:
+    from netgpt.graphstore import Document
     from netgpt.trainers.settings import Settings
 
 METRICS, INTERVALS = "metrics.json", "intervals.json"
@@ -70,7 +71,7 @@ class Evaluate(Stage):
             if name in wanted:
                 stage_of(name).measure(job, tools, scores)  # one model in memory at a time
         if distributed.rank() == 0:
-            judge = tools.task.judge(tools.store, settings.evaluation)
+            judge = tools.task.judge(tools.store, settings.evaluation, _document(job, tools))
             title = encoder_class(settings.graph.encoder).title
             if tools.task.ranks:  # the model of pairs has that place
                 title = next(one for name in wanted for one in stage_of(name).titles(settings).values())
@@ -85,3 +86,13 @@ class Evaluate(Stage):
             write_json(job.folder / INTERVALS, judge.intervals(scores))
             return Made(self.leaves, metrics)
         return Made(self.leaves, {})
+
+
+def _document(job: StageJob, tools: Tools) -> Document | None:
+    """What prompts say, where the run has them show earlier examples."""
+    from netgpt.trainers.language.text.fields import document_of
+
+    history, stages = job.settings.language.history, measured_stages(job.settings)
+    if not history.relation or not any(stage_of(name).kind == "language" for name in stages):
+        return None
+    return document_of(tools.store, tools.task.config.label, history)

@@ -5,13 +5,13 @@ Legend: N nodes of the target type, n examples of some, D hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import Document, Graph
 from netgpt.graphstore.files import Json
 from netgpt.trainers.errors import require
 from netgpt.trainers.tasks.baselines import Baseline, Measures
@@ -98,6 +98,8 @@ class Task:
     metrics: tuple[Metric, ...] = ()
     chooses: str = ""
     """Name of the metric by which the best epoch is chosen."""
+    has_means: ClassVar[bool] = False
+    """Whether a mean of labels is an answer."""
     unparsed_said: ClassVar[str] = "they count as wrong, and have no error"
     """What becomes of examples whose text states no answer."""
     ranks: ClassVar[bool] = False
@@ -139,11 +141,12 @@ class Task:
         """TrainerError for a graph that has not what it asks of."""
         self.examples(graph)
 
-    def judge(self, graph: Graph, config: EvaluationConfig) -> Judging:
-        """What measures the scores of a run on a graph. TrainerError for groups that there are not."""
+    def judge(self, graph: Graph, config: EvaluationConfig, document: Document | None = None) -> Judging:
+        """What measures the scores of a run on a graph. document: what prompts say, where it is not the
+        target's. TrainerError for groups that there are not."""
         from netgpt.trainers.tasks.evaluate import Judge
 
-        return Judge(graph, self, self.examples(graph), config)
+        return Judge(graph, self, self.examples(graph), config, document)
 
     # Examples
 
@@ -254,6 +257,10 @@ class Task:
     def answer(self, score: float | np.ndarray) -> Json:
         """One prediction as JSON."""
         raise NotImplementedError
+
+    def told_numbers(self, graph: Graph) -> Sequence[str]:
+        """Number columns of the target that trees are told, beside scalars."""
+        return ()
 
     def baselines(self, graph: Graph, train: np.ndarray, test: np.ndarray) -> Mapping[str, Baseline]:
         """What a model must beat, fitted on `train` and measured on `test` (node numbers)."""

@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import Document, Graph
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import require
 from netgpt.trainers.tasks.base import Examples, Task
 from netgpt.trainers.tasks.baselines import Baseline, Measures, RunMetrics
+from netgpt.trainers.tasks.history import history_baselines
 from netgpt.trainers.tasks.intervals import SHARE, Interval, Intervals, intervals
 from netgpt.trainers.tasks.split import PARTS, number_column
 
@@ -68,8 +69,17 @@ class Judging(Protocol):
 class Judge:
     """Metrics of one graph's examples under a task: whole, by group, and those of a flag apart."""
 
-    def __init__(self, graph: Graph, task: Task, examples: Examples, config: EvaluationConfig) -> None:
-        """TrainerError for groups that are no columns of the target."""
+    def __init__(
+        self,
+        graph: Graph,
+        task: Task,
+        examples: Examples,
+        config: EvaluationConfig,
+        document: Document | None = None,
+    ) -> None:
+        """document: what prompts say; by default the target's. TrainerError for groups that are no columns of
+        the target."""
+        self.document = graph.schema.document(graph.schema.target) if document is None else document
         self.graph, self.task, self.examples, self.config = graph, task, examples, config
         target = graph.schema.target
         self.groups: dict[str, tuple[np.ndarray, Any]] = {}
@@ -144,7 +154,7 @@ class Judge:
         examples, test = self.examples, self.examples.test
         truth, apart = examples.truth[test], self.is_apart(test)
         measures: dict[str, dict[str, Measures]] = {}
-        for name, baseline in self._baselines.items():
+        for name, baseline in self.baselines.items():
             if baseline.scores is None:
                 measures[name] = {"test": baseline.metrics or {}}
                 continue
@@ -155,17 +165,19 @@ class Judge:
         return measures
 
     @cached_property
-    def _baselines(self) -> Mapping[str, Baseline]:
+    def baselines(self) -> Mapping[str, Baseline]:
         fitted = self.examples.train
         if self.task.config.split.by == "time":
             fitted = np.sort(np.concatenate([self.examples.train, self.examples.val]))
-        return self.task.baselines(self.graph, fitted, self.examples.test)
+        own = self.task.baselines(self.graph, fitted, self.examples.test)
+        shown = history_baselines(self.task, self.graph, fitted, self.examples.test, self.document)
+        return {**own, **shown}
 
     def intervals(self, scores: Scores) -> dict[str, dict[str, Interval]]:
         """Of the test part, by what is measured and by baseline."""
         test = self.examples.test
         of_all = {name: values[test] for name, values in scores.scores.items()}
-        of_all |= {name: one.scores for name, one in self._baselines.items() if one.scores is not None}
+        of_all |= {name: one.scores for name, one in self.baselines.items() if one.scores is not None}
         truth = self.examples.truth[test]
         return {name: intervals(self.task, values, truth) for name, values in of_all.items()}
 

@@ -6,22 +6,40 @@ Legend: n examples of some, S statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import Document, Graph
 from netgpt.graphstore.documents import newest_heads
-from netgpt.trainers.tasks.baselines import numbers, told_columns
+from netgpt.trainers.tasks.baselines import Baseline, numbers, told_columns
+
+if TYPE_CHECKING:
+    from netgpt.trainers.tasks.base import Task
 
 MOST_VALUES = 255
 """Values of a category that trees take as such."""
 
 
-def shown_labels(graph: Graph, label: str) -> Callable[[int], list[int]] | None:
+def history_baselines(
+    task: Task, graph: Graph, train: np.ndarray, test: np.ndarray, document: Document | None
+) -> dict[str, Baseline]:
+    """The last, the mean and the median of the labels that prompts of a document show, and trees that are
+    told them; none where it shows no labels or the task's have no mean."""
+    heads = shown_labels(graph, document, task.config.label) if task.has_means else None
+    if heads is None:
+        return {}
+    truth = task.truth(graph)
+    found = histories(heads, truth, test, float(truth[train].mean()))
+    made = {f"{name} of the history": Baseline(shown) for name, shown in found.items()}
+    scores = history_trees(graph, heads, truth, train, test, task.told_numbers(graph))
+    return made | {"trees with the history": Baseline(scores)}
+
+
+def shown_labels(graph: Graph, document: Document | None, label: str) -> Callable[[int], list[int]] | None:
     """The earlier examples whose labels a prompt shows, by node number, the newest first; None where the
     target's document shows none."""
     target = graph.schema.target
-    document = graph.schema.document(target)
     for field in () if document is None else document.fields:
         newest = field.newest
         if newest is None or graph.schema.holder(newest.edge_type[0]) != target:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from netgpt.graphstore import Graph
+from netgpt.graphstore import Document, Graph
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.tasks.base import Examples, Metric, Task, TaskConfig, WordsConfig
 from netgpt.trainers.tasks.classification import Classification, ClassificationConfig
@@ -126,7 +126,7 @@ class Ranking(Task):
     def examples(self, graph: Graph) -> Examples:
         raise TrainerError(f"task.name: found {self.config.name!r}, expected a task of nodes")
 
-    def judge(self, graph: Graph, config: EvaluationConfig) -> Judging:
+    def judge(self, graph: Graph, config: EvaluationConfig, document: Document | None = None) -> Judging:
         from netgpt.trainers.config import EvaluationConfig as Groups
         from netgpt.trainers.recommend.judge import RankingJudge
 

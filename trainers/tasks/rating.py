@@ -51,6 +51,7 @@ class Rating(Task):
         Metric("mae", "MAE", "mean absolute error of the score, in levels"),
     )
     chooses = "mae"
+    has_means = True
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)

@@ -35,7 +35,6 @@ from netgpt.trainers.tasks.baselines import (
     ridge,
     trees,
 )
-from netgpt.trainers.tasks.history import histories, history_trees, shown_labels
 
 if TYPE_CHECKING:  # settings are read without torch
     from torch import Tensor, nn
@@ -83,6 +82,7 @@ class Regression(Task):
         Metric("spearman", "Spearman", "correlation of ranks", larger_is_better=True),
     )
     chooses = "mae"
+    has_means = True
     unparsed_said = "they are in none of its figures"
 
     def __init__(self, config: TaskConfig) -> None:
@@ -188,6 +188,9 @@ class Regression(Task):
             **unparsed,
         }
 
+    def told_numbers(self, graph: Graph) -> tuple[str, ...]:
+        return numbers_beside(graph, self.config.label)
+
     def answer(self, score: float | np.ndarray) -> Json:
         return {"number": round(float(score), 6)}
 
@@ -197,16 +200,10 @@ class Regression(Task):
             "constant (mean)": Baseline(np.full(len(test), truth[train].mean())),
             "constant (median)": Baseline(np.full(len(test), np.median(truth[train]))),
         }
-        columns = numbers_beside(graph, self.config.label)
+        columns = self.told_numbers(graph)
         if has_numbers(graph, columns):
             scores = trees(graph, truth, train, test, loss="squared_error", columns=columns)
             made["trees on the numbers"] = Baseline(scores)
-        if (heads := shown_labels(graph, self.config.label)) is not None:
-            for name, shown in histories(heads, truth, test, float(truth[train].mean())).items():
-                made[f"{name} of the history"] = Baseline(shown)
-            made["trees with the history"] = Baseline(
-                history_trees(graph, heads, truth, train, test, columns)
-            )
         if (scores_of_texts := ridge(graph, truth, train, test)) is not None:
             made[RIDGE] = Baseline(scores_of_texts)
         if (found := link_means(graph, truth, train, test)) is not None:

@@ -18,13 +18,16 @@ from netgpt.graphstore.dataset import BuildConfig
 from netgpt.graphstore.datasets.tables import write_tables
 from netgpt.graphstore.document_types import Field, Newest
 from netgpt.graphstore.documents import documents, newest_heads
-from netgpt.trainers.config import HistoryConfig
+from netgpt.trainers.config import EvaluationConfig, HistoryConfig
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model.tiny import train_tokenizer
 from netgpt.trainers.language.text.fields import HISTORY, document_of
 from netgpt.trainers.language.text.form import form_of
 from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.language.text.template import Words, instruction_texts
+from netgpt.trainers.tasks.evaluate import Judge
+from netgpt.trainers.tasks.regression import Regression, RegressionConfig
+from netgpt.trainers.tasks.split import SplitConfig
 
 EDGE = ("post", "is_shown_to", "post")
 POST = (
@@ -194,6 +197,26 @@ def test_the_newest_earlier_examples_with_their_labels(config: HistoryConfig, tm
         assert record.get(HISTORY, []) == expected
         assert record["title"] == rows["title"][v]
         some += len(expected) > 1
+    assert some > 5
+
+
+def test_what_the_shown_labels_come_to_is_a_baseline(tmp_path: Path) -> None:
+    rows, config = films(0), HistoryConfig(relation="by_same_maker", num=3, apart="series")
+    store = built(tmp_path, rows)
+    task = Regression(RegressionConfig(name="regression", label="views", split=SplitConfig(by="random")))
+    examples, document = task.examples(store), document_of(store, "views", config)
+    assert not any("history" in name for name in task.judge(store, EvaluationConfig()).baseline_metrics())
+    judge = task.judge(store, EvaluationConfig(), document)
+    assert isinstance(judge, Judge)
+    assert "trees with the history" in judge.baselines
+    fallback, some = examples.truth[examples.train].mean(), 0
+    for name, of in {"last": lambda x: x[-1], "mean": np.mean, "median": np.median}.items():
+        found = judge.baselines[f"{name} of the history"].scores
+        assert found is not None
+        for v, score in zip(examples.test.tolist(), found.tolist(), strict=True):
+            shown = [one["views"] for one in plain_history(rows, v, replace(config, fields=["title"]))]
+            assert score == pytest.approx(of(shown) if shown else fallback)
+            some += len(shown) > 1
     assert some > 5
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from netgpt.graphstore import Store
 from netgpt.graphstore.datasets import names as datasets
+from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.errors import TrainerError
+from netgpt.trainers.tasks.evaluate import Judge
 from netgpt.trainers.tasks.history import histories, shown_labels, statistics
 from netgpt.trainers.tasks.regression import Regression, RegressionConfig
 from netgpt.trainers.tasks.split import SplitConfig
@@ -41,7 +43,7 @@ def posts(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_histories_are_the_users_own_earlier_scores(posts: Store, source: Path) -> None:
     task = Regression(CONFIG)
     truth, test = task.truth(posts), task.examples(posts).test
-    heads = shown_labels(posts, "score")
+    heads = shown_labels(posts, posts.schema.document("post"), "score")
     assert heads is not None
     by_pid = {post["Pid"]: (user, post["label"]) for user, own in plain_posts(source).items() for post in own}
     made, few = histories(heads, truth, test, -1.0), statistics(heads, truth, test)
@@ -71,7 +73,7 @@ def plain_posts_of(source: Path) -> dict[str, list[dict[str, float]]]:
 def test_baselines_with_the_history_are_ahead_of_the_constant(posts: Store) -> None:
     task = Regression(CONFIG)
     examples = task.examples(posts)
-    made = task.baselines(posts, examples.train, examples.test)
+    made = Judge(posts, task, examples, EvaluationConfig()).baselines
     truth = examples.truth[examples.test]
     mae = {
         name: task.measure(one.scores, truth)["mae"] for name, one in made.items() if one.scores is not None
@@ -86,8 +88,8 @@ def test_baselines_with_the_history_are_ahead_of_the_constant(posts: Store) -> N
 
 
 def test_a_node_without_a_history_gets_what_stands_in(posts: Store) -> None:
-    heads = shown_labels(posts, "score")
-    assert heads is not None and shown_labels(posts, "tags") is None
+    heads = shown_labels(posts, posts.schema.document("post"), "score")
+    assert heads is not None and shown_labels(posts, posts.schema.document("post"), "tags") is None
     first = np.array([v for v in range(posts.num_nodes["post"]) if not heads(v)])[:5]
     made = histories(heads, np.ones(posts.num_nodes["post"]), first, 7.5)
     assert all(values.tolist() == [7.5] * 5 for values in made.values())
