@@ -71,4 +71,4 @@ class Prefer(Number):
         else:
             loss_P = losses.idpop(rc_P, rr_P, config.beta, self.mu_P[number_P].to(sums.device))
         seen = torch.stack([rc_P, rr_P, (rc_P > rr_P).double()], dim=1).detach()
-        return loss_P.sum().float(), seen
+        return loss_P.sum(), seen

@@ -22,6 +22,7 @@ from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.assembly import WEIGHTS, Assembly
 from netgpt.trainers.language.generation import longest_written, mean_numbers
 from netgpt.trainers.language.nucleus import Nucleus
+from netgpt.trainers.language.objectives.prefer import Prefer
 from netgpt.trainers.language.preference import drawing, losses
 from netgpt.trainers.language.preference.config import PairsConfig, PreferConfig
 from netgpt.trainers.language.preference.drawing import draw_pairs, with_reference
@@ -306,6 +307,43 @@ def test_a_steps_loss_is_the_formula_whatever_the_packs(
     assert fresh.train(one, 1).loss == pytest.approx(expected, abs=2e-4 * max(1.0, expected))
 
 
+@pytest.mark.parametrize("loss", ["dpo", "idpop"])
+def test_packs_and_order_of_pairs_change_no_curve(loss: str, tuned: Path, posts: Store) -> None:
+    """In float64, where rounding hides nothing: five steps of AdamW."""
+    settings, stage = settings_of(prefer=replace(PREFER, loss=loss)), Align()
+    assembly = stage.training(assembly_of(tuned, posts, settings))
+    nodes = assembly.examples.train
+    made = []
+    for num_packs, order in ((1, nodes), (4, nodes), (3, np.random.default_rng(0).permutation(nodes))):
+        model = stage.model(assembly, 0)
+        stage.begin(model, assembly)
+        objective = stage.objective(Prefer, model.double().eval(), assembly)
+        samples, truth = assembly.samples(order, None), assembly.examples.truth[order]
+        trained = model.parts(stage.parts(settings))
+        model.train_only(trained)
+        optimizer, curve = torch.optim.AdamW(trained.values(), lr=0.004), []
+        for _ in range(5):
+            optimizer.zero_grad()
+            total = 0.0
+            for first in range(num_packs):
+                pack = list(range(first, len(order), num_packs))
+                answers = [objective.responses(truth[i]) for i in pack]
+                batch = samples.batch(
+                    pack, [np.concatenate(both) for both in answers], [len(both[0]) for both in answers]
+                )
+                summed, _ = objective(batch, torch.from_numpy(truth[pack]).float())
+                (summed / len(order)).backward()
+                total += float(summed.detach()) / len(order)
+            optimizer.step()
+            curve.append(total)
+        made.append((curve, {name: p.detach().clone() for name, p in trained.items()}))
+    assert made[0][0][-1] != pytest.approx(made[0][0][0], abs=1e-3)
+    for curve, values in made[1:]:
+        np.testing.assert_allclose(curve, made[0][0], rtol=0, atol=1e-8)
+        for name, value in values.items():
+            torch.testing.assert_close(value, made[0][1][name], rtol=0, atol=1e-5)
+
+
 def test_pairs_of_other_weights_are_refused(tuned: Path, posts: Store, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tuned, run)
@@ -393,7 +431,7 @@ def test_ranks_and_crashes_change_nothing(tuned: Path, posts: Store, tmp_path: P
         made[name] = (manifest["metrics"], weights.load(run / "prefer" / WEIGHTS)[0])
     curves = {name: [point["loss"] for point in one[0]["curve"]] for name, one in made.items()}
     assert curves["two"] == curves["killed"] and len(curves["one"]) > 2
-    np.testing.assert_allclose(curves["one"], curves["two"], atol=1e-6)
+    np.testing.assert_allclose(curves["one"], curves["two"], rtol=0, atol=1e-8)
     for key, tensor in made["one"][1].items():
         torch.testing.assert_close(tensor, made["two"][1][key], atol=1e-5, rtol=1e-5)
         assert torch.equal(made["two"][1][key], made["killed"][1][key])
