@@ -257,8 +257,8 @@ class LanguageConfig:
     packs_per_step: int = 8
     """Packs of an optimiser step over all ranks; a multiple of the world size."""
     precision: str = "auto"
-    """auto: bfloat16 on GPUs, float32 on CPUs; bfloat16: on CPUs oneDNN multiplies matrices, in bfloat16 where
-    that is faster (AMX), with float32 sums and float32 between."""
+    """auto: bfloat16 on GPUs, float32 on CPUs; bfloat16: on CPUs oneDNN multiplies matrices, in bfloat16
+    where that is faster (AMX), with float32 sums and float32 between."""
     activation_checkpointing: bool = False
     """Keep each layer's input alone and compute the rest again backwards: less memory, a third more work."""
     pixels: str = ""

@@ -10,8 +10,8 @@ PRECISIONS = ("auto", "bfloat16")
 
 @contextmanager
 def cpu_products(precision: str) -> Iterator[None]:
-    """With bfloat16 oneDNN multiplies the CPU's float32 matrices, and may round both to bfloat16 where the CPU
-    multiplies those faster (AMX); sums are float32.
+    """With bfloat16 oneDNN multiplies the CPU's float32 matrices, and may round both to bfloat16 where the
+    CPU multiplies those faster (AMX); sums are float32.
 
     Weights, what is between products, attention and sums of gradients stay float32. Backward too, where it
     runs within. On a CPU that it rounds nothing on it may still be ahead of torch's own kernel: 1.6 times
