@@ -27,6 +27,9 @@ EXTRA_TOKENS = 4
 """A text may be so much longer than the longest response before it is cut."""
 DRAFTED_PASSES = 2
 """The answer is another than the draft's in all but one case, and the second pass has the right one."""
+STEPPED_TOKENS = 4
+"""Times as many tokens run at once as in training where texts are stepped through: nothing is kept for backward,
+and a step takes as long for many texts as for a few."""
 UNPARSED = -1
 
 
@@ -204,6 +207,7 @@ def written_numbers(
     model: PackedLM, task: Task, samples: Samples, budget: int, progress: OnProgress | None = None
 ) -> np.ndarray:
     """The number that each sample's greedy text states, NaN where none: [n] float64, on every rank."""
+    budget *= STEPPED_TOKENS
     generator = Generator(model, samples, budget, max_new=longest_written(samples, task))
 
     def run(pack: list[int]) -> torch.Tensor:
@@ -223,6 +227,7 @@ def mean_numbers(
 ) -> np.ndarray:
     """The mean of the numbers that each sample's drawn texts state, NaN where none does: [n] float64, on
     every rank."""
+    budget *= STEPPED_TOKENS
     generator = Generator(model, samples, budget, max_new=longest_written(samples, task), draws=draws)
 
     def mean(texts: list[list[int]]) -> float:

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 
 from netgpt.trainers import distributed
-from netgpt.trainers.language.generation import Generator, longest_written, passes_of, stated_number
+from netgpt.trainers.language.generation import (
+    STEPPED_TOKENS,
+    Generator,
+    longest_written,
+    passes_of,
+    stated_number,
+)
 from netgpt.trainers.language.model.netgpt import PackedLM
 from netgpt.trainers.language.nucleus import Nucleus
 from netgpt.trainers.language.packing import plan_packs
@@ -66,6 +72,7 @@ def _drawn(
     model: PackedLM, task: Task, samples: Samples, draws: Nucleus, budget: int, progress: OnProgress | None
 ) -> np.ndarray:
     """Tokens of the drawn answers of each sample, ended by the closing token: [n, draws, longest], padded."""
+    budget *= STEPPED_TOKENS
     generator = Generator(model, samples, budget, max_new=longest_written(samples, task), draws=draws)
     longest = generator.max_new
 
