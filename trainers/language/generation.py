@@ -28,8 +28,8 @@ EXTRA_TOKENS = 4
 DRAFTED_PASSES = 2
 """The answer is another than the draft's in all but one case, and the second pass has the right one."""
 STEPPED_TOKENS = 4
-"""Times as many tokens run at once as in training where texts are stepped through: nothing is kept for backward,
-and a step takes as long for many texts as for a few."""
+"""Times as many tokens run at once as in training where texts are stepped through: nothing is kept for
+backward, and a step takes as long for many texts as for a few."""
 UNPARSED = -1
 
 
