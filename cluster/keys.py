@@ -1,4 +1,4 @@
-"""All keys of a configuration as Markdown tables, read from the dataclasses: name, type, default, docstring.
+"""All keys of a configuration, read from the dataclasses: name, type, default, docstring.
 
     python -m netgpt.cluster.keys                 the tables
     python -m netgpt.cluster.keys FILE            puts them between the markers of a file: docs/running.md
@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from netgpt.cluster.config import RunConfig, config_type
+from netgpt.cluster.config import RunConfig, config_type, load_config
 from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore.datasets.names import DATASETS
 from netgpt.graphstore.files import atomic_file
@@ -42,11 +45,21 @@ class Key:
     name: str
     """Whole, with dots: graph.epochs."""
     type: str
-    default: str
+    value: Any
+    """What it is where nothing says otherwise."""
     meaning: str
     """Its docstring in one line; empty where it has none."""
     only: str = ""
     """The guests of the tables that alone have it; empty: all."""
+
+    @property
+    def default(self) -> str:
+        """Its value as a document says it."""
+        if isinstance(self.value, bool):
+            return f"`{str(self.value).lower()}`"
+        if isinstance(self.value, Sequence) and not isinstance(self.value, str):
+            return f"`[{', '.join(map(str, self.value))}]`"
+        return "empty" if self.value == "" else f"`{self.value}`"
 
     @property
     def section(self) -> str:
@@ -81,7 +94,7 @@ def all_keys() -> list[Key]:
             guests_of = owners[name].get(kind, [])
             if key.section == section and 0 < len(guests_of) < totals[kind]:
                 only = ", ".join(guests_of)
-        keys.append(Key(key.name, key.type, key.default, key.meaning, only))
+        keys.append(replace(key, only=only))
     order = list(dict.fromkeys(key.section for key in keys))
     return sorted(keys, key=lambda key: order.index(key.section))  # stable: fields stay in their order
 
@@ -107,6 +120,43 @@ def render() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def described(of: str | None = None, recipe: str | None = None) -> list[dict[str, Any]]:
+    """Keys with type, default and meaning; of a recipe its own, with their values.
+
+    of: a key, a section, or a word of a key or its meaning. ClusterError where no key is meant.
+    """
+    config = None if recipe is None else load_config(recipe)
+    keys = all_keys() if config is None else list(_keys(type(config), ""))
+    wanted = (of or "").lower()
+    near = [k for k in keys if k.name.lower() == wanted or f"{k.name.lower()}.".startswith(f"{wanted}.")]
+    near = near or [k for k in keys if wanted in k.name.lower() or wanted in k.meaning.lower()]
+    if not near:
+        close = get_close_matches(wanted, [k.name for k in keys], n=1, cutoff=0.3)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ClusterError(f"config: found no key for {of!r}, expected one, a section or a word{hint}")
+    made = []
+    for key in near:
+        one = {"key": key.name, "type": key.type, "default": key.value, "meaning": key.meaning}
+        one |= {"only": key.only} if key.only else {}
+        if config is not None and ANY not in key.name:
+            one["value"] = attrgetter(key.name)(config)
+        made.append(one)
+    return made
+
+
+def text_of(found: Sequence[Mapping[str, Any]]) -> str:
+    """Keys for people: what each is, and below it what it means."""
+    lines = []
+    for one in found:
+        value = one.get("value", one["default"])
+        other = "" if value == one["default"] else f", default {json.dumps(one['default'])}"
+        only = f", {one['only']} alone" if "only" in one else ""
+        kind = one["type"].replace("`", "")
+        lines.append(f"{one['key']} = {json.dumps(value, ensure_ascii=False)}   ({kind}{other}{only})")
+        lines += textwrap.wrap(one["meaning"], 100, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
 def placed(text: str) -> str:
     """A document with the tables between its markers. ClusterError where it has none."""
     before, begin, rest = text.partition(BEGIN)
@@ -126,7 +176,8 @@ def _keys(kind: type, prefix: str) -> Iterator[Key]:
         elif hint == dict[str, AblationConfig]:
             yield from _keys(AblationConfig, f"{name}.{ANY}.")
         else:
-            yield Key(name, _type(hint), _default(one), _docs(kind).get(one.name, ""))
+            value = one.default_factory() if one.default_factory is not MISSING else one.default
+            yield Key(name, _type(hint), value, _docs(kind).get(one.name, ""))
 
 
 def _type(hint: Any) -> str:
@@ -135,15 +186,6 @@ def _type(hint: Any) -> str:
     if get_origin(hint) is list:
         return f"list of {_type(get_args(hint)[0])}"
     return {int: "whole number", float: "number", str: "text", bool: "true or false"}.get(hint, str(hint))
-
-
-def _default(one: Field[Any]) -> str:
-    value = one.default_factory() if one.default_factory is not MISSING else one.default
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"`[{', '.join(map(str, value))}]`"
-    return "empty" if value == "" else f"`{value}`"
 
 
 @cache

@@ -7,8 +7,11 @@ Exit status: 0 on success; 2 for wrong usage or bad input, with one line that sa
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import traceback
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -21,7 +24,6 @@ app = typer.Typer(
     name="netgpt",
     help="Training of large graph models: a heterogeneous graph joined to a large language model.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -31,6 +33,33 @@ report.register(app)
 plan.register(app)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(bench.app, name="bench")
+
+
+VERSIONS = ("netgpt", "torch", "transformers", "deepspeed", "ray", "zarr", "numpy")
+"""What results depend on, and what runs them."""
+
+
+def _show_versions(wanted: bool) -> None:
+    if wanted:
+        for name in VERSIONS:
+            print(f"{name} {metadata.version(name)}")
+        print(f"python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_versions,
+            is_eager=True,
+            help="Versions of netgpt and what it runs on.",
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -213,9 +213,25 @@ def recipes() -> None:
         print(f"{name:<{width}}{recipe_file(name)}")
 
 
+def config(
+    of: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="A key, a section, or a word of what is meant.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--config", help="A recipe, whose values are shown and whose keys alone.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Every key of a configuration: its type, default and meaning."""
+    from netgpt.cluster.keys import described, text_of
+
+    found = described(of, recipe)
+    print(json.dumps(found, ensure_ascii=False, indent=1) if as_json else text_of(found))
+
+
 def register(app: typer.Typer) -> None:
     app.command()(run)
     for name, stage in commands().items():
         app.command(name, help=stage.help)(run)
-    for command in (evaluate, features, status, predict, embeddings, recommend, export, recipes):
+    for command in (evaluate, features, status, predict, embeddings, recommend, export, recipes, config):
         app.command()(command)

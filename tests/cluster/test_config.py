@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from netgpt.cluster.config import MOVED, config_keys, config_names, load_config
 from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.keys import described, text_of
 from netgpt.cluster.pipeline.run import Run
 from netgpt.graphstore import BuildConfig
 from netgpt.trainers.config import AblationConfig
@@ -279,3 +281,20 @@ def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
     path.write_text("grahp:\n  epochs: 3\n")
     with pytest.raises(ClusterError, match="grahp"):
         load_config(str(path))
+
+
+def test_keys_are_described_with_a_recipes_own_values() -> None:
+    config = load_config("sample")
+    found = described(recipe="sample")
+    assert {one["key"] for one in found if "value" in one} == set(config_keys(type(config))) - {"ablations"}
+    for one in found:
+        if "value" in one:
+            assert one["value"] == attrgetter(one["key"])(config)
+    (epochs,) = described("stage3.epochs", "sample")
+    assert (epochs["default"], epochs["value"]) == (1, 3)
+    assert text_of([epochs]).splitlines()[0] == "stage3.epochs = 3   (whole number, default 1)"
+    section = [one["key"] for one in described("language.history")]
+    assert section and all(key.startswith("language.history.") for key in section)
+    assert any(one["key"] == "prefer.loss" for one in described("IDPOP"))
+    with pytest.raises(ClusterError, match=r"found no key for 'graph.epoch s'.*did you mean graph.epochs"):
+        described("graph.epoch s")
