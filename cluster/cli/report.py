@@ -1,7 +1,8 @@
-"""The command that writes a run's report."""
+"""Commands that show finished runs: a run's report, and runs beside each other."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,5 +22,20 @@ def report(
     say(f"{write_report(Run.open_(run_path), out)}: written")
 
 
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs; the first is compared with.")],
+    of: Annotated[
+        str, typer.Option("--of", help="What: stage1, stage3_generated, … (default the last of each run).")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Finished runs beside each other on the same test examples, with paired differences."""
+    from netgpt.cluster import compare as comparing
+
+    compared = comparing.compare(runs, of)
+    print(json.dumps(comparing.to_json(compared)) if as_json else comparing.text_of(compared))
+
+
 def register(app: typer.Typer) -> None:
     app.command()(report)
+    app.command()(compare)

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import unescape
 from html.parser import HTMLParser
@@ -51,12 +51,15 @@ def evil_store(records: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     return root / "store"
 
 
-def make_run(store: Path, path: Path, last: str = "evaluation") -> Run:
+def make_run(
+    store: Path, path: Path, last: str = "evaluation", *, seed: int = 0, overrides: Sequence[str] = ()
+) -> Run:
     """A run with made-up scores in which all stages up to `last` are done; nothing is trained."""
-    run = Run.start(path, load_config("demo", ["task.val_share=0.3", "graph.epochs=3"]), None, store)
+    settings = ["task.val_share=0.3", "graph.epochs=3", f"seed={seed}", *overrides]
+    run = Run.start(path, load_config("demo", settings), None, store)
     examples = run.task.examples(run.store)
     judge = Judge(run.store, run.task, examples, run.config.evaluation)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     levels = np.asarray(run.store.column("video", "label")).astype(np.float64)
     noisy = {name: levels + random.normal(0, scale, len(levels)) for name, scale in NOISE.items()}
     for name in STAGES[: STAGES.index(last) + 1]:

@@ -308,6 +308,14 @@ class TaskTests:
         metrics = judge.stage_metrics(scores)
         assert set(metrics["stage1"]) == set(PARTS) and set(metrics["stage1_sampled"]) == {"val", "test"}
 
+    def test_columns_measure_as_the_scores_did(self, examples: Examples) -> None:
+        truth = examples.truth[~np.isnan(examples.truth)]
+        for scores in (self.some_scores(len(truth)), self.right(truth)):
+            again = self.task.scores_from("a", self.task.columns("a", scores))
+            expected = self.task.measure(scores, truth)
+            for name, value in self.task.measure(again, truth).items():
+                assert value == pytest.approx(expected[name], rel=1e-9), name
+
     def test_an_answer_is_json(self) -> None:
         for score in self.some_scores(20):
             answer = self.task.answer(score)

@@ -78,6 +78,10 @@ class Metric:
     larger_is_better: bool = False
 
 
+TINY = 1e-300
+"""A chance of zero, where its logarithm is asked for."""
+
+
 def log_chances(scores: np.ndarray) -> np.ndarray:
     """Logarithms of a softmax: [n, answers] → the same, float64."""
     scores = scores.astype(np.float64)
@@ -249,6 +253,10 @@ class Task:
     def columns(self, name: str, scores: np.ndarray) -> dict[str, np.ndarray]:
         """Columns of the predictions' table for the scores [n] of what is called `name`."""
         return {f"{name}_score": self.reported(scores)}
+
+    def scores_from(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Scores [n] or [n, width] that measure as those that `columns` made columns of."""
+        return np.asarray(columns[f"{name}_score"], np.float64)
 
     def truth_column(self, truth: np.ndarray) -> tuple[str, np.ndarray]:
         """Name and values of the label in the predictions' table."""

@@ -16,7 +16,7 @@ import numpy as np
 from netgpt.graphstore import Graph
 from netgpt.graphstore.files import Json
 from netgpt.trainers.errors import TrainerError, require
-from netgpt.trainers.tasks.base import Metric, Task, TaskConfig, log_chances
+from netgpt.trainers.tasks.base import TINY, Metric, Task, TaskConfig, log_chances
 from netgpt.trainers.tasks.baselines import Baseline, Measures, class_texts, class_trees
 from netgpt.trainers.tasks.split import number_column
 
@@ -181,6 +181,13 @@ class Classification(Task):
             chances = np.exp(log_chances(scores))
             made |= {f"{name}_chance_{one}": chances[:, i] for i, one in enumerate(self.classes)}
         return made
+
+    def scores_from(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        chances = [columns[key] for one in self.classes if (key := f"{name}_chance_{one}") in columns]
+        if chances:
+            return np.log(np.maximum(np.stack(chances, axis=1).astype(np.float64), TINY))
+        said = self.choices_said(np.asarray(columns[f"{name}_class"]))
+        return np.where(said < 0, np.nan, said.astype(np.float64))
 
     def truth_column(self, truth: np.ndarray) -> tuple[str, np.ndarray]:
         return "class", self._named(truth.astype(np.int64))

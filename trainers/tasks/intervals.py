@@ -8,7 +8,7 @@ their intervals suggest, as their errors go together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -38,13 +38,20 @@ def resampled(
     """The same of any `num` that can be drawn again. measured: metrics of those drawn [num], by name."""
     if num < 2:
         return {}
-    rng = np.random.default_rng(0)
     found: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(min(1000, max(100, _DRAWN // num))):
-        values = measured(rng.integers(0, num, num))
+    for drawn in drawn_again(num):
+        values = measured(drawn)
         for name, known in found.items():
             if (value := values[name]) is not None:
                 known.append(float(value))
     outside = (1 - SHARE) / 2
     bounds = {name: np.quantile(known, (outside, 1 - outside)) for name, known in found.items() if known}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def drawn_again(num: int) -> Iterator[np.ndarray]:
+    """Places of examples that are drawn with replacement, as many as there are: [num], some hundred times.
+    The same for the same number."""
+    rng = np.random.default_rng(0)
+    for _ in range(min(1000, max(100, _DRAWN // num)) if num else 0):
+        yield rng.integers(0, num, num)

@@ -17,7 +17,7 @@ import numpy as np
 from netgpt.graphstore import Graph
 from netgpt.graphstore.files import Json
 from netgpt.trainers.errors import TrainerError, require
-from netgpt.trainers.tasks.base import Metric, Task, TaskConfig, log_chances
+from netgpt.trainers.tasks.base import TINY, Metric, Task, TaskConfig, log_chances
 from netgpt.trainers.tasks.baselines import Baseline, Measures, constants, lookup, trees
 
 if TYPE_CHECKING:  # settings are read without torch
@@ -147,7 +147,17 @@ class Rating(Task):
             f"{name}_score": self.reported(scores),
             f"{name}_level": self.answers(scores).astype(np.int8),
         }
-        return made | ({f"{name}_median": self.medians(scores)} if scores.ndim == 2 else {})
+        if scores.ndim == 2:
+            chances = np.exp(log_chances(scores))
+            made |= {f"{name}_median": self.medians(scores)}
+            made |= {f"{name}_chance_{level}": chances[:, level] for level in range(self.most + 1)}
+        return made
+
+    def scores_from(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        chances = [columns[key] for one in self.choices if (key := f"{name}_chance_{one}") in columns]
+        if not chances:
+            return super().scores_from(name, columns)
+        return np.log(np.maximum(np.stack(chances, axis=1).astype(np.float64), TINY))
 
     def truth_column(self, truth: np.ndarray) -> tuple[str, np.ndarray]:
         return "level", truth.astype(np.int8)
