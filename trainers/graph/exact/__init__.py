@@ -14,9 +14,12 @@ from netgpt.trainers.graph.exact.cache import (
     write_vectors,
 )
 from netgpt.trainers.graph.exact.inference import ExactInference, embed, exact_scores
+from netgpt.trainers.graph.exact.joining import KeptStates, NewNodes
 
 __all__ = [
     "ExactInference",
+    "KeptStates",
+    "NewNodes",
     "cache_digests",
     "cached_mean_scores",
     "embed",

@@ -41,15 +41,19 @@ class ExactInference:
         progress: OnProgress | None = None,
         mean_scores: list[list[float]] | None = None,
         keep: Collection[str] = (),
+        keep_layers: bool = False,
     ) -> None:
-        """keep: types whose states stay, as the last layer that reads them has them."""
+        """keep: types whose states stay, as the last layer that reads them has them. keep_layers: states
+        before every layer stay, of the types that relations end in."""
         self.model, self.tables = model, tables
         self.mean_scores = mean_scores
         """By layer the parts' of one type after the other; known after `run`, empty for layers of means."""
         self.states: dict[str, States] = {}
         """After `run` those of the types that are kept; of the target its embeddings."""
         self._last_read = {name: i for i, part in enumerate(model.parts) for name in part.node_types}
-        self._keep = frozenset(keep)
+        self._keep, self._keep_layers = frozenset(keep), keep_layers
+        self.layers: list[Mapping[str, States]] = []
+        """After `run` the states before each layer, where they are kept."""
         self.work = Workspace(model, tables, scratch, memory_bytes, progress)
 
     @property
@@ -73,7 +77,7 @@ class ExactInference:
         self.tables.graph.check_unchanged()  # reading a file that was cut off would end the process
         try:
             if self.tables.device.type == "cuda":
-                if not self._keep and self._fits_on_gpu():
+                if not (self._keep or self._keep_layers) and self._fits_on_gpu():
                     return WholeGraph(self.model, self.tables).run(self.model)[1].float().cpu().numpy()
                 self.work.model = copy.deepcopy(self.model).cpu()
             return self._run_in_blocks(self.work.model)
@@ -90,6 +94,8 @@ class ExactInference:
         states = self.work.inputs(by_node=isinstance(first, MeanLayer) and first.uses_degrees)
         for index in range(model.shape.num_layers):
             layer = model.layer(index)
+            if self._keep_layers:
+                self.layers.append(states)
             for name in (n for n in model.parts[index].node_types if n in self._keep):
                 if self._last_read[name] == index:
                     self.states[name] = self._before(name, index, states)
