@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from netgpt.cluster.features.inline import inline_encoders
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import bar
 from netgpt.cluster.stores import say_skipped
-from netgpt.graphstore import ExtendedGraph, ReadReport
+from netgpt.graphstore import Document, ExtendedGraph, ReadReport
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.documents import documents
 from netgpt.graphstore.files import atomic_file
@@ -29,6 +29,7 @@ from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.graph.train import load_model as load_graph_model
 from netgpt.trainers.precision import cpu_products
+from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.stages.language import LanguageStage
 from netgpt.trainers.stages.names import stage_of
 
@@ -118,9 +119,13 @@ def predict(
         # What is asked for together must not change each other's predictions
         mean_scores=cached_mean_scores(run.path / "embeddings" / VECTORS, digests),
     )
-    scores = graph_scores[graph.new]
+    h, scores = h[graph.new], graph_scores[graph.new]
     if stages := language_stages(run):
-        scores = _language_scores(run, stages[-1], graph, h, graph_scores, device)
+        language = LanguageScores(run, stages[-1], h.shape[1], device)
+        prompts = documents(graph, language.document, graph.new.tolist())
+        ids = graph.node_names(target)
+        named = [ids[node] for node in graph.new.tolist()]
+        scores = language.of(prompts, h, scores, named, bar("predictions", "pack"))
     say_skipped(source.report)
     names = graph.node_names(target)
     # Rows that have no key are known by their place in the file
@@ -129,49 +134,60 @@ def predict(
         yield Prediction(names[node - first], task.answer(score))
 
 
-def _language_scores(
-    run: Run,
-    stage: LanguageStage,
-    graph: ExtendedGraph,
-    h: np.ndarray,
-    graph_scores: np.ndarray,
-    device: torch.device,
-) -> np.ndarray:
-    """Scores of the new nodes by a language stage: [M] or [M, width]."""
-    # Here and not above: bad input is refused before transformers is imported, which some runs do without
-    from netgpt.trainers.language.assembly import Assembly
-    from netgpt.trainers.language.objectives.names import objective_class
-    from netgpt.trainers.language.samples import Samples
-    from netgpt.trainers.language.text.tokens import Tokens
+class LanguageScores:
+    """Scores of new nodes by a language stage of a run, whose model is loaded once."""
 
-    store, settings, task = run.store, run.settings, run.task
-    assembly = Assembly(run.path, store, settings, task, device)
-    builder = assembly.builder
-    netgpt = stage.trained_model(assembly, h.shape[1])
-    # The scale is the train examples': the run's, also for nodes of another graph
-    states = stage.graph(assembly)
-    assert states is not None
-    new = graph.new
-    tokens = builder.tokenize(documents(graph, builder.document, new.tolist()))
-    samples = Samples(
-        new,
-        Tokens.of(tokens, first=int(new[0])) if len(new) else Tokens.of([]),
-        builder,
-        device,
-        replace(states, embeddings=h, scores=None if states.scores is None else graph_scores),
-        names=graph.node_names(store.schema.target),
-        pixels=assembly.pixels,
-    ).without(assembly.hidden)
-    stage_config = stage.config(settings)
-    objective = objective_class(stage_config.objective, f"{stage.name}.objective")
-    if "" not in objective.predicts:
-        raise ClusterError(
-            f"{run.path}: found the objective {stage_config.objective} of {stage.name}, expected one that "
-            "gives new rows a score"
-        )
-    none = replace(samples, ids=np.empty(0, np.int64))
-    with cpu_products(settings.language.precision):
-        predicted = objective(netgpt, task, builder, stage_config).predict(
-            samples, none, settings.language.token_budget, bar("predictions", "pack")
-        )
-    return np.asarray(predicted[""])
+    def __init__(self, run: Run, stage: LanguageStage, width: int, device: torch.device) -> None:
+        """width: of h_v. ClusterError for a stage that gives new rows no score."""
+        # Here and not above: bad input is refused before transformers is imported, which some runs do without
+        from netgpt.trainers.language.assembly import Assembly
+        from netgpt.trainers.language.objectives.names import objective_class
+
+        config = stage.config(run.settings)
+        objective = objective_class(config.objective, f"{stage.name}.objective")
+        if "" not in objective.predicts:
+            raise ClusterError(
+                f"{run.path}: found the objective {config.objective} of {stage.name}, expected one that "
+                "gives new rows a score"
+            )
+        self._language, self._device = run.settings.language, device
+        self._assembly = Assembly(run.path, run.store, run.settings, run.task, device)
+        builder = self._assembly.builder
+        model = stage.trained_model(self._assembly, width)
+        self._objective = objective(model, run.task, builder, config)
+        # The scale is the train examples': the run's, also for nodes of another graph
+        states = stage.graph(self._assembly)
+        assert states is not None
+        self._states = states
+
+    @property
+    def document(self) -> Document:
+        """What prompts say of a node."""
+        return self._assembly.builder.document
+
+    def of(
+        self,
+        records: Iterable[tuple[str, str]],
+        h_MD: np.ndarray,
+        graph_scores: np.ndarray,
+        names: Sequence[str],
+        progress: OnProgress,
+    ) -> np.ndarray:
+        """Scores [M] or [M, width]. records: ids and texts of the document; names: ids that clips go by."""
+        from netgpt.trainers.language.samples import Samples
+        from netgpt.trainers.language.text.tokens import Tokens
+
+        builder, states = self._assembly.builder, self._states
+        samples = Samples(
+            np.arange(len(h_MD)),
+            Tokens.of(builder.tokenize(records)),
+            builder,
+            self._device,
+            replace(states, embeddings=h_MD, scores=None if states.scores is None else graph_scores),
+            names=names,
+            pixels=self._assembly.pixels,
+        ).without(self._assembly.hidden)
+        none = replace(samples, ids=np.empty(0, np.int64))
+        with cpu_products(self._language.precision):
+            predicted = self._objective.predict(samples, none, self._language.token_budget, progress)
+        return np.asarray(predicted[""])

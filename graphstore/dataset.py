@@ -8,6 +8,7 @@ in memory, checking) follows from the schema.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -325,8 +326,13 @@ class Dataset:
         self, store: Store, source: Path, config: BuildConfig, report: ReadReport | None = None
     ) -> Source:
         """Rows of a file that join a store for prediction; their label may be absent."""
-        known_ids = frozenset(store.node_ids(store.schema.target))
+        known_ids = store.id_set(store.schema.target)
         return self.open(source, config, report=report, require_labels=False, known_ids=known_ids)
+
+    def record_file(self, record: Mapping[str, Any], name: str) -> tuple[str, str]:
+        """Suffix and text of a file that `open_new` reads one row from. record: the row as JSON; name: what
+        messages call it. RecordError for one that no file can have."""
+        return ".jsonl", json.dumps(record, ensure_ascii=False) + "\n"
 
     def synthetic(self, scale: float, seed: int, config: BuildConfig | None = None) -> Source:
         """Made rows of the data set's shape, a pure function of scale and seed."""

@@ -117,7 +117,7 @@ class ExtendedGraph(Graph):
         for table, columns in cells.items():
             for column in self.schema.node_type(table).columns:
                 if column.kind == "id":
-                    taken = set(self.store.strings(table, column.name))
+                    taken = self.store.id_set(table)
                     for one in columns[column.name]:
                         if one in taken:
                             found = "an id that the store already has"

@@ -195,6 +195,7 @@ class Store(Graph):
         self._features: dict[str, Features] = {}
         self._columns: dict[tuple[str, str], np.ndarray] = {}
         self._strings_of: dict[tuple[str, str], Strings] = {}
+        self._id_sets: dict[str, frozenset[str]] = {}
         self._watch = FileWatch()
 
     def _check_attributes(self) -> None:
@@ -230,6 +231,12 @@ class Store(Graph):
         from netgpt.graphstore.datasets.names import load  # above this room, and loaded by its name alone
 
         return load(self.attributes["dataset"])
+
+    def id_set(self, node_type: str) -> frozenset[str]:
+        """The ids of a type's nodes, to look up in; made once."""
+        if node_type not in self._id_sets:
+            self._id_sets[node_type] = frozenset(self.node_ids(node_type))
+        return self._id_sets[node_type]
 
     @cached_property
     def num_edges(self) -> dict[EdgeType, int]:

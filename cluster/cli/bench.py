@@ -255,6 +255,36 @@ def pairs(
 
 
 @app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    data: Annotated[Path, typer.Option("--data", help="Records that are sent: JSON lines.")],
+    clients: Annotated[
+        list[int] | None, typer.Option("--clients", help="At once (default 1, 8, 64); again for more.")
+    ] = None,
+    replicas: Annotated[
+        list[int] | None, typer.Option("--replicas", help="Default 1; again for more.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Of each number of clients.")] = 60.0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Records answered together at most.")] = 64,
+    calls: Annotated[int, typer.Option("--calls", min=0, help="Of netgpt predict; 0: none.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """A run's service under load, beside predict called each time and offline scoring."""
+    from netgpt.cluster.bench.serve import ServeBench, bench_serve, line
+
+    bench = ServeBench(
+        run=run,
+        data=data,
+        clients=clients or (1, 8, 64),
+        replicas=replicas or (1,),
+        seconds=seconds,
+        batch=batch,
+        calls=calls,
+    )
+    _show(bench_serve(bench), line, as_json)
+
+
+@app.command()
 def pipeline(
     data: Annotated[Path, typer.Option("--data", help="Released records (JSON).")],
     config: Annotated[str, typer.Option("--config", help="demo, sample, or a YAML file.")] = "sample",

@@ -153,6 +153,42 @@ def predict(
         say(f"{out}: {len(made)} predictions")
 
 
+def serve(
+    run_path: RunPath,
+    port: Annotated[int, typer.Option("--port")] = 8000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    replicas: Annotated[int, typer.Option("--replicas", help="Processes that answer.")] = 1,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", envvar="NETGPT_TOKEN", help="That requests show (default: a new one)."),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Ask for no token; at loopback addresses.")] = False,
+    text: Text = None,
+    max_bytes: Annotated[int, typer.Option("--max-bytes", help="Of a request.")] = 16_000_000,
+    max_records: Annotated[int, typer.Option("--max-records", help="Of a request.")] = 1000,
+    seconds: Annotated[float, typer.Option("--seconds", help="A request takes at most.")] = 60.0,
+    batch: Annotated[int, typer.Option("--batch", help="Records answered together at most.")] = 64,
+) -> None:
+    """Answer for new records over HTTP with a finished run, until it is ended."""
+    from netgpt.cluster.serving.run import ServeOptions, stay
+
+    given: dict[str, Any] = {} if token is None else {"token": token}
+    given |= {"token": ""} if open_ else {}
+    options = ServeOptions(
+        run=run_path,
+        host=host,
+        port=port,
+        replicas=replicas,
+        text=text,
+        max_bytes=max_bytes,
+        max_records=max_records,
+        seconds=seconds,
+        batch=batch,
+        **given,
+    )
+    stay(options)
+
+
 def export(
     run_path: RunPath,
     out: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
@@ -233,5 +269,16 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
     for name, stage in commands().items():
         app.command(name, help=stage.help)(run)
-    for command in (evaluate, features, status, predict, embeddings, recommend, export, recipes, config):
+    for command in (
+        evaluate,
+        features,
+        status,
+        predict,
+        serve,
+        embeddings,
+        recommend,
+        export,
+        recipes,
+        config,
+    ):
         app.command()(command)

@@ -9,6 +9,9 @@ Tried with Ray 2.60.0.
 - `python -m ray.scripts.scripts start`, and a line of its log: the command line's own module, so that the
   Python that runs is this one; it says in words alone when it has started. `test_jobs.py`: up and down.
 - `/working_dir_files/` in a job's folder: the only sign of a plain job. `test_jobs.py`: a plain job.
+- `ray.serve._private.replica.add_port_to_grpc_server`: a replica of Ray Serve has a server for calls between
+  deployments, of which there is one here: it listens on all interfaces, asks for no token, and unpickles what
+  it is sent. `test_serving.py`: no port of a service answers without a token.
 - the session's folder of logs: what a worker said that died while it started. `test_session.py`: a worker
   that cannot start.
 """
@@ -41,6 +44,17 @@ def init_local(address: str, **options: Any) -> None:
     import ray
 
     ray.init(address="local", _node_ip_address=address, include_dashboard=False, **options)
+
+
+def close_replica() -> None:
+    """In the process of a Ray Serve replica, before it is ready: its server for other deployments gets no
+    port."""
+    from ray.serve._private import replica
+
+    def no_port(server: Any, address: str) -> int:
+        return 0
+
+    replica.add_port_to_grpc_server = no_port
 
 
 def worker_logs() -> list[Path]:

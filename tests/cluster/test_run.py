@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from serving import TOKEN, Service, service
+from test_jobs import grpc_codes, http_status, listening
 
 from netgpt import graphstore
 from netgpt.cluster.pipeline.attempts import read_attempts
@@ -367,3 +370,99 @@ def test_the_lora_baseline_joins_the_evaluation(whole: Path, data: tuple[Path, P
     assert {"lora", "lora_generated"} <= metrics["stages"].keys()
     assert metrics["stages"]["lora"]["test"]["num"] == metrics["stages"]["stage3"]["test"]["num"] > 0
     assert {name: metrics["stages"][name] for name in before["stages"]} == before["stages"]
+
+
+def alone(data: Path) -> dict[str, Any]:
+    """New records, none of which speaks of another."""
+    return {k: {**r, "历史状态": []} for k, r in json.loads(data.read_text(encoding="utf-8")).items()}
+
+
+@pytest.fixture(scope="module")
+def served(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with service(whole, tmp_path_factory.mktemp("serve") / "log", "--max-bytes", 400_000) as made:
+        yield made
+
+
+def test_a_service_answers_as_predict_does(
+    served: Service, whole: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Whatever is asked together, in any order and form."""
+    records = alone(data[1])
+    sent = [{"id": key, **record} for key, record in records.items()]
+    expected = {}
+    for key in list(records)[:3]:
+        (tmp_path / "one.json").write_text(json.dumps({key: records[key]}, ensure_ascii=False))
+        expected[key] = json.loads(called("predict", whole, "--data", tmp_path / "one.json").stdout)
+    for one in sent[:3]:
+        answer = served.answers(one)
+        assert answer["id"] == one["id"] and answer["level"] == expected[one["id"]]["level"]
+        assert answer["score"] == pytest.approx(expected[one["id"]]["score"], abs=2e-6)
+    together = served.answers(sent)["answers"]
+    turned = served.answers({"records": sent[::-1]})["answers"][::-1]
+    lines = served.ask("/predict", "\n".join(json.dumps(one) for one in sent).encode())[1]
+    assert len(together) == len(sent) > 3
+    for a, b, c, one in zip(together, turned, map(json.loads, lines.splitlines()), sent, strict=True):
+        assert a["id"] == b["id"] == c["id"] == one["id"]
+        assert a["score"] == pytest.approx(b["score"], abs=2e-6) == c["score"]
+        if one["id"] in expected:
+            assert a["score"] == pytest.approx(expected[one["id"]]["score"], abs=2e-6)
+    status, text = served.ask("/predict?embedding=true", sent[0])
+    vector = json.loads(text)["embedding"]
+    assert status == 200 and len(vector) == 8 and np.isfinite(vector).all()
+
+
+def test_a_service_refuses_by_record_and_by_request(served: Service, data: tuple[Path, Path]) -> None:
+    first, second, *_ = ({"id": key, **record} for key, record in alone(data[1]).items())
+    bad = {**first, "当前点赞量": "many"}
+    answers = served.answers([first, 7, bad, second, {"a": 1}])["answers"]
+    assert ["error" in one for one in answers] == [False, True, True, False, True]
+    assert "record 3" in answers[2]["error"] and "当前点赞量" in answers[2]["error"]
+    assert answers[2]["error"].count("/") == 0  # no path of the service's machine
+    status, text = served.ask("/predict", bad)
+    assert status == 422 and json.loads(text)["error"].startswith("record: ")
+    assert served.ask("/predict", b"{bad")[0] == 400 and served.ask("/predict", b"")[0] == 400
+    large = b"[" + b" " * 500_000 + b"]"
+    status, text = served.ask("/predict", large)
+    assert status == 413 and "500,002 bytes, expected at most 400,000" in text
+    assert served.ask("/predict", iter([large]))[0] == 413
+    for path, body in (("/predict", first), ("/metrics", None)):
+        for token in ("", "another", TOKEN[:-1]):
+            status, text = served.ask(path, body, token=token)
+            assert status == 401 and "Authorization: Bearer TOKEN" in text
+    counts = served.ask("/metrics")[1]
+    assert 'status="401"} 3.0' in counts and "netgpt_request_seconds_bucket" in counts
+    assert json.loads(served.ask("/openapi.json", token="")[1])["paths"].keys() >= {"/predict", "/healthz"}
+
+
+def test_no_port_of_a_service_answers_without_a_token(served: Service) -> None:
+    places = listening(served.pids)
+    assert ("127.0.0.1", served.port) in places and len(places) > 5
+    for place in places - {("127.0.0.1", served.port)}:
+        statuses = {http_status(place, path) for path in ("/", "/metrics", "/api/jobs/")}
+        assert statuses <= {401, 403, None}, (place, statuses)
+        codes = grpc_codes(place) if statuses == {None} else set()
+        assert "OK" not in codes and (not codes or "UNAUTHENTICATED" in codes), (place, codes)
+
+
+@pytest.mark.all
+def test_a_replica_that_is_killed_comes_back(served: Service, data: tuple[Path, Path]) -> None:
+    first, *_ = ({"id": key, **record} for key, record in alone(data[1]).items())
+    expected = served.answers(first)
+    (replica,) = served.replicas()
+    replica.kill()
+    end, seen = time.monotonic() + 120, set()
+    while time.monotonic() < end:
+        status, text = served.ask("/predict", first)
+        seen.add(status)
+        if status == 200:
+            break
+        time.sleep(0.5)
+    assert json.loads(text) == expected and seen <= {200, 500, 503}
+    assert served.replicas()[0].pid != replica.pid
+
+
+def test_a_run_that_is_not_done_is_not_served(data: tuple[Path, Path], whole: Path, tmp_path: Path) -> None:
+    done = called("serve", tmp_path)
+    assert done.returncode == 2
+    done = called("serve", whole, "--host", "0.0.0.0", "--open")
+    assert done.returncode == 2 and "without a token, expected a loopback address" in done.stderr

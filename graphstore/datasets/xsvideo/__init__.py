@@ -5,7 +5,8 @@ Source: "Short-video Propagation Influence Rating: A New Real-world Dataset and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from netgpt.graphstore.datasets.xsvideo.schema import Config
 from netgpt.graphstore.datasets.xsvideo.source import file_source
 from netgpt.graphstore.datasets.xsvideo.statistics import QUANTILES, statistics, statistics_table
 from netgpt.graphstore.datasets.xsvideo.synth import synthetic_source, write_synthetic
+from netgpt.graphstore.errors import RecordError
 from netgpt.graphstore.store import Graph, Store
 
 NO_PLATFORM = "no platform"
@@ -131,6 +133,16 @@ class XSVideo(Dataset):
         self, config: BuildConfig, text_dim: int | None = None, video_dim: int | None = None
     ) -> GraphSize:
         return published_size(self.configured(config), text_dim, video_dim)
+
+    def record_file(self, record: Mapping[str, Any], name: str) -> tuple[str, str]:
+        """A record with its `id` beside its fields, or as its file has it: {id: record}."""
+        if len(record) == 1 and isinstance(next(iter(record.values())), dict):
+            return ".json", json.dumps(record, ensure_ascii=False)
+        if "id" not in record:
+            raise RecordError(name, None, "id", "nothing", "the state's id, a text of digits")
+        key = str(record["id"])
+        own = {field: value for field, value in record.items() if field != "id"}
+        return ".json", json.dumps({key: own}, ensure_ascii=False)
 
     def commands(self) -> dict[str, Callable[..., None]]:
         from netgpt.graphstore.datasets.xsvideo.commands import annotate

@@ -1,0 +1,117 @@
+"""`netgpt serve`: starts the replicas of a run, and stays until it is told to end."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from netgpt.cluster.errors import ClusterError
+from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.progress import say
+from netgpt.cluster.serving.predictor import require_answers
+from netgpt.cluster.workers.session import is_local, ray_session
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    run: Path
+    host: str = LOOPBACK
+    port: int = 8000
+    replicas: int = 1
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    """That requests show; empty: none is asked for, which is for loopback addresses alone."""
+    text: str | None = None
+    """features.text, where the run does not name the encoder of its texts."""
+    max_bytes: int = 16_000_000
+    max_records: int = 1000
+    seconds: float = 60.0
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("port", 1, 65535),
+            ("replicas", 1, 10_000),
+            ("max_bytes", 1, 1 << 32),
+            ("max_records", 1, 1_000_000),
+            ("batch", 1, 100_000),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ClusterError(f"--{name.replace('_', '-')}: found {value}, expected {low} to {high}")
+        if not 0 < self.seconds <= 86_400:
+            raise ClusterError(f"--seconds: found {self.seconds:g}, expected above 0, at most 86400")
+        if not self.token and not self.host.startswith("127."):
+            raise ClusterError(f"--host: found {self.host} without a token, expected a loopback address")
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+@contextmanager
+def serving(options: ServeOptions) -> Iterator[None]:
+    """The replicas, ready. ClusterError for a run that gives new rows no answer, or is not done."""
+    run = Run.open_(options.run)
+    require_answers(run)
+    cluster = run.config.cluster
+    with ray_session(options.replicas * cluster.threads + 1):
+        import ray
+        from ray import serve
+
+        from netgpt.cluster.serving.counts import Board
+        from netgpt.cluster.serving.service import BOARD, Limits, Service, digest_of
+
+        gpus = float(ray.cluster_resources().get("GPU", 0))
+        on_gpu = cluster.device == "cuda" or (cluster.device == "auto" and gpus >= options.replicas)
+        board: Any = ray.remote(Board).options(name=BOARD, num_cpus=0).remote()
+        limits = Limits(
+            bytes=options.max_bytes,
+            records=options.max_records,
+            seconds=options.seconds,
+            batch=options.batch,
+        )
+        service: Any = Service
+        bound = service.options(
+            num_replicas=options.replicas,
+            max_ongoing_requests=max(100, 2 * options.batch),
+            ray_actor_options={"num_cpus": cluster.threads, "num_gpus": float(on_gpu)},
+        ).bind(
+            str(options.run.absolute()),
+            "cuda" if on_gpu else "cpu",
+            options.text,
+            digest_of(options.token) if options.token else "",
+            limits,
+        )
+        # On a cluster every node's proxy takes requests; of this machine's own Ray there is one
+        where = "HeadOnly" if is_local() else "EveryNode"
+        http = {"host": options.host, "port": options.port, "request_timeout_s": 2 * options.seconds}
+        quiet = {"log_level": "WARNING", "enable_access_log": False}
+        serve.start(proxy_location=where, http_options=http, logging_config=quiet)
+        try:
+            serve.run(bound, name="netgpt", route_prefix="/", logging_config=quiet)
+            yield
+        finally:
+            serve.shutdown()
+            ray.kill(board)
+
+
+def stay(options: ServeOptions, ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    ended = threading.Event()
+    with serving(options):
+        for sign in (signal.SIGINT, signal.SIGTERM):  # behind Ray's own
+            signal.signal(sign, lambda *_: ended.set())
+        say(f"serving {options.run} at {options.url}/predict with {options.replicas} replicas")
+        if options.token:
+            say(f"each request shows the header Authorization: Bearer {options.token}")
+        ready()
+        ended.wait()
+    say("serving: ended")

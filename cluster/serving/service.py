@@ -1,0 +1,211 @@
+"""The replica of a service: one process with a run's models, behind Ray Serve's proxy."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI, HTTPException, Request, Response
+from ray import serve as ray_serve
+
+from netgpt.cluster.serving.records import Asked, BadRequestError, Body, read_body
+from netgpt.cluster.workers.compat import close_replica
+
+BOARD = "netgpt-counts"
+"""Name of the actor that has the counts of all replicas."""
+PUT_S = 2.0
+_log = logging.getLogger("ray.serve")
+serve: Any = ray_serve
+"""Its decorators have types that no method fits."""
+close_replica()  # where this module is read in a replica, that has not begun to listen
+app = FastAPI(
+    title="netgpt",
+    description="Answers of a trained graph model for new records.",
+    docs_url=None,  # the page that FastAPI brings loads its scripts from elsewhere
+    redoc_url=None,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a service takes."""
+
+    bytes: int = 16_000_000
+    """Of a request's body."""
+    records: int = 1000
+    """Of a request."""
+    seconds: float = 60.0
+    """From a request's first byte to its answer."""
+    batch: int = 64
+    """Records that are answered together at most."""
+
+
+# What the class uses is above it: Ray takes it as it is when it is decorated
+
+
+def digest_of(token: str) -> str:
+    """What a replica knows of the token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _said(answer: Any, embedding: bool) -> dict[str, Any]:
+    from netgpt.cluster.serving.predictor import Refused
+
+    if isinstance(answer, Refused):
+        return {"id": answer.id, "error": answer.error}
+    said = {"id": answer.prediction.id, **answer.prediction.answer}
+    return said | ({"embedding": answer.embedding.tolist()} if embedding else {})
+
+
+@serve.deployment(name="netgpt")
+@serve.ingress(app)
+class Service:
+    def __init__(self, run: str, device: str, text: str | None, token_digest: str, limits: Limits) -> None:
+        """token_digest: of the token that requests show; empty: none is asked for."""
+        import torch
+
+        from netgpt.cluster.pipeline.run import Run
+        from netgpt.cluster.serving.counts import Counts
+        from netgpt.cluster.serving.predictor import Predictor
+
+        self.limits, self._token_digest = limits, token_digest
+        self.predictor = Predictor(Run.open_(Path(run)), torch.device(device), text=text)
+        self.counts = Counts(serve.get_replica_context().replica_id.unique_id)
+        self._thread = ThreadPoolExecutor(1)
+        self._put = 0.0
+        self._together.set_max_batch_size(limits.batch)
+
+    @app.get("/healthz")
+    async def health(self) -> dict[str, Any]:
+        """Whether the service answers. Asks for no token."""
+        return {
+            "status": "ok",
+            "run": self.predictor.run.path.name,
+            "task": self.predictor.run.task.config.name,
+        }
+
+    @app.get("/metrics")
+    async def metrics(self, request: Request) -> Response:
+        """Counts of all replicas, for Prometheus."""
+        from netgpt.cluster.serving.counts import merged
+
+        self._require_token(request)
+        return Response(merged(await self._all_counts()), media_type="text/plain; version=0.0.4")
+
+    @app.post("/predict")
+    async def predict(self, request: Request, embedding: bool = False) -> Response:
+        """Answers for new records: one as a JSON object, several as a list or {"records": […]}, or as lines.
+
+        With `embedding=true` each answer has the graph model's vector. A bad record has an `error` in its
+        place, and the others are answered.
+        """
+        start, status = time.perf_counter(), 500
+        try:
+            response = await self._predict(request, embedding)
+            status = response.status_code
+            return response
+        except HTTPException as error:
+            status = error.status_code
+            raise
+        finally:
+            self.counts.requests.labels(self.counts.replica, str(status)).inc()
+            self.counts.seconds.observe(time.perf_counter() - start)
+            await self._tell()
+
+    async def _predict(self, request: Request, embedding: bool) -> Response:
+        self._require_token(request)
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                body = read_body(await self._body(request), self.limits.records)
+                answers = await self._answers(body, embedding)
+        except BadRequestError as error:
+            raise HTTPException(error.status, str(error)) from None
+        except TimeoutError:
+            raise HTTPException(504, f"found no answer in {self.limits.seconds:g} seconds") from None
+        if body.form == "lines":
+            text = "".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in answers)
+            return Response(text, media_type="application/x-ndjson")
+        if body.form == "many":
+            text = json.dumps({"answers": answers}, ensure_ascii=False)
+            return Response(text, media_type="application/json")
+        (one,) = answers
+        text = json.dumps(one, ensure_ascii=False)
+        return Response(text, 422 if "error" in one else 200, media_type="application/json")
+
+    def _require_token(self, request: Request) -> None:
+        if not self._token_digest:
+            return
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        known = kind.lower() == "bearer" and hmac.compare_digest(digest_of(token.strip()), self._token_digest)
+        if not known:
+            expected = "found no known token, expected the header Authorization: Bearer TOKEN"
+            raise HTTPException(401, expected, {"WWW-Authenticate": "Bearer"})
+
+    async def _body(self, request: Request) -> bytes:
+        most = self.limits.bytes
+        said = request.headers.get("content-length", "")
+        if said.isdigit() and int(said) > most:
+            raise BadRequestError(f"body: found {int(said):,} bytes, expected at most {most:,}", 413)
+        data = bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > most:
+                raise BadRequestError(f"body: found more than {most:,} bytes", 413)
+        return bytes(data)
+
+    async def _answers(self, body: Body, embedding: bool) -> list[dict[str, Any]]:
+        good = [(i, one) for i, one in enumerate(body.asked) if one.record is not None]
+        found = await asyncio.gather(*(self._together(one) for _, one in good))
+        made: list[dict[str, Any]] = [{"error": one.error} for one in body.asked]
+        for (i, _), answer in zip(good, found, strict=True):
+            made[i] = _said(answer, embedding)
+        refused = sum("error" in one for one in made)
+        self.counts.refused.inc(refused)
+        self.counts.records.inc(len(made) - refused)
+        return made
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
+    async def _together(self, asked: list[Asked]) -> Sequence[Any]:
+        """Answers of records, whosever they are, which are computed together."""
+        self.counts.batch.observe(len(asked))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._computed, asked)
+
+    def _computed(self, asked: Sequence[Asked]) -> Sequence[Any]:
+        from netgpt.cluster.serving.predictor import Refused
+
+        records = [(one.name, one.record or {}) for one in asked]
+        try:
+            return self.predictor.answers(records)
+        except Exception:
+            _log.exception("a batch of %d records failed; each is tried by itself", len(asked))
+        made: list[Any] = []
+        for name, record in records:
+            try:
+                made += self.predictor.answers([(name, record)])
+            except Exception as error:
+                _log.exception("%s failed", name)
+                made.append(Refused(name, f"{name}: failed ({type(error).__name__}); the log has more"))
+        return made
+
+    async def _tell(self) -> None:
+        """Tell the board, now and then."""
+        if time.monotonic() - self._put > PUT_S:
+            await self._all_counts()
+
+    async def _all_counts(self) -> list[str]:
+        self._put = time.monotonic()
+        text = self.counts.text()
+        try:
+            board: Any = ray.get_actor(BOARD)
+            texts: list[str] = await board.put.remote(self.counts.replica, text)
+        except (ValueError, ray.exceptions.RayError):  # it is not there: what is known is this replica's
+            return [text]
+        return texts
