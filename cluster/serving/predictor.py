@@ -33,6 +33,8 @@ from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import load_model
 from netgpt.trainers.stages.names import stage_of
 
+BINS = 24
+"""Of a number's distribution."""
 _FOLDER = "netgpt-record-"
 _FILE = re.compile(rf"\S*/{_FOLDER}[^/\s]*/record\.\w+")
 
@@ -111,6 +113,36 @@ class Predictor:
                 made.append(Refused(_id_of(record, name), said))
         answered = iter(self._answers(graphs))
         return [next(answered) if one is None else one for one in made]
+
+    def about(self) -> dict[str, Any]:
+        """What is answered, and how the labels of the train examples lie: shares by answer, or by bins of
+        equal width between the outermost two in a hundred."""
+        task, examples = self.run.task, self.run.task.examples(self.run.store)
+        truth = examples.truth[examples.train]
+        train: dict[str, Any] = {"num": len(truth)}
+        if task.choices and task.noun != "number":
+            labels = list(task.choices)
+            counts = np.bincount([task.choice_of(one) for one in truth.tolist()], minlength=len(labels))
+            train |= {"labels": labels, "shares": (counts / max(1, len(truth))).tolist()}
+        else:
+            low, high = np.quantile(truth, (0.01, 0.99)) if len(truth) else (0.0, 1.0)
+            edges = np.linspace(low, max(high, low + 1e-9), BINS + 1)
+            inside = np.clip(np.searchsorted(edges, truth, side="right") - 1, 0, BINS - 1)
+            counts = np.bincount(inside, minlength=BINS)
+            train |= {
+                "labels": [f"{edge:.4g}" for edge in edges[:-1]],
+                "edges": edges[:-1].tolist(),
+                "shares": (counts / max(1, len(truth))).tolist(),
+            }
+        title = self.run.store.dataset.title
+        words = f"A {task.noun} for new rows of {title}; trained on {task.said_train}."
+        return {
+            "run": self.run.path.name,
+            "task": task.config.name,
+            "noun": task.noun,
+            "words": words,
+            "train": train,
+        }
 
     def _answers(self, graphs: Sequence[ExtendedGraph]) -> list[Answer]:
         if not graphs:

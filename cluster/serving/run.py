@@ -112,6 +112,8 @@ def stay(options: ServeOptions, ready: Callable[[], None] = lambda: None) -> Non
         say(f"serving {options.run} at {options.url}/predict with {options.replicas} replicas")
         if options.token:
             say(f"each request shows the header Authorization: Bearer {options.token}")
+        fragment = f"#token={options.token}" if options.token else ""
+        say(f"a page to try it: {options.url}/{fragment}")
         ready()
         ended.wait()
     say("serving: ended")

@@ -5,10 +5,12 @@ import hashlib
 import hmac
 import json
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,10 @@ class Service:
         self.limits, self._token_digest = limits, token_digest
         self.predictor = Predictor(Run.open_(Path(run)), torch.device(device), text=text)
         self.counts = Counts(serve.get_replica_context().replica_id.unique_id)
+        self._about = self.predictor.about()
+        self._page = (resources.files("netgpt.cluster") / "serving" / "templates" / "page.html").read_text(
+            encoding="utf-8"
+        )
         self._thread = ThreadPoolExecutor(1)
         self._put = 0.0
         self._together.set_max_batch_size(limits.batch)
@@ -91,6 +97,21 @@ class Service:
             "run": self.predictor.run.path.name,
             "task": self.predictor.run.task.config.name,
         }
+
+    @app.get("/", include_in_schema=False)
+    async def page(self) -> Response:
+        """Where a person pastes a record. It asks for the token itself."""
+        nonce = secrets.token_urlsafe(16)
+        own = f"'nonce-{nonce}'"
+        allowed = f"default-src 'none'; script-src {own}; style-src 'unsafe-inline'; connect-src 'self'"
+        headers = {"Content-Security-Policy": f"{allowed}; base-uri 'none'; frame-ancestors 'none'"}
+        return Response(self._page.replace("{{ nonce }}", nonce), media_type="text/html", headers=headers)
+
+    @app.get("/about")
+    async def about(self, request: Request) -> dict[str, Any]:
+        """What is answered, and how the labels of the train examples lie."""
+        self._require_token(request)
+        return {**self._about, "token": bool(self._token_digest)}
 
     @app.get("/metrics")
     async def metrics(self, request: Request) -> Response:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from browser import Page, browser
 from serving import TOKEN, Service, service
 from test_jobs import grpc_codes, http_status, listening
 
@@ -442,6 +443,47 @@ def test_no_port_of_a_service_answers_without_a_token(served: Service) -> None:
         assert statuses <= {401, 403, None}, (place, statuses)
         codes = grpc_codes(place) if statuses == {None} else set()
         assert "OK" not in codes and (not codes or "UNAUTHENTICATED" in codes), (place, codes)
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+def test_a_person_asks_in_a_browser(
+    width: int, served: Service, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, second, *_ = ({"id": key, **record} for key, record in alone(data[1]).items())
+    expected = served.answers(first)
+
+    def asked(page: Page, body: str, ready: str) -> None:
+        page.value(f"document.getElementById('record').value = {json.dumps(body)}")
+        page.value("document.getElementById('ask').click()")
+        page.wait(f"!document.getElementById('ask').disabled && ({ready})")
+        assert page.value("document.documentElement.scrollWidth") <= width
+
+    with browser(tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{served.port}/#token={TOKEN}", width, 900)
+        page.wait("document.getElementById('about').textContent !== ''")
+        assert page.value("location.hash") == ""
+        assert page.value("document.getElementById('title').textContent") == "whole"
+        asked(page, json.dumps(first), "!document.getElementById('one').hidden")
+        assert page.value("document.getElementById('value').textContent") == str(expected["level"])
+        assert f"score {expected['score']}" in page.value("document.getElementById('said').textContent")
+        assert page.value("document.querySelectorAll('#bars div').length") == 10
+        assert (
+            page.value("[...document.querySelectorAll('#bars div')].findIndex(b => b.className)")
+            == (expected["level"])
+        )
+        page.screenshot(tmp_path / "one.png")
+        evil = {**second, "id": "<img src=x onerror=alert(1)>"}
+        asked(page, json.dumps([first, evil]), "!document.getElementById('many').hidden")
+        assert page.value("document.querySelectorAll('#many tbody tr').length") == 2
+        assert page.value("document.images.length") == 0
+        assert "digits" in page.value("document.querySelector('#many td.bad').textContent")
+        asked(page, "{bad", "!document.getElementById('error').hidden")
+        assert "found no JSON" in page.value("document.getElementById('error').textContent")
+        page.value("document.getElementById('token').value = 'another'")
+        asked(page, json.dumps(first), "!document.getElementById('error').hidden")
+        assert "no known token" in page.value("document.getElementById('error').textContent")
+        # The browser itself tells of the answers 400 and 401
+        assert not [one for one in page.said if "status of 40" not in one]
 
 
 @pytest.mark.all
