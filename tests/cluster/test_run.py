@@ -472,11 +472,15 @@ def test_a_person_asks_in_a_browser(
             == (expected["level"])
         )
         page.screenshot(tmp_path / "one.png")
-        evil = {**second, "id": "<img src=x onerror=alert(1)>"}
+        evil = {**second, "id": "<img src=x onerror=alert(1)>", "当前点赞量": "many"}
         asked(page, json.dumps([first, evil]), "!document.getElementById('many').hidden")
         assert page.value("document.querySelectorAll('#many tbody tr').length") == 2
         assert page.value("document.images.length") == 0
-        assert "digits" in page.value("document.querySelector('#many td.bad').textContent")
+        bad = [
+            page.value(f"document.querySelectorAll('#many tr:last-child td')[{i}].textContent")
+            for i in (0, 3)
+        ]
+        assert bad[0] == evil["id"] and "当前点赞量" in bad[1]
         asked(page, "{bad", "!document.getElementById('error').hidden")
         assert "found no JSON" in page.value("document.getElementById('error').textContent")
         page.value("document.getElementById('token').value = 'another'")
