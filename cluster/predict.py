@@ -172,8 +172,10 @@ class LanguageScores:
         graph_scores: np.ndarray,
         names: Sequence[str],
         progress: OnProgress,
+        hidden: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Scores [M] or [M, width]. records: ids and texts of the document; names: ids that clips go by."""
+        """Scores [M] or [M, width]. records: ids and texts of the document; names: ids that clips go by.
+        hidden [M, fields] bool: fields that a prompt is without."""
         from netgpt.trainers.language.samples import Samples
         from netgpt.trainers.language.text.tokens import Tokens
 
@@ -187,6 +189,8 @@ class LanguageScores:
             names=names,
             pixels=self._assembly.pixels,
         ).without(self._assembly.hidden)
+        if hidden is not None:
+            samples = replace(samples, hidden=hidden if samples.hidden is None else hidden | samples.hidden)
         none = replace(samples, ids=np.empty(0, np.int64))
         with cpu_products(self._language.precision):
             predicted = self._objective.predict(samples, none, self._language.token_budget, progress)

@@ -9,7 +9,8 @@ Legend: N nodes of a type in the store, M new ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import overload
 
@@ -172,6 +173,49 @@ class ExtendedGraph(Graph):
 
     def check_unchanged(self) -> None:
         self.store.check_unchanged()
+
+    def without_heads(self, edge_type: EdgeType, heads: Collection[int] | None = None) -> ExtendedGraph:
+        """The same, but new nodes do not hear some heads of a relation: by default none of them."""
+        old, first = self.relation(edge_type), self.store.num_nodes[edge_type[2]]
+        gone = None if heads is None else np.fromiter(heads, np.int64)
+        kept, counts = [np.empty(0, np.int64)], []
+        for v in range(first, old.num_dst):
+            places = np.arange(old.begin[v], old.end[v])
+            if old.rank is not None:
+                places = places[places != old.begin[v] + int(old.rank[v])]
+            places = places[:0] if gone is None else places[~np.isin(old.indices[places], gone)]
+            kept.append(places)
+            counts.append(len(places))
+        chosen, offset = np.concatenate(kept), len(old.indices)
+        ends = offset + np.cumsum(np.array(counts, np.int64))
+        rank = None
+        if old.rank is not None:  # behind every row's end: there is no own node in it
+            rank = np.concatenate([old.rank[:first], np.full(len(counts), np.iinfo(np.int32).max, np.int32)])
+        made = copy.copy(self)
+        made._relations = {
+            **self._relations,
+            edge_type: replace(
+                old,
+                indices=np.concatenate([old.indices, old.indices[chosen]]),
+                begin=np.concatenate([old.begin[:first], ends - counts]),
+                end=np.concatenate([old.end[:first], ends]),
+                rank=rank,
+                time=None if old.time is None else np.concatenate([old.time, old.time[chosen]]),
+                numbers={name: np.concatenate([x, x[chosen]]) for name, x in old.numbers.items()},
+            ),
+        }
+        return made
+
+    def without_features(self) -> ExtendedGraph:
+        """The same, but new nodes of the target have the zero vector."""
+        target, old = self.schema.target, self.features(self.schema.target)
+        first, num = self.num_old, self.num_nodes[target]
+        row = np.arange(num) if old.x_row is None else np.array(old.x_row)
+        row[first:] = old.num_rows
+        x = np.concatenate([old.x, np.zeros((1, old.dim), old.dtype)])
+        made = copy.copy(self)
+        made._features = {**self._features, target: Features(num, x, row)}
+        return made
 
     def _joined_features(self, name: str) -> Features:
         node, old = self.schema.node_type(name), self.store.features(name)

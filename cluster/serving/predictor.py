@@ -6,6 +6,7 @@ answers are those of `netgpt predict` for a file of that record.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +53,18 @@ class Answer:
     prediction: Prediction
     embedding: np.ndarray
     """[D] float32: of the graph model."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What an answer would lack without something."""
+
+    kind: str
+    """relation: the row does not hear it; neighbour: of a relation of the nearest one head; features: the
+    row's own vector is zero; field: the prompt is without it."""
+    name: str
+    change: float
+    """The answer less what it is without: of classes in the chance of the one that was answered."""
 
 
 class Predictor:
@@ -113,6 +126,49 @@ class Predictor:
                 made.append(Refused(_id_of(record, name), said))
         answered = iter(self._answers(graphs))
         return [next(answered) if one is None else one for one in made]
+
+    def explain(self, record: Mapping[str, Any], name: str) -> tuple[Answer, list[Reason]]:
+        """The answer for one record, and what each thing that the models read changes in it, the largest
+        first. Errors as of `join`."""
+        graph = self.join(record, name)
+        target, (node,) = graph.schema.target, graph.new.tolist()
+        told: list[tuple[str, str]] = []
+        graphs = [graph]
+        for edge_type in self._model.shape.ending_in(target):
+            heads = graph.relation(edge_type).neighbors(node)
+            if not len(heads):
+                continue
+            told.append(("relation", edge_type[1]))
+            graphs.append(graph.without_heads(edge_type))
+            if graph.schema.relation_type(edge_type).rule == "nearest":
+                names = graph.node_names(edge_type[0])
+                for head in heads.tolist():
+                    told.append(("neighbour", names[head]))
+                    graphs.append(graph.without_heads(edge_type, [head]))
+        if target in graph.schema.encoded_types and graph.features(target).gather(graph.new).any():
+            told.append(("features", target))
+            graphs.append(graph.without_features())
+        h = np.concatenate(self._new_nodes.of(graphs))
+        scores, own = exact_scores(self._model, h), _name_of(graph)
+        if self._language is not None:
+            document = self._language.document
+            ((prompt_id, text),) = documents(graph, document, [node])
+            there = json.loads(text)
+            fields = [i for i, field in enumerate(document.fields) if field.name in there]
+            told += [("field", document.fields[i].name) for i in fields]
+            num, first = len(told) + 1, len(graphs)
+            hidden = np.zeros((num, len(document.fields)), bool)
+            hidden[np.arange(first, num), fields] = True
+            h = np.concatenate([h, np.repeat(h[:1], len(fields), axis=0)])
+            scores = np.concatenate([scores, np.repeat(scores[:1], len(fields), axis=0)])
+            prompts = [(prompt_id, text)] * num
+            scores = self._language.of(prompts, h, scores, [own] * num, _unseen, hidden)
+        task = self.run.task
+        values = task.said_values(scores, scores[0])
+        changes = (values[0] - values[1:]).tolist()
+        reasons = [Reason(kind, name, change) for (kind, name), change in zip(told, changes, strict=True)]
+        answer = Answer(Prediction(own, task.answer(scores[0])), h[0])
+        return answer, sorted(reasons, key=lambda one: -abs(one.change))
 
     def about(self) -> dict[str, Any]:
         """What is answered, and how the labels of the train examples lie: shares by answer, or by bins of

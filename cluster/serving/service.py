@@ -24,6 +24,8 @@ from netgpt.cluster.workers.compat import close_replica
 BOARD = "netgpt-counts"
 """Name of the actor that has the counts of all replicas."""
 PUT_S = 2.0
+MOST_EXPLAINED = 16
+"""Records of a request that are explained: each is some fifty answers."""
 _log = logging.getLogger("ray.serve")
 serve: Any = ray_serve
 """Its decorators have types that no method fits."""
@@ -63,7 +65,12 @@ def _said(answer: Any, embedding: bool) -> dict[str, Any]:
 
     if isinstance(answer, Refused):
         return {"id": answer.id, "error": answer.error}
+    reasons = None
+    if isinstance(answer, tuple):
+        answer, reasons = answer
     said = {"id": answer.prediction.id, **answer.prediction.answer}
+    if reasons is not None:
+        said["why"] = [{"kind": r.kind, "name": r.name, "change": round(r.change, 6)} for r in reasons]
     return said | ({"embedding": answer.embedding.tolist()} if embedding else {})
 
 
@@ -122,15 +129,16 @@ class Service:
         return Response(merged(await self._all_counts()), media_type="text/plain; version=0.0.4")
 
     @app.post("/predict")
-    async def predict(self, request: Request, embedding: bool = False) -> Response:
+    async def predict(self, request: Request, embedding: bool = False, explain: bool = False) -> Response:
         """Answers for new records: one as a JSON object, several as a list or {"records": […]}, or as lines.
 
-        With `embedding=true` each answer has the graph model's vector. A bad record has an `error` in its
-        place, and the others are answered.
+        With `embedding=true` each answer has the graph model's vector, with `explain=true` what each thing
+        that the models read changes in it. A bad record has an `error` in its place, and the others are
+        answered.
         """
         start, status = time.perf_counter(), 500
         try:
-            response = await self._predict(request, embedding)
+            response = await self._predict(request, embedding, explain)
             status = response.status_code
             return response
         except HTTPException as error:
@@ -141,12 +149,12 @@ class Service:
             self.counts.seconds.observe(time.perf_counter() - start)
             await self._tell()
 
-    async def _predict(self, request: Request, embedding: bool) -> Response:
+    async def _predict(self, request: Request, embedding: bool, explain: bool) -> Response:
         self._require_token(request)
         try:
             async with asyncio.timeout(self.limits.seconds):
                 body = read_body(await self._body(request), self.limits.records)
-                answers = await self._answers(body, embedding)
+                answers = await self._answers(body, embedding, explain)
         except BadRequestError as error:
             raise HTTPException(error.status, str(error)) from None
         except TimeoutError:
@@ -182,9 +190,13 @@ class Service:
                 raise BadRequestError(f"body: found more than {most:,} bytes", 413)
         return bytes(data)
 
-    async def _answers(self, body: Body, embedding: bool) -> list[dict[str, Any]]:
+    async def _answers(self, body: Body, embedding: bool, explain: bool) -> list[dict[str, Any]]:
         good = [(i, one) for i, one in enumerate(body.asked) if one.record is not None]
-        found = await asyncio.gather(*(self._together(one) for _, one in good))
+        if explain and len(body.asked) > MOST_EXPLAINED:
+            found_words = f"explain: found {len(body.asked):,} records, expected at most {MOST_EXPLAINED}"
+            raise BadRequestError(found_words, 413)
+        how = self._explained if explain else self._together
+        found = await asyncio.gather(*(how(one) for _, one in good))
         made: list[dict[str, Any]] = [{"error": one.error} for one in body.asked]
         for (i, _), answer in zip(good, found, strict=True):
             made[i] = _said(answer, embedding)
@@ -192,6 +204,19 @@ class Service:
         self.counts.refused.inc(refused)
         self.counts.records.inc(len(made) - refused)
         return made
+
+    async def _explained(self, asked: Asked) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._reasons, asked)
+
+    def _reasons(self, asked: Asked) -> Any:
+        from netgpt.cluster.errors import is_bad_input
+
+        try:
+            return self.predictor.explain(asked.record or {}, asked.name)
+        except Exception as error:
+            if not is_bad_input(error):
+                _log.exception("%s failed", asked.name)
+        return self._computed([asked])[0]  # which says what is wrong with it
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
     async def _together(self, asked: list[Asked]) -> Sequence[Any]:

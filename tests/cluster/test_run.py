@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from browser import Page, browser
 from serving import TOKEN, Service, service
 from test_jobs import grpc_codes, http_status, listening
@@ -23,7 +25,13 @@ from test_jobs import grpc_codes, http_status, listening
 from netgpt import graphstore
 from netgpt.cluster.pipeline.attempts import read_attempts
 from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.serving.predictor import Answer, Predictor
+from netgpt.graphstore import Graph, Relation
+from netgpt.graphstore.documents import documents
+from netgpt.graphstore.features import Features
 from netgpt.graphstore.files import file_digest
+from netgpt.trainers.graph.exact import embed
+from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.stages import folder as stage_folder
 from tests.program import called
 
@@ -407,6 +415,15 @@ def test_a_service_answers_as_predict_does(
         assert a["score"] == pytest.approx(b["score"], abs=2e-6) == c["score"]
         if one["id"] in expected:
             assert a["score"] == pytest.approx(expected[one["id"]]["score"], abs=2e-6)
+    status, text = served.ask("/predict?explain=true", [sent[0], {"a": 1}])
+    explained, refused = json.loads(text)["answers"]
+    assert (
+        status == 200
+        and "error" in refused
+        and {one["kind"] for one in explained["why"]} >= {"relation", "field"}
+    )
+    assert explained["score"] == pytest.approx(together[0]["score"], abs=2e-6)
+    assert served.ask("/predict?explain=true", sent * 9)[0] == 413
     status, text = served.ask("/predict?embedding=true", sent[0])
     vector = json.loads(text)["embedding"]
     assert status == 200 and len(vector) == 8 and np.isfinite(vector).all()
@@ -445,6 +462,55 @@ def test_no_port_of_a_service_answers_without_a_token(served: Service) -> None:
         assert "OK" not in codes and (not codes or "UNAUTHENTICATED" in codes), (place, codes)
 
 
+def test_reasons_are_what_an_answer_is_without_them(whole: Path, data: tuple[Path, Path]) -> None:
+    """By exact inference over the whole graph with an empty row, and prompts whose JSON lacks a field."""
+    check_reasons(Run.open_(whole), [{"id": k, **r} for k, r in alone(data[1]).items()][1])
+
+
+def check_reasons(run: Run, record: dict[str, Any]) -> None:
+    cpu = torch.device("cpu")
+    predictor = Predictor(run, cpu)
+    answer, reasons = predictor.explain(record, "record")
+    (plain,) = predictor.answers([("record", record)])
+    assert isinstance(plain, Answer) and plain.prediction == answer.prediction
+    assert [abs(r.change) for r in reasons] == sorted((abs(r.change) for r in reasons), reverse=True)
+    graph = predictor.join(record, "record")
+    model, task, (node,) = predictor._model, run.task, graph.new.tolist()
+    language = predictor._language
+    assert language is not None
+    ((name, text),) = documents(graph, language.document, [node])
+
+    def score(changed: Graph, text: str) -> float:
+        h, of_graph = embed(model, FeatureTables.of(changed, cpu, model.shape, max_bytes=0))
+        own = h[node : node + 1], of_graph[node : node + 1]
+        found = language.of([(name, text)], *own, [record["id"]], lambda *_: None)
+        return float(task.reported(found)[0])
+
+    full, seen = score(graph, text), {}
+    for reason in reasons:
+        changed, words = copy.copy(graph), text
+        if reason.kind == "relation":
+            (edge_type,) = (e for e in model.shape.edge_types if e[1] == reason.name and e[2] == "video")
+            old = graph.relation(edge_type)
+            rows = [[] if v == node else old.neighbors(v).tolist() for v in range(old.num_dst)]
+            ends = np.cumsum([len(row) for row in rows])
+            heads = np.array([head for row in rows for head in row], old.indices.dtype)
+            emptied = Relation(edge_type, "csr", heads, ends - [len(row) for row in rows], ends)
+            changed._relations = {**graph._relations, edge_type: emptied}
+        elif reason.name == "当前时间":
+            continue  # what comments are shown depends on it too, where it is not there at all
+        elif reason.kind == "field":
+            words = json.dumps({k: v for k, v in json.loads(text).items() if k != reason.name})
+        else:
+            x = graph.features("video").gather(np.arange(graph.num_nodes["video"]))
+            x[node] = 0
+            changed._features = {**graph._features, "video": Features(len(x), x, None)}
+        assert reason.change == pytest.approx(full - score(changed, words), abs=3e-5), reason
+        seen[reason.kind] = seen.get(reason.kind, 0) + 1
+    assert seen["relation"] > 5 and seen["field"] > 5
+    assert max(abs(r.change) for r in reasons) > 1e-3
+
+
 @pytest.mark.parametrize("width", [400, 1300])
 def test_a_person_asks_in_a_browser(
     width: int, served: Service, data: tuple[Path, Path], tmp_path: Path
@@ -471,7 +537,12 @@ def test_a_person_asks_in_a_browser(
             page.value("[...document.querySelectorAll('#bars div')].findIndex(b => b.className)")
             == (expected["level"])
         )
-        page.screenshot(tmp_path / "one.png")
+        why = json.loads(served.ask("/predict?explain=true", first)[1])["why"]
+        told = page.value(
+            "[...document.querySelectorAll('#why tbody tr')].map(row => row.cells[0].textContent)"
+        )
+        shown = [one["name"] for one in why if abs(one["change"]) >= 5e-5][:16]
+        assert sorted(told) == sorted(shown) and len(told) > 3
         evil = {**second, "id": "<img src=x onerror=alert(1)>", "当前点赞量": "many"}
         asked(page, json.dumps([first, evil]), "!document.getElementById('many').hidden")
         assert page.value("document.querySelectorAll('#many tbody tr').length") == 2

@@ -13,6 +13,7 @@ from netgpt import graphstore
 from netgpt.graphstore import RecordError, Store
 from netgpt.graphstore.datasets.xsvideo.schema import Config
 from netgpt.graphstore.extend import ExtendedGraph
+from netgpt.graphstore.features import Features
 
 
 @pytest.fixture(scope="module", params=["prefix", "csr"])
@@ -105,3 +106,28 @@ def test_values_that_the_store_has_never_seen_get_nodes(
     assert topic.neighbors(second).tolist() == []
     for name in ("has_same_topic_as", "has_same_author_as"):
         assert graph.relation(("video", name, "video")).neighbors(second).tolist() == []
+
+
+def test_what_is_left_out_of_new_rows_alone(parts: Any) -> None:
+    old, new_path, _ = parts
+    graph = extend(old, new_path)
+    for edge_type in [e for e in graph.edge_types if e[2] == "video"]:
+        before, without = graph.relation(edge_type), graph.without_heads(edge_type).relation(edge_type)
+        rows = [before.neighbors(v).tolist() for v in graph.new.tolist()]
+        some = {head for row in rows for head in row[::2]}
+        fewer = graph.without_heads(edge_type, some).relation(edge_type)
+        for v in range(old.num_nodes["video"]):
+            assert (
+                without.neighbors(v).tolist() == fewer.neighbors(v).tolist() == before.neighbors(v).tolist()
+            )
+        for v, row in zip(graph.new.tolist(), rows, strict=True):
+            assert without.neighbors(v).tolist() == []
+            assert fewer.neighbors(v).tolist() == [head for head in row if head not in some]
+        first, last = old.num_nodes["video"], graph.num_nodes["video"]
+        assert fewer.heads_of(first, last).tolist() == [h for row in rows for h in row if h not in some]
+        assert graph.relation(edge_type) is before
+    graph._features["video"] = Features(last, np.ones((1, 4), np.float16), np.zeros(last, np.int32))
+    x, kept = graph.without_features().features("video"), graph.features("video")
+    assert not x.gather(graph.new).any() and kept.gather(graph.new).all()
+    every = np.arange(old.num_nodes["video"])
+    np.testing.assert_array_equal(x.gather(every), kept.gather(every))

@@ -262,6 +262,11 @@ class Task:
         """Name and values of the label in the predictions' table."""
         return "truth", truth
 
+    def said_values(self, scores: np.ndarray, answered: np.ndarray) -> np.ndarray:
+        """A number for each score [n] or [n, width] that a change is told in: what is reported. answered: the
+        score that an answer was given by."""
+        return self.reported(scores)
+
     def answer(self, score: float | np.ndarray) -> Json:
         """One prediction as JSON."""
         raise NotImplementedError

@@ -195,6 +195,12 @@ class Classification(Task):
     def _named(self, numbers: np.ndarray) -> np.ndarray:
         return np.array([*self.classes, ""], object)[numbers]
 
+    def said_values(self, scores: np.ndarray, answered: np.ndarray) -> np.ndarray:
+        """The chance of the class that was answered."""
+        if scores.ndim == 1:
+            return (self.answers(scores) == self.answers(answered[None])[0]).astype(np.float64)
+        return np.exp(log_chances(scores))[:, int(self.answers(answered[None])[0])]
+
     def answer(self, score: float | np.ndarray) -> Json:
         one = np.asarray(score)[None]
         said: Json = {"class": self.classes[int(self.answers(one)[0])]}
