@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 
 from netgpt.cluster.errors import ClusterError
-from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.pipeline.run import EVALUATION, Run
 from netgpt.cluster.progress import bar
 from netgpt.trainers.stages.base import Tools
 from netgpt.trainers.stages.language import LanguageStage
 from netgpt.trainers.stages.names import stage_of
-
-
-def last_language_stage(run: Run) -> LanguageStage:
-    """The last stage of a whole run that trains a language model with the graph. ClusterError without one."""
-    if not (trained := language_stages(run)):
-        raise ClusterError(f"{run.path}: found no language stage with the graph, expected one")
-    return trained[-1]
 
 
 def language_stages(run: Run) -> list[LanguageStage]:
@@ -26,30 +21,90 @@ def language_stages(run: Run) -> list[LanguageStage]:
 
 
 def export(run: Run, out: Path) -> None:
-    """Write `out`, whole or not at all. ClusterError where the last stage is not done or `out` is there."""
+    """Write `out`, whole or not at all, with a card. ClusterError where the last stage is not done or `out`
+    is there, and for a run that trains no language model."""
     if out.exists():
         raise ClusterError(f"{out}: already there; remove it or choose another --out")
     run.require_trained()
-    stage = last_language_stage(run)
+    trained = [one for one in map(stage_of, run.stages) if isinstance(one, LanguageStage)]
+    if not trained:
+        raise ClusterError(f"{run.path}: found no stage of a language model, expected one")
+    stage = trained[-1]
 
     import torch
     from transformers import AutoConfig
 
     from netgpt.trainers.language.model import export as writer
+    from netgpt.trainers.language.model.lora import merged
     from netgpt.trainers.language.model.netgpt import NetGPT
 
     assembly = stage.finished(
         run.job(stage.name), Tools(run.store, run.task, lambda unit: bar("export", unit))
     )
-    graph = stage.graph(assembly)
-    assert graph is not None
-    netgpt = stage.trained_model(assembly, len(graph.mean))
-    assert isinstance(netgpt, NetGPT)
-    writer.export(
-        out,
-        netgpt,
-        assembly.builder.tokenizer,
-        mean=torch.from_numpy(graph.mean),
-        length=graph.length,
-        dtype=AutoConfig.from_pretrained(assembly.base_path).dtype,
+    graph, card = stage.graph(assembly), model_card(run, stage)
+    model = stage.trained_model(assembly, 0 if graph is None else len(graph.mean))
+    dtype, tokenizer = AutoConfig.from_pretrained(assembly.base_path).dtype, assembly.builder.tokenizer
+    if graph is None:
+        writer.export_plain(out, merged(model), tokenizer, card, dtype=dtype)
+        return
+    assert isinstance(model, NetGPT)
+    mean = torch.from_numpy(graph.mean)
+    writer.export(out, model, tokenizer, card, mean=mean, length=graph.length, dtype=dtype)
+
+
+OF_GRAPH = """Prompts begin with a graph token: the vector of a node by the run's graph model, scaled and
+projected by what `netgpt.safetensors` holds. Without it answers are not those that were measured."""
+OF_TEXT = "Prompts are those of the run's document, in the chat template of this folder's tokenizer."
+CARD = """---
+library_name: transformers
+tags: [graph, netgpt]
+---
+
+# {name}
+
+{title}: it answers with a {noun} for rows of {data}.
+
+- base model: {base}
+- stages: {stages}
+- data: store {store:.16}, source {source:.16}; trained on {train}, measured on {test}
+- seed: {seed}
+
+{measured}## Limits
+
+It was measured on the examples above alone, which says nothing of another source, or of a time far from
+theirs.
+{reads}
+
+The configuration that made it:
+
+{config}
+"""
+
+
+def model_card(run: Run, stage: LanguageStage) -> str:
+    """What the folder is, for those who find it: its README.md, whose head the hub reads."""
+    config, store, task = run.config, run.store, run.task
+    measured, model = "", Path(config.language.model).name
+    if run.is_done(EVALUATION):
+        from netgpt.trainers.tasks.evaluate import metrics_table
+
+        table = metrics_table(run.metrics(), task, run.titles, run.apart, run.intervals())
+        measured = f"## Measured\n\n{indent(table, '    ')}\n\n"
+    # Without the folders of the machine that it was made on
+    said = replace(config, language=replace(config.language, model=model)).to_yaml()
+    return CARD.format(
+        name=run.path.name,
+        title=f"{stage.title[:1].upper()}{stage.title[1:]} of a run of netgpt",
+        noun=task.noun,
+        data=store.dataset.title,
+        base="a small random Qwen2-VL" if model == "tiny" else model,
+        stages=", ".join(run.stages),
+        store=store.digest,
+        source=store.attributes["source_digest"],
+        train=task.said_train,
+        test=task.said_test,
+        seed=config.seed,
+        measured=measured,
+        reads=OF_GRAPH if stage.with_graph else OF_TEXT,
+        config=indent(said.rstrip(), "    "),
     )

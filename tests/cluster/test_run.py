@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -86,6 +87,12 @@ def whole(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     assert done.returncode == 0, done.stderr[-3000:]
     assert "RGCN" in done.stdout and "lookup" in done.stdout and "NetGPT" in done.stdout
     return run
+
+
+def umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before
 
 
 def whole_table(run: Path) -> str:
@@ -363,6 +370,9 @@ def test_a_run_is_exported_once(whole: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     with safe_open(str(tmp_path / "model" / "netgpt.safetensors"), framework="pt") as file:
         assert {"markers_2H", "head.weight", "mean"} <= set(file.keys())
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "# whole" in card and "NetGPT" in card and str(whole) not in card
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "model").iterdir()} == {0o666 & ~umask()}
     again = called("export", whole, "--out", tmp_path / "model")
     assert again.returncode == 2 and "already there" in again.stderr
 

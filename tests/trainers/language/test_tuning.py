@@ -3,6 +3,7 @@ attention."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from netgpt.trainers.config import TuneConfig
+from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.model import attention
-from netgpt.trainers.language.model.lora import PrefixLM, tuned_model, tuned_parts
+from netgpt.trainers.language.model.backbone import load_base
+from netgpt.trainers.language.model.export import export_plain
+from netgpt.trainers.language.model.lora import PrefixLM, merged, tuned_model, tuned_parts
 from netgpt.trainers.language.model.netgpt import PackedLM
 from netgpt.trainers.language.model.tiny import make_model
 from netgpt.trainers.language.packing import collate
@@ -133,3 +137,24 @@ def test_methods_train_what_they_say(tokenizer: Any) -> None:
     assert {n: tuple(p.shape) for n, p in prefix.parts(("prefix",)).items()} == {"prefix": (3, 2, 2, 5, 8)}
     adapters = model_of("llama", "lora", tokenizer).parts(("adapters",))
     assert len(adapters) == 3 * 7 * 2 and all(".lora_" in name for name in adapters)
+
+
+@pytest.mark.parametrize("method", ["lora", "freeze", "full"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "llama"])
+def test_a_plain_model_says_the_same(kind: str, method: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Read again from its folder, by transformers alone."""
+    model = model_of(kind, method, tokenizer)
+    with torch.no_grad():
+        for p in model.parts(tuned_parts(TuneConfig(method=method, layers=2))).values():
+            p += 0.02 * torch.randn_like(p)
+        expected = apart(model)
+        export_plain(tmp_path / "out", merged(model), tokenizer, "# card\n")
+        again = PackedLM(load_base(str(tmp_path / "out"), torch.float32)).eval()
+        torch.testing.assert_close(apart(again), expected, rtol=1e-4, atol=1e-4)
+    assert not any("lora" in name or "base_layer" in name for name, _ in again.named_parameters())
+    assert (tmp_path / "out" / "README.md").read_text() == "# card\n"
+
+
+def test_a_prefix_is_no_plain_model(tokenizer: Any) -> None:
+    with pytest.raises(TrainerError, match="a plain model has no prefix"):
+        merged(model_of("llama", "prefix", tokenizer))

@@ -2,6 +2,8 @@
 
 FOLDER/model.safetensors …    the language model with its trained layers, and the tokenizer
 FOLDER/netgpt.safetensors     projector, markers and head; the scale of h_v in its header
+
+A model that reads no graph is a plain folder.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from netgpt.graphstore.files import atomic_dir
 from netgpt.trainers import weights
@@ -27,13 +29,14 @@ def export(
     out: Path,
     netgpt: NetGPT,
     tokenizer: PreTrainedTokenizerBase,
+    card: str = "",
     *,
     mean: torch.Tensor,
     length: float,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the folder, whole or not at all. mean [D] and length: of h_v, as training scaled it.
-    dtype: of the language model's weights.
+    """Write the folder, whole or not at all. card: its README.md, if any. mean [D] and length: of h_v, as
+    training scaled it. dtype: of the language model's weights.
 
     The markers also become the rows of their tokens in the embedding matrix, which grows where the tokens
     have no rows. Where that matrix is the output layer too, it is the same matrix there.
@@ -48,8 +51,7 @@ def export(
         for row, marker in zip((netgpt.start_id, netgpt.end_id), netgpt.markers_2H, strict=True):
             rows[row] = marker.to(rows.dtype)
     with atomic_dir(out) as temporary:
-        base.to(dtype or base.dtype).save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        _write_model(temporary, base, tokenizer, card, dtype)
         own = {name: t for name, t in netgpt.state_dict().items() if name.startswith(_OWN)}
         meta: dict[str, Any] = {
             "graph_ids": [netgpt.start_id, netgpt.pad_id, netgpt.end_id],
@@ -58,6 +60,30 @@ def export(
             "start": netgpt.start,
         }
         weights.save(temporary / PART, {**own, "mean": mean}, meta)
+
+
+def _write_model(
+    folder: Path, base: Any, tokenizer: PreTrainedTokenizerBase, card: str, dtype: torch.dtype | None
+) -> None:
+    base.to(dtype or base.dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if card:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def export_plain(
+    out: Path,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str = "",
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model without graph and head as a folder, whole or not at all. dtype: of its weights."""
+    if out.exists():
+        raise TrainerError(f"{out}: already there; remove it or choose another --out")
+    with atomic_dir(out) as temporary:
+        _write_model(temporary, base, tokenizer, card, dtype)
 
 
 def load_exported(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[NetGPT, torch.Tensor, float]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
@@ -65,6 +66,22 @@ class PrefixLM(PackedLM):
     def _part(self, name: str) -> dict[str, nn.Parameter]:
         """Also prefix."""
         return {"prefix": self.prefix} if name == "prefix" else super()._part(name)
+
+
+def merged(model: PackedLM) -> PreTrainedModel:
+    """The plain model that says the same: adapters are added to the weights that they adapt, for good.
+    TrainerError for a prefix, which no plain model has."""
+    if isinstance(model, PrefixLM):
+        raise TrainerError(
+            "tune.method: found prefix, expected lora, freeze or full: a plain model has no prefix"
+        )
+    base: PreTrainedModel = model.base
+    for name, module in list(base.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            holder, _, last = name.rpartition(".")
+            setattr(base.get_submodule(holder), last, module.get_base_layer())
+    return base
 
 
 def tuned_model(base: PreTrainedModel, config: LoraConfig) -> PackedLM:
