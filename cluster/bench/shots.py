@@ -1,13 +1,11 @@
 """`netgpt bench shots`: few-shot prompts by shots, tuning, loss and seed, beside the paper's figures.
 
 Each cell is a run of its own in a folder that is kept: called again, what is done is not done again. What
-runs have in common (base model, tokens, tuned weights, pairs) is made once and linked.
+runs have in common (base model, tokens, tuned weights, pairs) is made once.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 from netgpt.cluster.bench.measure import spread
 from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError, StageFailedError
-from netgpt.cluster.pipeline import Run, execute, locked
+from netgpt.cluster.pipeline import Run, borrow, execute, locked
 from netgpt.graphstore import Store
 from netgpt.trainers.config import EvaluationConfig
 from netgpt.trainers.language.preference.config import LOSSES
@@ -27,7 +25,6 @@ from netgpt.trainers.tasks.baselines import Measures
 from netgpt.trainers.tasks.evaluate import Judge
 from netgpt.trainers.tasks.names import make_task
 
-SHARED = ("base", "tokens", Tune.name, MakePairs.name)
 UNTUNED = "none"
 MAIN = "main"
 PAPER = {
@@ -109,16 +106,16 @@ def _cell(
     bench: ShotsBench, shots: int, method: str, seed: int, store: Store | None
 ) -> Iterator[dict[str, Any]]:
     """The rows of one tuning: its own, and one for each loss. store: of these shots, where there is one."""
-    first: Path | None = None
+    first: Run | None = None
     untuned = method == UNTUNED
     for loss in [UNTUNED] if untuned else bench.losses:
         path = bench.out / f"k{shots}-{method}-{loss}-{seed}"
         with locked(path):
-            if first is not None:
-                _link(first, path)
             config = bench.settings(shots, method, loss, seed, tuned=first is None)
             run = _started(path, config, bench.data, store)
             store = run.store
+            if first is not None:
+                borrow(run, [first])
             failed = ""
             try:
                 execute(run, run.stages)
@@ -127,12 +124,12 @@ def _cell(
                     raise
                 failed = str(error)
         row = {"shots": shots, "seed": seed, "store": store}
-        linked, first = first, first or path
+        borrowed, first = first, first or run
         if failed:
             yield {"case": "failed", "what": f"{method} + {loss}", "why": failed, **row}
             continue
         metrics = run.metrics()["stages"]
-        if linked is None:
+        if borrowed is None:
             name = "the model as it is" if untuned else method
             yield {"case": "run", "what": name, **row, **_measured(metrics[f"{Tune.name}_generated"])}
         if not untuned:
@@ -144,13 +141,6 @@ def _started(path: Path, config: RunConfig, data: Path, store: Store | None) -> 
     if (path / "store.json").exists():
         return Run.start(path, config, None, None)
     return Run.start(path, config, data, None) if store is None else Run.start(path, config, None, store.path)
-
-
-def _link(first: Path, path: Path) -> None:
-    """The folders that runs share, as hard links."""
-    for name in SHARED:
-        if (first / name).exists() and not (path / name).exists():
-            shutil.copytree(first / name, path / name, copy_function=os.link)
 
 
 def _measured(parts: dict[str, Measures]) -> dict[str, Any]:

@@ -77,6 +77,39 @@ def run(
         say(f"run: {started.path}   predictions: {started.path / 'predictions.parquet'}   report: {page}")
 
 
+def sweep(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the runs; what is done there is kept.")],
+    config: Config = "demo",
+    data: Data = None,
+    store: StorePath = None,
+    vary: Annotated[
+        list[str] | None, typer.Option("--vary", help="KEY=V1|V2; again for more: all combinations.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Again for more (default 0).")] = None,
+    of: Annotated[
+        str, typer.Option("--of", help="What is measured: stage1, … (default the last of each run).")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """A recipe over settings and seeds in one table; what runs have in common is made once."""
+    from netgpt.cluster.sweep import Sweep, line
+    from netgpt.cluster.sweep import sweep as rows_of
+
+    asked = Sweep(
+        config=config,
+        out=out,
+        data=data,
+        store=store,
+        vary=vary or (),
+        seeds=seed or (0,),
+        of=of,
+        overrides=overrides or (),
+    )
+    for row in rows_of(asked):
+        print(json.dumps(row) if as_json else line(row), flush=True)
+
+
 def table_of(finished: Run) -> str:
     """A finished run's metrics as text."""
     from netgpt.trainers.tasks.evaluate import metrics_table
@@ -267,6 +300,7 @@ def config(
 
 def register(app: typer.Typer) -> None:
     app.command()(run)
+    app.command()(sweep)
     for name, stage in commands().items():
         app.command(name, help=stage.help)(run)
     for command in (

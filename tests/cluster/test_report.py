@@ -54,7 +54,7 @@ def evil_store(records: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 def make_run(
     store: Path, path: Path, last: str = "evaluation", *, seed: int = 0, overrides: Sequence[str] = ()
 ) -> Run:
-    """A run with made-up scores in which all stages up to `last` are done; nothing is trained."""
+    """A run with made-up scores in which all stages up to `last`, if any, are done; nothing is trained."""
     settings = ["task.val_share=0.3", "graph.epochs=3", f"seed={seed}", *overrides]
     run = Run.start(path, load_config("demo", settings), None, store)
     examples = run.task.examples(run.store)
@@ -62,7 +62,7 @@ def make_run(
     random = np.random.default_rng(seed)
     levels = np.asarray(run.store.column("video", "label")).astype(np.float64)
     noisy = {name: levels + random.normal(0, scale, len(levels)) for name, scale in NOISE.items()}
-    for name in STAGES[: STAGES.index(last) + 1]:
+    for name in STAGES[: STAGES.index(last) + 1] if last else []:
         folder, inputs = path / name, run.inputs(name)
         stage_folder.prepare(folder, inputs, resumes=False)
         (folder / "made").write_text(name)

@@ -1,0 +1,201 @@
+"""`netgpt sweep`: a recipe over some settings and seeds, each a run of its own, in one table.
+
+Runs lie in one folder and are kept: called again, what is done is not done again, and what was cut off goes
+on. What they have in common (the store, the tokens, a stage of the same inputs) is made once. Settings are
+chosen by validation: its figure is in the table, the test's stands beside it.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from netgpt.cluster.config import RunConfig, load_config
+from netgpt.cluster.errors import ClusterError, StageFailedError
+from netgpt.cluster.pipeline import Run, borrow, execute, locked
+from netgpt.cluster.progress import say
+from netgpt.trainers.stages.names import stage_of
+from netgpt.trainers.tasks.base import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    config: str
+    out: Path
+    data: Path | None = None
+    store: Path | None = None
+    vary: Sequence[str] = ()
+    """KEY=V1|V2|…: all combinations are run."""
+    seeds: Sequence[int] = (0,)
+    of: str = ""
+    """What is measured, by its key; by default the last of each whole run."""
+    overrides: Sequence[str] = ()
+
+    def axes(self) -> list[tuple[str, list[str]]]:
+        """Keys and their values. ClusterError for none of a value, and a key twice."""
+        axes: list[tuple[str, list[str]]] = []
+        for one in self.vary:
+            key, equals, values = one.partition("=")
+            if not equals or not values:
+                raise ClusterError(f"--vary: found {one!r}, expected KEY=V1|V2 such as graph.lr=0.004|0.008")
+            if key == "seed" or key in (known for known, _ in axes):
+                raise ClusterError(f"--vary: found {key} again, expected each key once, and --seed for seeds")
+            axes.append((key, values.split("|")))
+        return axes
+
+    def cells(self) -> list[Cell]:
+        """All runs, in order. ClusterError for settings that a recipe refuses, and for two of one name."""
+        axes, cells = self.axes(), []
+        for values in product(*(values for _, values in axes)):
+            settings = tuple(f"{key}={value}" for (key, _), value in zip(axes, values, strict=True))
+            for seed in self.seeds:
+                overrides = [*self.overrides, *settings, f"seed={seed}"]
+                cells.append(Cell(settings, seed, load_config(self.config, overrides)))
+        names = [cell.name for cell in cells]
+        if len(set(names)) < len(names):
+            raise ClusterError(f"--vary: found values of one name ({max(names, key=names.count)})")
+        return cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    settings: tuple[str, ...]
+    seed: int
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        words = [re.sub(r"[^\w.=+-]+", "_", one) for one in self.settings]
+        return ",".join([*words, f"seed={self.seed}"])
+
+
+def sweep(asked: Sweep) -> Iterator[dict[str, Any]]:
+    """A row for each run as it ends, then one for each setting with the mean and spread over its seeds."""
+    cells = asked.cells()  # all that is refused is refused first
+    runs: list[Run] = []
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for number, cell in enumerate(cells, start=1):
+        path = asked.out / cell.name
+        say(f"run {number} of {len(cells)}: {path}")
+        with locked(path):
+            run = _started(asked, cell, path, runs)
+            borrow(run, runs)
+            try:
+                execute(run, run.stages)
+            except StageFailedError as error:
+                yield {"case": "failed", "run": str(path), "settings": list(cell.settings), "why": str(error)}
+                continue
+            run.publish()
+        runs.append(run)
+        row = {**_measured(run, asked.of), "settings": list(cell.settings), "seed": cell.seed}
+        rows.setdefault(cell.settings, []).append(row)
+        yield row
+    chosen, metrics = _chosen(rows)
+    for settings, own in rows.items():
+        yield {
+            "case": "setting",
+            "settings": list(settings),
+            "what": own[0]["what"],
+            "seeds": len(own),
+            "is_chosen": settings == chosen,
+            "metrics": [m.name for m in metrics],
+            "titles": [m.title for m in metrics],
+            **{part: _spread(own, part) for part in ("val", "test")},
+        }
+
+
+def _started(asked: Sweep, cell: Cell, path: Path, runs: Sequence[Run]) -> Run:
+    """On the store of an earlier run, where that is of the same data and settings of its own."""
+    if (path / "store.json").exists():
+        return Run.start(path, cell.config, None, None)
+    for run in runs:
+        same = (run.config.build, run.config.features) == (cell.config.build, cell.config.features)
+        if same and run.config.dataset == cell.config.dataset:
+            return Run.start(path, cell.config, None, run.store.path)
+    return Run.start(path, cell.config, asked.data, asked.store)
+
+
+def _measured(run: Run, of: str) -> dict[str, Any]:
+    stages = run.metrics()["stages"]
+    titled = [key for name in run.stages for key in list(stage_of(name).titles(run.config))[:1]]
+    key = of or next((one for one in reversed(titled) if one in stages), "")
+    if key not in stages:
+        known = ", ".join(stages) or "nothing"
+        raise ClusterError(f"{run.path}: --of: found {key!r}, expected one of what was measured: {known}")
+    metrics = run.task.metrics
+    parts = {
+        part: {m.name: stages[key][part].get(m.name) for m in metrics if part in stages[key]}
+        for part in ("val", "test")
+    }
+    return {
+        "case": "run",
+        "run": str(run.path),
+        "what": run.titles.get(key, key),
+        "metrics": [m.name for m in metrics],
+        "titles": [m.title for m in metrics],
+        "chooses": run.task.chooses,
+        "larger_is_better": [m.larger_is_better for m in metrics],
+        **parts,
+    }
+
+
+def _chosen(rows: dict[tuple[str, ...], list[dict[str, Any]]]) -> tuple[tuple[str, ...] | None, list[Metric]]:
+    """The setting with the best mean of validation, and the metrics."""
+    first = next((own[0] for own in rows.values()), None)
+    if first is None:
+        return None, []
+    triples = zip(first["metrics"], first["titles"], first["larger_is_better"], strict=True)
+    metrics = [Metric(name, title, "", larger) for name, title, larger in triples]
+    by = next((m for m in metrics if m.name == first["chooses"]), metrics[0])
+    means = {
+        settings: spread[by.name][0]
+        for settings, own in rows.items()
+        if by.name in (spread := _spread(own, "val"))
+    }
+    if not means:
+        return None, metrics
+    return (max if by.larger_is_better else min)(means, key=lambda one: means[one]), metrics
+
+
+def _spread(rows: Sequence[dict[str, Any]], part: str) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation over seeds, by metric."""
+    made = {}
+    for name in rows[0]["metrics"]:
+        values = [value for row in rows if (value := row[part].get(name)) is not None]
+        if values:
+            made[name] = (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+    return made
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as text."""
+    settings = " ".join(row["settings"]) or "the recipe"
+    if row["case"] == "failed":
+        return f"{settings}: failed: {row['why']}"
+    if row["case"] == "run":
+        shown = [
+            f"{part} " + " ".join(f"{t} {row[part][m]:.4f}" for m, t in _known(row, part))
+            for part in ("val", "test")
+            if row[part]
+        ]
+        return f"{settings} seed={row['seed']}: {row['what']}: {'; '.join(shown)}"
+    shown = []
+    for part in ("val", "test"):
+        told = [(title, *row[part][name]) for name, title in _known(row, part)]
+        shown += [f"{part} " + " ".join(f"{t} {mean:.4f} ± {sd:.4f}" for t, mean, sd in told)] if told else []
+    mark = "  <- best by validation" if row["is_chosen"] else ""
+    return f"{settings}, {row['seeds']} seeds: {row['what']}: {'; '.join(shown)}{mark}"
+
+
+def _known(row: dict[str, Any], part: str) -> list[tuple[str, str]]:
+    """Metrics that a part has a figure of, and their titles."""
+    both = zip(row["metrics"], row["titles"], strict=True)
+    return [(name, title) for name, title in both if row[part].get(name) is not None]
