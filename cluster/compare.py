@@ -187,9 +187,7 @@ def _users(
         truth=[tuple(sorted(one)) for one in held],
         metrics=metrics,
         unit="users",
-        measured=lambda drawn: {
-            f"{name}@{config.k}": float(own[drawn].mean()) for name, own in values.items()
-        },
+        measured=lambda drawn: {name: float(own[drawn].mean()) for name, own in values.items()},
     )
 
 

@@ -23,6 +23,7 @@ from netgpt.cluster.features.inline import inline_encoders
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.predict import LanguageScores, Prediction
 from netgpt.cluster.progress import bar
+from netgpt.cluster.recommend import require_recommender
 from netgpt.graphstore import ExtendedGraph, ReadReport
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.documents import documents
@@ -217,10 +218,22 @@ class Predictor:
         ]
 
 
+def predictor_of(run: Run, device: torch.device, *, text: str | None = None) -> Any:
+    """What answers for a run, by its task: `answers`, `explain` and `about`."""
+    if run.task.ranks:
+        from netgpt.cluster.serving.lists import ListPredictor
+
+        return ListPredictor(run)
+    return Predictor(run, device, text=text)
+
+
 def require_answers(run: Run) -> None:
-    """ClusterError for a run that gives new rows no answer, or is not done."""
+    """ClusterError for a run that gives no answer, or is not done."""
+    if run.task.ranks:
+        require_recommender(run)
+        return
     kinds = {stage_of(name).kind for name in run.stages}
-    if run.task.ranks or "graph" not in kinds:
+    if "graph" not in kinds:
         raise ClusterError(
             f"{run.path}: found a run of the stages {', '.join(run.stages)}, expected one with stage1 whose "
             "examples are nodes"

@@ -83,10 +83,10 @@ class Service:
 
         from netgpt.cluster.pipeline.run import Run
         from netgpt.cluster.serving.counts import Counts
-        from netgpt.cluster.serving.predictor import Predictor
+        from netgpt.cluster.serving.predictor import predictor_of
 
         self.limits, self._token_digest = limits, token_digest
-        self.predictor = Predictor(Run.open_(Path(run)), torch.device(device), text=text)
+        self.predictor = predictor_of(Run.open_(Path(run)), torch.device(device), text=text)
         self.counts = Counts(serve.get_replica_context().replica_id.unique_id)
         self._about = self.predictor.about()
         self._page = (resources.files("netgpt.cluster") / "serving" / "templates" / "page.html").read_text(
@@ -209,10 +209,13 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._reasons, asked)
 
     def _reasons(self, asked: Asked) -> Any:
-        from netgpt.cluster.errors import is_bad_input
+        from netgpt.cluster.errors import ClusterError, is_bad_input
+        from netgpt.cluster.serving.predictor import Refused
 
         try:
             return self.predictor.explain(asked.record or {}, asked.name)
+        except ClusterError as error:
+            return Refused(asked.name, str(error))
         except Exception as error:
             if not is_bad_input(error):
                 _log.exception("%s failed", asked.name)

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from netgpt.cluster.compare import compare
+from netgpt.cluster.pipeline.run import Run
+from netgpt.cluster.serving.predictor import Answer, Refused, predictor_of
 from tests.program import called
 from tests.recommend import ITEMS, USERS, pairs_of_tastes, write_pairs
 
@@ -107,6 +111,64 @@ def test_recommendations_are_the_best_of_what_a_user_has_not(folder: Path) -> No
             assert not {int(row["item"]) for row in found} & had
 
 
+def test_a_service_answers_with_the_lists_that_recommend_writes(folder: Path) -> None:
+    made = predictor_of(Run.open_(folder / "run"), torch.device("cpu"))
+    (folder / "three.txt").write_text("11\n3\n17\n")
+    asked: list[tuple[str, dict[str, object]]] = []
+    expected = []
+    for seen in ("all", "train"):
+        out = folder / f"served-{seen}.parquet"
+        called(
+            "recommend",
+            folder / "run",
+            "--out",
+            out,
+            "--k",
+            4,
+            "--seen",
+            seen,
+            "--users",
+            folder / "three.txt",
+        )
+        table = pq.read_table(out).to_pylist()
+        for user in ("11", "3", "17"):
+            asked.append((f"record {len(asked)}", {"user": user, "k": 4, "seen": seen}))
+            expected.append([(r["item"], round(r["score"], 6)) for r in table if r["user"] == user])
+    bad = [
+        {"user": "x1"},
+        {"k": 3},
+        {"user": "3", "k": 0},
+        {"user": "3", "seen": "no"},
+        {"user": "3", "top": 1},
+    ]
+    mixed = [*asked[:3], *((f"bad {i}", one) for i, one in enumerate(bad)), *asked[3:]]
+    answers = made.answers(mixed)
+    refused = [one.error for one in answers if isinstance(one, Refused)]
+    for words, said in zip(
+        ("'x1', expected a user", "user: found nothing", "k: found 0", "seen: found 'no'", "the field 'top'"),
+        refused,
+        strict=True,
+    ):
+        assert words in said
+    found = [one for one in answers if isinstance(one, Answer)]
+    for one, (_, record), rows in zip(found, asked, expected, strict=True):
+        assert one.prediction.id == record["user"]
+        assert [(row["item"], row["score"]) for row in one.prediction.answer["items"]] == rows
+    assert made.about()["noun"] == "items"
+
+
+def test_rankings_are_compared_by_user(folder: Path) -> None:
+    compared = compare([folder / "run", folder / "run"])
+    test = json.loads(called("evaluate", folder / "run", "--json").stdout)["stages"]["recommender"]["test"]
+    first, second = compared.rows
+    assert compared.unit == "users" and compared.num == test["num"]
+    for metric in compared.metrics:
+        assert first.figures[metric.name] == pytest.approx(test[metric.name])
+        assert second.differences[metric.name].value == 0
+    within = Run.open_(folder / "run").intervals()["recommender"]
+    assert first.within == {name: pytest.approx(one) for name, one in within.items()}
+
+
 def test_a_run_started_again_is_done(folder: Path) -> None:
     done = netgpt("run", "--config", folder / "run" / "config.yaml", "--out", folder / "run")
     assert done.returncode == 0 and "recommender: done before" in done.stderr
@@ -124,7 +186,7 @@ def test_a_run_started_again_is_done(folder: Path) -> None:
         (["recommend", "RUN", "--out", "x.parquet", "--seen", "no"], "--seen: found 'no', expected all or"),
         (["recommend", "RUN", "--out", "x.parquet", "--users", "BAD"], "line 2: found 'x1', expected a user"),
         (["predict", "RUN", "--data", "DATA"], "found a recommender's run, expected: netgpt recommend RUN"),
-        (["export", "RUN", "--out", "new"], "found no language stage with the graph, expected one"),
+        (["export", "RUN", "--out", "new"], "found no stage of a language model, expected one"),
         (
             ["plan", "--config", "shl-tiktok"],
             "plan: found a recipe with the stage recommender, expected another: those",
