@@ -175,15 +175,16 @@ def _users(
     from netgpt.trainers.recommend.ranking import Ranks
 
     user_of, items = (columns[name].astype(str) for name in list(columns)[:2])
-    users, where = np.unique(user_of, return_inverse=True)
+    number = {user: i for i, user in enumerate(dict.fromkeys(user_of.tolist()))}  # in the table's order
+    where = np.array([number[user] for user in user_of.tolist()], np.int64)
     order = np.argsort(where, kind="stable")
     by_user = Ranks(where[order], order, columns[f"{key}_rank"][order]).by_user(config.k)
     values = {f"{name}@{config.k}": own for name, own in by_user.items()}
-    held: list[list[str]] = [[] for _ in users]
+    held: list[list[str]] = [[] for _ in number]
     for user, item in zip(where.tolist(), items.tolist(), strict=True):
         held[user].append(item)
     return _Examples(
-        ids=users.tolist(),
+        ids=list(number),
         truth=[tuple(sorted(one)) for one in held],
         metrics=metrics,
         unit="users",
