@@ -9,6 +9,7 @@ settings differ by the seed alone are told as a group too.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Row:
     title: str
     settings: str
     """What tells runs of one group alike: the configuration without the seed."""
+    seed: int
     figures: Mapping[str, float | None]
     within: Mapping[str, Interval]
     differences: Mapping[str, Difference] = field(default_factory=dict)
@@ -66,11 +68,11 @@ class Compared:
 
     @property
     def groups(self) -> list[list[Row]]:
-        """Rows of settings that two or more runs share."""
+        """Rows of settings that runs of two or more seeds share, each seed once."""
         by: dict[tuple[str, str], list[Row]] = {}
         for row in self.rows:
             by.setdefault((row.settings, row.title), []).append(row)
-        return [rows for rows in by.values() if len(rows) > 1]
+        return [rows for rows in by.values() if len({row.seed for row in rows}) == len(rows) > 1]
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def compare(paths: Sequence[Path], of: str = "") -> Compared:
                 run=str(run.path),
                 title=run.titles.get(_key(run, of), _key(run, of)),
                 settings=_without_seed(run),
+                seed=run.config.seed,
                 figures=figures,
                 within={name: _interval(own) for name, (own, _) in tables.items()},
                 differences={
@@ -149,14 +152,12 @@ def _examples(run: Run, key: str) -> _Examples:
     columns = {name: np.asarray(table[name].to_pylist())[is_test] for name in table.column_names}
     task = run.task
     if isinstance(task.config, RankingConfig):
-        return _users(columns, key, task.config, task.metrics)
+        return _users(path, columns, key, task.config, task.metrics)
     label = task.truth_column(np.empty(0))[0]
     try:
         scores = task.scores_from(key, columns)
     except KeyError:
-        raise ClusterError(
-            f"{path}: found no columns of {key}, expected them: netgpt evaluate {run.path}"
-        ) from None
+        raise _lacking(path, key, columns) from None
     examples = task.examples(run.store)
     truth = examples.truth[examples.test]
     return _Examples(
@@ -168,8 +169,23 @@ def _examples(run: Run, key: str) -> _Examples:
     )
 
 
+def _lacking(path: Path, key: str, columns: Mapping[str, np.ndarray]) -> ClusterError:
+    """For what has no column for every example: texts that were generated of some, or an older version's."""
+    found = sorted(
+        {m[1] for name in columns if (m := re.fullmatch(r"(.+)_(score|class|rank|chance_0)", name))}
+    )
+    return ClusterError(
+        f"{path}: found no scores of {key}, expected one of {', '.join(found) or 'none'}; where it was "
+        f"measured of all examples, remove {path.parent} and run: netgpt evaluate"
+    )
+
+
 def _users(
-    columns: Mapping[str, np.ndarray], key: str, config: RankingConfig, metrics: tuple[Metric, ...]
+    path: Path,
+    columns: Mapping[str, np.ndarray],
+    key: str,
+    config: RankingConfig,
+    metrics: tuple[Metric, ...],
 ) -> _Examples:
     """Of a ranking users are drawn, each with all its test items."""
     from netgpt.trainers.recommend.ranking import Ranks
@@ -178,6 +194,8 @@ def _users(
     number = {user: i for i, user in enumerate(dict.fromkeys(user_of.tolist()))}  # in the table's order
     where = np.array([number[user] for user in user_of.tolist()], np.int64)
     order = np.argsort(where, kind="stable")
+    if f"{key}_rank" not in columns:
+        raise _lacking(path, key, columns)
     by_user = Ranks(where[order], order, columns[f"{key}_rank"][order]).by_user(config.k)
     values = {f"{name}@{config.k}": own for name, own in by_user.items()}
     held: list[list[str]] = [[] for _ in number]

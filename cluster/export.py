@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import indent
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import EVALUATION, Run
@@ -90,8 +93,7 @@ def model_card(run: Run, stage: LanguageStage) -> str:
 
         table = metrics_table(run.metrics(), task, run.titles, run.apart, run.intervals())
         measured = f"## Measured\n\n{indent(table, '    ')}\n\n"
-    # Without the folders of the machine that it was made on
-    said = replace(config, language=replace(config.language, model=model)).to_yaml()
+    said = OmegaConf.to_yaml(OmegaConf.create(_without_folders(asdict(config))))
     return CARD.format(
         name=run.path.name,
         title=f"{stage.title[:1].upper()}{stage.title[1:]} of a run of netgpt",
@@ -108,3 +110,13 @@ def model_card(run: Run, stage: LanguageStage) -> str:
         reads=OF_GRAPH if stage.with_graph else OF_TEXT,
         config=indent(said.rstrip(), "    "),
     )
+
+
+def _without_folders(value: Any) -> Any:
+    """Settings without the folders of the machine that a run was made on: of a path its last name."""
+    if isinstance(value, dict):
+        return {key: _without_folders(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(one) for one in value]
+    is_path = isinstance(value, str) and value[:1] in ("/", "~", ".") and "/" in value
+    return Path(value).name if is_path else value

@@ -28,6 +28,7 @@ from netgpt.trainers.graph.files import VECTORS
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.graph.train import load_model as load_graph_model
+from netgpt.trainers.language.text.tokens import RecordTokens
 from netgpt.trainers.precision import cpu_products
 from netgpt.trainers.progress import OnProgress
 from netgpt.trainers.stages.language import LanguageStage
@@ -134,6 +135,16 @@ def predict(
         yield Prediction(names[node - first], task.answer(score))
 
 
+def require_scores(run: Run, stage: LanguageStage) -> None:
+    """ClusterError for a stage whose objective gives new rows no score."""
+    from netgpt.trainers.language.objectives.names import objective_class
+
+    named = stage.config(run.settings).objective
+    if "" not in objective_class(named, f"{stage.name}.objective").predicts:
+        found = f"the objective {named} of {stage.name}"
+        raise ClusterError(f"{run.path}: found {found}, expected one that gives new rows a score")
+
+
 class LanguageScores:
     """Scores of new nodes by a language stage of a run, whose model is loaded once."""
 
@@ -143,13 +154,9 @@ class LanguageScores:
         from netgpt.trainers.language.assembly import Assembly
         from netgpt.trainers.language.objectives.names import objective_class
 
+        require_scores(run, stage)
         config = stage.config(run.settings)
         objective = objective_class(config.objective, f"{stage.name}.objective")
-        if "" not in objective.predicts:
-            raise ClusterError(
-                f"{run.path}: found the objective {config.objective} of {stage.name}, expected one that "
-                "gives new rows a score"
-            )
         self._language, self._device = run.settings.language, device
         self._assembly = Assembly(run.path, run.store, run.settings, run.task, device)
         builder = self._assembly.builder
@@ -165,6 +172,10 @@ class LanguageScores:
         """What prompts say of a node."""
         return self._assembly.builder.document
 
+    def tokens(self, records: Iterable[tuple[str, str]]) -> list[RecordTokens]:
+        """Of ids and texts of the document. TrainerError for one that is too long."""
+        return self._assembly.builder.tokenize(records)
+
     def of(
         self,
         records: Iterable[tuple[str, str]],
@@ -172,17 +183,28 @@ class LanguageScores:
         graph_scores: np.ndarray,
         names: Sequence[str],
         progress: OnProgress,
+    ) -> np.ndarray:
+        """As `of_tokens`, of ids and texts of the document."""
+        return self.of_tokens(self.tokens(records), h_MD, graph_scores, names, progress)
+
+    def of_tokens(
+        self,
+        records: Sequence[RecordTokens],
+        h_MD: np.ndarray,
+        graph_scores: np.ndarray,
+        names: Sequence[str],
+        progress: OnProgress,
         hidden: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Scores [M] or [M, width]. records: ids and texts of the document; names: ids that clips go by.
-        hidden [M, fields] bool: fields that a prompt is without."""
+        """Scores [M] or [M, width]. names: ids that clips go by. hidden [M, fields] bool: fields that a
+        prompt is without."""
         from netgpt.trainers.language.samples import Samples
         from netgpt.trainers.language.text.tokens import Tokens
 
         builder, states = self._assembly.builder, self._states
         samples = Samples(
             np.arange(len(h_MD)),
-            Tokens.of(builder.tokenize(records)),
+            Tokens.of(records),
             builder,
             self._device,
             replace(states, embeddings=h_MD, scores=None if states.scores is None else graph_scores),

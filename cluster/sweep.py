@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from netgpt.cluster.config import RunConfig, load_config
-from netgpt.cluster.errors import ClusterError, StageFailedError
-from netgpt.cluster.pipeline import Run, borrow, execute, locked
+from netgpt.cluster.errors import ClusterError, StageFailedError, is_bad_input
+from netgpt.cluster.pipeline import Run, borrow, execute, locked, require_room
+from netgpt.cluster.pipeline.run import EVALUATION
 from netgpt.cluster.progress import say
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.base import Metric
@@ -56,6 +57,15 @@ class Sweep:
             for seed in self.seeds:
                 overrides = [*self.overrides, *settings, f"seed={seed}"]
                 cells.append(Cell(settings, seed, load_config(self.config, overrides)))
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ClusterError(f"--seed: found {', '.join(map(str, self.seeds))}, expected each once")
+        made = [key for key, _ in axes if key.split(".")[0] in ("dataset", "build", "features")]
+        if made and self.store is not None:
+            raise ClusterError(
+                f"--vary: found {made[0]} with --store, expected --data: stores are made of it"
+            )
+        for cell in cells:
+            cell.require_measured(self.of)
         names = [cell.name for cell in cells]
         if len(set(names)) < len(names):
             raise ClusterError(f"--vary: found values of one name ({max(names, key=names.count)})")
@@ -70,6 +80,14 @@ class Cell:
     seed: int
     config: RunConfig
 
+    def require_measured(self, of: str) -> None:
+        """ClusterError where its evaluation does not measure `of`, or nothing."""
+        if EVALUATION not in self.config.stages:
+            raise ClusterError(f"stages: found {self.config.stages}, expected {EVALUATION} among them")
+        keys = [key for name in self.config.stages for key in stage_of(name).titles(self.config)]
+        if of and of not in keys:
+            raise ClusterError(f"--of: found {of!r}, expected one of {', '.join(keys)}")
+
     @property
     def name(self) -> str:
         """Of its folder."""
@@ -80,25 +98,35 @@ class Cell:
 def sweep(asked: Sweep) -> Iterator[dict[str, Any]]:
     """A row for each run as it ends, then one for each setting with the mean and spread over its seeds."""
     cells = asked.cells()  # all that is refused is refused first
+    require_room(cells[0].config.cluster)
     runs: list[Run] = []
     rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for number, cell in enumerate(cells, start=1):
         path = asked.out / cell.name
         say(f"run {number} of {len(cells)}: {path}")
-        with locked(path):
-            run = _started(asked, cell, path, runs)
-            borrow(run, runs)
-            try:
+        try:
+            with locked(path):
+                run = _started(asked, cell, path, runs)
+                borrow(run, runs)
+                runs.append(run)
                 execute(run, run.stages)
-            except StageFailedError as error:
-                yield {"case": "failed", "run": str(path), "settings": list(cell.settings), "why": str(error)}
-                continue
-            run.publish()
-        runs.append(run)
+                run.publish()
+        except Exception as error:
+            if not (isinstance(error, StageFailedError) or is_bad_input(error)):
+                raise
+            why = " ".join(str(error).split())
+            yield {
+                "case": "failed",
+                "run": str(path),
+                "settings": list(cell.settings),
+                "seed": cell.seed,
+                "why": why,
+            }
+            continue
         row = {**_measured(run, asked.of), "settings": list(cell.settings), "seed": cell.seed}
         rows.setdefault(cell.settings, []).append(row)
         yield row
-    chosen, metrics = _chosen(rows)
+    chosen, metrics = _chosen({name: own for name, own in rows.items() if len(own) == len(asked.seeds)})
     for settings, own in rows.items():
         yield {
             "case": "setting",
@@ -113,14 +141,14 @@ def sweep(asked: Sweep) -> Iterator[dict[str, Any]]:
 
 
 def _started(asked: Sweep, cell: Cell, path: Path, runs: Sequence[Run]) -> Run:
-    """On the store of an earlier run, where that is of the same data and settings of its own."""
-    if (path / "store.json").exists():
-        return Run.start(path, cell.config, None, None)
+    """On the store of an earlier run, where that is of the same data and settings of its own. ClusterError
+    for a folder that holds a run on other data."""
+    config = cell.config
     for run in runs:
-        same = (run.config.build, run.config.features) == (cell.config.build, cell.config.features)
-        if same and run.config.dataset == cell.config.dataset:
-            return Run.start(path, cell.config, None, run.store.path)
-    return Run.start(path, cell.config, asked.data, asked.store)
+        same = (run.config.build, run.config.features) == (config.build, config.features)
+        if same and run.config.dataset == config.dataset:
+            return Run.start(path, config, None, run.store.path)
+    return Run.start(path, config, asked.data, asked.store)
 
 
 def _measured(run: Run, of: str) -> dict[str, Any]:
@@ -148,7 +176,7 @@ def _measured(run: Run, of: str) -> dict[str, Any]:
 
 
 def _chosen(rows: dict[tuple[str, ...], list[dict[str, Any]]]) -> tuple[tuple[str, ...] | None, list[Metric]]:
-    """The setting with the best mean of validation, and the metrics."""
+    """The setting with the best mean of validation, and the metrics. rows: of settings that are whole."""
     first = next((own[0] for own in rows.values()), None)
     if first is None:
         return None, []

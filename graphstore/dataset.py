@@ -329,10 +329,10 @@ class Dataset:
         known_ids = store.id_set(store.schema.target)
         return self.open(source, config, report=report, require_labels=False, known_ids=known_ids)
 
-    def record_file(self, record: Mapping[str, Any], name: str) -> tuple[str, str]:
-        """Suffix and text of a file that `open_new` reads one row from. record: the row as JSON; name: what
+    def record_file(self, record: Mapping[str, Any], name: str) -> tuple[str, bytes]:
+        """Suffix and bytes of a file that `open_new` reads one row from. record: the row as JSON; name: what
         messages call it. RecordError for one that no file can have."""
-        return ".jsonl", json.dumps(record, ensure_ascii=False) + "\n"
+        return ".jsonl", json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
     def synthetic(self, scale: float, seed: int, config: BuildConfig | None = None) -> Source:
         """Made rows of the data set's shape, a pure function of scale and seed."""

@@ -118,7 +118,7 @@ class ExtendedGraph(Graph):
         for table, columns in cells.items():
             for column in self.schema.node_type(table).columns:
                 if column.kind == "id":
-                    taken = self.store.id_set(table)
+                    taken = self.store.id_set(table, column.name)
                     for one in columns[column.name]:
                         if one in taken:
                             found = "an id that the store already has"

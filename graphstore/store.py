@@ -195,7 +195,7 @@ class Store(Graph):
         self._features: dict[str, Features] = {}
         self._columns: dict[tuple[str, str], np.ndarray] = {}
         self._strings_of: dict[tuple[str, str], Strings] = {}
-        self._id_sets: dict[str, frozenset[str]] = {}
+        self._id_sets: dict[tuple[str, str], frozenset[str]] = {}
         self._watch = FileWatch()
 
     def _check_attributes(self) -> None:
@@ -232,11 +232,13 @@ class Store(Graph):
 
         return load(self.attributes["dataset"])
 
-    def id_set(self, node_type: str) -> frozenset[str]:
-        """The ids of a type's nodes, to look up in; made once."""
-        if node_type not in self._id_sets:
-            self._id_sets[node_type] = frozenset(self.node_ids(node_type))
-        return self._id_sets[node_type]
+    def id_set(self, node_type: str, name: str = "") -> frozenset[str]:
+        """The ids of a type's nodes, by default its first column of them, to look up in; made once."""
+        key = (node_type, name)
+        if key not in self._id_sets:
+            ids = self.strings(node_type, name) if name else self.node_ids(node_type)
+            self._id_sets[key] = frozenset(ids)
+        return self._id_sets[key]
 
     @cached_property
     def num_edges(self) -> dict[EdgeType, int]:

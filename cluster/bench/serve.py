@@ -35,7 +35,7 @@ from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.serving.predictor import Predictor
 run, data, batch = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 predictor = Predictor(Run.open_(run), torch.device("cpu"))
-records = [(f"record {i}", json.loads(line)) for i, line in enumerate(data.read_text().splitlines())]
+records = [(f"record {i}", json.loads(line)) for i, line in enumerate(data.read_text().strip().split("\\n"))]
 parts = [records[i:i + batch] for i in range(0, len(records), batch)]
 predictor.answers(parts[0])
 start, num = time.perf_counter(), 0
@@ -62,7 +62,7 @@ class ServeBench:
 
 def bench_serve(bench: ServeBench) -> Iterator[dict[str, Any]]:
     """A row for the peers, then one for each number of replicas and clients."""
-    lines = [line for line in bench.data.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in bench.data.read_text(encoding="utf-8").split("\n") if line.strip()]
     if not lines or not all(isinstance(json.loads(line), dict) for line in lines):
         raise ClusterError(f"{bench.data}: found no records, expected a JSON object a line")
     records = [json.loads(line) for line in lines]
@@ -133,9 +133,9 @@ def _predicted(run: Path, record: dict[str, Any]) -> float:
     from netgpt.cluster.pipeline.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        suffix, text = Run.open_(run).store.dataset.record_file(record, "record")
+        suffix, data = Run.open_(run).store.dataset.record_file(record, "record")
         path = Path(folder) / f"record{suffix}"
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(data)
         start = time.perf_counter()
         told = [sys.executable, "-m", "netgpt", "predict", str(run), "--data", str(path)]
         subprocess.run(told, capture_output=True, check=True)

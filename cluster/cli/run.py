@@ -106,8 +106,12 @@ def sweep(
         of=of,
         overrides=overrides or (),
     )
+    failed = False
     for row in rows_of(asked):
+        failed |= row["case"] == "failed"
         print(json.dumps(row) if as_json else line(row), flush=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 def table_of(finished: Run) -> str:
@@ -203,9 +207,14 @@ def serve(
     batch: Annotated[int, typer.Option("--batch", help="Records answered together at most.")] = 64,
 ) -> None:
     """Answer for new records over HTTP with a finished run, until it is ended."""
+    from netgpt.cluster.errors import ClusterError
     from netgpt.cluster.serving.run import ServeOptions, stay
 
-    given: dict[str, Any] = {} if token is None else {"token": token}
+    given: dict[str, Any] = {}
+    if token is not None:
+        if not token.strip():
+            raise ClusterError("--token: found none, expected some; a service that asks for none: --open")
+        given = {"token": token.strip(), "shows_token": False}
     given |= {"token": ""} if open_ else {}
     options = ServeOptions(
         run=run_path,

@@ -11,7 +11,7 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.predict import Prediction
 from netgpt.cluster.recommend import SEEN, Recommender
-from netgpt.cluster.serving.predictor import Answer, Reason, Refused
+from netgpt.cluster.serving.predictor import Answer, Refused
 
 MOST_ITEMS = 1000
 KEYS = ("user", "k", "seen")
@@ -64,10 +64,9 @@ class ListPredictor:
             raise ClusterError(f"{name}: seen: found {seen!r}, expected {' or '.join(SEEN)}")
         return self._made.number_of[user], k, seen
 
-    def explain(self, record: Mapping[str, Any], name: str) -> tuple[Answer, list[Reason]]:
-        raise ClusterError(
-            f"{name}: explain: found a list of items, expected a run that answers with one thing"
-        )
+    def explained(self, record: Mapping[str, Any], name: str) -> Refused:
+        said = f"{name}: explain: found a run that answers with lists, expected one of one answer"
+        return Refused(str(record.get("user", name)), said)
 
     def about(self) -> dict[str, Any]:
         data, store = self._made.data, self.run.store

@@ -19,9 +19,8 @@ import torch
 
 from netgpt.cluster.errors import ClusterError, is_bad_input
 from netgpt.cluster.export import language_stages
-from netgpt.cluster.features.inline import inline_encoders
 from netgpt.cluster.pipeline.run import Run
-from netgpt.cluster.predict import LanguageScores, Prediction
+from netgpt.cluster.predict import LanguageScores, Prediction, require_scores
 from netgpt.cluster.progress import bar
 from netgpt.cluster.recommend import require_recommender
 from netgpt.graphstore import ExtendedGraph, ReadReport
@@ -30,11 +29,15 @@ from netgpt.graphstore.documents import documents
 from netgpt.graphstore.features import TextEncoder
 from netgpt.graphstore.store import RowNumbers
 from netgpt.graphstore.writer import build_config
+from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.graph.exact import KeptStates, NewNodes, exact_scores
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import load_model
+from netgpt.trainers.language.text.tokens import RecordTokens
 from netgpt.trainers.stages.names import stage_of
 
+AT_ONCE = 16
+"""Records that have joined a graph at once."""
 BINS = 24
 """Of a number's distribution."""
 _FOLDER = "netgpt-record-"
@@ -47,6 +50,8 @@ class Refused:
 
     id: str
     error: str
+    failed: bool = False
+    """Through no fault of the record's."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,12 @@ class Predictor:
     def __init__(self, run: Run, device: torch.device, *, text: str | None = None) -> None:
         """text: features.text, where the run does not name the encoder of its texts. ClusterError for a run
         that gives new rows no answer, or is not done."""
-        require_answers(run)
+        require_answers(run, text)
         self.run, self.device = run, device
         store, config = run.store, run.config
         torch.set_num_threads(config.cluster.threads)
         self._config = build_config(store)
-        named = config.features.text if text is None else text
-        self._features = replace(config.features, text=named, video="", videos="")
-        self._text: TextEncoder | None = None
+        self._text = _encoder(replace(config.features, text=text or config.features.text), device)
         cpu = torch.device("cpu")
         model = load_model(run.path / "stage1", store, run.task, cpu)
         tables = FeatureTables.of(store, cpu, model.shape, max_bytes=0)
@@ -90,6 +93,8 @@ class Predictor:
             progress=bar("embeddings", "relation"),
             scratch=run.path,
         )
+        node = store.schema.node_type(store.schema.target)
+        self._id_columns = ["id", *(c.name for c in node.columns if c.kind == "id")]
         self._new_nodes, self._model = NewNodes(model, tables, kept), model
         stages = language_stages(run)
         self._language = LanguageScores(run, stages[-1], model.shape.hidden, device) if stages else None
@@ -100,33 +105,81 @@ class Predictor:
         name: what it is called where it does not say.
         """
         store = self.run.store
-        suffix, text = store.dataset.record_file(record, name)
+        suffix, data = store.dataset.record_file(record, name)
         with TemporaryDirectory(prefix=_FOLDER) as folder:
             path = Path(folder) / f"record{suffix}"
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
             source = HeldSource(store.dataset.open_new(store, path, self._config, ReadReport()))
-            if self._text is None:
-                self._text, _ = inline_encoders(self._features, store, source, self.device.type)
             graph = ExtendedGraph(store, source, text=self._text)
         if graph.num_new != 1:
             raise ClusterError(f"record: found {graph.num_new} rows, expected one")
         return graph
 
     def answers(self, records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Answer | Refused]:
-        """One for each record, given with what it is called where it does not say, in order."""
+        """One for each record, given with what messages call it, in order."""
         made: list[Answer | Refused | None] = []
-        graphs: list[ExtendedGraph] = []
-        for name, record in records:
-            try:
-                graphs.append(self.join(record, name))
-                made.append(None)
-            except Exception as error:
-                if not is_bad_input(error):
-                    raise
-                said = _FILE.sub(name, " ".join(str(error).split()))
-                made.append(Refused(_id_of(record, name), said))
-        answered = iter(self._answers(graphs))
+        names: list[str] = []
+        vectors: list[np.ndarray] = []
+        prompts: list[RecordTokens] = []
+        for first in range(0, len(records), AT_ONCE):  # a joined graph copies arrays of the store
+            graphs: list[ExtendedGraph] = []
+            for name, record in records[first : first + AT_ONCE]:
+                try:
+                    graph = self.join(record, name)
+                    prompts += self._prompts(graph)
+                    graphs.append(graph)
+                    names.append(self._name_of(graph, name))
+                    made.append(None)
+                except Exception as error:
+                    made.append(self._refused(name, record, error))
+            if graphs:
+                vectors += self._new_nodes.of(graphs)
+        answered = iter(self._scored(names, vectors, prompts))
         return [next(answered) if one is None else one for one in made]
+
+    def _prompts(self, graph: ExtendedGraph) -> list[RecordTokens]:
+        """Tokens of a joined record, where a language model reads them. TrainerError for one too long."""
+        if self._language is None:
+            return []
+        document = self._language.document
+        return self._language.tokens(documents(graph, document, graph.new.tolist()))
+
+    def _refused(self, name: str, record: Mapping[str, Any], error: Exception) -> Refused:
+        """What is wrong with a record, without paths of this machine; other errors go on."""
+        if not is_bad_input(error):
+            raise error
+        said = _FILE.sub(name, " ".join(str(error).split()))
+        for path in (self.run.store.path, self.run.path):
+            said = said.replace(str(path), path.name)
+        known = [key for key in self._id_columns if key in record]
+        return Refused(str(record[known[0]]) if known else name, said)
+
+    def _scored(
+        self, names: Sequence[str], vectors: Sequence[np.ndarray], prompts: Sequence[RecordTokens]
+    ) -> list[Answer]:
+        if not names:
+            return []
+        task, h = self.run.task, np.concatenate(vectors)
+        scores = exact_scores(self._model, h)
+        if self._language is not None:
+            scores = self._language.of_tokens(prompts, h, scores, names, _unseen)
+        return [
+            Answer(Prediction(name, task.answer(score)), vector)
+            for name, score, vector in zip(names, scores, h, strict=True)
+        ]
+
+    def _name_of(self, graph: ExtendedGraph, name: str) -> str:
+        """The record's id; of rows without one what messages call it."""
+        names = graph.node_names(graph.schema.target)
+        (node,) = graph.new.tolist()
+        return name if isinstance(names, RowNumbers) else names[node]
+
+    def explained(self, record: Mapping[str, Any], name: str) -> tuple[Answer, list[Reason]] | Refused:
+        """As `explain`; or what is wrong with the record."""
+        try:
+            return self.explain(record, name)
+        except Exception as error:
+            return self._refused(name, record, error)
 
     def explain(self, record: Mapping[str, Any], name: str) -> tuple[Answer, list[Reason]]:
         """The answer for one record, and what each thing that the models read changes in it, the largest
@@ -150,7 +203,7 @@ class Predictor:
             told.append(("features", target))
             graphs.append(graph.without_features())
         h = np.concatenate(self._new_nodes.of(graphs))
-        scores, own = exact_scores(self._model, h), _name_of(graph)
+        scores, own = exact_scores(self._model, h), self._name_of(graph, name)
         if self._language is not None:
             document = self._language.document
             ((prompt_id, text),) = documents(graph, document, [node])
@@ -162,8 +215,8 @@ class Predictor:
             hidden[np.arange(first, num), fields] = True
             h = np.concatenate([h, np.repeat(h[:1], len(fields), axis=0)])
             scores = np.concatenate([scores, np.repeat(scores[:1], len(fields), axis=0)])
-            prompts = [(prompt_id, text)] * num
-            scores = self._language.of(prompts, h, scores, [own] * num, _unseen, hidden)
+            prompts = self._language.tokens([(prompt_id, text)]) * num
+            scores = self._language.of_tokens(prompts, h, scores, [own] * num, _unseen, hidden)
         task = self.run.task
         values = task.said_values(scores, scores[0])
         changes = (values[0] - values[1:]).tolist()
@@ -201,22 +254,6 @@ class Predictor:
             "train": train,
         }
 
-    def _answers(self, graphs: Sequence[ExtendedGraph]) -> list[Answer]:
-        if not graphs:
-            return []
-        task = self.run.task
-        h = np.concatenate(self._new_nodes.of(graphs))
-        scores = exact_scores(self._model, h)
-        names = [_name_of(graph) for graph in graphs]
-        if self._language is not None:
-            document = self._language.document
-            prompts = [one for g in graphs for one in documents(g, document, g.new.tolist())]
-            scores = self._language.of(prompts, h, scores, names, _unseen)
-        return [
-            Answer(Prediction(name, task.answer(score)), vector)
-            for name, score, vector in zip(names, scores, h, strict=True)
-        ]
-
 
 def predictor_of(run: Run, device: torch.device, *, text: str | None = None) -> Any:
     """What answers for a run, by its task: `answers`, `explain` and `about`."""
@@ -227,8 +264,8 @@ def predictor_of(run: Run, device: torch.device, *, text: str | None = None) -> 
     return Predictor(run, device, text=text)
 
 
-def require_answers(run: Run) -> None:
-    """ClusterError for a run that gives no answer, or is not done."""
+def require_answers(run: Run, text: str | None = None) -> None:
+    """ClusterError for a run that gives new rows no answer, or is not done. text: as of `Predictor`."""
     if run.task.ranks:
         require_recommender(run)
         return
@@ -239,16 +276,23 @@ def require_answers(run: Run) -> None:
             "examples are nodes"
         )
     run.require_trained()
+    store = run.store
+    if not store.dataset.can_join:
+        raise ClusterError(f"{run.path}: found a store of {store.dataset.title}, which no rows can join")
+    if "text" in store.attributes.get("features", {}) and not (text or run.config.features.text):
+        made_of = store.attributes["features"]["text"]
+        raise ClusterError(f"{run.path}: found text features of {made_of}; name the model: --text")
+    if stages := language_stages(run):
+        require_scores(run, stages[-1])
 
 
-def _name_of(graph: ExtendedGraph) -> str:
-    names = graph.node_names(graph.schema.target)
-    (node,) = graph.new.tolist()
-    return names[node - (graph.num_old if isinstance(names, RowNumbers) else 0)]
+def _encoder(features: FeaturesConfig, device: torch.device) -> TextEncoder | None:
+    """Of new texts, where the settings name one; else the store's own."""
+    if not features.text:
+        return None
+    from netgpt.trainers.features.text import TextModel
 
-
-def _id_of(record: Mapping[str, Any], name: str) -> str:
-    return str(record["id"]) if isinstance(record, Mapping) and "id" in record else name
+    return TextModel(features, device.type)
 
 
 def _unseen(done: int, total: int) -> None:

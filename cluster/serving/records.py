@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ def read_body(data: bytes, most: int) -> Body:
     try:
         value = _parsed(text)
     except ValueError as error:
-        lines = [(i, line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
         if len(lines) < 2:
             raise BadRequestError(f"body: found no JSON ({error}), expected a record or a list") from None
         _require_few(len(lines), most)
@@ -83,6 +84,12 @@ def _of_line(number: int, line: str) -> Asked:
 
 def _asked(name: str, value: Any) -> Asked:
     if isinstance(value, dict) and value:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return Asked(
+                name, None, f"{name}: found half of a character (\\ud800 to \\udfff), expected texts"
+            )
         return Asked(name, value)
     found = "an empty object" if value == {} else _kind(value)
     return Asked(name, None, f"{name}: found {found}, expected an object with the record's fields")
@@ -91,9 +98,14 @@ def _asked(name: str, value: Any) -> Asked:
 def _parsed(text: str) -> Any:
     """ValueError for what is no JSON, NaN and the like among it, and for what is nested too deeply."""
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _finite(said: str) -> float:
+    number = float(said)
+    return number if math.isfinite(number) else _no_number(said)  # type: ignore[no-any-return]
 
 
 def _no_number(said: str) -> Any:

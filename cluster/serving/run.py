@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 import signal
 import threading
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
@@ -18,6 +20,8 @@ from netgpt.cluster.serving.predictor import require_answers
 from netgpt.cluster.workers.session import is_local, ray_session
 
 LOOPBACK = "127.0.0.1"
+MOST_WAITING = 500
+"""Requests that wait for a replica; more are answered with 503."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,8 @@ class ServeOptions:
     replicas: int = 1
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     """That requests show; empty: none is asked for, which is for loopback addresses alone."""
+    shows_token: bool = True
+    """Whether it is told to whoever starts the service: not where they gave it."""
     text: str | None = None
     """features.text, where the run does not name the encoder of its texts."""
     max_bytes: int = 16_000_000
@@ -48,8 +54,15 @@ class ServeOptions:
                 raise ClusterError(f"--{name.replace('_', '-')}: found {value}, expected {low} to {high}")
         if not 0 < self.seconds <= 86_400:
             raise ClusterError(f"--seconds: found {self.seconds:g}, expected above 0, at most 86400")
-        if not self.token and not self.host.startswith("127."):
+        if not self.token and not self.is_loopback:
             raise ClusterError(f"--host: found {self.host} without a token, expected a loopback address")
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def url(self) -> str:
@@ -60,7 +73,7 @@ class ServeOptions:
 def serving(options: ServeOptions) -> Iterator[None]:
     """The replicas, ready. ClusterError for a run that gives new rows no answer, or is not done."""
     run = Run.open_(options.run)
-    require_answers(run)
+    require_answers(run, options.text)
     cluster = run.config.cluster
     with ray_session(options.replicas * cluster.threads + 1):
         import ray
@@ -82,6 +95,7 @@ def serving(options: ServeOptions) -> Iterator[None]:
         bound = service.options(
             num_replicas=options.replicas,
             max_ongoing_requests=max(100, 2 * options.batch),
+            max_queued_requests=MOST_WAITING,
             ray_actor_options={"num_cpus": cluster.threads, "num_gpus": float(on_gpu)},
         ).bind(
             str(options.run.absolute()),
@@ -94,13 +108,25 @@ def serving(options: ServeOptions) -> Iterator[None]:
         where = "HeadOnly" if is_local() else "EveryNode"
         http = {"host": options.host, "port": options.port, "request_timeout_s": 2 * options.seconds}
         quiet = {"log_level": "WARNING", "enable_access_log": False}
-        serve.start(proxy_location=where, http_options=http, logging_config=quiet)
         try:
+            serve.start(proxy_location=where, http_options=http, logging_config=quiet)
             serve.run(bound, name="netgpt", route_prefix="/", logging_config=quiet)
             yield
         finally:
             serve.shutdown()
             ray.kill(board)
+
+
+def _is_serving() -> bool:
+    """Whether Ray Serve runs on the connected cluster: a second start would take its place, and ending it all
+    of it."""
+    import ray
+
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
 
 
 def stay(options: ServeOptions, ready: Callable[[], None] = lambda: None) -> None:
@@ -110,9 +136,11 @@ def stay(options: ServeOptions, ready: Callable[[], None] = lambda: None) -> Non
         for sign in (signal.SIGINT, signal.SIGTERM):  # behind Ray's own
             signal.signal(sign, lambda *_: ended.set())
         say(f"serving {options.run} at {options.url}/predict with {options.replicas} replicas")
+        fragment = ""
         if options.token:
-            say(f"each request shows the header Authorization: Bearer {options.token}")
-        fragment = f"#token={options.token}" if options.token else ""
+            shown = options.token if options.shows_token else "TOKEN"
+            say(f"each request shows the header Authorization: Bearer {shown}")
+            fragment = f"#token={quote(shown, safe='')}"
         say(f"a page to try it: {options.url}/{fragment}")
         ready()
         ended.wait()

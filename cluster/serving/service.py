@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,8 @@ from netgpt.cluster.workers.compat import close_replica
 
 BOARD = "netgpt-counts"
 """Name of the actor that has the counts of all replicas."""
-PUT_S = 2.0
+TELL_S = 10.0
+"""Between two texts of a replica's counts."""
 MOST_EXPLAINED = 16
 """Records of a request that are explained: each is some fifty answers."""
 _log = logging.getLogger("ray.serve")
@@ -47,12 +50,19 @@ class Limits:
     records: int = 1000
     """Of a request."""
     seconds: float = 60.0
-    """From a request's first byte to its answer."""
+    """Of a request in its replica."""
     batch: int = 64
     """Records that are answered together at most."""
 
 
 # What the class uses is above it: Ray takes it as it is when it is decorated
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def digest_of(token: str) -> str:
@@ -64,7 +74,7 @@ def _said(answer: Any, embedding: bool) -> dict[str, Any]:
     from netgpt.cluster.serving.predictor import Refused
 
     if isinstance(answer, Refused):
-        return {"id": answer.id, "error": answer.error}
+        return {"id": answer.id, "error": answer.error, **({"failed": True} if answer.failed else {})}
     reasons = None
     if isinstance(answer, tuple):
         answer, reasons = answer
@@ -93,7 +103,7 @@ class Service:
             encoding="utf-8"
         )
         self._thread = ThreadPoolExecutor(1)
-        self._put = 0.0
+        threading.Thread(target=self._tell, daemon=True).start()
         self._together.set_max_batch_size(limits.batch)
 
     @app.get("/healthz")
@@ -147,7 +157,6 @@ class Service:
         finally:
             self.counts.requests.labels(self.counts.replica, str(status)).inc()
             self.counts.seconds.observe(time.perf_counter() - start)
-            await self._tell()
 
     async def _predict(self, request: Request, embedding: bool, explain: bool) -> Response:
         self._require_token(request)
@@ -167,10 +176,15 @@ class Service:
             return Response(text, media_type="application/json")
         (one,) = answers
         text = json.dumps(one, ensure_ascii=False)
-        return Response(text, 422 if "error" in one else 200, media_type="application/json")
+        status = 500 if "failed" in one else 422 if "error" in one else 200
+        return Response(text, status, media_type="application/json")
 
     def _require_token(self, request: Request) -> None:
         if not self._token_digest:
+            # No page of elsewhere, by a name of its own for this address
+            host = request.url.hostname or ""
+            if host != "localhost" and not _is_loopback(host):
+                raise HTTPException(403, f"found the host {host!r}, expected a loopback address")
             return
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         known = kind.lower() == "bearer" and hmac.compare_digest(digest_of(token.strip()), self._token_digest)
@@ -209,17 +223,13 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._reasons, asked)
 
     def _reasons(self, asked: Asked) -> Any:
-        from netgpt.cluster.errors import ClusterError, is_bad_input
         from netgpt.cluster.serving.predictor import Refused
 
         try:
-            return self.predictor.explain(asked.record or {}, asked.name)
-        except ClusterError as error:
-            return Refused(asked.name, str(error))
+            return self.predictor.explained(asked.record or {}, asked.name)
         except Exception as error:
-            if not is_bad_input(error):
-                _log.exception("%s failed", asked.name)
-        return self._computed([asked])[0]  # which says what is wrong with it
+            _log.exception("%s failed", asked.name)
+            return Refused(asked.name, f"{asked.name}: failed ({type(error).__name__})", failed=True)
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
     async def _together(self, asked: list[Asked]) -> Sequence[Any]:
@@ -241,16 +251,20 @@ class Service:
                 made += self.predictor.answers([(name, record)])
             except Exception as error:
                 _log.exception("%s failed", name)
-                made.append(Refused(name, f"{name}: failed ({type(error).__name__}); the log has more"))
+                made.append(Refused(name, f"{name}: failed ({type(error).__name__})", failed=True))
         return made
 
-    async def _tell(self) -> None:
-        """Tell the board, now and then."""
-        if time.monotonic() - self._put > PUT_S:
-            await self._all_counts()
+    def _tell(self) -> None:
+        """Tell the board, again and again: also of a replica that nobody asks anything."""
+        while True:
+            try:
+                board: Any = ray.get_actor(BOARD)
+                ray.get(board.put.remote(self.counts.replica, self.counts.text()), timeout=TELL_S)
+            except (ValueError, ray.exceptions.RayError):
+                pass  # it is not there, or not yet
+            time.sleep(TELL_S)
 
     async def _all_counts(self) -> list[str]:
-        self._put = time.monotonic()
         text = self.counts.text()
         try:
             board: Any = ray.get_actor(BOARD)

@@ -22,6 +22,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from netgpt.cluster.errors import ClusterError
+
 NO_METRICS = {
     # Ray serves metrics on all interfaces and asks for no token: off, but where someone asks for them
     "RAY_enable_metrics_collection": "0",
@@ -54,6 +56,10 @@ def close_replica() -> None:
     def no_port(server: Any, address: str) -> int:
         return 0
 
+    if not hasattr(replica, "add_port_to_grpc_server"):  # never a port without a token because a name changed
+        import ray
+
+        raise ClusterError(f"serve: found Ray {ray.__version__}, expected one whose replicas can be closed")
     replica.add_port_to_grpc_server = no_port
 
 

@@ -45,6 +45,19 @@ def test_any_bytes_are_records_or_one_line_of_refusal(data: bytes) -> None:
         assert all((one.record is None) == bool(one.error) for one in body.asked)
 
 
+def test_lines_end_where_a_line_does() -> None:
+    body = read_body('{"a": "x\u2028y\u0085z"}\r\n{"b": 1}\n'.encode(), 10)
+    assert [one.record for one in body.asked] == [{"a": "x\u2028y\u0085z"}, {"b": 1}]
+
+
+def test_half_characters_and_numbers_beyond_all_are_refused_by_record() -> None:
+    body = read_body(b'[{"a": 1}, {"a": "\\ud800"}]', 10)
+    assert [bool(one.error) for one in body.asked] == [False, True]
+    assert "half of a character" in body.asked[1].error
+    with pytest.raises(BadRequestError, match="1e999 is no number"):
+        read_body(b'{"a": 1e999}', 10)
+
+
 def test_a_bad_line_is_named_and_the_others_are_read() -> None:
     body = read_body(b'{"a": 1}\n\n{bad\n[2]\n{"a": NaN}\n{}\n{"b": 2}\n', 10)
     assert [one.record for one in body.asked] == [{"a": 1}, None, None, None, None, {"b": 2}]
@@ -90,6 +103,7 @@ def test_counts_of_all_replicas_are_one_text() -> None:
         ({"replicas": 0}, "--replicas: found 0"),
         ({"seconds": 0}, "--seconds: found 0"),
         ({"host": "0.0.0.0", "token": ""}, "without a token, expected a loopback address"),
+        ({"host": "127.example.com", "token": ""}, "without a token, expected a loopback address"),
     ],
 )
 def test_options_that_cannot_be_are_refused(given_: dict[str, object], words: str, tmp_path) -> None:  # type: ignore[no-untyped-def]

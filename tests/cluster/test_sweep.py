@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,44 @@ def test_what_cannot_be_run_is_refused_first(vary: tuple[str, ...], words: str, 
     with pytest.raises(ClusterError, match=words):
         list(sweep(Sweep(config="demo", out=tmp_path / "out", vary=vary)))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"of": "stage9"}, r"--of: found 'stage9', expected one of stage1"),
+        ({"seeds": (3, 3)}, "--seed: found 3, 3, expected each once"),
+        ({"overrides": ("stages=[stage1,embeddings]",)}, "expected evaluation among them"),
+        ({"vary": ("build.time_dim=8|16",), "store": Path("s")}, "found build.time_dim with --store"),
+    ],
+)
+def test_what_would_fail_later_is_refused_first(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=words):
+        list(sweep(Sweep(config="demo", out=tmp_path / "out", **given)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_that_fails_is_told_and_the_others_are_run(store: Path, tmp_path: Path) -> None:
+    """The first folder holds a run on another store; what the second would train is done before."""
+    made = make_run(store, tmp_path / "out" / "seed=1", seed=1)
+    (tmp_path / "out" / "seed=0").mkdir()
+    (tmp_path / "out" / "seed=0" / "store.json").write_text('{"path": "store", "digest": "another"}')
+    overrides = ("task.val_share=0.3", "graph.epochs=3")
+    asked = Sweep(config="demo", out=tmp_path / "out", store=store, seeds=(0, 1), overrides=overrides)
+    failed, run, setting = sweep(asked)
+    assert failed["case"] == "failed" and "another store" in failed["why"] and "failed" in line(failed)
+    assert (
+        run["run"] == str(made.path)
+        and run["test"]["mae"] == made.metrics()["stages"]["stage3"]["test"]["mae"]
+    )
+    assert setting["seeds"] == 1 and not setting["is_chosen"]
+
+
+def test_what_is_measured_changes_no_training(store: Path, tmp_path: Path) -> None:
+    made = make_run(store, tmp_path / "whole")
+    config = replace(made.config, evaluation=replace(made.config.evaluation, stages=["embeddings"]))
+    again = Run.start(made.path, config, None, store)
+    assert [name for name in STAGES if not again.is_done(name)] == ["evaluation"]
 
 
 def test_a_run_takes_over_what_is_of_the_same_inputs(store: Path, tmp_path: Path) -> None:

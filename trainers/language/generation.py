@@ -86,17 +86,25 @@ class Generator:
     def drawn(self, chosen: list[int]) -> list[list[list[int]]]:
         """Tokens of all drawn texts of each sample given, ends included. Prompts are computed once."""
         assert self.draws is not None
-        texts: dict[int, list[list[int]]] = {i: [[] for _ in range(self.draws.num)] for i in chosen}
-        self._step_through(chosen, texts)
-        return [texts[i] for i in chosen]
+        made: dict[int, list[list[int]]] = {i: [] for i in chosen}
+        longest = int((self.samples.lengths[chosen] + self.max_new).max()) if chosen else 1
+        at_once = max(1, self.budget // longest)  # of one sample
+        for first in range(0, self.draws.num, at_once):
+            num = min(at_once, self.draws.num - first)
+            texts: dict[int, list[list[int]]] = {i: [[] for _ in range(num)] for i in chosen}
+            self._step_through(chosen, texts, first)
+            for i in chosen:
+                made[i] += texts[i]
+        return [made[i] for i in chosen]
 
-    def _step_through(self, chosen: list[int], texts: Mapping[int, list[list[int]]]) -> None:
+    def _step_through(self, chosen: list[int], texts: Mapping[int, list[list[int]]], first: int = 0) -> None:
+        """first: number of the first of the draws."""
         if not chosen:
             return
         self.model.use_attention("sdpa")
         try:
             for pack in self._packs(chosen, len(texts[chosen[0]])):
-                self._step(pack, texts)
+                self._step(pack, texts, first)
         finally:
             self.model.use_attention(attention.NAME)
 
@@ -115,7 +123,7 @@ class Generator:
                 packs.append([i])
         return packs
 
-    def _step(self, pack: list[int], texts: Mapping[int, list[list[int]]]) -> None:
+    def _step(self, pack: list[int], texts: Mapping[int, list[list[int]]], first: int) -> None:
         """Grow each sample's texts, which are alike so far, to their ends, token by token, with what was
         computed kept (B samples, then all their texts)."""
         batch = self.samples.batch(pack, [np.array(texts[i][0], np.int64) for i in pack])
@@ -141,7 +149,7 @@ class Generator:
             place_3BL = place_3BL.repeat_interleave(num, dim=1)
         rows = [(i, draw, texts[i][draw]) for i in pack for draw in range(num)]
         while True:
-            choice_B = self._choose(h_BLH[:, -1], [(i, draw, len(text)) for i, draw, text in rows])
+            choice_B = self._choose(h_BLH[:, -1], [(i, first + draw, len(text)) for i, draw, text in rows])
             for (_, _, text), token in zip(rows, choice_B.tolist(), strict=True):
                 if not self._ended(text):
                     text.append(token)

@@ -55,7 +55,7 @@ class PixelFolder:
     def clip(self, record_id: str) -> Clip | None:
         """The clip of a record, or None. TrainerError for a file that is not one; reads no pixels."""
         path = self.folder / f"{record_id}.safetensors"
-        if not path.exists():
+        if path.parent != self.folder or not path.exists():  # an id is a name, and leads nowhere else
             return None
         try:
             with safe_open(str(path), framework="pt") as file:

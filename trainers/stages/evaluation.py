@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from netgpt.trainers.errors import require
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
-from netgpt.trainers.stages.graph import common_inputs
+from netgpt.trainers.stages.graph import common_inputs, evaluation_inputs
 from netgpt.trainers.stages.language import language_inputs
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.baselines import RunMetrics
@@ -36,6 +36,8 @@ class Evaluate(Stage):
         wanted = settings.evaluation.stages
         expected = f"some of {', '.join(known)}"
         require(set(wanted) <= set(known), "evaluation.stages", wanted, expected)
+        whole = any(name in settings.stages for name in wanted)
+        require(whole or not wanted, "evaluation.stages", wanted, f"one of a whole run among {expected}")
 
     def needs(self, run: Origins) -> Sequence[str]:
         """The last measured stage of a whole run; none where it was not begun and a baseline is done."""
@@ -56,7 +58,7 @@ class Evaluate(Stage):
             **({"drawn": asdict(drawn)} if has_text and (drawn := settings.language.drawn).num else {}),
             "task": asdict(settings.task),
             "measured": done,
-            "evaluation": {k: v for k, v in asdict(settings.evaluation).items() if k != "stages"},
+            "evaluation": evaluation_inputs(settings),
         }
 
     def run(self, job: StageJob, tools: Tools) -> Made:

@@ -22,6 +22,11 @@ RESOURCES = ("tables_gb", "inference_gb", "checkpoint_steps")
 """Settings that change no weights but for rounding: after them a training goes on where it was."""
 
 
+def evaluation_inputs(settings: Settings) -> Json:
+    """How what is judged is told apart; not which stages are measured in the end."""
+    return {name: value for name, value in asdict(settings.evaluation).items() if name != "stages"}
+
+
 def common_inputs(stage: Stage, run: Origins) -> Json:
     """What every stage is made from."""
     return {"stage": stage.name, "store": run.store.digest, "seed": run.settings.seed}
@@ -67,7 +72,7 @@ class Pretrain(Stage):
             **placed_inputs(self, run),
             "task": asdict(settings.task),
             "without": asdict(settings.ablation),
-            "evaluation": asdict(settings.evaluation),
+            "evaluation": evaluation_inputs(settings),
             "graph": {k: v for k, v in asdict(settings.graph).items() if k not in RESOURCES},
             "sampler": asdict(settings.sampler),
             "generator": GENERATOR,

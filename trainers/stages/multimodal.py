@@ -9,7 +9,7 @@ from netgpt.graphstore import Graph
 from netgpt.trainers.errors import require
 from netgpt.trainers.multimodal.config import MultimodalConfig
 from netgpt.trainers.stages.base import Json, Made, Origins, Stage, StageJob, Tools
-from netgpt.trainers.stages.graph import placed_inputs
+from netgpt.trainers.stages.graph import evaluation_inputs, placed_inputs
 
 if TYPE_CHECKING:
     from netgpt.trainers.settings import Settings
@@ -52,7 +52,7 @@ class Multimodal(Stage):
     def inputs(self, run: Origins) -> Json:
         config = asdict(run.settings.section(self.name, MultimodalConfig))
         del config["checkpoint_steps"]
-        task, evaluation = asdict(run.settings.task), asdict(run.settings.evaluation)
+        task, evaluation = asdict(run.settings.task), evaluation_inputs(run.settings)
         return {**placed_inputs(self, run), "task": task, "evaluation": evaluation, "multimodal": config}
 
     def run(self, job: StageJob, tools: Tools) -> Made:

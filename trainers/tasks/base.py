@@ -255,7 +255,8 @@ class Task:
         return {f"{name}_score": self.reported(scores)}
 
     def scores_from(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Scores [n] or [n, width] that measure as those that `columns` made columns of."""
+        """Scores [n] or [n, width] that measure as those that `columns` made columns of. KeyError where they
+        are not all there."""
         return np.asarray(columns[f"{name}_score"], np.float64)
 
     def truth_column(self, truth: np.ndarray) -> tuple[str, np.ndarray]:

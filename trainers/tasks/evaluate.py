@@ -5,6 +5,7 @@ Legend: N nodes of the target, n examples of some.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -200,7 +201,8 @@ class Judge:
         whole = {name for name, parts in scores.parts.items() if parts == PARTS}
         for name, of_all in scores.scores.items():
             # What was generated alone, of a stage that has no scores of all
-            if name in whole or name.removesuffix("_generated") not in (name, *whole):
+            base = re.sub("_(generated|drawn)$", "", name)
+            if name in whole or base not in (name, *whole):
                 columns |= self.task.columns(name, of_all[nodes])
         pq.write_table(pa.table(columns), path)
 

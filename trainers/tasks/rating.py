@@ -155,6 +155,8 @@ class Rating(Task):
 
     def scores_from(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         chances = [columns[key] for one in self.choices if (key := f"{name}_chance_{one}") in columns]
+        if not chances and f"{name}_median" in columns:
+            raise KeyError(f"{name}_chance_0")  # of a version that kept no chances
         if not chances:
             return super().scores_from(name, columns)
         return np.log(np.maximum(np.stack(chances, axis=1).astype(np.float64), TINY))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -358,6 +359,21 @@ class Tables(Dataset):
         from netgpt.graphstore.datasets.tables.new_rows import NewRows
 
         return NewRows(store, source, config, report)
+
+    def record_file(self, record: Mapping[str, Any], name: str) -> tuple[str, bytes]:
+        """As Parquet, whose types are the record's own: JSON lines take texts like times for times."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table, made = pa.Table.from_pylist([dict(record)]), io.BytesIO()
+            pq.write_table(table, made)
+        except (pa.ArrowException, OverflowError, TypeError) as error:
+            said = " ".join(str(error).split())
+            raise RecordError(
+                name, None, None, f"a row that no table can have ({said})", "plain values"
+            ) from None
+        return ".parquet", made.getvalue()
 
     def commands(self) -> dict[str, Callable[..., None]]:
         from netgpt.graphstore.datasets.tables.commands import describe

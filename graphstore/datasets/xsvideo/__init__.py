@@ -134,15 +134,15 @@ class XSVideo(Dataset):
     ) -> GraphSize:
         return published_size(self.configured(config), text_dim, video_dim)
 
-    def record_file(self, record: Mapping[str, Any], name: str) -> tuple[str, str]:
+    def record_file(self, record: Mapping[str, Any], name: str) -> tuple[str, bytes]:
         """A record with its `id` beside its fields, or as its file has it: {id: record}."""
         if len(record) == 1 and isinstance(next(iter(record.values())), dict):
-            return ".json", json.dumps(record, ensure_ascii=False)
+            return ".json", json.dumps(record, ensure_ascii=False).encode()
         if "id" not in record:
             raise RecordError(name, None, "id", "nothing", "the state's id, a text of digits")
         key = str(record["id"])
         own = {field: value for field, value in record.items() if field != "id"}
-        return ".json", json.dumps({key: own}, ensure_ascii=False)
+        return ".json", json.dumps({key: own}, ensure_ascii=False).encode()
 
     def commands(self) -> dict[str, Callable[..., None]]:
         from netgpt.graphstore.datasets.xsvideo.commands import annotate

@@ -16,6 +16,7 @@ from netgpt.cluster.embeddings import write_embeddings
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.predict import Prediction, predict, write_predictions
+from netgpt.cluster.serving.predictor import Answer, Predictor, Refused
 from netgpt.graphstore import ExtendedGraph
 from netgpt.graphstore.dataset import BuildConfig
 from netgpt.graphstore.writer import build_config
@@ -153,3 +154,40 @@ def test_a_language_model_predicts_new_rows(tmp_path: Path, monkeypatch: pytest.
     assert len(made) == 6 and np.ptp([one.answer["number"] for one in made]) > 0
     assert alone.id == made[3].id
     assert alone.answer["number"] == pytest.approx(made[3].answer["number"], abs=1e-3)
+
+
+@pytest.mark.parametrize("stages", ["[stage1, embeddings, base, tokens, stage3, evaluation]", ""])
+def test_a_service_answers_for_rows_as_predict_does(
+    stages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a title that looks like a time, which JSON lines would be read as; bad rows are told by field."""
+    run = trained(tmp_path, stages or "[stage1, embeddings, evaluation]", "hgt", monkeypatch)
+    rows = [line.split(",") for line, _ in films(500, 503)]
+    rows[1][1] = "2024-01-02"
+    records, expected = [], []
+    for i, row in enumerate(rows):
+        (tmp_path / "row.csv").write_text(f"{HEAD}\n{','.join(row)}\n")
+        expected += predict(run, tmp_path / "row.csv")
+        records.append((f"record {i}", dict(zip(HEAD.split(","), row, strict=True))))
+    predictor = Predictor(run, torch.device("cpu"))
+    bad = [
+        ("record 3", {"film": "f0", "title": "t", "genres": "", "studio": ""}),
+        ("record 4", {"film": "f9999"}),
+    ]
+    bad += [("record 5", {"film": "f9998", "title": {"a": 1}, "genres": "", "studio": ""})]
+    *answers, taken, lacking, nested = predictor.answers([*records, *bad])
+    for one, other in zip(answers, expected, strict=True):
+        assert isinstance(one, Answer) and one.prediction.id == other.id
+        assert one.prediction.answer["number"] == pytest.approx(other.answer["number"], abs=2e-6)
+    for refused, name, words in (
+        (taken, "f0", "expected each key once"),
+        (lacking, "f9999", "no such column"),
+        (nested, "f9998", "title"),
+    ):
+        assert isinstance(refused, Refused) and refused.id == name
+        assert words in refused.error and str(tmp_path) not in refused.error
+    answer, reasons = predictor.explain(records[0][1], "record")
+    assert answer.prediction == answers[0].prediction
+    assert {one.kind for one in reasons} == (
+        {"relation", "features", "field"} if stages else {"relation", "features"}
+    )

@@ -63,8 +63,6 @@ class _Table:
 
     first: list[int]
     """Where the new nodes of each graph begin."""
-    states: list[Tensor] = field(default_factory=list)
-    degrees: list[np.ndarray] = field(default_factory=list)
     old: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     """Old heads' node numbers, rising: [n]."""
     num_new: int = 0
