@@ -390,8 +390,8 @@ def test_equal_errors_are_no_pair_whatever_float32_makes_of_the_truth(tuned: Pat
     texts = {0: "6.35", 1: "6.39"}
 
     def drawn(*given: Any) -> np.ndarray:
-        tokens = assembly.builder.written(texts[given[5]])
-        return np.tile(tokens, (len(nodes), 1))
+        both = np.stack([assembly.builder.written(texts[draw]) for draw in range(2)])
+        return np.tile(both, (len(nodes), 1, 1))
 
     original, drawing._drawn = drawing._drawn, drawn
     try:
