@@ -25,7 +25,7 @@ from netgpt.cluster.pipeline.run import CONFIG, EVALUATION, Run
 from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.tasks.base import Metric
 from netgpt.trainers.tasks.evaluate import PREDICTIONS, interval_text
-from netgpt.trainers.tasks.intervals import SHARE, Interval, drawn_again
+from netgpt.trainers.tasks.intervals import SHARE, Interval, drawn_again, interval
 from netgpt.trainers.tasks.ranking import RankingConfig
 
 Measured = Callable[[np.ndarray], Mapping[str, float | None]]
@@ -95,7 +95,8 @@ def compare(paths: Sequence[Path], of: str = "") -> Compared:
     if len(paths) < 2:
         raise ClusterError(f"compare: found {len(paths)} run, expected two or more")
     runs = [Run.open_(path) for path in paths]
-    found = [_examples(run, key) for run, key in ((run, _key(run, of)) for run in runs)]
+    keys = [result_key(run, of) for run in runs]
+    found = [_examples(run, key) for run, key in zip(runs, keys, strict=True)]
     first = found[0]
     for run, other in zip(runs[1:], found[1:], strict=True):
         _require_same(runs[0], run, first, other)
@@ -106,7 +107,7 @@ def compare(paths: Sequence[Path], of: str = "") -> Compared:
             own.append(one.measured(drawn))
     rows: list[Row] = []
     whole = np.arange(len(first.ids))
-    for i, (run, one) in enumerate(zip(runs, found, strict=True)):
+    for i, (run, key, one) in enumerate(zip(runs, keys, found, strict=True)):
         tables = {name: _known(draws[i], draws[0], name) for name in names}
         tables = {name: table for name, table in tables.items() if table.size}
         figures = one.measured(whole)
@@ -114,11 +115,11 @@ def compare(paths: Sequence[Path], of: str = "") -> Compared:
         rows.append(
             Row(
                 run=str(run.path),
-                title=run.titles.get(_key(run, of), _key(run, of)),
+                title=run.titles.get(key, key),
                 settings=_without_seed(run),
                 seed=run.config.seed,
                 figures=figures,
-                within={name: _interval(own) for name, (own, _) in tables.items()},
+                within={name: interval(own) for name, (own, _) in tables.items()},
                 differences={
                     name: _difference(value, tables[name][0] - tables[name][1])
                     for name, value in values.items()
@@ -129,8 +130,9 @@ def compare(paths: Sequence[Path], of: str = "") -> Compared:
     return Compared(first.metrics, len(first.ids), first.unit, tuple(rows))
 
 
-def _key(run: Run, of: str) -> str:
-    """What is compared of a run."""
+def result_key(run: Run, of: str = "") -> str:
+    """What a run is told by: `of`, or the first answer of its last measured stage. ClusterError where that is
+    not measured, or nothing."""
     run.require_done([EVALUATION])
     measured = list(run.metrics()["stages"])
     if of:
@@ -147,9 +149,8 @@ def _key(run: Run, of: str) -> str:
 
 def _examples(run: Run, key: str) -> _Examples:
     path = run.path / EVALUATION / PREDICTIONS
-    table = pq.read_table(path)
-    is_test = np.array(table["split"].to_pylist()) == "test"
-    columns = {name: np.asarray(table[name].to_pylist())[is_test] for name in table.column_names}
+    table = pq.read_table(path, filters=[("split", "==", "test")])
+    columns = {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
     task = run.task
     if isinstance(task.config, RankingConfig):
         return _users(path, columns, key, task.config, task.metrics)
@@ -242,12 +243,6 @@ def _known(
     return np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2).T
 
 
-def _interval(values: np.ndarray) -> Interval:
-    outside = (1 - SHARE) / 2
-    low, high = np.quantile(values, (outside, 1 - outside))
-    return float(low), float(high)
-
-
 def _minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
@@ -256,7 +251,7 @@ def _difference(value: float, values: np.ndarray) -> Difference:
     num = len(values)
     beyond = min(int((values <= 0).sum()), int((values >= 0).sum()))
     # With one more draw, so that a chance is never 0 (Davison and Hinkley 1997, section 4.2.5)
-    return Difference(value, _interval(values), min(1.0, 2 * (beyond + 1) / (num + 1)))
+    return Difference(value, interval(values), min(1.0, 2 * (beyond + 1) / (num + 1)))
 
 
 def to_json(compared: Compared) -> dict[str, Any]:

@@ -121,17 +121,15 @@ def predict(
         mean_scores=cached_mean_scores(run.path / "embeddings" / VECTORS, digests),
     )
     h, scores = h[graph.new], graph_scores[graph.new]
+    names, new = graph.node_names(target), graph.new.tolist()
     if stages := language_stages(run):
         language = LanguageScores(run, stages[-1], h.shape[1], device)
-        prompts = documents(graph, language.document, graph.new.tolist())
-        ids = graph.node_names(target)
-        named = [ids[node] for node in graph.new.tolist()]
-        scores = language.of(prompts, h, scores, named, bar("predictions", "pack"))
+        prompts = language.tokens(documents(graph, language.document, new))
+        scores = language.of(prompts, h, scores, [names[node] for node in new], bar("predictions", "pack"))
     say_skipped(source.report)
-    names = graph.node_names(target)
     # Rows that have no key are known by their place in the file
     first = graph.num_old if isinstance(names, RowNumbers) else 0
-    for node, score in zip(graph.new.tolist(), scores, strict=True):
+    for node, score in zip(new, scores, strict=True):
         yield Prediction(names[node - first], task.answer(score))
 
 
@@ -177,17 +175,6 @@ class LanguageScores:
         return self._assembly.builder.tokenize(records)
 
     def of(
-        self,
-        records: Iterable[tuple[str, str]],
-        h_MD: np.ndarray,
-        graph_scores: np.ndarray,
-        names: Sequence[str],
-        progress: OnProgress,
-    ) -> np.ndarray:
-        """As `of_tokens`, of ids and texts of the document."""
-        return self.of_tokens(self.tokens(records), h_MD, graph_scores, names, progress)
-
-    def of_tokens(
         self,
         records: Sequence[RecordTokens],
         h_MD: np.ndarray,

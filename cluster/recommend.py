@@ -51,7 +51,8 @@ class Recommender:
         self.run, self.data, self._config = run, Interactions.of(run.store), config
         set_threads(run.threads)
         self.users, items = load_vectors(run.folder(STAGE), run.store)
-        self._scores, self._reranker = scores_of(self.users, items), None
+        self._scores = for_cold_users(scores_of(self.users, items), self.data.train, config)
+        self._reranker: Reranker | None = None
         if rerank:
             stage, tools = stage_of(RERANK), Tools(run.store, run.task, lambda unit: bar("recommend", unit))
             assert isinstance(stage, Rerank)
@@ -74,9 +75,10 @@ class Recommender:
         """
         data = self.data
         masks = [data.train] if seen == "train" else [data.train, data.val, data.test]
-        scores = self._scores if self._reranker is None else self._reranker.scores(users, masks)
-        k = min(k, self.num_items)
-        return top_items(for_cold_users(scores, data.train, self._config), users, self.num_items, masks, k)
+        scores = self._scores
+        if self._reranker is not None:
+            scores = for_cold_users(self._reranker.scores(users, masks), data.train, self._config)
+        return top_items(scores, users, self.num_items, masks, min(k, self.num_items))
 
 
 def write_recommendations(

@@ -15,13 +15,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from netgpt.cluster.compare import result_key
 from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError, StageFailedError, is_bad_input
 from netgpt.cluster.pipeline import Run, borrow, execute, locked, require_room
 from netgpt.cluster.pipeline.run import EVALUATION
 from netgpt.cluster.progress import say
 from netgpt.trainers.stages.names import stage_of
-from netgpt.trainers.tasks.base import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def sweep(asked: Sweep) -> Iterator[dict[str, Any]]:
         row = {**_measured(run, asked.of), "settings": list(cell.settings), "seed": cell.seed}
         rows.setdefault(cell.settings, []).append(row)
         yield row
-    chosen, metrics = _chosen({name: own for name, own in rows.items() if len(own) == len(asked.seeds)})
+    chosen = _chosen({name: own for name, own in rows.items() if len(own) == len(asked.seeds)})
     for settings, own in rows.items():
         yield {
             "case": "setting",
@@ -134,8 +134,7 @@ def sweep(asked: Sweep) -> Iterator[dict[str, Any]]:
             "what": own[0]["what"],
             "seeds": len(own),
             "is_chosen": settings == chosen,
-            "metrics": [m.name for m in metrics],
-            "titles": [m.title for m in metrics],
+            **{name: own[0][name] for name in ("metrics", "titles")},
             **{part: _spread(own, part) for part in ("val", "test")},
         }
 
@@ -152,12 +151,7 @@ def _started(asked: Sweep, cell: Cell, path: Path, runs: Sequence[Run]) -> Run:
 
 
 def _measured(run: Run, of: str) -> dict[str, Any]:
-    stages = run.metrics()["stages"]
-    titled = [key for name in run.stages for key in list(stage_of(name).titles(run.config))[:1]]
-    key = of or next((one for one in reversed(titled) if one in stages), "")
-    if key not in stages:
-        known = ", ".join(stages) or "nothing"
-        raise ClusterError(f"{run.path}: --of: found {key!r}, expected one of what was measured: {known}")
+    key, stages = result_key(run, of), run.metrics()["stages"]
     metrics = run.task.metrics
     parts = {
         part: {m.name: stages[key][part].get(m.name) for m in metrics if part in stages[key]}
@@ -170,27 +164,20 @@ def _measured(run: Run, of: str) -> dict[str, Any]:
         "metrics": [m.name for m in metrics],
         "titles": [m.title for m in metrics],
         "chooses": run.task.chooses,
-        "larger_is_better": [m.larger_is_better for m in metrics],
+        "larger_is_better": next(m.larger_is_better for m in metrics if m.name == run.task.chooses),
         **parts,
     }
 
 
-def _chosen(rows: dict[tuple[str, ...], list[dict[str, Any]]]) -> tuple[tuple[str, ...] | None, list[Metric]]:
-    """The setting with the best mean of validation, and the metrics. rows: of settings that are whole."""
+def _chosen(rows: dict[tuple[str, ...], list[dict[str, Any]]]) -> tuple[str, ...] | None:
+    """The setting with the best mean of validation, of those that are given."""
     first = next((own[0] for own in rows.values()), None)
     if first is None:
-        return None, []
-    triples = zip(first["metrics"], first["titles"], first["larger_is_better"], strict=True)
-    metrics = [Metric(name, title, "", larger) for name, title, larger in triples]
-    by = next((m for m in metrics if m.name == first["chooses"]), metrics[0])
-    means = {
-        settings: spread[by.name][0]
-        for settings, own in rows.items()
-        if by.name in (spread := _spread(own, "val"))
-    }
-    if not means:
-        return None, metrics
-    return (max if by.larger_is_better else min)(means, key=lambda one: means[one]), metrics
+        return None
+    by, spreads = first["chooses"], {settings: _spread(own, "val") for settings, own in rows.items()}
+    means = {settings: one[by][0] for settings, one in spreads.items() if by in one}
+    best = max if first["larger_is_better"] else min
+    return best(means, key=lambda one: means[one]) if means else None
 
 
 def _spread(rows: Sequence[dict[str, Any]], part: str) -> dict[str, tuple[float, float]]:

@@ -62,10 +62,10 @@ class ServeBench:
 
 def bench_serve(bench: ServeBench) -> Iterator[dict[str, Any]]:
     """A row for the peers, then one for each number of replicas and clients."""
-    lines = [line for line in bench.data.read_text(encoding="utf-8").split("\n") if line.strip()]
-    if not lines or not all(isinstance(json.loads(line), dict) for line in lines):
+    lines = bench.data.read_text(encoding="utf-8").split("\n")
+    records = [json.loads(line) for line in lines if line.strip()]
+    if not records or not all(isinstance(one, dict) for one in records):
         raise ClusterError(f"{bench.data}: found no records, expected a JSON object a line")
-    records = [json.loads(line) for line in lines]
     if bench.calls:
         seconds = [_predicted(bench.run, records[i % len(records)]) for i in range(bench.calls)]
         yield {"case": "predict", "seconds": statistics.median(seconds), "calls": bench.calls}

@@ -45,6 +45,24 @@ class _VideoFiles:
         return np.stack([self._x[url] for url in urls]) if urls else no_vectors(self.dim)
 
 
+def require_text(config: FeaturesConfig, store: Store) -> None:
+    """ClusterError where the store has text vectors of a model that the settings do not name."""
+    made_of = store.attributes.get("features", {})
+    if not config.text and "text" in made_of:
+        raise ClusterError(f"{store.path}: found text features of {made_of['text']}; name the model: --text")
+
+
+def inline_text(config: FeaturesConfig, store: Store, device: str) -> TextEncoder | None:
+    """The text encoder that settings name; None where they name none, and the store's own serves.
+    ClusterError as of `require_text`."""
+    require_text(config, store)
+    if not config.text:
+        return None
+    from netgpt.trainers.features.text import TextModel
+
+    return TextModel(config, device)
+
+
 def inline_encoders(
     config: FeaturesConfig, store: Store, source: Source, device: str
 ) -> tuple[TextEncoder | None, VideoEncoder | None]:
@@ -53,15 +71,8 @@ def inline_encoders(
     config.videos: folder of the rows' files; without one, videos have the zero vector. Raises ClusterError
     where the store has text vectors of a model that the settings do not name.
     """
-    text: TextEncoder | None = None
+    text = inline_text(config, store, device)
     video: VideoEncoder | None = None
-    made_of = store.attributes.get("features", {})
-    if config.text:
-        from netgpt.trainers.features.text import TextModel
-
-        text = TextModel(config, device)
-    elif "text" in made_of:
-        raise ClusterError(f"{store.path}: found text features of {made_of['text']}; name the model: --text")
     if config.video:
         files = video_files(config, contents_of(source).videos)
         video = _VideoFiles(config, files, device)

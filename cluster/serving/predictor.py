@@ -19,6 +19,7 @@ import torch
 
 from netgpt.cluster.errors import ClusterError, is_bad_input
 from netgpt.cluster.export import language_stages
+from netgpt.cluster.features.inline import inline_text, require_text
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.predict import LanguageScores, Prediction, require_scores
 from netgpt.cluster.progress import bar
@@ -26,7 +27,6 @@ from netgpt.cluster.recommend import require_recommender
 from netgpt.graphstore import ExtendedGraph, ReadReport
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.documents import documents
-from netgpt.graphstore.features import TextEncoder
 from netgpt.graphstore.store import RowNumbers
 from netgpt.graphstore.writer import build_config
 from netgpt.trainers.features.config import FeaturesConfig
@@ -82,7 +82,7 @@ class Predictor:
         store, config = run.store, run.config
         torch.set_num_threads(config.cluster.threads)
         self._config = build_config(store)
-        self._text = _encoder(replace(config.features, text=text or config.features.text), device)
+        self._text = inline_text(_with_text(run, text), store, device.type)
         cpu = torch.device("cpu")
         model = load_model(run.path / "stage1", store, run.task, cpu)
         tables = FeatureTables.of(store, cpu, model.shape, max_bytes=0)
@@ -162,7 +162,7 @@ class Predictor:
         task, h = self.run.task, np.concatenate(vectors)
         scores = exact_scores(self._model, h)
         if self._language is not None:
-            scores = self._language.of_tokens(prompts, h, scores, names, _unseen)
+            scores = self._language.of(prompts, h, scores, names, _unseen)
         return [
             Answer(Prediction(name, task.answer(score)), vector)
             for name, score, vector in zip(names, scores, h, strict=True)
@@ -216,7 +216,7 @@ class Predictor:
             h = np.concatenate([h, np.repeat(h[:1], len(fields), axis=0)])
             scores = np.concatenate([scores, np.repeat(scores[:1], len(fields), axis=0)])
             prompts = self._language.tokens([(prompt_id, text)]) * num
-            scores = self._language.of_tokens(prompts, h, scores, [own] * num, _unseen, hidden)
+            scores = self._language.of(prompts, h, scores, [own] * num, _unseen, hidden)
         task = self.run.task
         values = task.said_values(scores, scores[0])
         changes = (values[0] - values[1:]).tolist()
@@ -279,20 +279,14 @@ def require_answers(run: Run, text: str | None = None) -> None:
     store = run.store
     if not store.dataset.can_join:
         raise ClusterError(f"{run.path}: found a store of {store.dataset.title}, which no rows can join")
-    if "text" in store.attributes.get("features", {}) and not (text or run.config.features.text):
-        made_of = store.attributes["features"]["text"]
-        raise ClusterError(f"{run.path}: found text features of {made_of}; name the model: --text")
+    require_text(_with_text(run, text), store)
     if stages := language_stages(run):
         require_scores(run, stages[-1])
 
 
-def _encoder(features: FeaturesConfig, device: torch.device) -> TextEncoder | None:
-    """Of new texts, where the settings name one; else the store's own."""
-    if not features.text:
-        return None
-    from netgpt.trainers.features.text import TextModel
-
-    return TextModel(features, device.type)
+def _with_text(run: Run, text: str | None) -> FeaturesConfig:
+    """The run's encoders, of texts the one that is given, if any."""
+    return replace(run.config.features, text=text or run.config.features.text)
 
 
 def _unseen(done: int, total: int) -> None:

@@ -1,7 +1,8 @@
-"""Records of a request's body: JSON, or JSON lines."""
+"""What a request brings: records in its body, as JSON or JSON lines, and the host that it asks."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 from collections.abc import Mapping
@@ -115,3 +116,11 @@ def _no_number(said: str) -> Any:
 def _kind(value: Any) -> str:
     names = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}
     return "null" if value is None else names.get(type(value), "an object")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import say
 from netgpt.cluster.serving.predictor import require_answers
+from netgpt.cluster.serving.records import is_loopback
 from netgpt.cluster.workers.session import is_local, ray_session
 
 LOOPBACK = "127.0.0.1"
@@ -54,15 +54,8 @@ class ServeOptions:
                 raise ClusterError(f"--{name.replace('_', '-')}: found {value}, expected {low} to {high}")
         if not 0 < self.seconds <= 86_400:
             raise ClusterError(f"--seconds: found {self.seconds:g}, expected above 0, at most 86400")
-        if not self.token and not self.is_loopback:
+        if not self.token and not is_loopback(self.host):
             raise ClusterError(f"--host: found {self.host} without a token, expected a loopback address")
-
-    @property
-    def is_loopback(self) -> bool:
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
 
     @property
     def url(self) -> str:
@@ -84,6 +77,8 @@ def serving(options: ServeOptions) -> Iterator[None]:
 
         gpus = float(ray.cluster_resources().get("GPU", 0))
         on_gpu = cluster.device == "cuda" or (cluster.device == "auto" and gpus >= options.replicas)
+        if not is_local() and _is_serving():
+            raise ClusterError("serve: found a service on this cluster, expected none: end it first")
         board: Any = ray.remote(Board).options(name=BOARD, num_cpus=0).remote()
         limits = Limits(
             bytes=options.max_bytes,
@@ -129,7 +124,7 @@ def _is_serving() -> bool:
     return True
 
 
-def stay(options: ServeOptions, ready: Callable[[], None] = lambda: None) -> None:
+def stay(options: ServeOptions) -> None:
     """Serve until SIGINT or SIGTERM."""
     ended = threading.Event()
     with serving(options):
@@ -142,6 +137,5 @@ def stay(options: ServeOptions, ready: Callable[[], None] = lambda: None) -> Non
             say(f"each request shows the header Authorization: Bearer {shown}")
             fragment = f"#token={quote(shown, safe='')}"
         say(f"a page to try it: {options.url}/{fragment}")
-        ready()
         ended.wait()
     say("serving: ended")

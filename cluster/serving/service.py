@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import json
 import logging
 import secrets
@@ -11,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ import ray
 from fastapi import FastAPI, HTTPException, Request, Response
 from ray import serve as ray_serve
 
-from netgpt.cluster.serving.records import Asked, BadRequestError, Body, read_body
+from netgpt.cluster.serving.records import Asked, BadRequestError, Body, is_loopback, read_body
 from netgpt.cluster.workers.compat import close_replica
 
 BOARD = "netgpt-counts"
@@ -45,29 +45,30 @@ app = FastAPI(
 class Limits:
     """What a service takes."""
 
-    bytes: int = 16_000_000
+    bytes: int
     """Of a request's body."""
-    records: int = 1000
+    records: int
     """Of a request."""
-    seconds: float = 60.0
+    seconds: float
     """Of a request in its replica."""
-    batch: int = 64
+    batch: int
     """Records that are answered together at most."""
 
 
 # What the class uses is above it: Ray takes it as it is when it is decorated
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def digest_of(token: str) -> str:
     """What a replica knows of the token."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _failed(name: str, error: Exception) -> Any:
+    """What is said of a record that failed through no fault of its own; call it where the error is caught."""
+    from netgpt.cluster.serving.predictor import Refused
+
+    _log.exception("%s failed", name)
+    return Refused(name, f"{name}: failed ({type(error).__name__})", failed=True)
 
 
 def _said(answer: Any, embedding: bool) -> dict[str, Any]:
@@ -183,7 +184,7 @@ class Service:
         if not self._token_digest:
             # No page of elsewhere, by a name of its own for this address
             host = request.url.hostname or ""
-            if host != "localhost" and not _is_loopback(host):
+            if not is_loopback(host):
                 raise HTTPException(403, f"found the host {host!r}, expected a loopback address")
             return
         kind, _, token = request.headers.get("authorization", "").partition(" ")
@@ -223,13 +224,10 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._reasons, asked)
 
     def _reasons(self, asked: Asked) -> Any:
-        from netgpt.cluster.serving.predictor import Refused
-
         try:
             return self.predictor.explained(asked.record or {}, asked.name)
         except Exception as error:
-            _log.exception("%s failed", asked.name)
-            return Refused(asked.name, f"{asked.name}: failed ({type(error).__name__})", failed=True)
+            return _failed(asked.name, error)
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
     async def _together(self, asked: list[Asked]) -> Sequence[Any]:
@@ -238,8 +236,6 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._computed, asked)
 
     def _computed(self, asked: Sequence[Asked]) -> Sequence[Any]:
-        from netgpt.cluster.serving.predictor import Refused
-
         records = [(one.name, one.record or {}) for one in asked]
         try:
             return self.predictor.answers(records)
@@ -250,25 +246,24 @@ class Service:
             try:
                 made += self.predictor.answers([(name, record)])
             except Exception as error:
-                _log.exception("%s failed", name)
-                made.append(Refused(name, f"{name}: failed ({type(error).__name__})", failed=True))
+                made.append(_failed(name, error))
         return made
 
     def _tell(self) -> None:
         """Tell the board, again and again: also of a replica that nobody asks anything."""
         while True:
-            try:
-                board: Any = ray.get_actor(BOARD)
-                ray.get(board.put.remote(self.counts.replica, self.counts.text()), timeout=TELL_S)
-            except (ValueError, ray.exceptions.RayError):
-                pass  # it is not there, or not yet
+            with suppress(ValueError, ray.exceptions.RayError):  # it is not there, or not yet
+                ray.get(self._put(), timeout=TELL_S)
             time.sleep(TELL_S)
 
     async def _all_counts(self) -> list[str]:
-        text = self.counts.text()
         try:
-            board: Any = ray.get_actor(BOARD)
-            texts: list[str] = await board.put.remote(self.counts.replica, text)
+            texts: list[str] = await self._put()
         except (ValueError, ray.exceptions.RayError):  # it is not there: what is known is this replica's
-            return [text]
+            return [self.counts.text()]
         return texts
+
+    def _put(self) -> Any:
+        """To the board: a reference to the texts of all. ValueError where there is none."""
+        board: Any = ray.get_actor(BOARD)
+        return board.put.remote(self.counts.replica, self.counts.text())

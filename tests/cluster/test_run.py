@@ -493,7 +493,7 @@ def check_reasons(run: Run, record: dict[str, Any]) -> None:
     def score(changed: Graph, text: str) -> float:
         h, of_graph = embed(model, FeatureTables.of(changed, cpu, model.shape, max_bytes=0))
         own = h[node : node + 1], of_graph[node : node + 1]
-        found = language.of([(name, text)], *own, [record["id"]], lambda *_: None)
+        found = language.of(language.tokens([(name, text)]), *own, [record["id"]], lambda *_: None)
         return float(task.reported(found)[0])
 
     full, seen = score(graph, text), {}

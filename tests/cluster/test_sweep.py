@@ -105,6 +105,8 @@ def test_a_cell_that_fails_is_told_and_the_others_are_run(store: Path, tmp_path:
         and run["test"]["mae"] == made.metrics()["stages"]["stage3"]["test"]["mae"]
     )
     assert setting["seeds"] == 1 and not setting["is_chosen"]
+    mae = run["test"]["mae"]
+    assert setting["test"]["mae"] == (mae, 0.0) and f"MAE {mae:.4f}" in line(setting)
 
 
 def test_what_is_measured_changes_no_training(store: Path, tmp_path: Path) -> None:

@@ -215,14 +215,13 @@ def written_numbers(
     model: PackedLM, task: Task, samples: Samples, budget: int, progress: OnProgress | None = None
 ) -> np.ndarray:
     """The number that each sample's greedy text states, NaN where none: [n] float64, on every rank."""
-    budget *= STEPPED_TOKENS
-    generator = Generator(model, samples, budget, max_new=longest_written(samples, task))
+    generator, packs = number_writer(model, task, samples, budget)
 
     def run(pack: list[int]) -> torch.Tensor:
         read = [stated_number(samples.builder, task, tokens) for tokens in generator.tokens(pack)]
         return torch.tensor([[np.nan if x is None else x] for x in read], dtype=torch.float64)
 
-    return over_all(model, samples, passes_of(samples, budget, generator), 1, run, progress)[:, 0]
+    return over_all(model, samples, packs, 1, run, progress)[:, 0]
 
 
 def mean_numbers(
@@ -235,8 +234,7 @@ def mean_numbers(
 ) -> np.ndarray:
     """The mean of the numbers that each sample's drawn texts state, NaN where none does: [n] float64, on
     every rank."""
-    budget *= STEPPED_TOKENS
-    generator = Generator(model, samples, budget, max_new=longest_written(samples, task), draws=draws)
+    generator, packs = number_writer(model, task, samples, budget, draws)
 
     def mean(texts: list[list[int]]) -> float:
         read = [stated_number(samples.builder, task, tokens) for tokens in texts]
@@ -246,7 +244,16 @@ def mean_numbers(
     def run(pack: list[int]) -> torch.Tensor:
         return torch.tensor([[mean(texts)] for texts in generator.drawn(pack)], dtype=torch.float64)
 
-    return over_all(model, samples, passes_of(samples, budget, generator), 1, run, progress)[:, 0]
+    return over_all(model, samples, packs, 1, run, progress)[:, 0]
+
+
+def number_writer(
+    model: PackedLM, task: Task, samples: Samples, budget: int, draws: Draws | None = None
+) -> tuple[Generator, list[list[int]]]:
+    """What writes a number for each sample, and this rank's packs. budget: tokens of a pack in training."""
+    budget *= STEPPED_TOKENS
+    generator = Generator(model, samples, budget, max_new=longest_written(samples, task), draws=draws)
+    return generator, passes_of(samples, budget, generator)
 
 
 def stated_number(builder: PromptBuilder, task: Task, tokens: list[int] | np.ndarray) -> float | None:

@@ -22,9 +22,13 @@ METRICS, INTERVALS = "metrics.json", "intervals.json"
 
 def measured_stages(settings: Settings) -> list[str]:
     """Stages of a run whose scores are measured, those of a whole run before the baselines."""
-    found = [name for name in (*settings.stages, *settings.baselines) if stage_of(name).measured]
     wanted = settings.evaluation.stages
-    return [name for name in found if not wanted or name in wanted]
+    return [name for name in _scoring(settings) if not wanted or name in wanted]
+
+
+def _scoring(settings: Settings) -> list[str]:
+    """Stages that give scores."""
+    return [name for name in (*settings.stages, *settings.baselines) if stage_of(name).measured]
 
 
 class Evaluate(Stage):
@@ -32,8 +36,7 @@ class Evaluate(Stage):
     leaves = ("predictions.parquet", METRICS, INTERVALS)
 
     def check(self, settings: Settings) -> None:
-        known = [name for name in (*settings.stages, *settings.baselines) if stage_of(name).measured]
-        wanted = settings.evaluation.stages
+        known, wanted = _scoring(settings), settings.evaluation.stages
         expected = f"some of {', '.join(known)}"
         require(set(wanted) <= set(known), "evaluation.stages", wanted, expected)
         whole = any(name in settings.stages for name in wanted)

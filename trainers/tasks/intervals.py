@@ -44,9 +44,14 @@ def resampled(
         for name, known in found.items():
             if (value := values[name]) is not None:
                 known.append(float(value))
+    return {name: interval(known) for name, known in found.items() if known}
+
+
+def interval(drawn: Sequence[float] | np.ndarray) -> Interval:
+    """Between the quantiles of some figures that hold the `SHARE` of them."""
     outside = (1 - SHARE) / 2
-    bounds = {name: np.quantile(known, (outside, 1 - outside)) for name, known in found.items() if known}
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+    low, high = np.quantile(drawn, (outside, 1 - outside))
+    return float(low), float(high)
 
 
 def drawn_again(num: int) -> Iterator[np.ndarray]:

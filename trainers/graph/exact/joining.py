@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,15 +57,18 @@ class KeptStates:
         return KeptStates(inference.layers, inference.mean_scores)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Table:
     """States of one node type that one layer reads: those of the new nodes, then those of old heads."""
 
     first: list[int]
-    """Where the new nodes of each graph begin."""
-    old: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """Where the new nodes of each graph begin, and where the last's end."""
+    old: np.ndarray
     """Old heads' node numbers, rising: [n]."""
-    num_new: int = 0
+
+    @property
+    def num_new(self) -> int:
+        return self.first[-1]
 
     def places(self, graph: int, heads: np.ndarray, num_old: int) -> np.ndarray:
         """Rows of heads by node number in one of the graphs."""
@@ -92,7 +95,7 @@ class NewNodes:
         """
         model, shape = self.model, self.model.shape
         own = [FeatureTables.of(g, self.tables.device, shape, max_bytes=0) for g in graphs]
-        new = {name: self._inputs(name, graphs, own) for name in shape.node_types if name in shape.tail_types}
+        new = {n: self.model.inputs(n, self._features(n, graphs, own)) for n in shape.tail_types}
         for index in range(shape.num_layers):
             layer, tails = model.layer(index), model.parts[index].tail_types
             h, block = self._block(index, graphs, own, new)
@@ -117,9 +120,6 @@ class NewNodes:
         first = self._first(name)
         ids = [np.arange(first, g.num_nodes[name]) for g in graphs]
         return torch.cat([t.gather(name, one) for t, one in zip(own, ids, strict=True)])
-
-    def _inputs(self, name: str, graphs: Sequence[ExtendedGraph], own: Sequence[FeatureTables]) -> Tensor:
-        return self.model.inputs(name, self._features(name, graphs, own))
 
     def _block(
         self,
@@ -159,7 +159,7 @@ class NewNodes:
 
     def _table(self, name: str, graphs: Sequence[ExtendedGraph], old: np.ndarray) -> _Table:
         sizes = [g.num_nodes[name] - self._first(name) for g in graphs]
-        return _Table([0, *np.cumsum(sizes).tolist()], old=old, num_new=sum(sizes))
+        return _Table([0, *np.cumsum(sizes).tolist()], old)
 
     def _new(
         self,

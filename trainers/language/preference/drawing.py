@@ -8,13 +8,7 @@ import numpy as np
 import torch
 
 from netgpt.trainers import distributed
-from netgpt.trainers.language.generation import (
-    STEPPED_TOKENS,
-    Generator,
-    longest_written,
-    passes_of,
-    stated_number,
-)
+from netgpt.trainers.language.generation import number_writer, stated_number
 from netgpt.trainers.language.model.netgpt import PackedLM
 from netgpt.trainers.language.nucleus import Nucleus
 from netgpt.trainers.language.packing import plan_packs
@@ -72,8 +66,7 @@ def _drawn(
     model: PackedLM, task: Task, samples: Samples, draws: Nucleus, budget: int, progress: OnProgress | None
 ) -> np.ndarray:
     """Tokens of the drawn answers of each sample, ended by the closing token: [n, draws, longest], padded."""
-    budget *= STEPPED_TOKENS
-    generator = Generator(model, samples, budget, max_new=longest_written(samples, task), draws=draws)
+    generator, packs = number_writer(model, task, samples, budget, draws)
     longest = generator.max_new
 
     def run(pack: list[int]) -> torch.Tensor:
@@ -83,7 +76,6 @@ def _drawn(
         ]
         return torch.tensor(rows, dtype=torch.float64)
 
-    packs = passes_of(samples, budget, generator)
     values = over_all(model, samples, packs, draws.num * longest, run, progress)
     return values.round().astype(np.int64).reshape(len(samples), draws.num, longest)
 
