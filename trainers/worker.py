@@ -6,11 +6,13 @@ stage's folder has as its job.json.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -41,6 +43,19 @@ def use_process_group(device: str) -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
 
 
+def leave() -> NoReturn:
+    """End this process as one that succeeded, without taking the interpreter apart.
+
+    `torch.distributed.nn` and `deepspeed.comm` have the group of their import as a default of functions and
+    hold it past `destroy_process_group`: gloo's threads meet the end of the interpreter, and one that lets go
+    of a tensor then aborts the rank of a stage that is done ("terminate called without an active exception").
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def main() -> None:
     job = StageJob.from_dict(json.loads(Path(sys.argv[1]).read_text()))
     use_process_group(job.device)
@@ -57,3 +72,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()
