@@ -277,6 +277,13 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._offset) - 1
 
+    def to_arrow(self) -> Any:
+        """The same as an Arrow array over the same memory; that it is UTF-8 is not checked."""
+        import pyarrow as pa
+
+        data, offset = (pa.py_buffer(np.ascontiguousarray(x)) for x in (self._data, self._offset))
+        return pa.LargeStringArray.from_buffers(len(self), offset, data)
+
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload

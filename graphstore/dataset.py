@@ -9,7 +9,7 @@ in memory, checking) follows from the schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -183,7 +183,8 @@ class Source:
     def group(
         self, relation: RelationType, num_nodes: int, memory_bytes: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Key (−1 none) and time of all nodes, [N] int64 each, of a group that is no stored column's."""
+        """Key (−1 none) and time of all nodes, [N] int64 each, of a group that is no stored column's; of rows
+        that join a store of those alone."""
         raise NotImplementedError
 
 
@@ -312,7 +313,7 @@ class Dataset:
         *,
         report: ReadReport | None = None,
         require_labels: bool = True,
-        known_ids: frozenset[str] = frozenset(),
+        known_ids: Collection[str] = frozenset(),
         check_history: bool = True,
     ) -> Source:
         """The rows of a file. Nothing is read yet but what says the schema.

@@ -124,25 +124,27 @@ def newest_heads(graph: Graph, newest: Newest) -> Callable[[int], list[int]]:
                 break
         return made
 
-    def time_at(place: int) -> int:
-        if relation.time is not None:
-            return int(relation.time[place])
-        assert head_times is not None
-        return int(head_times[relation.indices[place]])
-
-    def head_is_earlier(place: int, v: int) -> bool:
-        if own_times is None or head_times is None:
-            return True
-        return bool(head_times[relation.indices[place]] < own_times[v])
-
     def in_order(v: int) -> list[int]:
         """Of a row that is in the order of its times: few more are read than are wanted."""
-        first, last = int(relation.begin[v]), int(relation.end[v])
-        own = -1 if relation.rank is None else first + int(relation.rank[v])
+        part, row = relation.part_of(v)
+        first, last = int(part.begin[row]), int(part.end[row])
+        own = -1 if part.rank is None else first + int(part.rank[row])
+
+        def time_at(place: int) -> int:
+            if part.time is not None:
+                return int(part.time[place])
+            assert head_times is not None
+            return int(head_times[part.indices[place]])
+
+        def head_is_earlier(place: int) -> bool:
+            if own_times is None or head_times is None:
+                return True
+            return bool(head_times[part.indices[place]] < own_times[v])
+
         if own_times is not None:
             last = bisect_left(range(last), int(own_times[v]), lo=first, key=time_at)
-        places = (i for i in range(last - 1, first - 1, -1) if i != own and head_is_earlier(i, v))
-        return counted((int(relation.indices[i]) for i in places), v)
+        places = (i for i in range(last - 1, first - 1, -1) if i != own and head_is_earlier(i))
+        return counted((int(part.indices[i]) for i in places), v)
 
     def sorted_by_time(v: int) -> list[int]:
         heads = relation.neighbors(v)

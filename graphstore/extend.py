@@ -10,9 +10,8 @@ Legend: N nodes of a type in the store, M new ones.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import overload
 
 import numpy as np
 
@@ -33,31 +32,11 @@ from netgpt.graphstore.features import (
     VideoEncoder,
     text_encoder,
 )
+from netgpt.graphstore.joined import JoinedFeatures, JoinedRelation, JoinedStrings
 from netgpt.graphstore.nearest.relation import nearest_rows
-from netgpt.graphstore.relations import Relation, csr_from_pairs, link_pairs, prefix_rows
+from netgpt.graphstore.relations import Relation, csr_from_pairs, from_indptr, link_pairs
 from netgpt.graphstore.schema import EdgeType, NodeType, RelationType, Schema, edge_name
 from netgpt.graphstore.store import Graph, Store, unknown_relation
-
-
-class _Chained(Sequence[str]):
-    def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
-        self._first, self._second = first, second
-
-    def __len__(self) -> int:
-        return len(self._first) + len(self._second)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        n = len(self._first)
-        return self._first[index] if index < n else self._second[index - n]
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
 
 
 class ExtendedGraph(Graph):
@@ -89,7 +68,8 @@ class ExtendedGraph(Graph):
         self.encoders = self._encoders(text, video)
         self._cells = self._read(source)
         """By table and column the values of all new rows."""
-        self._codes: dict[tuple[str, str], tuple[np.ndarray, list[str]]] = {}
+        self._new_codes: dict[tuple[str, str], tuple[np.ndarray, list[str]]] = {}
+        self._codes: dict[tuple[str, str], np.ndarray] = {}
         self._columns: dict[tuple[str, str], np.ndarray] = {}
         self.num_nodes = {n.name: self._num_nodes(n) for n in self.schema.node_types}
         target = self.schema.target
@@ -118,11 +98,11 @@ class ExtendedGraph(Graph):
         for table, columns in cells.items():
             for column in self.schema.node_type(table).columns:
                 if column.kind == "id":
-                    taken = self.store.id_set(table, column.name)
-                    for one in columns[column.name]:
-                        if one in taken:
-                            found = "an id that the store already has"
-                            raise RecordError(source.file, one, column.name, found, "ids of new rows")
+                    ids = columns[column.name]
+                    is_taken = self.store.keys(table, column.name).texts_rows(list(ids)) >= 0
+                    if is_taken.any():
+                        one, found = ids[int(np.argmax(is_taken))], "an id that the store already has"
+                        raise RecordError(source.file, one, column.name, found, "ids of new rows")
         return cells
 
     def _new_cells(self, table: str, name: str) -> Values:
@@ -133,8 +113,21 @@ class ExtendedGraph(Graph):
 
     def _num_nodes(self, node: NodeType) -> int:
         if node.origin == "values":
-            return len(self.category(node.of, node.column)[1])
+            old, new = self.store.category(node.of, node.column)[1], self._added(node.of, node.column)[1]
+            return len(old) + len(new)
         return self.store.num_nodes[node.name] + self._num_rows(node.table)
+
+    def _added(self, node_type: str, name: str) -> tuple[np.ndarray, list[str]]:
+        """A category of the new rows: codes [M], −1 for none, and the values that the store has not, whose
+        codes follow the store's."""
+        if (node_type, name) not in self._new_codes:
+            cells, keys = list(self._new_cells(node_type, name)), self.store.keys(node_type, name)
+            rows, added = keys.texts_rows(cells), Vocabulary()
+            is_old = rows >= 0
+            codes = added.codes("" if old else text for text, old in zip(cells, is_old, strict=True))
+            codes = np.where(is_old, rows, np.where(codes < 0, -1, len(keys) + codes)).astype(np.int32)
+            self._new_codes[node_type, name] = codes, added.new
+        return self._new_codes[node_type, name]
 
     def relation(self, edge_type: EdgeType) -> Relation:
         if edge_type not in self._relations:
@@ -160,111 +153,98 @@ class ExtendedGraph(Graph):
     def category(self, node_type: str, name: str) -> tuple[np.ndarray, Sequence[str]]:
         """Codes of all nodes [N + M] and the values; new ones follow the store's."""
         self.known_column(node_type, name, "category")
+        (codes, values), (new_codes, new_values) = (
+            self.store.category(node_type, name),
+            self._added(node_type, name),
+        )
         if (node_type, name) not in self._codes:
-            codes, values = self.store.category(node_type, name)
-            vocabulary = Vocabulary(values)
-            new = vocabulary.codes(self._new_cells(node_type, name))
-            self._codes[node_type, name] = np.concatenate([codes, new]), list(vocabulary.code_of)
-        return self._codes[node_type, name]
+            self._codes[node_type, name] = np.concatenate([codes, new_codes])
+        return self._codes[node_type, name], JoinedStrings(values, new_values)
 
     def strings(self, node_type: str, name: str) -> Sequence[str]:
         old = self.store.strings(node_type, name)
-        return _Chained(old, list(self._new_cells(node_type, name)))
+        return JoinedStrings(old, list(self._new_cells(node_type, name)))
 
     def check_unchanged(self) -> None:
         self.store.check_unchanged()
 
     def without_heads(self, edge_type: EdgeType, heads: Collection[int] | None = None) -> ExtendedGraph:
         """The same, but new nodes do not hear some heads of a relation: by default none of them."""
-        old, first = self.relation(edge_type), self.store.num_nodes[edge_type[2]]
+        joined = self.relation(edge_type)
+        if not isinstance(joined, JoinedRelation):
+            return self
+        new = joined.new
         gone = None if heads is None else np.fromiter(heads, np.int64)
-        kept, counts = [np.empty(0, np.int64)], []
-        for v in range(first, old.num_dst):
-            places = np.arange(old.begin[v], old.end[v])
-            if old.rank is not None:
-                places = places[places != old.begin[v] + int(old.rank[v])]
-            places = places[:0] if gone is None else places[~np.isin(old.indices[places], gone)]
-            kept.append(places)
-            counts.append(len(places))
-        chosen, offset = np.concatenate(kept), len(old.indices)
-        ends = offset + np.cumsum(np.array(counts, np.int64))
-        rank = None
-        if old.rank is not None:  # behind every row's end: there is no own node in it
-            rank = np.concatenate([old.rank[:first], np.full(len(counts), np.iinfo(np.int32).max, np.int32)])
+        kept = []
+        for row in range(new.num_dst):
+            places = np.arange(new.begin[row], new.end[row])
+            if new.rank is not None:
+                places = places[places != new.begin[row] + int(new.rank[row])]
+            kept.append(places[:0] if gone is None else places[~np.isin(new.indices[places], gone)])
+        chosen, ends = np.concatenate(kept), np.cumsum([len(places) for places in kept])
+        numbers = {name: x[chosen] for name, x in new.numbers.items()}
+        rows = from_indptr(edge_type, np.r_[0, ends].astype(np.int64), new.indices[chosen])
         made = copy.copy(self)
         made._relations = {
             **self._relations,
-            edge_type: replace(
-                old,
-                indices=np.concatenate([old.indices, old.indices[chosen]]),
-                begin=np.concatenate([old.begin[:first], ends - counts]),
-                end=np.concatenate([old.end[:first], ends]),
-                rank=rank,
-                time=None if old.time is None else np.concatenate([old.time, old.time[chosen]]),
-                numbers={name: np.concatenate([x, x[chosen]]) for name, x in old.numbers.items()},
-            ),
+            edge_type: JoinedRelation(joined.old, replace(rows, numbers=numbers)),
         }
         return made
 
     def without_features(self) -> ExtendedGraph:
         """The same, but new nodes of the target have the zero vector."""
-        target, old = self.schema.target, self.features(self.schema.target)
-        first, num = self.num_old, self.num_nodes[target]
-        row = np.arange(num) if old.x_row is None else np.array(old.x_row)
-        row[first:] = old.num_rows
-        x = np.concatenate([old.x, np.zeros((1, old.dim), old.dtype)])
+        target = self.schema.target
+        joined = self.features(target)
+        if not isinstance(joined, JoinedFeatures):
+            return self
+        x, row = np.zeros((1, joined.dim), joined.dtype), np.zeros(self.num_new, np.int64)
         made = copy.copy(self)
-        made._features = {**self._features, target: Features(num, x, row)}
+        zeros = JoinedFeatures(joined.old, Features(self.num_new, x, row))
+        made._features = {**self._features, target: zeros}
         return made
 
     def _joined_features(self, name: str) -> Features:
         node, old = self.schema.node_type(name), self.store.features(name)
         if node.origin == "values":
-            new = self.category(node.of, node.column)[1][self.store.num_nodes[name] :]
-            inputs: list[Values] = [new]
+            inputs: list[Values] = [self._added(node.of, node.column)[1]]
         else:
             inputs = [self._new_cells(node.table, column) for column in node.inputs]
-        if len(inputs[0]):
-            x = self.encoders.vectors(node, inputs).astype(old.dtype)
-        else:
-            x = np.empty((0, old.dim), old.dtype)
-        # The store's distinct rows are copied: prediction is the one place that pays for it
-        rows = None if old.x_row is None else np.concatenate([old.x_row, old.num_rows + np.arange(len(x))])
-        return Features(self.num_nodes[name], np.concatenate([old.x, x]), rows)
+        if not len(inputs[0]):
+            return old
+        x = self.encoders.vectors(node, inputs).astype(old.dtype)
+        return JoinedFeatures(old, Features(len(x), x, None))
 
-    def _new_group(self, relation: RelationType) -> tuple[np.ndarray, ...]:
-        """Heads, and for each new tail the begin and end of its row in them, and its rank."""
+    def _new_group(self, relation: RelationType) -> Relation:
+        """Rows of new nodes, whose heads have the numbers of the joined graph; its tails are 0 to M − 1."""
         dst = self.schema.node_type(relation.edge_type[2])
-        first = self.store.num_nodes[dst.name]
-        times = self.column(dst.name, dst.time)
-        if dst.column_named(str(relation.group_by)) is None:
-            code, _ = self._source.group(relation, self.num_nodes[dst.name], 0)
+        name = str(relation.group_by)
+        if dst.column_named(name) is None:
+            key, time = self._source.group(relation, self.num_nodes[dst.name], 0)
         else:
-            code = self.category(dst.name, str(relation.group_by))[0]
-        touched = np.isin(code, np.unique(code[first:]))
-        rows = prefix_rows(np.where(touched, code, -1), times, strict=relation.strict)
-        return rows.indices, rows.begin[first:], rows.end[first:], rows.rank[first:]
+            key = self._added(dst.name, name)[0]
+            time = np.asarray(self._new_cells(dst.name, dst.time), np.int64)
+        rows = self.store.members(relation).joined(key, time, strict=relation.strict)
+        return Relation(relation.edge_type, "prefix", rows.indices, rows.begin, rows.end, rows.rank)
 
-    def _new_links(self, relation: RelationType) -> tuple[np.ndarray, ...]:
-        """The same of a relation that a column makes, which has no ranks."""
+    def _new_links(self, relation: RelationType) -> Relation:
+        """The same of a relation that a column makes."""
         src, _, dst = relation.edge_type
         child = self.schema.linked(relation.edge_type)
         num_old = self.store.num_nodes
         values = None
         if child.origin == "values":
-            values = self.category(child.of, child.column)[0][num_old[child.of] :]
+            values = self._added(child.of, child.column)[0]
         elif child.origin == "rows":
             values = num_old[child.of] + np.asarray(self._new_cells(child.name, child.column), np.int64)
         parents = np.arange(num_old[child.of], self.num_nodes[child.of])
         pairs = link_pairs(child.origin, parents, num_old[child.name], values)
         heads, tails = pairs if child.name == src else pairs[::-1]
         is_new = tails >= num_old[dst]
-        indptr, indices = csr_from_pairs(
-            heads[is_new], tails[is_new] - num_old[dst], self.num_nodes[dst] - num_old[dst]
-        )
-        return indices, indptr[:-1], indptr[1:]
+        num_new = self.num_nodes[dst] - num_old[dst]
+        rows = csr_from_pairs(heads[is_new], tails[is_new] - num_old[dst], num_new)
+        return from_indptr(relation.edge_type, *rows)
 
-    def _new_edges(self, relation: RelationType) -> tuple[np.ndarray, ...]:
+    def _new_edges(self, relation: RelationType) -> Relation:
         """The same of a relation that is listed."""
         dst = relation.edge_type[2]
         first = self.store.num_nodes[dst]
@@ -273,50 +253,21 @@ class ExtendedGraph(Graph):
             np.concatenate([np.empty(0, np.int64), *parts])
             for parts in ([piece.heads for piece in pieces], [piece.tails - first for piece in pieces])
         )
-        indptr, indices = csr_from_pairs(heads, tails, self.num_nodes[dst] - first)
-        return indices, indptr[:-1], indptr[1:]
-
-    def _new_nearest(
-        self, relation: RelationType
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]:
-        """The same of a relation that retrieval makes, and the numbers of its edges."""
-        dst = relation.edge_type[2]
-        new = np.arange(self.store.num_nodes[dst], self.num_nodes[dst])
-        rows = nearest_rows(self, relation, new)
-        return rows.indices, rows.begin, rows.end, rows.numbers
+        return from_indptr(relation.edge_type, *csr_from_pairs(heads, tails, self.num_nodes[dst] - first))
 
     def _joined_relation(self, relation: RelationType) -> Relation:
-        """The store's rows over its own `indices`, then the new rows over a second part of it."""
-        old = self.store.relation(relation.edge_type)
-        if self.num_nodes[relation.edge_type[2]] == old.num_dst:
+        old, dst = self.store.relation(relation.edge_type), relation.edge_type[2]
+        if self.num_nodes[dst] == old.num_dst:
             return old
-        rank = None
-        numbers: Mapping[str, np.ndarray] = {}
         if relation.rule == "group":
-            indices, begin, end, rank = self._new_group(relation)
+            new = self._new_group(relation)
         elif relation.rule == "listed":
-            indices, begin, end = self._new_edges(relation)
+            new = self._new_edges(relation)
         elif relation.rule == "nearest":
-            indices, begin, end, numbers = self._new_nearest(relation)
+            new = nearest_rows(self, relation, np.arange(old.num_dst, self.num_nodes[dst]))
         else:
-            indices, begin, end = self._new_links(relation)
-        offset = len(old.indices)
-        if rank is None:
-            joined_rank = old.rank
-        else:  # a csr row holds no own node: a rank behind every row's end says so
-            none = np.full(old.num_dst, np.iinfo(np.int32).max, np.int32)
-            joined_rank = np.concatenate([none if old.rank is None else old.rank, rank])
-        return Relation(
-            relation.edge_type,
-            old.layout if joined_rank is None else "prefix",
-            np.concatenate([old.indices, indices.astype(old.indices.dtype)]),
-            np.concatenate([old.begin, begin + offset]),
-            np.concatenate([old.end, end + offset]),
-            joined_rank,
-            # Of listed edges with times or numbers, which are rows of a table of their own, none is new
-            old.time,
-            {name: np.concatenate([old.numbers[name], new]) for name, new in numbers.items()} or old.numbers,
-        )
+            new = self._new_links(relation)
+        return JoinedRelation(old, new)
 
 
 def _without_former_columns(schema: Schema, source: Schema) -> Schema:

@@ -229,6 +229,10 @@ class Features:
         """Row of `x` of each node: [n] node numbers → [n] rows."""
         return ids if self.x_row is None else self.x_row[ids]
 
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of `x` [n] → [n, D], a copy."""
+        return self.x[rows]
+
     def gather(self, ids: np.ndarray) -> np.ndarray:
         """[n] node numbers → [n, D], a copy."""
-        return self.x[self.rows(ids)]
+        return self.take(self.rows(ids))

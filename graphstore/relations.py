@@ -75,6 +75,10 @@ class Relation:
     def num_edges(self) -> int:
         return int(self.degree().sum())
 
+    def part_of(self, v: int) -> tuple[Relation, int]:
+        """The relation whose arrays have a tail's row, and the row's number there."""
+        return self, v
+
     def neighbors(self, v: int) -> np.ndarray:
         """Heads of the edges that end in v, in row order: [degree] node numbers."""
         row = np.asarray(self.indices[self.begin[v] : self.end[v]])

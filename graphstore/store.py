@@ -14,8 +14,10 @@ from netgpt.graphstore.arrays import Strings, map_array
 from netgpt.graphstore.errors import FormatError, StoreError, UnknownNameError
 from netgpt.graphstore.features import Features
 from netgpt.graphstore.files import MAX_JSON_BYTES, FileWatch, file_digest, inside, read_json, value_digest
+from netgpt.graphstore.keys import Keys, KnownTexts
+from netgpt.graphstore.members import Members, members_of
 from netgpt.graphstore.relations import Relation, from_indptr
-from netgpt.graphstore.schema import Column, EdgeType, Schema, edge_name
+from netgpt.graphstore.schema import Column, EdgeType, RelationType, Schema, edge_name
 from netgpt.graphstore.seal import VERSION, check_sizes, read_seal
 
 if TYPE_CHECKING:
@@ -195,7 +197,9 @@ class Store(Graph):
         self._features: dict[str, Features] = {}
         self._columns: dict[tuple[str, str], np.ndarray] = {}
         self._strings_of: dict[tuple[str, str], Strings] = {}
-        self._id_sets: dict[tuple[str, str], frozenset[str]] = {}
+        self._categories: dict[tuple[str, str], tuple[np.ndarray, Strings]] = {}
+        self._keys: dict[tuple[str, str], Keys] = {}
+        self._members: dict[EdgeType, Members] = {}
         self._watch = FileWatch()
 
     def _check_attributes(self) -> None:
@@ -232,13 +236,28 @@ class Store(Graph):
 
         return load(self.attributes["dataset"])
 
-    def id_set(self, node_type: str, name: str = "") -> frozenset[str]:
-        """The ids of a type's nodes, by default its first column of them, to look up in; made once."""
+    def keys(self, node_type: str, name: str = "") -> Keys:
+        """Texts of an id column, by default a type's own ids, or values of a category, to find their numbers
+        by; made once."""
         key = (node_type, name)
-        if key not in self._id_sets:
-            ids = self.strings(node_type, name) if name else self.node_ids(node_type)
-            self._id_sets[key] = frozenset(ids)
-        return self._id_sets[key]
+        if key not in self._keys:
+            made = self._keys[key] = Keys()
+            column = self.schema.node_type(node_type).column_named(name)
+            if column is not None and column.kind == "category":
+                made.add_texts(self.category(node_type, name)[1])
+            else:
+                made.add_texts(self.strings(node_type, name) if name else self.node_ids(node_type))
+        return self._keys[key]
+
+    def id_set(self, node_type: str) -> KnownTexts:
+        """The ids of a type's nodes, to look up in."""
+        return KnownTexts(self.keys(node_type))
+
+    def members(self, relation: RelationType) -> Members:
+        """The members of the groups of a relation; made once."""
+        if relation.edge_type not in self._members:
+            self._members[relation.edge_type] = members_of(self, relation)
+        return self._members[relation.edge_type]
 
     @cached_property
     def num_edges(self) -> dict[EdgeType, int]:
@@ -362,10 +381,13 @@ class Store(Graph):
 
     def category(self, node_type: str, name: str) -> tuple[np.ndarray, Sequence[str]]:
         folder = self.known_column(node_type, name, "category").path(node_type)
+        if (node_type, name) in self._categories:
+            return self._categories[node_type, name]
         codes = self._array_of_length(f"{folder}/code", self.num_nodes[node_type])
         values = self._strings(f"{folder}/value")
         if codes.dtype != np.int32 or (len(codes) and not -1 <= codes.min() <= codes.max() < len(values)):
             raise FormatError(f"{self.path}: {folder}/code: values outside -1 to {len(values) - 1}")
+        self._categories[node_type, name] = codes, values
         return codes, values
 
     @property

@@ -16,7 +16,7 @@ has its part by itself.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -320,7 +320,7 @@ class MicroLens(Dataset):
         *,
         report: ReadReport | None = None,
         require_labels: bool = True,
-        known_ids: frozenset[str] = frozenset(),
+        known_ids: Collection[str] = frozenset(),
         check_history: bool = True,
     ) -> Source:
         if not (source / TITLES).is_file() or (require_labels and not self.reads(source)):

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from netgpt import graphstore
 from netgpt.graphstore import RecordError, Store
 from netgpt.graphstore.datasets.xsvideo.schema import Config
 from netgpt.graphstore.extend import ExtendedGraph
 from netgpt.graphstore.features import Features
+from netgpt.graphstore.joined import JoinedFeatures, JoinedRelation
+from netgpt.graphstore.members import Members
+from netgpt.graphstore.relations import PrefixRows, Relation, prefix_rows
 
 
 @pytest.fixture(scope="module", params=["prefix", "csr"])
@@ -62,6 +67,62 @@ def test_features_equal_a_store_of_all(parts: Any) -> None:
     for name in graph.node_types:
         ids = np.arange(graph.num_nodes[name])
         np.testing.assert_array_equal(graph.features(name).gather(ids), whole.features(name).gather(ids))
+
+
+def test_parts_are_those_of_whole_arrays_and_copy_nothing(parts: Any) -> None:
+    """What is read of some nodes, and of rows, is what arrays of all say, which nobody has made by then."""
+    old, new_path, _ = parts
+    graph = extend(old, new_path)
+    num = old.num_nodes["video"]
+    ids = np.array([0, num + 2, num - 1, num, 0])
+    spans = [(0, num), (num - 2, num + 3), (num, num + 3), (num, num), (num + 1, num + 2)]
+    joined = {e: graph.relation(e) for e in graph.edge_types if e[2] == "video"}
+    for edge_type, relation in joined.items():
+        assert isinstance(relation, JoinedRelation)
+        degrees, heads = relation.degree(ids), [relation.heads_of(*span) for span in spans]
+        rows = [relation.neighbors(v) for v in ids.tolist()]
+        assert not relation.__dict__.keys() & {"indices", "begin", "end"}
+        whole = Relation(
+            edge_type, relation.layout, relation.indices, relation.begin, relation.end, relation.rank
+        )
+        np.testing.assert_array_equal(degrees, whole.degree(ids))
+        np.testing.assert_array_equal(relation.degree(), whole.degree())
+        for found, span in zip(heads, spans, strict=True):
+            np.testing.assert_array_equal(found, whole.heads_of(*span))
+        for found, v in zip(rows, ids.tolist(), strict=True):
+            np.testing.assert_array_equal(found, whole.neighbors(v))
+        assert relation.num_edges == whole.num_edges
+    for name in old.schema.encoded_types:
+        features = graph.features(name)
+        nodes = np.array([0, features.num_nodes - 1, old.num_nodes[name] - 1, 0])
+        found = features.gather(nodes)
+        if isinstance(features, JoinedFeatures):
+            assert "x" not in features.__dict__
+        row = nodes if features.x_row is None else features.x_row[nodes]
+        np.testing.assert_array_equal(found, features.x[row])
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 3)), min_size=1, max_size=12),
+    num_new=st.integers(1, 6),
+    strict=st.booleans(),
+)
+def test_members_make_the_rows_of_all_nodes(rows: list[tuple[int, int]], num_new: int, strict: bool) -> None:
+    key, time = (np.array(column, np.int64) for column in zip(*rows, strict=True))
+    num_old = max(0, len(rows) - num_new)
+    joined = Members.of(key[:num_old], time[:num_old]).joined(key[num_old:], time[num_old:], strict=strict)
+    whole = prefix_rows(key, time, strict=strict)
+    found, expected = (
+        [_heads(part, v) for v in range(first, len(part.begin))]
+        for part, first in ((joined, 0), (whole, num_old))
+    )
+    assert found == expected
+
+
+def _heads(rows: PrefixRows, v: int) -> list[int]:
+    places = range(int(rows.begin[v]), int(rows.end[v]))
+    return [int(rows.indices[i]) for i in places if i - rows.begin[v] != rows.rank[v]]
 
 
 def test_an_id_of_the_store_is_an_error(parts: Any, tmp_path: Path, records: dict[str, Any]) -> None:
@@ -126,7 +187,8 @@ def test_what_is_left_out_of_new_rows_alone(parts: Any) -> None:
         first, last = old.num_nodes["video"], graph.num_nodes["video"]
         assert fewer.heads_of(first, last).tolist() == [h for row in rows for h in row if h not in some]
         assert graph.relation(edge_type) is before
-    graph._features["video"] = Features(last, np.ones((1, 4), np.float16), np.zeros(last, np.int32))
+    ones = [Features(n, np.ones((1, 4), np.float16), np.zeros(n, np.int32)) for n in (first, last - first)]
+    graph._features["video"] = JoinedFeatures(*ones)
     x, kept = graph.without_features().features("video"), graph.features("video")
     assert not x.gather(graph.new).any() and kept.gather(graph.new).all()
     every = np.arange(old.num_nodes["video"])

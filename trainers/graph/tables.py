@@ -5,6 +5,7 @@ Legend: N nodes, F feature width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netgpt.graphstore import EdgeType, Graph
+from netgpt.graphstore import EdgeType, ExtendedGraph, Graph
 from netgpt.graphstore.features import Features
+from netgpt.graphstore.joined import JoinedFeatures
 from netgpt.trainers.graph.shape import ModelShape
 
 
@@ -48,13 +50,15 @@ class FeatureTables:
     ) -> None:
         self.graph, self.device, self.hidden_types = graph, device, frozenset(hidden_types)
         self._encoded = frozenset(graph.schema.encoded_types)
-        self._degrees = {name: degree_features(graph, name, e) for name, e in (degrees or {}).items()}
+        self._degree_edges = degrees or {}
+        self._degrees = {name: degree_features(graph, name, e) for name, e in self._degree_edges.items()}
         self.numbered = frozenset(graph.node_types) - self._encoded - frozenset(self._degrees)
         """Node types that have numbers in place of features."""
         wanted = set(graph.node_types if node_types is None else node_types)
         features = {name: self.features(name) for name in wanted - self.hidden_types - self.numbered}
         # A GPU turns float16 into float32 for nothing; a CPU does not
-        size = {name: f.x.nbytes if device.type == "cuda" else f.x.size * 4 for name, f in features.items()}
+        own = device.type == "cuda"
+        size = {n: f.num_rows * f.dim * (f.dtype.itemsize if own else 4) for n, f in features.items()}
         self._tables: dict[str, Tensor] = {}
         left = np.inf if max_bytes is None else max_bytes
         for name in sorted(features, key=lambda name: (size[name], name)):
@@ -77,6 +81,17 @@ class FeatureTables:
             hidden_types=shape.hidden_types,
             degrees={name: shape.ending_in(name) for name in shape.degree_types},
         )
+
+    def extended(self, graph: ExtendedGraph) -> FeatureTables:
+        """The same of a graph that extends this one, without tables on the device."""
+        made = copy.copy(self)
+        made.graph, made._tables, made._degrees = graph, {}, {}
+        for name, old in self._degrees.items():
+            first = self.graph.num_nodes[name]
+            nodes = np.arange(first, graph.num_nodes[name])
+            new = degree_features(graph, name, self._degree_edges[name], nodes)
+            made._degrees[name] = JoinedFeatures(old, new)
+        return made
 
     def features(self, node_type: str) -> Features:
         """Of a type that is not one of `numbered`."""
@@ -105,7 +120,7 @@ class FeatureTables:
         if node_type in self._tables:
             return self._tables[node_type][torch.from_numpy(rows).to(self.device)].float()
         distinct, where = np.unique(rows, return_inverse=True)
-        x = torch.from_numpy(np.asarray(self.features(node_type).x[distinct])).to(self.device)
+        x = torch.from_numpy(np.asarray(self.features(node_type).take(distinct))).to(self.device)
         return x.float()[torch.from_numpy(where).to(self.device)]
 
     def contents(self, node_type: str, ids: np.ndarray) -> DistinctRows:
@@ -143,9 +158,12 @@ class WholeContents:
         return WholeContents(features.x, None if features.x_row is None else np.asarray(features.x_row))
 
 
-def degree_features(graph: Graph, node_type: str, edge_types: Collection[EdgeType]) -> Features:
-    """log(1 + heads) of every node in each relation that ends in its type: [N, R] float32; one zero where
-    there is no such relation."""
-    counts = [graph.relation(e).degree() for e in edge_types] or [np.zeros(graph.num_nodes[node_type])]
+def degree_features(
+    graph: Graph, node_type: str, edge_types: Collection[EdgeType], nodes: np.ndarray | None = None
+) -> Features:
+    """log(1 + heads) of every node, or of some [n], in each relation that ends in its type: [N, R] float32;
+    one zero where there is no such relation."""
+    num = graph.num_nodes[node_type] if nodes is None else len(nodes)
+    counts = [graph.relation(e).degree(nodes) for e in edge_types] or [np.zeros(num)]
     x_NR = np.log1p(np.stack(counts, 1).astype(np.float64)).astype(np.float32)
     return Features(len(x_NR), x_NR, None)

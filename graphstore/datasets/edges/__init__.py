@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ class Edges(Dataset):
         *,
         report: ReadReport | None = None,
         require_labels: bool = True,
-        known_ids: frozenset[str] = frozenset(),
+        known_ids: Collection[str] = frozenset(),
         check_history: bool = True,
     ) -> Source:
         if config is not None and config.on_error != "fail":

@@ -14,7 +14,7 @@ them are in this repository.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -313,7 +313,7 @@ class Smpd(Dataset):
         *,
         report: ReadReport | None = None,
         require_labels: bool = True,
-        known_ids: frozenset[str] = frozenset(),
+        known_ids: Collection[str] = frozenset(),
         check_history: bool = True,
     ) -> Source:
         settings: SmpdConfig = self.configured(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ from netgpt.graphstore.datasets.tables.describe import (
     TableDescription,
 )
 from netgpt.graphstore.datasets.tables.join import Joined
-from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.datasets.tables.parse import as_tables, read_description
 from netgpt.graphstore.datasets.tables.python import write_hetero_data, write_networkx, write_tables
 from netgpt.graphstore.datasets.tables.relbench import is_database
@@ -38,6 +37,7 @@ from netgpt.graphstore.datasets.tables.schema import (
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 from netgpt.graphstore.features import DAY_S, Values, within_float32
 from netgpt.graphstore.files import Json, file_digest, value_digest
+from netgpt.graphstore.keys import Keys
 from netgpt.graphstore.schema import EdgeType, RelationType
 from netgpt.graphstore.sort import CHUNK_EDGES, Piece
 from netgpt.graphstore.spill import EdgeFile
@@ -348,7 +348,7 @@ class Tables(Dataset):
         *,
         report: ReadReport | None = None,
         require_labels: bool = True,
-        known_ids: frozenset[str] = frozenset(),
+        known_ids: Collection[str] = frozenset(),
         check_history: bool = True,
     ) -> Source:
         return TableSource(source, self.configured(config), report)

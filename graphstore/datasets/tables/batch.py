@@ -14,9 +14,9 @@ from netgpt.graphstore.datasets.described import open_features
 from netgpt.graphstore.datasets.tables import read
 from netgpt.graphstore.datasets.tables.describe import ColumnDescription, TableDescription
 from netgpt.graphstore.datasets.tables.join import nothing_of
-from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.errors import RecordError, SourceError
 from netgpt.graphstore.files import ahead
+from netgpt.graphstore.keys import Keys
 
 
 def table_batches(

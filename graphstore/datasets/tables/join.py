@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netgpt.graphstore.datasets.tables.describe import ColumnDescription, TableDescription
-from netgpt.graphstore.datasets.tables.keys import Keys
+from netgpt.graphstore.keys import Keys
 
 if TYPE_CHECKING:
     from netgpt.graphstore.datasets.tables.batch import TableBatch

@@ -21,10 +21,10 @@ from netgpt.graphstore.datasets.tables.describe import (
     Description,
     TableDescription,
 )
-from netgpt.graphstore.datasets.tables.keys import Keys
 from netgpt.graphstore.datasets.tables.schema import link_relations
 from netgpt.graphstore.errors import FormatError, SourceError, StoreError
 from netgpt.graphstore.files import Json, file_digest
+from netgpt.graphstore.keys import AddedKeys
 from netgpt.graphstore.schema import EdgeType, RelationType
 from netgpt.graphstore.sort import Piece
 from netgpt.graphstore.store import Store
@@ -100,8 +100,7 @@ class NewRows(TableSource):
         types = {*table.links.values(), *([table.name] if table.key else [])}
         self._keys = {}
         for name in types:
-            self._keys[name] = keys = Keys()
-            keys.add_texts(list(self.store.node_ids(name)))
+            self._keys[name] = AddedKeys(self.store.keys(name))
         yield from self._rows(table)
         self._is_read = True
 
@@ -121,27 +120,10 @@ class NewRows(TableSource):
     def group(
         self, relation: RelationType, num_nodes: int, memory_bytes: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """By a link, of the store's nodes and the new ones."""
+        """By a link, of the new rows alone."""
         self._read()
         (table,) = self.tables.values()
-        column = str(relation.group_by)
-        key = np.full(num_nodes, -1, np.int64)
-        key[: self._num_old] = self._old_links(column)
-        for piece, _ in self._linked(table, [column]):
-            key[self._num_old + piece.heads] = piece.tails
-        return key, np.concatenate([self.store.column(table.name, table.time), self._times(table)])
-
-    def _old_links(self, column: str) -> np.ndarray:
-        """What each of the store's nodes links to, −1 for nothing: [N] int64."""
-        target = self.schema.target
-        key = np.full(self._num_old, -1, np.int64)
-        for relation in self.schema.relations:
-            src, _, dst = relation.edge_type
-            if relation.link == column and target in (src, dst):
-                indptr, heads = self.store.relation(relation.edge_type).to_csr(np.int64)
-                tails = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-                is_reverse = relation.edge_type[1] == f"rev_{column}"
-                nodes, linked = (tails, heads) if is_reverse else (heads, tails)
-                key[nodes] = linked
-                return key
-        raise StoreError(f"{self.store.path}: found no relation of the link {column}, expected one")
+        key = np.full(num_nodes - self._num_old, -1, np.int64)
+        for piece, _ in self._linked(table, [str(relation.group_by)]):
+            key[piece.heads] = piece.tails
+        return key, self._times(table)

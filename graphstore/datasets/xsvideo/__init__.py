@@ -6,7 +6,7 @@ Source: "Short-video Propagation Influence Rating: A New Real-world Dataset and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class XSVideo(Dataset):
         *,
         report: ReadReport | None = None,
         require_labels: bool = True,
-        known_ids: frozenset[str] = frozenset(),
+        known_ids: Collection[str] = frozenset(),
         check_history: bool = True,
     ) -> Source:
         return file_source(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -283,7 +283,7 @@ def written_records(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[
 
 
 def _checked(
-    path: Path, require_level: bool, known_ids: frozenset[str], bad_numbers: BadNumbers
+    path: Path, require_level: bool, known_ids: Collection[str], bad_numbers: BadNumbers
 ) -> Iterator[tuple[str, Record | RecordError]]:
     """Every record of the file, or what is wrong with it; repeated ids are wrong from the second on."""
     seen: set[str] = set()
@@ -306,11 +306,11 @@ def _checked(
 
 
 def _history_errors(
-    path: Path, history: dict[str, tuple[str, ...]], known: set[str]
+    path: Path, history: dict[str, tuple[str, ...]], ids: set[str], known_ids: Collection[str]
 ) -> Iterator[tuple[str, RecordError]]:
-    for record_id, ids in history.items():
-        for other in ids:
-            if other not in known:
+    for record_id, others in history.items():
+        for other in others:
+            if other not in ids and other not in known_ids:
                 yield (
                     record_id,
                     RecordError(
@@ -325,7 +325,7 @@ def read_records(
     *,
     on_error: OnError = "fail",
     require_level: bool = True,
-    known_ids: frozenset[str] = frozenset(),
+    known_ids: Collection[str] = frozenset(),
     bad_numbers: BadNumbers = "refuse",
     check_history: bool = True,
     report: ReadReport | None = None,
@@ -348,7 +348,7 @@ def read_records(
     unknown: set[str] = set()
     if on_error == "skip" and check_history:
         seen, history = _scan(path, require_level, known_ids, bad_numbers)
-        for record_id, error in _history_errors(path, history, seen | known_ids):
+        for record_id, error in _history_errors(path, history, seen, known_ids):
             unknown.add(record_id)
             report.skip(error)
     ids: set[str] = set()
@@ -364,7 +364,7 @@ def read_records(
                 histories[record_id] = item.history
             report.keep(item.imputed)
             yield item
-    for _, error in _history_errors(path, histories, ids | known_ids):
+    for _, error in _history_errors(path, histories, ids, known_ids):
         raise error
     if report.num_read == 0:
         found = f"{report.num_skipped} records, all left out" if report.num_skipped else "no records"
@@ -372,7 +372,7 @@ def read_records(
 
 
 def _scan(
-    path: Path, require_level: bool, known_ids: frozenset[str], bad_numbers: BadNumbers
+    path: Path, require_level: bool, known_ids: Collection[str], bad_numbers: BadNumbers
 ) -> tuple[set[str], dict[str, tuple[str, ...]]]:
     """Ids of the file, and the history of its valid records that have one."""
     seen: set[str] = set()

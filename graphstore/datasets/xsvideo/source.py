@@ -5,7 +5,7 @@ Legend: n records of a block, C comments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,7 @@ def file_source(
     *,
     report: ReadReport | None = None,
     require_labels: bool = True,
-    known_ids: frozenset[str] = frozenset(),
+    known_ids: Collection[str] = frozenset(),
     check_history: bool = True,
 ) -> RecordSource:
     """The records of a file of the released layout."""

@@ -94,7 +94,7 @@ class NewNodes:
         Equal to exact inference over each graph with the store's mean scores, up to float32 rounding.
         """
         model, shape = self.model, self.model.shape
-        own = [FeatureTables.of(g, self.tables.device, shape, max_bytes=0) for g in graphs]
+        own = [self.tables.extended(g) for g in graphs]
         new = {n: self.model.inputs(n, self._features(n, graphs, own)) for n in shape.tail_types}
         for index in range(shape.num_layers):
             layer, tails = model.layer(index), model.parts[index].tail_types

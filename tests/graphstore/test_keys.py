@@ -12,9 +12,31 @@ from hypothesis import strategies as st
 
 from netgpt import graphstore
 from netgpt.graphstore import StoreError
-from netgpt.graphstore.datasets.tables.keys import Keys
+from netgpt.graphstore.keys import AddedKeys, Keys, KnownTexts
 
 TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=3), st.sampled_from(["a", "ab", "ab\0", "é"])))
+
+
+@settings(deadline=None)
+@given(before=TEXTS, batches=st.lists(TEXTS, max_size=3), asked=TEXTS)
+def test_keys_that_follow_others_leave_those_as_they_are(
+    before: list[str | None], batches: list[list[str | None]], asked: list[str | None]
+) -> None:
+    first, whole = Keys(), Keys()
+    first.add(pa.array(before, pa.large_string()))
+    whole.add(pa.array(before, pa.large_string()))
+    num, added = len(first), AddedKeys(first)
+    for batch in batches:
+        texts = pa.array(batch, pa.large_string())
+        where = np.arange(len(batch)) % 2 == 0
+        assert added.add(texts, where).tolist() == whole.add(texts, where).tolist()
+        assert len(added) == len(whole)
+        assert added.rows(texts).tolist() == whole.rows(texts).tolist()
+    assert [t for some in added.batches() for t in some] == [t for some in whole.batches() for t in some]
+    assert len(first) == num
+    known = KnownTexts(whole)
+    assert set(known) == {t for some in whole.batches() for t in some} and len(known) == len(whole)
+    assert [text in known for text in asked] == [text in set(known) for text in asked]
 
 
 @settings(deadline=None)

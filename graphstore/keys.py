@@ -11,13 +11,15 @@ Legend: n texts of an Arrow array, N keys.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import njit
+
+from netgpt.graphstore.arrays import Strings
 
 _AT_ONCE = 1 << 16
 _TAG_SHIFT = np.uint64(40)
@@ -258,7 +260,13 @@ class Keys:
     def add_texts(self, texts: Sequence[str]) -> None:
         import pyarrow as pa
 
-        self.add(pa.array(texts, pa.large_string()))
+        self.add(texts.to_arrow() if isinstance(texts, Strings) else pa.array(texts, pa.large_string()))
+
+    def texts_rows(self, texts: Sequence[str]) -> np.ndarray:
+        """[n] int64, −1 for what is not there."""
+        import pyarrow as pa
+
+        return self.rows(pa.array(texts, pa.large_string()))
 
     def rows(self, keys: Any) -> np.ndarray:
         """[n] texts in Arrow → [n] int64, −1 for nulls and what is not there."""
@@ -303,6 +311,45 @@ class Keys:
             self._slots = np.zeros(1, np.uint64)  # the old ones need not be there beside the new
             self._slots = np.zeros(size, np.uint64)
             _fill(self._slots, self._records, self._used)
+
+
+class AddedKeys(Keys):
+    """Keys that follow others, which stay as they are."""
+
+    def __init__(self, before: Keys) -> None:
+        super().__init__()
+        self._before = before
+
+    def __len__(self) -> int:
+        return len(self._before) + super().__len__()
+
+    def add(self, keys: Any, where: np.ndarray | None = None) -> np.ndarray:
+        is_other = self._before.rows(keys) < 0
+        return super().add(keys, is_other if where is None else is_other & where)
+
+    def rows(self, keys: Any) -> np.ndarray:
+        rows, added = self._before.rows(keys), super().rows(keys)
+        return np.where(added < 0, rows, len(self._before) + added)
+
+    def batches(self) -> Iterator[list[str]]:
+        yield from self._before.batches()
+        yield from super().batches()
+
+
+class KnownTexts(Collection[str]):
+    """Keys as a set of texts, to look up in."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for texts in self._keys.batches() for text in texts)
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and bool(self._keys.texts_rows([text])[0] >= 0)
 
 
 def _buffers(keys: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
