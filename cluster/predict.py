@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from netgpt.cluster.export import language_stages
 from netgpt.cluster.features.inline import inline_encoders
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import bar
+from netgpt.cluster.reasons import Explainer, Reason, as_json
+from netgpt.cluster.scores import LanguageScores
 from netgpt.cluster.stores import say_skipped
-from netgpt.graphstore import Document, ExtendedGraph, ReadReport
+from netgpt.graphstore import ExtendedGraph, NodeCopies, ReadReport
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.documents import documents
 from netgpt.graphstore.files import atomic_file
@@ -28,10 +30,7 @@ from netgpt.trainers.graph.files import VECTORS
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.graph.train import load_model as load_graph_model
-from netgpt.trainers.language.text.tokens import RecordTokens
-from netgpt.trainers.precision import cpu_products
-from netgpt.trainers.progress import OnProgress
-from netgpt.trainers.stages.language import LanguageStage
+from netgpt.trainers.progress import no_progress
 from netgpt.trainers.stages.names import stage_of
 
 
@@ -40,9 +39,15 @@ class Prediction:
     id: str
     answer: dict[str, Any]
     """As the task says it: level and score, …"""
+    why: Sequence[Reason] | None = None
+    """Where reasons were asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        why = {} if self.why is None else {"why": as_json(self.why)}
+        return {"id": self.id, **self.answer, **why}
 
     def to_json(self) -> str:
-        return json.dumps({"id": self.id, **self.answer}, ensure_ascii=False)
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
     def to_row(self) -> dict[str, Any]:
         """Of one depth: chances by class are `chance_CLASS` each."""
@@ -50,7 +55,7 @@ class Prediction:
         for name, value in self.answer.items():
             some = value.items() if isinstance(value, dict) else ()
             row |= {f"{name.removesuffix('s')}_{one}": number for one, number in some} or {name: value}
-        return row
+        return row if self.why is None else row | {"why": as_json(self.why)}
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -72,14 +77,15 @@ def predict(
     text: str | None = None,
     video: str | None = None,
     videos: str | None = None,
+    explain: bool = False,
 ) -> Iterator[Prediction]:
     """Predict for the rows of a file, whose label may be absent, in the file's order: by the run's last
     language stage that reads the graph, or by stage 1 where it has none.
 
     Their keys and history resolve against the run's store and the file together; their texts go through
     the run's encoder (or `text`, where the run does not name it), and the files of the folder `videos`
-    through its vision tower (or `video`); without `videos` they have the zero vector. Raises RecordError,
-    also for an id that the store already has.
+    through its vision tower (or `video`); without `videos` they have the zero vector. explain: with reasons;
+    each row is some tens of answers more. Raises RecordError, also for an id that the store already has.
     """
     if run.task.ranks:
         raise ClusterError(
@@ -112,95 +118,33 @@ def predict(
     model = load_graph_model(run.path / "stage1", store, task, device)
     tables = FeatureTables.of(graph, device, model.shape, max_bytes=0)
     digests = cache_digests(run.path / "stage1" / MODEL, store)
+    # What is asked for together must not change each other's predictions
+    mean_scores = cached_mean_scores(run.path / "embeddings" / VECTORS, digests)
     h, graph_scores = embed(
         model,
         tables,
         memory_bytes=settings.graph.inference_bytes,
         progress=bar("embeddings", "relation"),
-        # What is asked for together must not change each other's predictions
-        mean_scores=cached_mean_scores(run.path / "embeddings" / VECTORS, digests),
+        mean_scores=mean_scores,
     )
     h, scores = h[graph.new], graph_scores[graph.new]
-    names, new = graph.node_names(target), graph.new.tolist()
+    all_names, new = graph.node_names(target), graph.new.tolist()
+    # Rows that have no key are known by their place in the file
+    first = graph.num_old if isinstance(all_names, RowNumbers) else 0
+    names = [all_names[node - first] for node in new]
+    language, said = None, []
     if stages := language_stages(run):
         language = LanguageScores(run, stages[-1], h.shape[1], device)
-        prompts = language.tokens(documents(graph, language.document, new))
-        scores = language.of(prompts, h, scores, [names[node] for node in new], bar("predictions", "pack"))
+        said = list(documents(graph, language.document, new))
+        prompts = language.tokens(said)
+        scores = language.of(prompts, h, scores, [one for one, _ in said], bar("predictions", "pack"))
     say_skipped(source.report)
-    # Rows that have no key are known by their place in the file
-    first = graph.num_old if isinstance(names, RowNumbers) else 0
-    for node, score in zip(new, scores, strict=True):
-        yield Prediction(names[node - first], task.answer(score))
-
-
-def require_scores(run: Run, stage: LanguageStage) -> None:
-    """ClusterError for a stage whose objective gives new rows no score."""
-    from netgpt.trainers.language.objectives.names import objective_class
-
-    named = stage.config(run.settings).objective
-    if "" not in objective_class(named, f"{stage.name}.objective").predicts:
-        found = f"the objective {named} of {stage.name}"
-        raise ClusterError(f"{run.path}: found {found}, expected one that gives new rows a score")
-
-
-class LanguageScores:
-    """Scores of new nodes by a language stage of a run, whose model is loaded once."""
-
-    def __init__(self, run: Run, stage: LanguageStage, width: int, device: torch.device) -> None:
-        """width: of h_v. ClusterError for a stage that gives new rows no score."""
-        # Here and not above: bad input is refused before transformers is imported, which some runs do without
-        from netgpt.trainers.language.assembly import Assembly
-        from netgpt.trainers.language.objectives.names import objective_class
-
-        require_scores(run, stage)
-        config = stage.config(run.settings)
-        objective = objective_class(config.objective, f"{stage.name}.objective")
-        self._language, self._device = run.settings.language, device
-        self._assembly = Assembly(run.path, run.store, run.settings, run.task, device)
-        builder = self._assembly.builder
-        model = stage.trained_model(self._assembly, width)
-        self._objective = objective(model, run.task, builder, config)
-        # The scale is the train examples': the run's, also for nodes of another graph
-        states = stage.graph(self._assembly)
-        assert states is not None
-        self._states = states
-
-    @property
-    def document(self) -> Document:
-        """What prompts say of a node."""
-        return self._assembly.builder.document
-
-    def tokens(self, records: Iterable[tuple[str, str]]) -> list[RecordTokens]:
-        """Of ids and texts of the document. TrainerError for one that is too long."""
-        return self._assembly.builder.tokenize(records)
-
-    def of(
-        self,
-        records: Sequence[RecordTokens],
-        h_MD: np.ndarray,
-        graph_scores: np.ndarray,
-        names: Sequence[str],
-        progress: OnProgress,
-        hidden: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Scores [M] or [M, width]. names: ids that clips go by. hidden [M, fields] bool: fields that a
-        prompt is without."""
-        from netgpt.trainers.language.samples import Samples
-        from netgpt.trainers.language.text.tokens import Tokens
-
-        builder, states = self._assembly.builder, self._states
-        samples = Samples(
-            np.arange(len(h_MD)),
-            Tokens.of(records),
-            builder,
-            self._device,
-            replace(states, embeddings=h_MD, scores=None if states.scores is None else graph_scores),
-            names=names,
-            pixels=self._assembly.pixels,
-        ).without(self._assembly.hidden)
-        if hidden is not None:
-            samples = replace(samples, hidden=hidden if samples.hidden is None else hidden | samples.hidden)
-        none = replace(samples, ids=np.empty(0, np.int64))
-        with cpu_products(self._language.precision):
-            predicted = self._objective.predict(samples, none, self._language.token_budget, progress)
-        return np.asarray(predicted[""])
+    explainer = Explainer.of(run, graph, language, mean_scores) if explain else None
+    shown = bar("reasons", "row") if explain else no_progress
+    for i, (node, name, score) in enumerate(zip(new, names, scores, strict=True)):
+        why = None
+        if explainer is not None:
+            copied = NodeCopies(graph, np.array([node]))
+            why = explainer.explain(copied, name, said[i] if said else None).reasons
+            shown(i + 1, len(new))
+        yield Prediction(name, task.answer(score), why)

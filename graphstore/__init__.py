@@ -12,6 +12,7 @@ from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, S
 from netgpt.graphstore.document_types import Document
 from netgpt.graphstore.errors import FormatError, RecordError, SourceError, StoreError, UnknownNameError
 from netgpt.graphstore.extend import ExtendedGraph
+from netgpt.graphstore.joined import JoinedGraph, NodeCopies
 from netgpt.graphstore.pack import pack, unpack
 from netgpt.graphstore.relations import Layout, Relation
 from netgpt.graphstore.schema import EdgeType, Schema, edge_name
@@ -29,6 +30,8 @@ __all__ = [
     "ExtendedGraph",
     "FormatError",
     "Graph",
+    "JoinedGraph",
+    "NodeCopies",
     "ReadReport",
     "RecordError",
     "Relation",

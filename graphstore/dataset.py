@@ -335,6 +335,10 @@ class Dataset:
         messages call it. RecordError for one that no file can have."""
         return ".jsonl", json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
+    def is_synthetic(self, store: Store) -> bool:
+        """Whether a store's rows are made ones, as far as they say so themselves."""
+        return False
+
     def synthetic(self, scale: float, seed: int, config: BuildConfig | None = None) -> Source:
         """Made rows of the data set's shape, a pure function of scale and seed."""
         raise StoreError(f"{self.name}: found no synthetic rows of {self.title}, expected a file of its own")

@@ -9,8 +9,7 @@ Legend: N nodes of a type in the store, M new ones.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +20,7 @@ from netgpt.graphstore.columns import (
     require_encoders,
     require_same_schema,
 )
-from netgpt.graphstore.dataset import Dataset, Source
+from netgpt.graphstore.dataset import Source
 from netgpt.graphstore.errors import RecordError, StoreError
 from netgpt.graphstore.features import (
     Encoders,
@@ -32,20 +31,22 @@ from netgpt.graphstore.features import (
     VideoEncoder,
     text_encoder,
 )
-from netgpt.graphstore.joined import JoinedFeatures, JoinedRelation, JoinedStrings
+from netgpt.graphstore.joined import JoinedFeatures, JoinedGraph, JoinedRelation, JoinedStrings
 from netgpt.graphstore.nearest.relation import nearest_rows
 from netgpt.graphstore.relations import Relation, csr_from_pairs, from_indptr, link_pairs
-from netgpt.graphstore.schema import EdgeType, NodeType, RelationType, Schema, edge_name
-from netgpt.graphstore.store import Graph, Store, unknown_relation
+from netgpt.graphstore.schema import NodeType, RelationType, Schema, edge_name
+from netgpt.graphstore.store import Store
 
 
-class ExtendedGraph(Graph):
+class ExtendedGraph(JoinedGraph):
     """A store with the rows of a source as new nodes, numbered from N on in the order of its blocks.
 
     Raises RecordError for an id that the store already has. `text` and `video` make the new rows' vectors;
     StoreError where they are not the store's encoders. By default the text encoder that the store names, and
     no videos.
     """
+
+    store: Store
 
     def __init__(
         self,
@@ -72,11 +73,6 @@ class ExtendedGraph(Graph):
         self._codes: dict[tuple[str, str], np.ndarray] = {}
         self._columns: dict[tuple[str, str], np.ndarray] = {}
         self.num_nodes = {n.name: self._num_nodes(n) for n in self.schema.node_types}
-        target = self.schema.target
-        self.num_old = store.num_nodes[target]
-        self.num_new = self.num_nodes[target] - self.num_old
-        self.new = np.arange(self.num_old, self.num_old + self.num_new)
-        """Node numbers of the new nodes of the target type: [M]."""
         self._features = {name: self._joined_features(name) for name in self.schema.encoded_types}
         self._relations = {r.edge_type: self._joined_relation(r) for r in self.schema.relations}
 
@@ -129,18 +125,6 @@ class ExtendedGraph(Graph):
             self._new_codes[node_type, name] = codes, added.new
         return self._new_codes[node_type, name]
 
-    def relation(self, edge_type: EdgeType) -> Relation:
-        if edge_type not in self._relations:
-            raise unknown_relation(self, edge_type)
-        return self._relations[edge_type]
-
-    def features(self, node_type: str) -> Features:
-        return self._features[node_type] if node_type in self._features else self.store.features(node_type)
-
-    @property
-    def dataset(self) -> Dataset:
-        return self.store.dataset
-
     def column(self, node_type: str, name: str) -> np.ndarray:
         column = self.known_column(node_type, name, "number", "time", "category")
         if column.kind == "category":
@@ -164,44 +148,6 @@ class ExtendedGraph(Graph):
     def strings(self, node_type: str, name: str) -> Sequence[str]:
         old = self.store.strings(node_type, name)
         return JoinedStrings(old, list(self._new_cells(node_type, name)))
-
-    def check_unchanged(self) -> None:
-        self.store.check_unchanged()
-
-    def without_heads(self, edge_type: EdgeType, heads: Collection[int] | None = None) -> ExtendedGraph:
-        """The same, but new nodes do not hear some heads of a relation: by default none of them."""
-        joined = self.relation(edge_type)
-        if not isinstance(joined, JoinedRelation):
-            return self
-        new = joined.new
-        gone = None if heads is None else np.fromiter(heads, np.int64)
-        kept = []
-        for row in range(new.num_dst):
-            places = np.arange(new.begin[row], new.end[row])
-            if new.rank is not None:
-                places = places[places != new.begin[row] + int(new.rank[row])]
-            kept.append(places[:0] if gone is None else places[~np.isin(new.indices[places], gone)])
-        chosen, ends = np.concatenate(kept), np.cumsum([len(places) for places in kept])
-        numbers = {name: x[chosen] for name, x in new.numbers.items()}
-        rows = from_indptr(edge_type, np.r_[0, ends].astype(np.int64), new.indices[chosen])
-        made = copy.copy(self)
-        made._relations = {
-            **self._relations,
-            edge_type: JoinedRelation(joined.old, replace(rows, numbers=numbers)),
-        }
-        return made
-
-    def without_features(self) -> ExtendedGraph:
-        """The same, but new nodes of the target have the zero vector."""
-        target = self.schema.target
-        joined = self.features(target)
-        if not isinstance(joined, JoinedFeatures):
-            return self
-        x, row = np.zeros((1, joined.dim), joined.dtype), np.zeros(self.num_new, np.int64)
-        made = copy.copy(self)
-        zeros = JoinedFeatures(joined.old, Features(self.num_new, x, row))
-        made._features = {**self._features, target: zeros}
-        return made
 
     def _joined_features(self, name: str) -> Features:
         node, old = self.schema.node_type(name), self.store.features(name)

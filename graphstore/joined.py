@@ -6,14 +6,19 @@ Legend: N nodes of a type in the store, M new ones, n of either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import overload
+from typing import Self, overload
 
 import numpy as np
 
+from netgpt.graphstore.dataset import Dataset
 from netgpt.graphstore.features import Features
-from netgpt.graphstore.relations import Relation
+from netgpt.graphstore.relations import Relation, from_indptr
+from netgpt.graphstore.schema import EdgeType
+from netgpt.graphstore.store import Graph, unknown_relation
 
 _BEHIND = np.iinfo(np.int32).max
 """A rank behind every row's end: there is no own node in the row."""
@@ -156,3 +161,102 @@ class JoinedRelation(Relation):
         if not parts:
             return np.empty(0, self.old.indices.dtype)
         return np.concatenate([part.astype(self.old.indices.dtype, copy=False) for part in parts])
+
+
+class JoinedGraph(Graph):
+    """A store, or another graph, with new nodes in memory, numbered from N on, which none of its nodes hears.
+
+    What makes one sets `store`, `schema`, `num_nodes`, `_relations` and `_features`.
+    """
+
+    store: Graph
+    _relations: Mapping[EdgeType, Relation]
+    _features: Mapping[str, Features]
+    """Of types with features; those that are not there are the store's."""
+
+    @property
+    def num_old(self) -> int:
+        """Nodes of the target type in the store."""
+        return self.store.num_nodes[self.schema.target]
+
+    @property
+    def num_new(self) -> int:
+        return self.num_nodes[self.schema.target] - self.num_old
+
+    @property
+    def new(self) -> np.ndarray:
+        """Node numbers of the new nodes of the target type: [M]."""
+        return np.arange(self.num_old, self.num_old + self.num_new)
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.store.dataset
+
+    def check_unchanged(self) -> None:
+        self.store.check_unchanged()
+
+    def relation(self, edge_type: EdgeType) -> Relation:
+        if edge_type not in self._relations:
+            raise unknown_relation(self, edge_type)
+        return self._relations[edge_type]
+
+    def features(self, node_type: str) -> Features:
+        return self._features[node_type] if node_type in self._features else self.store.features(node_type)
+
+    def without_heads(self, edge_type: EdgeType, heads: Collection[int] | None = None) -> Self:
+        """The same, but new nodes do not hear some heads of a relation: by default none of them."""
+        joined = self.relation(edge_type)
+        if not isinstance(joined, JoinedRelation):
+            return self
+        new = joined.new
+        gone = None if heads is None else np.fromiter(heads, np.int64)
+        kept = []
+        for row in range(new.num_dst):
+            places = np.arange(new.begin[row], new.end[row])
+            if new.rank is not None:
+                places = places[places != new.begin[row] + int(new.rank[row])]
+            kept.append(places[:0] if gone is None else places[~np.isin(new.indices[places], gone)])
+        chosen, ends = np.concatenate(kept), np.cumsum([len(places) for places in kept])
+        numbers = {name: x[chosen] for name, x in new.numbers.items()}
+        rows = from_indptr(edge_type, np.r_[0, ends].astype(np.int64), new.indices[chosen])
+        made = copy.copy(self)
+        left = JoinedRelation(joined.old, replace(rows, numbers=numbers))
+        made._relations = {**self._relations, edge_type: left}
+        return made
+
+    def without_features(self) -> Self:
+        """The same, but new nodes of the target have the zero vector."""
+        target = self.schema.target
+        joined = self.features(target)
+        if not isinstance(joined, JoinedFeatures):
+            return self
+        x, row = np.zeros((1, joined.dim), joined.dtype), np.zeros(self.num_new, np.int64)
+        made = copy.copy(self)
+        zeros = JoinedFeatures(joined.old, Features(self.num_new, x, row))
+        made._features = {**self._features, target: zeros}
+        return made
+
+
+class NodeCopies(JoinedGraph):
+    """Some nodes of a graph's target type again, as new ones: they hear what those hear, and nobody hears
+    them. So their embeddings are those nodes', and would be others without a head of theirs."""
+
+    def __init__(self, store: Graph, nodes: np.ndarray) -> None:
+        """nodes: [M] of the target type."""
+        self.store, self.schema, target = store, store.schema, store.schema.target
+        self.of = nodes
+        self.num_nodes = {**store.num_nodes, target: store.num_nodes[target] + len(nodes)}
+        self._relations = {e: self._again(store.relation(e)) for e in store.edge_types}
+        self._features = {}
+        if target in store.schema.encoded_types:
+            old = store.features(target)
+            self._features[target] = JoinedFeatures(old, Features(len(nodes), old.gather(nodes), None))
+
+    def _again(self, old: Relation) -> Relation:
+        if old.edge_type[2] != self.schema.target:
+            return old
+        rows = [old.neighbors(v) for v in self.of.tolist()]
+        indptr = np.cumsum([0, *map(len, rows)])
+        return JoinedRelation(
+            old, from_indptr(old.edge_type, indptr, np.concatenate([old.indices[:0], *rows]))
+        )

@@ -21,6 +21,10 @@ _PERIOD_S, _LOG_PERIOD_S, _RATE_S = 0.25, 10.0, 30.0
 _log = logging.getLogger(__name__)
 
 
+def no_progress(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
 @dataclass(frozen=True)
 class ProgressState:
     """What the file says."""

@@ -18,6 +18,7 @@ import typer
 from netgpt.cluster.cli import bench, cluster, plan, report, run, stores
 from netgpt.cluster.errors import FailedError, is_bad_input, is_full_disk
 from netgpt.cluster.jobs.submit import enter_callers_folder
+from netgpt.cluster.origin import VERSIONS
 from netgpt.cluster.progress import say
 
 app = typer.Typer(
@@ -33,10 +34,6 @@ report.register(app)
 plan.register(app)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(bench.app, name="bench")
-
-
-VERSIONS = ("netgpt", "torch", "transformers", "deepspeed", "ray", "zarr", "numpy")
-"""What results depend on, and what runs them."""
 
 
 def _show_versions(wanted: bool) -> None:

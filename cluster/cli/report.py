@@ -14,12 +14,15 @@ from netgpt.cluster.progress import say
 def report(
     run_path: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     out: Annotated[Path | None, typer.Option("--out", help="The page (default RUN/report.html).")] = None,
+    reasons: Annotated[
+        bool, typer.Option("--reasons", help="Of the worst answers by a large language model too; slow.")
+    ] = False,
 ) -> None:
     """A page of a run's results, curves, graph and cost, as one HTML file. Also of an unfinished run."""
     from netgpt.cluster.pipeline.run import Run
     from netgpt.cluster.report import write_report
 
-    say(f"{write_report(Run.open_(run_path), out)}: written")
+    say(f"{write_report(Run.open_(run_path), out, reasons=reasons)}: written")
 
 
 def compare(

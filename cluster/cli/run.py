@@ -176,13 +176,18 @@ def predict(
     text: Text = None,
     video: Video = None,
     videos: Videos = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="With reasons: what each answer would lack without …")
+    ] = False,
 ) -> None:
     """Predict for new rows with a finished run."""
     from netgpt.cluster.pipeline.run import Run
     from netgpt.cluster.predict import predict as predictions
     from netgpt.cluster.predict import write_predictions
 
-    made = list(predictions(Run.open_(run_path), data, text=text, video=video, videos=videos))
+    made = list(
+        predictions(Run.open_(run_path), data, text=text, video=video, videos=videos, explain=explain)
+    )
     if out is None:
         sys.stdout.writelines(prediction.to_json() + "\n" for prediction in made)
     else:

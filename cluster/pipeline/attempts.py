@@ -7,7 +7,8 @@ import math
 import os
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,29 @@ class Attempt:
     peak_bytes: int | None = None
     """Resident memory of the worker that took most."""
 
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    """Command, versions and machine of the driver; empty where nothing is recorded."""
+
     @property
     def seconds(self) -> float | None:
         # A clock that was set back in between must not make time negative
         return None if self.end_s is None else max(0.0, self.end_s - self.start_s)
 
 
-def start_attempt(run: Path, stage: str, *, workers: int, device: str, threads: int) -> str:
+def start_attempt(
+    run: Path,
+    stage: str,
+    *,
+    workers: int,
+    device: str,
+    threads: int,
+    made_by: Mapping[str, str] | None = None,
+) -> str:
     """Note that a stage is tried; the attempt's id."""
     name = uuid.uuid4().hex[:12]
     event = {"event": "start", "stage": stage, "attempt": name, "time": time.time()}
-    _add(run, {**event, "workers": workers, "device": device, "threads": threads})
+    told = {"workers": workers, "device": device, "threads": threads}
+    _add(run, {**event, **told, **({"made_by": dict(made_by)} if made_by else {})})
     return name
 
 
@@ -104,6 +117,11 @@ def _number(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _texts(value: object) -> dict[str, str]:
+    some = value.items() if isinstance(value, dict) else ()
+    return {key: text for key, text in some if isinstance(text, str)}
+
+
 def _whole(value: object, default: int) -> int:
     number = _number(value)
     return default if number is None else int(number)
@@ -123,4 +141,5 @@ def _attempt(start: dict[str, Any], end: dict[str, Any] | None) -> Attempt:
         outcome=str(known.get("outcome", "")),
         restarts=_whole(known.get("restarts"), 0),
         peak_bytes=None if peak is None else int(peak),
+        made_by=_texts(start.get("made_by")),
     )

@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
 from netgpt.cluster.errors import StageFailedError
+from netgpt.cluster.origin import made_by
 from netgpt.cluster.pipeline.attempts import DONE, FAILED, INTERRUPTED, end_attempt, start_attempt
 from netgpt.cluster.pipeline.room import Room
 from netgpt.cluster.pipeline.run import Run
@@ -114,7 +115,12 @@ class Driver:
         if job.prepare():
             say(f"{stage.title}: continues")
         attempt = start_attempt(
-            run.path, stage.name, workers=need.workers, device=need.device, threads=need.cpus
+            run.path,
+            stage.name,
+            workers=need.workers,
+            device=need.device,
+            threads=need.cpus,
+            made_by=made_by(),
         )
         outcome, restarts = FAILED, 0
 

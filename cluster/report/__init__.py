@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 
-def write_report(run: Run, out: Path | None = None) -> Path:
+def write_report(run: Run, out: Path | None = None, *, reasons: bool = False) -> Path:
     """Write the page of a run, whole or not at all; returns where (default: report.html in the run).
+
+    reasons: of the worst answers also by a large language model, which takes as long as some hundred answers.
 
     Takes no lock: a run that is under way may be looked at, and its own driver may call this.
     """
@@ -26,7 +28,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     from netgpt.graphstore.files import atomic_file
 
     path = out or run.path / REPORT
-    text = render(gather(run))
+    text = render(gather(run, reasons=reasons))
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path

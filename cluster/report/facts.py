@@ -134,6 +134,29 @@ class ChartGroup:
 
 
 @dataclass(frozen=True)
+class WorstAnswer:
+    """An example of the test split that an answer is far from."""
+
+    id: str
+    truth: str
+    answer: str
+    fields: tuple[tuple[str, str], ...]
+    """What the data say of it, cut short."""
+    reasons: tuple[tuple[str, str, float], ...]
+    """Kind, name and change of the answer of what the models read, the largest first."""
+
+
+@dataclass(frozen=True)
+class WorstAnswers:
+    title: str
+    """Whose answers they are."""
+    rows: tuple[WorstAnswer, ...]
+    """The worst first."""
+    note: str
+    """What the reasons are, or why there are none."""
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a training stage trained."""
 
@@ -255,6 +278,8 @@ class Report:
     results: Results | None
     results_missing: Missing | None
     periods: ChartGroup
+    calibration: ChartGroup
+    worst: WorstAnswers | None
     losses: ChartGroup
     convergence: tuple[ChartGroup, ...]
     trained: tuple[Trained, ...]
@@ -262,3 +287,7 @@ class Report:
     cost: CostFacts
     settings: tuple[SettingsGroup, ...]
     digests: tuple[tuple[str, str], ...]
+    made: tuple[tuple[str, str], ...]
+    """What the run was made of, by and on."""
+    synthetic: bool
+    """Whether the data are made up."""

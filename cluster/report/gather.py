@@ -11,7 +11,8 @@ from netgpt.cluster.pipeline.attempts import read_attempts
 from netgpt.cluster.pipeline.run import EVALUATION, Run
 from netgpt.cluster.pipeline.status import plural
 from netgpt.cluster.report.cost import cost_facts
-from netgpt.cluster.report.facts import Missing, Report, Setting, SettingsGroup, StageFacts
+from netgpt.cluster.report.errors import calibration, worst_answers
+from netgpt.cluster.report.facts import ChartGroup, Missing, Report, Setting, SettingsGroup, StageFacts
 from netgpt.cluster.report.graph import graph_facts
 from netgpt.cluster.report.results import ResultWords, period_charts, read_results
 from netgpt.cluster.report.training import convergence_charts, loss_charts, trained_stages, training_stages
@@ -21,8 +22,8 @@ from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.names import stage_of
 
 
-def gather(run: Run) -> Report:
-    """All that the page of a run shows."""
+def gather(run: Run, *, reasons: bool = False) -> Report:
+    """All that the page of a run shows. reasons: as `whole` of `worst_answers`."""
     baselines = run.config.baselines  # shown only where the run has them
     names = [n for n in run.possible_stages if n not in baselines or run.folder(n).exists()]
     titles = {name: stage_of(name).title for name in names}
@@ -35,9 +36,16 @@ def gather(run: Run) -> Report:
     stages = tuple(_stage(run, name, name in done) for name in names)
     undone = [s for s in stages if s.state != "done"]
     missing = {s.name: _missing(s, first=s is undone[0]) for s in undone}
-    results = None
+    results, worst = None, None
+    told = ChartGroup("Calibration", (), "")
     if EVALUATION in manifests:
-        results = read_results(run, run.metrics(), ResultWords.of(run))
+        words = ResultWords.of(run)
+        results = read_results(run, run.metrics(), words)
+        if results.compared and not run.task.ranks:
+            compared = {key: words.titles.get(key, key) for key in results.compared}
+            told = calibration(run, compared)
+            main = results.compared[0]
+            worst = worst_answers(run, main, compared[main], whole=reasons)
     evaluation, training = run.config.evaluation, training_stages(names)
     return Report(
         name=run.path.resolve().name,
@@ -45,6 +53,8 @@ def gather(run: Run) -> Report:
         results=results,
         results_missing=missing.get(EVALUATION),
         periods=period_charts(results, run.task.metrics, _period(run), missing.get(EVALUATION)),
+        calibration=told,
+        worst=worst,
         losses=loss_charts(manifests, titles, next((missing[n] for n in training if n in missing), None)),
         convergence=convergence_charts(manifests, titles, run.store, evaluation.by, missing),
         trained=trained_stages(manifests, titles),
@@ -56,6 +66,8 @@ def gather(run: Run) -> Report:
         ),
         settings=_settings(run.config),
         digests=_digests(run),
+        made=_made(run),
+        synthetic=run.store.dataset.is_synthetic(run.store),
     )
 
 
@@ -135,6 +147,16 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(item) for item in value) or "none"
     return str(value) if value != "" else "none"
+
+
+def _made(run: Run) -> tuple[tuple[str, str], ...]:
+    """Data, and what the last attempt was made by and on."""
+    store, attempts = run.store, read_attempts(run.path)
+    target = store.schema.target
+    title = store.dataset.title
+    synthetic = ", synthetic" if store.dataset.is_synthetic(store) else ""
+    made = [("data", f"{title}{synthetic}: {store.num_nodes[target]:,} nodes of {target}")]
+    return (*made, *(attempts[-1].made_by if attempts else {}).items())
 
 
 def _digests(run: Run) -> tuple[tuple[str, str], ...]:

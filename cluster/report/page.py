@@ -59,6 +59,7 @@ def _sections(report: Report) -> list[tuple[str, str]]:
         ("results", "Results"),
         ("confusion", "Confusion matrices"),
         ("groups", "By group and period"),
+        ("errors", "Errors"),
         ("training", "Training"),
         ("graph", "Graph"),
         ("cost", "Cost"),

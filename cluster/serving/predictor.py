@@ -6,7 +6,6 @@ answers are those of `netgpt predict` for a file of that record.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,19 +20,19 @@ from netgpt.cluster.errors import ClusterError, is_bad_input
 from netgpt.cluster.export import language_stages
 from netgpt.cluster.features.inline import inline_text, require_text
 from netgpt.cluster.pipeline.run import Run
-from netgpt.cluster.predict import LanguageScores, Prediction, require_scores
-from netgpt.cluster.progress import bar
+from netgpt.cluster.predict import Prediction
+from netgpt.cluster.reasons import Explainer
 from netgpt.cluster.recommend import require_recommender
+from netgpt.cluster.scores import LanguageScores, require_scores
 from netgpt.graphstore import ExtendedGraph, ReadReport
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.documents import documents
 from netgpt.graphstore.store import RowNumbers
 from netgpt.graphstore.writer import build_config
 from netgpt.trainers.features.config import FeaturesConfig
-from netgpt.trainers.graph.exact import KeptStates, NewNodes, exact_scores
-from netgpt.trainers.graph.tables import FeatureTables
-from netgpt.trainers.graph.train import load_model
+from netgpt.trainers.graph.exact import exact_scores
 from netgpt.trainers.language.text.tokens import RecordTokens
+from netgpt.trainers.progress import no_progress
 from netgpt.trainers.stages.names import stage_of
 
 AT_ONCE = 16
@@ -61,18 +60,6 @@ class Answer:
     """[D] float32: of the graph model."""
 
 
-@dataclass(frozen=True)
-class Reason:
-    """What an answer would lack without something."""
-
-    kind: str
-    """relation: the row does not hear it; neighbour: of a relation of the nearest one head; features: the
-    row's own vector is zero; field: the prompt is without it."""
-    name: str
-    change: float
-    """The answer less what it is without: of classes in the chance of the one that was answered."""
-
-
 class Predictor:
     def __init__(self, run: Run, device: torch.device, *, text: str | None = None) -> None:
         """text: features.text, where the run does not name the encoder of its texts. ClusterError for a run
@@ -83,21 +70,16 @@ class Predictor:
         torch.set_num_threads(config.cluster.threads)
         self._config = build_config(store)
         self._text = inline_text(_with_text(run, text), store, device.type)
-        cpu = torch.device("cpu")
-        model = load_model(run.path / "stage1", store, run.task, cpu)
-        tables = FeatureTables.of(store, cpu, model.shape, max_bytes=0)
-        kept = KeptStates.of(
-            model,
-            tables,
-            memory_bytes=run.settings.graph.inference_bytes,
-            progress=bar("embeddings", "relation"),
-            scratch=run.path,
-        )
         node = store.schema.node_type(store.schema.target)
         self._id_columns = ["id", *(c.name for c in node.columns if c.kind == "id")]
-        self._new_nodes, self._model = NewNodes(model, tables, kept), model
         stages = language_stages(run)
-        self._language = LanguageScores(run, stages[-1], model.shape.hidden, device) if stages else None
+        width = run.settings.graph.hidden
+        self._language = LanguageScores(run, stages[-1], width, device) if stages else None
+        self._explainer = Explainer.of(run, store, self._language)
+        self._new_nodes = self._explainer.nodes
+        for relation in store.schema.relations:  # what the first record would wait for
+            if relation.rule == "group":
+                store.members(relation)
 
     def join(self, record: Mapping[str, Any], name: str) -> ExtendedGraph:
         """The graph with one record, alone. StoreError, RecordError and the like for a bad one.
@@ -160,9 +142,9 @@ class Predictor:
         if not names:
             return []
         task, h = self.run.task, np.concatenate(vectors)
-        scores = exact_scores(self._model, h)
+        scores = exact_scores(self._new_nodes.model, h)
         if self._language is not None:
-            scores = self._language.of(prompts, h, scores, names, _unseen)
+            scores = self._language.of(prompts, h, scores, names, no_progress)
         return [
             Answer(Prediction(name, task.answer(score)), vector)
             for name, score, vector in zip(names, scores, h, strict=True)
@@ -174,55 +156,22 @@ class Predictor:
         (node,) = graph.new.tolist()
         return name if isinstance(names, RowNumbers) else names[node]
 
-    def explained(self, record: Mapping[str, Any], name: str) -> tuple[Answer, list[Reason]] | Refused:
+    def explained(self, record: Mapping[str, Any], name: str) -> Answer | Refused:
         """As `explain`; or what is wrong with the record."""
         try:
             return self.explain(record, name)
         except Exception as error:
             return self._refused(name, record, error)
 
-    def explain(self, record: Mapping[str, Any], name: str) -> tuple[Answer, list[Reason]]:
+    def explain(self, record: Mapping[str, Any], name: str) -> Answer:
         """The answer for one record, and what each thing that the models read changes in it, the largest
         first. Errors as of `join`."""
         graph = self.join(record, name)
-        target, (node,) = graph.schema.target, graph.new.tolist()
-        told: list[tuple[str, str]] = []
-        graphs = [graph]
-        for edge_type in self._model.shape.ending_in(target):
-            heads = graph.relation(edge_type).neighbors(node)
-            if not len(heads):
-                continue
-            told.append(("relation", edge_type[1]))
-            graphs.append(graph.without_heads(edge_type))
-            if graph.schema.relation_type(edge_type).rule == "nearest":
-                names = graph.node_names(edge_type[0])
-                for head in heads.tolist():
-                    told.append(("neighbour", names[head]))
-                    graphs.append(graph.without_heads(edge_type, [head]))
-        if target in graph.schema.encoded_types and graph.features(target).gather(graph.new).any():
-            told.append(("features", target))
-            graphs.append(graph.without_features())
-        h = np.concatenate(self._new_nodes.of(graphs))
-        scores, own = exact_scores(self._model, h), self._name_of(graph, name)
+        own, document = self._name_of(graph, name), None
         if self._language is not None:
-            document = self._language.document
-            ((prompt_id, text),) = documents(graph, document, [node])
-            there = json.loads(text)
-            fields = [i for i, field in enumerate(document.fields) if field.name in there]
-            told += [("field", document.fields[i].name) for i in fields]
-            num, first = len(told) + 1, len(graphs)
-            hidden = np.zeros((num, len(document.fields)), bool)
-            hidden[np.arange(first, num), fields] = True
-            h = np.concatenate([h, np.repeat(h[:1], len(fields), axis=0)])
-            scores = np.concatenate([scores, np.repeat(scores[:1], len(fields), axis=0)])
-            prompts = self._language.tokens([(prompt_id, text)]) * num
-            scores = self._language.of(prompts, h, scores, [own] * num, _unseen, hidden)
-        task = self.run.task
-        values = task.said_values(scores, scores[0])
-        changes = (values[0] - values[1:]).tolist()
-        reasons = [Reason(kind, name, change) for (kind, name), change in zip(told, changes, strict=True)]
-        answer = Answer(Prediction(own, task.answer(scores[0])), h[0])
-        return answer, sorted(reasons, key=lambda one: -abs(one.change))
+            (document,) = documents(graph, self._language.document, graph.new.tolist())
+        found = self._explainer.explain(graph, own, document)
+        return Answer(Prediction(own, self.run.task.answer(found.score), found.reasons), found.embedding)
 
     def about(self) -> dict[str, Any]:
         """What is answered, and how the labels of the train examples lie: shares by answer, or by bins of
@@ -287,7 +236,3 @@ def require_answers(run: Run, text: str | None = None) -> None:
 def _with_text(run: Run, text: str | None) -> FeaturesConfig:
     """The run's encoders, of texts the one that is given, if any."""
     return replace(run.config.features, text=text or run.config.features.text)
-
-
-def _unseen(done: int, total: int) -> None:
-    """Progress that nobody watches."""

@@ -76,13 +76,7 @@ def _said(answer: Any, embedding: bool) -> dict[str, Any]:
 
     if isinstance(answer, Refused):
         return {"id": answer.id, "error": answer.error, **({"failed": True} if answer.failed else {})}
-    reasons = None
-    if isinstance(answer, tuple):
-        answer, reasons = answer
-    said = {"id": answer.prediction.id, **answer.prediction.answer}
-    if reasons is not None:
-        said["why"] = [{"kind": r.kind, "name": r.name, "change": round(r.change, 6)} for r in reasons]
-    return said | ({"embedding": answer.embedding.tolist()} if embedding else {})
+    return answer.prediction.to_dict() | ({"embedding": answer.embedding.tolist()} if embedding else {})
 
 
 @serve.deployment(name="netgpt")

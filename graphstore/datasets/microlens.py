@@ -16,6 +16,7 @@ has its part by itself.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from netgpt.graphstore.files import file_digest, value_digest
 from netgpt.graphstore.mixing import seed_of
 from netgpt.graphstore.relation_types import Nearest, Part, RelationType, nearest_relation
 from netgpt.graphstore.schema import Column, NodeType, Schema
+from netgpt.graphstore.store import Store
 
 LABELS, TITLES = "video_label.csv", "MicroLens-100k_title_en.csv"
 WHOLE_TITLES, FRAMES = "MicroLens-50k_titles.csv", "frames.npy"
@@ -334,6 +336,11 @@ class MicroLens(Dataset):
             )
         is_new = bool(known_ids)
         return VideoSource(source, settings, report, is_new=is_new, require_labels=require_labels)
+
+    def is_synthetic(self, store: Store) -> bool:
+        node = store.schema.target
+        titles = store.strings(node, "title") if store.num_nodes[node] else ()
+        return len(titles) > 0 and re.fullmatch(r"w\d+( w\d+){5}", titles[0]) is not None
 
     def synthetic(self, scale: float, seed: int, config: BuildConfig | None = None) -> Source:
         said = f"microlens, scale {scale:g}, seed {seed}"

@@ -34,7 +34,7 @@ from netgpt.trainers.tasks.evaluate import PREDICTIONS, Judge, Scores
 EVIL = "<script>alert(1)</script>&$x^2$"
 STAGES = ["stage1", "embeddings", "base", "tokens", "stage2", "stage3", "evaluation"]
 HEADINGS = [
-    *("Results", "Confusion matrices", "By group and period", "Training", "Graph", "Cost"),
+    *("Results", "Confusion matrices", "By group and period", "Errors", "Training", "Graph", "Cost"),
     *("Configuration", "Stages and digests"),
 ]
 
@@ -249,12 +249,33 @@ def test_names_of_the_data_are_text(page: str) -> None:
 
 
 def test_the_page_needs_nothing_but_itself(page: str) -> None:
+    own = re.sub(r"<dd>https://video\.example/\d+</dd>", "", page)  # addresses in the data, as text
     for outside in ("http://", "https://", "src=", "@import", "<link", "<base", "url(http", "//cdn"):
-        assert outside not in page, outside
+        assert outside not in own, outside
     found = read(page)
     assert len(found.ids) == len(set(found.ids))
     references = re.findall(r"""(?:href="|url\()([^")]*)""", unescape(page))
     assert references and all(ref.startswith("#") and ref[1:] in found.ids for ref in references)
+
+
+def test_the_worst_answers_and_what_was_told_against_what_came(run: Run, page: str) -> None:
+    table = pq.read_table(run.path / "evaluation" / PREDICTIONS, filters=[("split", "==", "test")])
+    rows = table.to_pylist()
+    rows.sort(key=lambda row: -abs(row["stage3_score"] - row["level"]))
+    found = re.findall(r"<h4>(\d+): level (\d+), answered level (\d+), score ([-.\d]+)</h4>", page)
+    expected = [(str(r["id"]), str(r["level"]), str(r["stage3_level"])) for r in rows[:5]]
+    assert [one[:3] for one in found] == expected
+    titles = {"stage3": "NetGPT", "stage1": "RGCN", "stage2": "stage 2, likeliest level"}
+    for key, title in titles.items():
+        told, came = (np.array([r[name] for r in rows], np.float64) for name in (f"{key}_score", "level"))
+        order = sorted(
+            range(len(rows)), key=lambda i: (told[i], table["id"].to_pylist().index(rows[i]["id"]))
+        )
+        parts = np.array_split(np.array(order), 10)
+        gap = sum(len(p) * abs(told[p].mean() - came[p].mean()) for p in parts) / len(rows)
+        assert f"{title} {gap:.4f}" in page
+    assert "The data are synthetic" in page  # the records are made ones
+    assert "No reasons: " in page  # nothing was trained
 
 
 def test_the_page_is_good_html(page: str) -> None:

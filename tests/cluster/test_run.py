@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,9 @@ def test_a_run_leaves_what_the_design_names(whole: Path) -> None:
     for one in done["stages"]:
         assert one["attempts"] == 1 and one["restarts"] == 0 and one["seconds"] > 0
         assert f"{one['stage']}: " in Path(one["log"]).read_text()
+    page = (whole / "report.html").read_text()
+    assert page.count('<th scope="row">relation ') >= 5 and '<th scope="row">field ' in page
+    assert "<dt>command</dt><dd>netgpt run --config demo" in page and "<dt>machine</dt>" in page
     store = graphstore.open(str(whole / "store"))
     assert graphstore.verify(whole / "store") == []
     table = pq.read_table(whole / "predictions.parquet").to_pydict()
@@ -480,12 +484,13 @@ def test_reasons_are_what_an_answer_is_without_them(whole: Path, data: tuple[Pat
 def check_reasons(run: Run, record: dict[str, Any]) -> None:
     cpu = torch.device("cpu")
     predictor = Predictor(run, cpu)
-    answer, reasons = predictor.explain(record, "record")
+    answer = predictor.explain(record, "record")
+    reasons = answer.prediction.why or ()
     (plain,) = predictor.answers([("record", record)])
-    assert isinstance(plain, Answer) and plain.prediction == answer.prediction
+    assert isinstance(plain, Answer) and plain.prediction == replace(answer.prediction, why=None)
     assert [abs(r.change) for r in reasons] == sorted((abs(r.change) for r in reasons), reverse=True)
     graph = predictor.join(record, "record")
-    model, task, (node,) = predictor._model, run.task, graph.new.tolist()
+    model, task, (node,) = predictor._new_nodes.model, run.task, graph.new.tolist()
     language = predictor._language
     assert language is not None
     ((name, text),) = documents(graph, language.document, [node])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netgpt.graphstore import EdgeType, ExtendedGraph, Graph
+from netgpt.graphstore import EdgeType, Graph, JoinedGraph
 from netgpt.graphstore.features import Features
 from netgpt.graphstore.joined import JoinedFeatures
 from netgpt.trainers.graph.shape import ModelShape
@@ -82,7 +82,7 @@ class FeatureTables:
             degrees={name: shape.ending_in(name) for name in shape.degree_types},
         )
 
-    def extended(self, graph: ExtendedGraph) -> FeatureTables:
+    def extended(self, graph: JoinedGraph) -> FeatureTables:
         """The same of a graph that extends this one, without tables on the device."""
         made = copy.copy(self)
         made.graph, made._tables, made._degrees = graph, {}, {}

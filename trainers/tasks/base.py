@@ -250,6 +250,15 @@ class Task:
         where a generated text states none."""
         raise NotImplementedError
 
+    def errors(self, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """How far each answer is from the truth [n], of known scores [n] or [n, width]: [n] float64."""
+        return np.abs(self.reported(scores) - truth)
+
+    def calibration(self, scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What was told and what came of known scores: [n] float64 each, equal in the mean where answers are
+        calibrated. Empty where scores tell nothing of that."""
+        return self.reported(scores), truth.astype(np.float64)
+
     def columns(self, name: str, scores: np.ndarray) -> dict[str, np.ndarray]:
         """Columns of the predictions' table for the scores [n] of what is called `name`."""
         return {f"{name}_score": self.reported(scores)}

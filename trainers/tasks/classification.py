@@ -175,6 +175,20 @@ class Classification(Task):
             **unparsed,
         }
 
+    def errors(self, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """1 less the chance of the true class; of classes alone 1 or 0."""
+        if scores.ndim == 1:
+            return (self.answers(scores) != truth).astype(np.float64)
+        chances = np.exp(log_chances(scores))
+        return np.asarray(1 - chances[np.arange(len(chances)), truth.astype(np.int64)])
+
+    def calibration(self, scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The chance of the class that is answered, and whether it is the true one (Guo et al., "On
+        Calibration of Modern Neural Networks", section 2)."""
+        if scores.ndim == 1:
+            return np.empty(0), np.empty(0)
+        return np.exp(log_chances(scores)).max(axis=1), (self.answers(scores) == truth).astype(np.float64)
+
     def columns(self, name: str, scores: np.ndarray) -> dict[str, np.ndarray]:
         made = {f"{name}_class": self._named(self.answers(scores))}
         if scores.ndim == 2:

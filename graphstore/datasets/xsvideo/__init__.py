@@ -28,7 +28,7 @@ from netgpt.graphstore.datasets.xsvideo.records import is_records
 from netgpt.graphstore.datasets.xsvideo.schema import Config
 from netgpt.graphstore.datasets.xsvideo.source import file_source
 from netgpt.graphstore.datasets.xsvideo.statistics import QUANTILES, statistics, statistics_table
-from netgpt.graphstore.datasets.xsvideo.synth import synthetic_source, write_synthetic
+from netgpt.graphstore.datasets.xsvideo.synth import MADE_URL, synthetic_source, write_synthetic
 from netgpt.graphstore.errors import RecordError
 from netgpt.graphstore.store import Graph, Store
 
@@ -67,6 +67,10 @@ class XSVideo(Dataset):
             known_ids=known_ids,
             check_history=check_history,
         )
+
+    def is_synthetic(self, store: Store) -> bool:
+        urls = store.category("video", "url")[1]
+        return len(urls) > 0 and urls[0].startswith(MADE_URL)
 
     def synthetic(self, scale: float, seed: int, config: BuildConfig | None = None) -> Source:
         return synthetic_source(scale, seed, self.configured(config))

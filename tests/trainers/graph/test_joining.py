@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from netgpt import graphstore
-from netgpt.graphstore import ExtendedGraph, Store
+from netgpt.graphstore import ExtendedGraph, JoinedGraph, NodeCopies, Store
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.datasets.xsvideo.schema import Config
 from netgpt.graphstore.writer import build_config
@@ -74,7 +74,7 @@ def extended(store: Store, path: Path) -> ExtendedGraph:
     return ExtendedGraph(store, HeldSource(store.dataset.open_new(store, path, build_config(store))))
 
 
-def whole(model: GraphModel, kept: KeptStates, graph: ExtendedGraph) -> np.ndarray:
+def whole(model: GraphModel, kept: KeptStates, graph: JoinedGraph) -> np.ndarray:
     """By exact inference over all nodes."""
     tables = FeatureTables.of(graph, CPU, model.shape, max_bytes=0)
     return embed(model, tables, mean_scores=kept.mean_scores)[0][graph.new]
@@ -109,6 +109,29 @@ def test_rows_of_one_file_hear_each_other(encoder: str, videos: Any) -> None:
     (found,) = check(model, store, [graph])
     apart = check(model, store, [extended(store, path) for path in files])
     assert np.abs(found - np.concatenate(apart)).max() > 3e-5
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_copies_of_nodes_are_those_nodes(encoder: str, videos: Any) -> None:
+    """Of a store, and of rows that joined it together; without a relation they are as if it had no head."""
+    store, _, together = videos
+    model = small_model(store, encoder)
+    joined = extended(store, together)
+    for graph, nodes in ((store, np.array([7, 0, 31])), (joined, joined.new[[2, 0]])):
+        tables = FeatureTables.of(graph, CPU, model.shape, max_bytes=0)
+        kept = KeptStates.of(model, tables)
+        new = NewNodes(model, tables, kept)
+        copies = NodeCopies(graph, nodes)
+        (found,) = new.of([copies])
+        expected = embed(model, tables, mean_scores=kept.mean_scores)[0][nodes]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found, whole(model, kept, copies), rtol=1e-5, atol=1e-6)
+        edge_type = next(e for e in model.shape.ending_in("video") if graph.relation(e).degree(nodes).all())
+        changed = copies.without_heads(edge_type)
+        assert not changed.relation(edge_type).degree(changed.new).any()
+        (other,) = new.of([changed])
+        assert np.abs(other - found).max() > 1e-5
+        np.testing.assert_allclose(other, whole(model, kept, changed), rtol=1e-5, atol=1e-6)
 
 
 def films(num: int, seed: int = 0) -> list[str]:

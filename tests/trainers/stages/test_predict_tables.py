@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,8 +187,14 @@ def test_a_service_answers_for_rows_as_predict_does(
     ):
         assert isinstance(refused, Refused) and refused.id == name
         assert words in refused.error and str(tmp_path) not in refused.error
-    answer, reasons = predictor.explain(records[0][1], "record")
-    assert answer.prediction == answers[0].prediction
+    answer = predictor.explain(records[0][1], "record")
+    reasons = answer.prediction.why or ()
+    assert isinstance(answers[0], Answer) and replace(answer.prediction, why=None) == answers[0].prediction
+    (tmp_path / "row.csv").write_text(f"{HEAD}\n{','.join(rows[0])}\n")
+    (same,) = predict(run, tmp_path / "row.csv", explain=True)
+    for one, other in zip(reasons, same.why or (), strict=True):
+        assert (one.kind, one.name) == (other.kind, other.name)
+        assert one.change == pytest.approx(other.change, abs=3e-6)
     assert {one.kind for one in reasons} == (
         {"relation", "features", "field"} if stages else {"relation", "features"}
     )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netgpt.graphstore import EdgeType, ExtendedGraph
+from netgpt.graphstore import EdgeType, JoinedGraph
 from netgpt.trainers.graph.encoders import AttentionLayer, Layer, LayerEdges
 from netgpt.trainers.graph.exact.inference import ExactInference
 from netgpt.trainers.graph.exact.workspace import DEFAULT_MEMORY, States
@@ -45,12 +45,19 @@ class KeptStates:
         memory_bytes: int = DEFAULT_MEMORY,
         progress: OnProgress | None = None,
         scratch: Path | None = None,
+        mean_scores: list[list[float]] | None = None,
     ) -> KeptStates:
         """By an exact inference on the CPU. Beyond half of `memory_bytes` states lie in mapped files, which
         have no name: they are gone with the object."""
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".states-") as folder:
             inference = ExactInference(
-                model, tables, Path(folder), memory_bytes=memory_bytes, progress=progress, keep_layers=True
+                model,
+                tables,
+                Path(folder),
+                memory_bytes=memory_bytes,
+                progress=progress,
+                keep_layers=True,
+                mean_scores=mean_scores,
             )
             inference.run()
         assert inference.mean_scores is not None
@@ -88,7 +95,7 @@ class NewNodes:
         self.model, self.tables, self.kept = model.eval(), tables, kept
 
     @torch.no_grad()
-    def of(self, graphs: Sequence[ExtendedGraph]) -> list[np.ndarray]:
+    def of(self, graphs: Sequence[JoinedGraph]) -> list[np.ndarray]:
         """Embeddings [M, D] of each graph's new target nodes, in order; of each graph what it has alone.
 
         Equal to exact inference over each graph with the store's mean scores, up to float32 rounding.
@@ -115,7 +122,7 @@ class NewNodes:
         """Number of the first new node of a type."""
         return self.tables.graph.num_nodes[name]
 
-    def _features(self, name: str, graphs: Sequence[ExtendedGraph], own: Sequence[FeatureTables]) -> Tensor:
+    def _features(self, name: str, graphs: Sequence[JoinedGraph], own: Sequence[FeatureTables]) -> Tensor:
         """Of the new nodes of all graphs: [n, F]."""
         first = self._first(name)
         ids = [np.arange(first, g.num_nodes[name]) for g in graphs]
@@ -124,7 +131,7 @@ class NewNodes:
     def _block(
         self,
         index: int,
-        graphs: Sequence[ExtendedGraph],
+        graphs: Sequence[JoinedGraph],
         own: Sequence[FeatureTables],
         new: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], LayerEdges]:
@@ -157,7 +164,7 @@ class NewNodes:
             )
         return h, LayerEdges(rows, {name: places[name].num_new for name in part.tail_types}, degree)
 
-    def _table(self, name: str, graphs: Sequence[ExtendedGraph], old: np.ndarray) -> _Table:
+    def _table(self, name: str, graphs: Sequence[JoinedGraph], old: np.ndarray) -> _Table:
         sizes = [g.num_nodes[name] - self._first(name) for g in graphs]
         return _Table([0, *np.cumsum(sizes).tolist()], old)
 
@@ -165,7 +172,7 @@ class NewNodes:
         self,
         name: str,
         index: int,
-        graphs: Sequence[ExtendedGraph],
+        graphs: Sequence[JoinedGraph],
         own: Sequence[FeatureTables],
         new: Mapping[str, Tensor],
     ) -> Tensor:
@@ -181,7 +188,7 @@ class NewNodes:
             return torch.from_numpy(np.array(states.h[nodes if states.row is None else states.row[nodes]]))
         return self.model.source(name, self.tables.gather(name, nodes), index)
 
-    def _degrees(self, name: str, graphs: Sequence[ExtendedGraph], old: np.ndarray) -> Tensor:
+    def _degrees(self, name: str, graphs: Sequence[JoinedGraph], old: np.ndarray) -> Tensor:
         """Heads over all relations of the nodes whose states are there: [n]."""
         first, store = self._first(name), self.tables.graph
         total = []

@@ -14,6 +14,9 @@ from netgpt.graphstore.datasets.xsvideo.synth.world import PLATFORMS, World, mak
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.features import DAY_S
 
+MADE_URL = "https://video.example/"
+"""What addresses of made videos begin with: of no host that there is."""
+
 FIRST_POST = datetime(2024, 11, 25)
 PLACES = ("湖北省", "天津市", "河南省", "江西省", "广东省", "")
 SENTIMENTS = ("敏感", "中性", "正面")
@@ -69,7 +72,7 @@ class _Writer:
         post_s = world.post_s[first:last].tolist()
         for i, video in enumerate(range(first, last)):
             topic = self.topics[world.topic[video]]
-            head: dict[str, Any] = {R.URL: f"https://video.example/{video}"}
+            head: dict[str, Any] = {R.URL: f"{MADE_URL}{video}"}
             if sentiment[i] >= 0:
                 head[R.SENTIMENT] = SENTIMENTS[sentiment[i]]
             posted = FIRST_POST + timedelta(seconds=post_s[i])
