@@ -37,6 +37,7 @@ def export(run: Run, out: Path) -> None:
     import torch
     from transformers import AutoConfig
 
+    from netgpt.trainers.graph.train import load_model
     from netgpt.trainers.language.model import export as writer
     from netgpt.trainers.language.model.lora import merged
     from netgpt.trainers.language.model.netgpt import NetGPT
@@ -51,12 +52,28 @@ def export(run: Run, out: Path) -> None:
         writer.export_plain(out, merged(model), tokenizer, card, dtype=dtype)
         return
     assert isinstance(model, NetGPT)
-    mean = torch.from_numpy(graph.mean)
-    writer.export(out, model, tokenizer, card, mean=mean, length=graph.length, dtype=dtype)
+    document, head = assembly.builder.document, None
+    left_out = [field.name for field, gone in zip(document.fields, assembly.hidden, strict=True) if gone]
+    if model.start == "graph":
+        head = load_model(run.path / "stage1", run.store, run.task, torch.device("cpu")).predictor
+    base = Path(assembly.base_path)
+    writer.export(
+        out,
+        model,
+        tokenizer,
+        card,
+        mean=torch.from_numpy(graph.mean),
+        length=graph.length,
+        dtype=dtype,
+        said=writer.prompt_parts(assembly.builder, run.task, left_out),
+        graph_head=head,
+        beside=sorted(base.glob("*processor_config.json")) if base.is_dir() else (),
+    )
 
 
 OF_GRAPH = """Prompts begin with a graph token: the vector of a node by the run's graph model, scaled and
-projected by what `netgpt.safetensors` holds. Without it answers are not those that were measured."""
+projected by what `netgpt.safetensors` holds. Without it answers are not those that were measured.
+`scorer.py` in this folder gives them, with torch, transformers and safetensors alone."""
 OF_TEXT = "Prompts are those of the run's document, in the chat template of this folder's tokenizer."
 CARD = """---
 library_name: transformers

@@ -2,6 +2,7 @@
 
     import netgpt
     store = netgpt.open("runs/demo/store")
+    netgpt.load("exported").predict(rows)  # of `netgpt export`
     loader = netgpt.sampler.NeighborLoader(store, store.split("train"), batch_size=64)
 
 The packages `netgpt.graphstore`, `.sampler`, `.trainers` and `.cluster` are the folders of those names
@@ -16,14 +17,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netgpt import cluster, graphstore, sampler, trainers
     from netgpt.graphstore import open
+    from netgpt.trainers.language.model.scorer import Scorer
 
-__all__ = ["cluster", "graphstore", "open", "sampler", "trainers"]
+    load = Scorer
+
+__all__ = ["cluster", "graphstore", "load", "open", "sampler", "trainers"]
 
 
 def __getattr__(name: str) -> Any:
-    """Packages and `open` when they are first asked for: `import netgpt` alone takes no time."""
+    """Packages, `open` and `load` when they are first asked for: `import netgpt` alone takes no time."""
     if name == "open":
         return import_module("netgpt.graphstore").open
+    if name == "load":
+        return import_module("netgpt.trainers.language.model.scorer").Scorer
     if name in __all__:
         return import_module(f"netgpt.{name}")
     raise AttributeError(f"module 'netgpt' has no attribute {name!r}")

@@ -24,7 +24,7 @@ from netgpt.graphstore.files import value_digest
 from netgpt.graphstore.mixing import seed_of
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.language.text import VERSION
-from netgpt.trainers.language.text.form import form_of
+from netgpt.trainers.language.text.form import JsonForm, form_of
 from netgpt.trainers.language.text.template import GRAPH, ChatTurns, Words
 
 GRAPH_START, GRAPH_PAD, GRAPH_END = "<|graph_start|>", "<|graph_pad|>", "<|graph_end|>"
@@ -322,6 +322,18 @@ class PromptBuilder:
         record = [self._brace, *parts[1:], self._close]
         before, after = (np.array(p, np.int64) for p in (self._before, self._after))
         return np.concatenate([before, *record, after]).astype(np.int64)
+
+    def parts(self) -> dict[str, Any]:
+        """What a prompt has besides the record's pieces: tokens before and after, around and between."""
+        return {
+            "form": "json" if isinstance(self._form, JsonForm) else "sentences",
+            "before": list(self._before),
+            "after": list(self._after),
+            "opening": self._brace.tolist(),
+            "between": self._comma.tolist(),
+            "closing": self._close.tolist(),
+            "max_tokens": self.max_tokens,
+        }
 
     @property
     def num_open(self) -> int:
