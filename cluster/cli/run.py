@@ -89,6 +89,13 @@ def sweep(
     of: Annotated[
         str, typer.Option("--of", help="What is measured: stage1, … (default the last of each run).")
     ] = "",
+    trials: Annotated[
+        int,
+        typer.Option("--trials", help="Settings that a search tries, of --vary KEY=LOW..HIGH[:log] too."),
+    ] = 0,
+    forward: Annotated[
+        int, typer.Option("--forward", help="Choose by so many earlier splits of the train period.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -104,6 +111,8 @@ def sweep(
         vary=vary or (),
         seeds=seed or (0,),
         of=of,
+        trials=trials,
+        forward=forward,
         overrides=overrides or (),
     )
     failed = False

@@ -27,12 +27,14 @@ from netgpt.cluster.scores import LanguageScores, require_scores
 from netgpt.graphstore import ExtendedGraph, ReadReport
 from netgpt.graphstore.dataset import HeldSource
 from netgpt.graphstore.documents import documents
+from netgpt.graphstore.files import value_digest
 from netgpt.graphstore.store import RowNumbers
 from netgpt.graphstore.writer import build_config
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.graph.exact import exact_scores
 from netgpt.trainers.language.text.tokens import RecordTokens
 from netgpt.trainers.progress import no_progress
+from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.names import stage_of
 
 AT_ONCE = 16
@@ -88,8 +90,8 @@ class Predictor:
         """
         store = self.run.store
         suffix, data = store.dataset.record_file(record, name)
-        with TemporaryDirectory(prefix=_FOLDER) as folder:
-            path = Path(folder) / f"record{suffix}"
+        with TemporaryDirectory(prefix=_FOLDER) as scratch:
+            path = Path(scratch) / f"record{suffix}"
             path.write_bytes(data)
             source = HeldSource(store.dataset.open_new(store, path, self._config, ReadReport()))
             graph = ExtendedGraph(store, source, text=self._text)
@@ -211,6 +213,20 @@ def predictor_of(run: Run, device: torch.device, *, text: str | None = None) -> 
 
         return ListPredictor(run)
     return Predictor(run, device, text=text)
+
+
+def trained_digest(run: Run) -> str:
+    """Of the store and all that the run's stages made."""
+    return value_digest([run.store.digest, *(folder.stage_digest(run.folder(name)) for name in run.stages)])
+
+
+def require_unchanged(run: Run, made: str) -> None:
+    """ClusterError where a run is not what it was by its `trained_digest`."""
+    if trained_digest(run) != made:
+        raise ClusterError(
+            f"{run.path}: found another model than the service began with, expected it unchanged; "
+            "start the service again"
+        )
 
 
 def require_answers(run: Run, text: str | None = None) -> None:

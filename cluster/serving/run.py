@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +17,13 @@ from urllib.parse import quote
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import say
-from netgpt.cluster.serving.predictor import require_answers
+from netgpt.cluster.serving.predictor import require_answers, trained_digest
 from netgpt.cluster.serving.records import is_loopback
 from netgpt.cluster.workers.session import is_local, ray_session
 
 LOOPBACK = "127.0.0.1"
+LOOK_SECONDS, SILENT_SECONDS = 2.0, 20.0
+"""How often the service is looked for; how long nobody may be there, as while a proxy is started again."""
 MOST_WAITING = 500
 """Requests that wait for a replica; more are answered with 503."""
 
@@ -94,6 +98,7 @@ def serving(options: ServeOptions) -> Iterator[None]:
             ray_actor_options={"num_cpus": cluster.threads, "num_gpus": float(on_gpu)},
         ).bind(
             str(options.run.absolute()),
+            trained_digest(run),
             "cuda" if on_gpu else "cpu",
             options.text,
             digest_of(options.token) if options.token else "",
@@ -125,7 +130,7 @@ def _is_serving() -> bool:
 
 
 def stay(options: ServeOptions) -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM. ClusterError where the service is gone, as with its Ray."""
     ended = threading.Event()
     with serving(options):
         for sign in (signal.SIGINT, signal.SIGTERM):  # behind Ray's own
@@ -137,5 +142,24 @@ def stay(options: ServeOptions) -> None:
             say(f"each request shows the header Authorization: Bearer {shown}")
             fragment = f"#token={quote(shown, safe='')}"
         say(f"a page to try it: {options.url}/{fragment}")
-        ended.wait()
+        silent_since = None
+        while not ended.wait(LOOK_SECONDS):
+            if _listens(options):
+                silent_since = None
+                continue
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > SILENT_SECONDS:
+                raise ClusterError(
+                    f"serving: found nobody at {options.url}, expected the service: start it again"
+                )
     say("serving: ended")
+
+
+def _listens(options: ServeOptions) -> bool:
+    """Whether anything takes connections at the service's address."""
+    host = LOOPBACK if options.host in ("0.0.0.0", "") else "::1" if options.host == "::" else options.host
+    try:
+        with socket.create_connection((host, options.port), timeout=5):
+            return True
+    except OSError:
+        return False

@@ -82,16 +82,23 @@ def _said(answer: Any, embedding: bool) -> dict[str, Any]:
 @serve.deployment(name="netgpt")
 @serve.ingress(app)
 class Service:
-    def __init__(self, run: str, device: str, text: str | None, token_digest: str, limits: Limits) -> None:
-        """token_digest: of the token that requests show; empty: none is asked for."""
+    def __init__(
+        self, run: str, made: str, device: str, text: str | None, token_digest: str, limits: Limits
+    ) -> None:
+        """made: `trained_digest` of the run as the service was started with it: a replica that comes later
+        must not answer by another model. token_digest: of the token that requests show; empty: none is asked
+        for."""
         import torch
 
         from netgpt.cluster.pipeline.run import Run
         from netgpt.cluster.serving.counts import Counts
-        from netgpt.cluster.serving.predictor import predictor_of
+        from netgpt.cluster.serving.predictor import predictor_of, require_unchanged
 
         self.limits, self._token_digest = limits, token_digest
-        self.predictor = predictor_of(Run.open_(Path(run)), torch.device(device), text=text)
+        opened = Run.open_(Path(run))
+        require_unchanged(opened, made)
+        self.predictor = predictor_of(opened, torch.device(device), text=text)
+        require_unchanged(opened, made)  # nor be half of one
         self.counts = Counts(serve.get_replica_context().replica_id.unique_id)
         self._about = self.predictor.about()
         self._page = (resources.files("netgpt.cluster") / "serving" / "templates" / "page.html").read_text(

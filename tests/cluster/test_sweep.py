@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_report import STAGES, make_run
 
 from netgpt import graphstore
 from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline import Run, borrow
+from netgpt.cluster.search import Axis, questions
 from netgpt.cluster.sweep import Sweep, line, sweep
 from netgpt.graphstore.datasets.xsvideo.schema import Config
 
@@ -68,6 +71,9 @@ def test_cells_are_all_combinations(tmp_path: Path) -> None:
         (("graph.lr=0.1|-1",), "graph.lr: found -1.0, expected above 0"),
         (("graph.lrr=0.1",), "unknown key graph.lrr; did you mean graph.lr"),
         (("without=V|V",), "found values of one name"),
+        (("graph.lr=1e-4..0.1:log",), r"found the range 'graph.lr=1e-4..0.1:log', expected --trials"),
+        (("graph.lr=0.1..0.01",), "found the range '0.1..0.01', expected rising numbers"),
+        (("graph.lr=0..0.1:log",), "expected rising numbers above 0"),
     ],
 )
 def test_what_cannot_be_run_is_refused_first(vary: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -82,6 +88,9 @@ def test_what_cannot_be_run_is_refused_first(vary: tuple[str, ...], words: str, 
         ({"of": "stage9"}, r"--of: found 'stage9', expected one of stage1"),
         ({"seeds": (3, 3)}, "--seed: found 3, 3, expected each once"),
         ({"overrides": ("stages=[stage1,embeddings]",)}, "expected evaluation among them"),
+        ({"trials": 3}, "--trials: found 3 without --vary"),
+        ({"trials": 3, "vary": ("graph.lr=-1..0.1",)}, "graph.lr: found -1.0, expected above 0"),
+        ({"forward": 2, "overrides": ("task.split.test_until=2025-01-01",)}, "--forward: found no split"),
         ({"vary": ("build.time_dim=8|16",), "store": Path("s")}, "found build.time_dim with --store"),
     ],
 )
@@ -89,6 +98,50 @@ def test_what_would_fail_later_is_refused_first(given: dict[str, Any], words: st
     with pytest.raises(ClusterError, match=words):
         list(sweep(Sweep(config="demo", out=tmp_path / "out", **given)))
     assert not (tmp_path / "out").exists()
+
+
+@dataclass(frozen=True)
+class Search:
+    out: Path
+    trials: int
+    seeds: tuple[int, ...] = (0,)
+
+
+def test_a_search_comes_near_goes_on_and_asks_again_what_was_cut_off(tmp_path: Path) -> None:
+    """Of a bowl over a logarithmic range, a whole one and a choice, whose least is known."""
+    axes = [Axis.of(one) for one in ("lr=1e-5..1:log", "width=8..64", "kind=a|b|c")]
+
+    def loss(values: tuple[str, ...]) -> float:
+        lr, width, kind = float(values[0]), int(values[1]), values[2]
+        return (math.log10(lr) + 2) ** 2 + ((width - 40) / 16) ** 2 + 3 * (kind != "b")
+
+    def asked(trials: int, *, cut_off: bool = False) -> list[tuple[str, ...]]:
+        seen = []
+        for question in questions(Search(tmp_path, trials), axes):
+            seen.append(question.values)
+            if cut_off and len(seen) == trials:
+                break
+            question.answer(loss(question.values))
+        return seen
+
+    first = asked(10, cut_off=True)
+    assert all(1e-5 <= float(v[0]) <= 1 and 8 <= int(v[1]) <= 64 and v[2] in "abc" for v in first)
+    again = asked(60)
+    assert len(again) == 60 and again[:10] == first  # what was not heard of comes first
+    assert len(set(again)) > 50
+    least = [loss(values) for values in again]
+    assert min(least) < 0.3 and np.mean(least[-20:]) < np.mean(least[:20]) / 2
+    assert asked(60) == again  # all is known: nothing new is asked
+
+
+def test_what_fails_is_no_answer_and_combinations_are_all_asked(tmp_path: Path) -> None:
+    axes = [Axis.of("lr=0.1|0.2"), Axis.of("kind=a|b")]
+    found = [question.values for question in questions(Search(tmp_path, 0), axes)]
+    assert found == [("0.1", "a"), ("0.1", "b"), ("0.2", "a"), ("0.2", "b")]
+    for question in questions(Search(tmp_path, 4), axes):
+        question.answer(None if question.values[1] == "a" else 1.0)
+    known = [question.values for question in questions(Search(tmp_path, 1), axes)]
+    assert len(known) == 1 and known[0][1] == "b"
 
 
 def test_a_cell_that_fails_is_told_and_the_others_are_run(store: Path, tmp_path: Path) -> None:
@@ -168,3 +221,48 @@ def test_a_sweep_is_runs_in_one_table(source: Path, tmp_path: Path) -> None:
     once = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("manifest.json")}
     assert list(sweep(asked)) == rows
     assert {path: path.stat().st_mtime_ns for path in once} == once
+
+
+@pytest.mark.all
+def test_earlier_splits_choose_and_the_chosen_is_measured_once(source: Path, tmp_path: Path) -> None:
+    small = ("build.encoder=hash:16", "build.time_dim=8", "build.video_dim=4", "graph.epochs=2")
+    asked = Sweep(
+        config="demo",
+        data=source,
+        out=tmp_path / "out",
+        vary=("graph.lr=0.001..0.1:log",),
+        trials=2,
+        forward=2,
+        of="stage1",
+        overrides=(*SMALL, *STAGE1, *small),
+    )
+    rows = list(sweep(asked))
+    runs, settings = [r for r in rows if r["case"] == "run"], [r for r in rows if r["case"] == "setting"]
+    assert len(runs) == 2 * 2 + 1 and len(settings) == 2 + 1
+    forward, (last,) = [r for r in runs if r["split"]], [r for r in runs if not r["split"]]
+    splits = sorted({tuple(r["split"]) for r in forward})
+    assert len(splits) == 2
+    assert (
+        splits[0][1].rpartition("=")[2] == splits[1][0].rpartition("=")[2]
+    )  # the next begins where one ends
+    whole = Run.open_(Path(last["run"]))
+    until = whole.config.task.split.end_s()
+    for row in forward:
+        run = Run.open_(Path(row["run"]))
+        times, split = run.store.column("video", "time"), run.config.task.split
+        examples = run.task.examples(run.store)
+        end = split.test_end_s()
+        assert end is not None and end <= until
+        assert times[examples.train].max() < split.end_s() <= times[examples.test].min()
+        assert times[examples.test].max() < end
+    means = {
+        tuple(s["settings"]): np.mean([r["test"]["mae"] for r in forward if r["settings"] == s["settings"]])
+        for s in settings[:2]
+    }
+    best = min(means, key=lambda one: means[one])
+    assert tuple(last["settings"]) == best == tuple(settings[2]["settings"])
+    for row in settings[:2]:
+        assert row["forward"]["mae"][0] == pytest.approx(means[tuple(row["settings"])])
+        assert row["is_chosen"] == (tuple(row["settings"]) == best) and "test" not in row
+    assert settings[2]["test"]["mae"] == (last["test"]["mae"], 0.0)
+    assert list(sweep(asked)) == rows

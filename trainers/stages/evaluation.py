@@ -59,7 +59,7 @@ class Evaluate(Stage):
             **common_inputs(self, run),
             **(language_inputs(run) if has_text else {}),
             **({"drawn": asdict(drawn)} if has_text and (drawn := settings.language.drawn).num else {}),
-            "task": asdict(settings.task),
+            "task": settings.task.to_dict(),
             "measured": done,
             "evaluation": evaluation_inputs(settings),
         }

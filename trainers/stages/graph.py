@@ -70,7 +70,7 @@ class Pretrain(Stage):
         settings = run.settings
         return {
             **placed_inputs(self, run),
-            "task": asdict(settings.task),
+            "task": settings.task.to_dict(),
             "without": asdict(settings.ablation),
             "evaluation": evaluation_inputs(settings),
             "graph": {k: v for k, v in asdict(settings.graph).items() if k not in RESOURCES},

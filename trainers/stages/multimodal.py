@@ -52,7 +52,7 @@ class Multimodal(Stage):
     def inputs(self, run: Origins) -> Json:
         config = asdict(run.settings.section(self.name, MultimodalConfig))
         del config["checkpoint_steps"]
-        task, evaluation = asdict(run.settings.task), evaluation_inputs(run.settings)
+        task, evaluation = run.settings.task.to_dict(), evaluation_inputs(run.settings)
         return {**placed_inputs(self, run), "task": task, "evaluation": evaluation, "multimodal": config}
 
     def run(self, job: StageJob, tools: Tools) -> Made:

@@ -52,7 +52,7 @@ def asked(settings: Settings) -> Json:
     """What of the task gets into prompts and responses: for tasks of nodes all of its settings."""
     from netgpt.trainers.tasks.names import make_task
 
-    return asdict(make_task(settings.task).prompted.config)
+    return make_task(settings.task).prompted.config.to_dict()
 
 
 def limits(settings: Settings) -> Json:

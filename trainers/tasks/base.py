@@ -6,7 +6,7 @@ Legend: N nodes of the target type, n examples of some, D hidden width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -50,6 +50,10 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.val_share < 1, "task.val_share", self.val_share, "a share between 0 and 1")
+
+    def to_dict(self) -> Json:
+        """What a stage is made from."""
+        return {**asdict(self), "split": self.split.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,10 @@ class Task:
     @property
     def said_test(self) -> str:
         """What the others were that it was measured on."""
-        return "later ones" if self.config.split.by == "time" else "others"
+        split = self.config.split
+        if split.by != "time":
+            return "others"
+        return f"later ones up to {split.test_until}" if split.test_until else "later ones"
 
     def check(self, graph: Graph) -> None:
         """TrainerError for a graph that has not what it asks of."""

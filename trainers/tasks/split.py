@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class SplitConfig:
     """Column of the target: with seconds since 1970, or with the parts' names."""
     until: str = ""
     """By time: last day of the train period, YYYY-MM-DD; later examples are test."""
+    test_until: str = ""
+    """By time: last day of the test period; later examples are of no part. Empty: it has no end."""
     utc_offset_h: float = 0.0
     """Hours that the day's clock is ahead of UTC."""
     test_share: float = 0.1
@@ -38,16 +41,35 @@ class SplitConfig:
         require(0 <= self.seed < 1 << 31, "task.split.seed", self.seed, "a whole number from 0, below 2**31")
         if self.until:
             self.end_s()
+        if self.test_until:
+            end = self._end_of("test_until", self.test_until)
+            ok = not self.until or end > self.end_s()
+            require(ok, "task.split.test_until", self.test_until, f"a day behind {self.until}")
+
+    @property
+    def zone(self) -> timezone:
+        """Of the days."""
+        return timezone(timedelta(hours=self.utc_offset_h))
 
     def end_s(self) -> int:
         """First second behind the train period, seconds since 1970."""
-        zone = timezone(timedelta(hours=self.utc_offset_h))
+        return self._end_of("until", self.until)
+
+    def test_end_s(self) -> int | None:
+        """First second behind the test period; None where it has no end."""
+        return self._end_of("test_until", self.test_until) if self.test_until else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a stage is made from: without `test_until` where there is none, as before there was such a
+        key."""
+        made = asdict(self)
+        return made if self.test_until else {k: v for k, v in made.items() if k != "test_until"}
+
+    def _end_of(self, key: str, text: str) -> int:
         try:
-            day = datetime.strptime(self.until, "%Y-%m-%d").replace(tzinfo=zone)
+            day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=self.zone)
         except ValueError:
-            raise TrainerError(
-                f"task.split.until: found {self.until!r}, expected a date YYYY-MM-DD"
-            ) from None
+            raise TrainerError(f"task.split.{key}: found {text!r}, expected a date YYYY-MM-DD") from None
         return int((day + timedelta(days=1)).timestamp())
 
 
@@ -85,7 +107,8 @@ def _by_time(
     column = number_column(graph, graph.schema.target, config.column, "task.split.column")
     time = np.asarray(column)
     early = time[known] < config.end_s()
-    period, test = known[early], known[~early]
+    end_s = config.test_end_s()
+    period, test = known[early], known[~early if end_s is None else ~early & (time[known] < end_s)]
     if not len(period):
         return (period, period, test), len(test)
     # Examples of one moment stay together

@@ -47,6 +47,24 @@ def regression(split: dict[str, Any], val_share: float = 0.1, transform: str = "
     return Regression(config)
 
 
+def test_a_test_period_ends_with_its_day(shop: Store) -> None:
+    by_time = {"by": "time", "column": "when", "until": "1970-08-01", "utc_offset_h": 0}
+    whole = regression(by_time).examples(shop)
+    part = regression({**by_time, "test_until": "1970-08-20"}).examples(shop)
+    np.testing.assert_array_equal(part.train, whole.train)
+    np.testing.assert_array_equal(part.val, whole.val)
+    times, end = np.asarray(shop.column("thing", "when")), 232 * 86_400  # seconds of 1970 before August 21
+    np.testing.assert_array_equal(part.test, whole.test[times[whole.test] < end])
+    assert 0 < len(part.test) < len(whole.test)
+    assert "test_until" not in regression(by_time).config.to_dict()["split"]
+    with pytest.raises(
+        TrainerError, match="task.split.test_until: found '1970-08-01', expected a day behind"
+    ):
+        regression({**by_time, "test_until": "1970-08-01"})
+    with pytest.raises(TrainerError, match="task.split.test_until: found 'soon', expected a date"):
+        regression({**by_time, "test_until": "soon"})
+
+
 @pytest.mark.parametrize(("seed", "test_share", "val_share"), [(9, 0.1, 0.1), (0, 0.3, 0.05), (3, 0.2, 0.5)])
 def test_a_random_split_is_scikit_learns(shop: Store, seed: int, test_share: float, val_share: float) -> None:
     task = regression({"by": "random", "seed": seed, "test_share": test_share}, val_share)
