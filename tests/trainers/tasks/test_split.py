@@ -57,11 +57,9 @@ def test_a_test_period_ends_with_its_day(shop: Store) -> None:
     np.testing.assert_array_equal(part.test, whole.test[times[whole.test] < end])
     assert 0 < len(part.test) < len(whole.test)
     assert "test_until" not in regression(by_time).config.to_dict()["split"]
-    with pytest.raises(
-        TrainerError, match="task.split.test_until: found '1970-08-01', expected a day behind"
-    ):
+    with pytest.raises(TrainerError, match=r"test_until: found '1970-08-01', expected a day behind"):
         regression({**by_time, "test_until": "1970-08-01"})
-    with pytest.raises(TrainerError, match="task.split.test_until: found 'soon', expected a date"):
+    with pytest.raises(TrainerError, match=r"test_until: found 'soon', expected a date"):
         regression({**by_time, "test_until": "soon"})
 
 
