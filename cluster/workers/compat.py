@@ -12,6 +12,8 @@ Tried with Ray 2.60.0.
 - `ray.serve._private.replica.add_port_to_grpc_server`: a replica of Ray Serve has a server for calls between
   deployments, of which there is one here: it listens on all interfaces, asks for no token, and unpickles what
   it is sent. `test_serving.py`: no port of a service answers without a token.
+- `ray._private.worker.print_worker_logs`: what Ray itself says of its nodes goes to standard output, where
+  commands write JSON. `test_session.py`: it goes to standard error.
 - the session's folder of logs: what a worker said that died while it started. `test_session.py`: a worker
   that cannot start.
 """
@@ -46,6 +48,21 @@ def init_local(address: str, **options: Any) -> None:
     import ray
 
     ray.init(address="local", _node_ip_address=address, include_dashboard=False, **options)
+
+
+def say_on_stderr() -> None:
+    """What Ray says in this process goes to standard error, whoever said it."""
+    from ray._private import worker
+
+    said = worker.print_worker_logs
+    if getattr(said, "is_on_stderr", False):
+        return
+
+    def on_stderr(data: Any, print_file: Any, ignore_prefix: bool = False) -> None:
+        said(data, sys.stderr, ignore_prefix)
+
+    on_stderr.is_on_stderr = True  # type: ignore[attr-defined]
+    worker.print_worker_logs = on_stderr
 
 
 def close_replica() -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from netgpt.cluster.config import ClusterConfig
-from netgpt.cluster.workers.compat import NO_METRICS, init_local
+from netgpt.cluster.workers.compat import NO_METRICS, init_local, say_on_stderr
 
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"
@@ -54,6 +54,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray  # after the environment is set; and commands that need no Ray start fast
 
+    say_on_stderr()
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "ERROR",

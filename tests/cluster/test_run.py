@@ -34,6 +34,8 @@ from netgpt.graphstore.features import Features
 from netgpt.graphstore.files import file_digest
 from netgpt.trainers.graph.exact import embed
 from netgpt.trainers.graph.tables import FeatureTables
+from netgpt.trainers.graph.train import load_model
+from netgpt.trainers.language.text.prompt import visible_record
 from netgpt.trainers.stages import folder as stage_folder
 from tests.program import called
 
@@ -379,6 +381,56 @@ def test_a_run_is_exported_once(whole: Path, tmp_path: Path) -> None:
     assert {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "model").iterdir()} == {0o666 & ~umask()}
     again = called("export", whole, "--out", tmp_path / "model")
     assert again.returncode == 2 and "already there" in again.stderr
+
+
+WITHOUT_NETGPT = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "netgpt":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, sys.argv[1])
+from scorer import Scorer
+
+print(json.dumps(Scorer(sys.argv[1]).predict(json.load(sys.stdin))))
+"""
+
+
+def test_an_exported_folder_scores_without_this_package(whole: Path, tmp_path: Path) -> None:
+    """As the run's own evaluation; and what cannot be scored is refused by name."""
+    import netgpt as package
+
+    assert called("export", whole, "--out", tmp_path / "model").returncode == 0
+    run, cpu = Run.open_(whole), torch.device("cpu")
+    model = load_model(whole / "stage1", run.store, run.task, cpu)
+    h, _ = embed(model, FeatureTables.of(run.store, cpu, model.shape, max_bytes=0))
+    document = run.store.schema.document("video")
+    assert document is not None
+    nodes = [3, 50, 120]
+    rows = [
+        {"document": visible_record(document, text), "embedding": h[v].tolist()}
+        for v, (_, text) in zip(nodes, documents(run.store, document, nodes), strict=True)
+    ]
+    told = [sys.executable, "-c", WITHOUT_NETGPT, str(tmp_path / "model")]
+    done = subprocess.run(told, input=json.dumps(rows), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = {row["id"]: row for row in pq.read_table(whole / "predictions.parquet").to_pylist()}
+    for v, found in zip(nodes, json.loads(done.stdout), strict=True):
+        row = expected[run.store.ids[v]]
+        assert found["score"] == pytest.approx(row["stage3_score"], abs=1e-5)
+        assert found["level"] == row["stage3_level"]
+    scorer = package.load(tmp_path / "model")
+    assert scorer.predict(rows[:1]) == json.loads(done.stdout)[:1]
+    for bad, words in (
+        ({"embedding": rows[0]["embedding"]}, "row: found no document"),
+        ({**rows[0], "embedding": [0.0]}, r"embedding: found \[1\], expected \[8\]"),
+        ({**rows[0], "document": {"标题": "long " * 9000}}, "tokens, expected at most"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            scorer.predict([bad])
 
 
 @pytest.mark.all

@@ -48,6 +48,17 @@ def test_the_last_words_of_a_worker_are_found(ray_here: None) -> None:
     assert any("ImportError: no such thing" in text for text in said)
 
 
+def test_what_ray_says_of_a_dead_worker_is_no_standard_output(
+    ray_here: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private.worker import print_to_stdstream
+
+    lines = {"lines": ["a worker died"], "pid": "raylet", "ip": "", "is_err": False, "job": None}
+    print_to_stdstream(lines, ignore_prefix=False)
+    found = capfd.readouterr()
+    assert "a worker died" in found.err and not found.out
+
+
 def test_a_worker_that_cannot_start_is_quoted_and_its_log_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

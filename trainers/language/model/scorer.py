@@ -82,26 +82,39 @@ class Scorer:
             raise ValueError(f"row: found {len(ids)} tokens, expected at most {said['max_tokens']}")
         return ids
 
-    def _score(self, row: Mapping[str, Any]) -> float | list[float]:
-        h = torch.tensor(row["embedding"], dtype=torch.float32, device=self.device)
-        if h.shape != self.own["mean"].shape:
-            raise ValueError(f"embedding: found {list(h.shape)}, expected {list(self.own['mean'].shape)}")
+    @torch.no_grad()
+    def prompt_embeds(self, row: Mapping[str, Any]) -> Tensor:
+        """What the decoder reads of a row, for an engine that takes prompt embeddings: [L, H]."""
         ids = torch.tensor(self.prompt(row), device=self.device)
         first, pad, last = self.meta["graph_ids"]
         is_graph = (ids == first) | (ids == pad) | (ids == last)
         x = self.decoder.embed_tokens(ids.masked_fill(is_graph, 0))
-        scaled = ((h.double() - self.own["mean"].double()) / self.meta["length"]).float()
+        scaled = ((self._embedding(row).double() - self.own["mean"].double()) / self.meta["length"]).float()
         for token, vector in (
             (first, self.own["markers_2H"][0]),
             (last, self.own["markers_2H"][1]),
             (pad, self._projected(scaled)),
         ):
             x = torch.where((ids == token)[:, None], vector.to(x.dtype), x)
-        states = self.decoder(inputs_embeds=x[None], use_cache=False).last_hidden_state[0]
-        score = F.linear(states[-1].float(), self.own["head.weight"], self.own["head.bias"])
+        return x  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def score_of(self, state: Tensor, row: Mapping[str, Any]) -> float | list[float]:
+        """The score of a prompt's last state [H], behind the decoder's last norm."""
+        score = F.linear(state.to(self.device).float(), self.own["head.weight"], self.own["head.bias"])
         if self.meta["start"] == "graph":
-            score = score + self._of_graph(h)
+            score = score + self._of_graph(self._embedding(row))
         return score.tolist() if len(score) > 1 else float(score)
+
+    def _score(self, row: Mapping[str, Any]) -> float | list[float]:
+        states = self.decoder(inputs_embeds=self.prompt_embeds(row)[None], use_cache=False)
+        return self.score_of(states.last_hidden_state[0, -1], row)
+
+    def _embedding(self, row: Mapping[str, Any]) -> Tensor:
+        h = torch.tensor(row["embedding"], dtype=torch.float32, device=self.device)
+        if h.shape != self.own["mean"].shape:
+            raise ValueError(f"embedding: found {list(h.shape)}, expected {list(self.own['mean'].shape)}")
+        return h
 
     def _projected(self, h: Tensor) -> Tensor:
         own = self.own
