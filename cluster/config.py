@@ -60,6 +60,9 @@ class ClusterConfig:
     """Folder on each node's own disk that the store is unpacked into once; auto: one under the temporary
     folder, where the cluster has several nodes; off: all nodes map the store where it is."""
 
+    mlflow: str = ""
+    """MLflow's server (http://…) or database (sqlite:///FILE) that a run is told to when it is done."""
+
     def __post_init__(self) -> None:
         require(self.workers >= 1, "cluster.workers", self.workers, "at least 1")
         require(self.device in ("auto", "cuda", "cpu"), "cluster.device", self.device, "auto, cuda or cpu")

@@ -25,6 +25,7 @@ from netgpt.cluster.pipeline import Run, borrow, execute, locked, require_room
 from netgpt.cluster.pipeline.run import EVALUATION
 from netgpt.cluster.progress import say
 from netgpt.cluster.search import Axis, questions
+from netgpt.cluster.tracking import require_tracking, track
 from netgpt.trainers.stages.names import stage_of
 
 
@@ -138,7 +139,9 @@ def sweep(asked: Sweep) -> Iterator[dict[str, Any]]:
     """A row for each run as it ends, then one for each setting with the mean and spread over its seeds (and
     earlier splits, if any chose); those of the chosen setting on the recipe's own split are the last."""
     axes = asked.check()  # all that is refused is refused first
-    require_room(asked.cells_of(_settings(axes, [axis.ends[0] for axis in axes]))[0].config.cluster)
+    cluster = asked.cells_of(_settings(axes, [axis.ends[0] for axis in axes]))[0].config.cluster
+    require_room(cluster)
+    require_tracking(cluster.mlflow)
     sweeping = _Sweeping(asked)
     splits = sweeping.earlier_splits() if asked.forward else [()]
     part = "test" if asked.forward else "val"
@@ -226,6 +229,7 @@ class _Sweeping:
                 self.runs.append(run)
                 execute(run, run.stages)
                 run.publish()
+                track(run)
         except Exception as error:
             if not (isinstance(error, StageFailedError) or is_bad_input(error)):
                 raise

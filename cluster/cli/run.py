@@ -63,15 +63,18 @@ def run(
     from netgpt.cluster.config import load_config
     from netgpt.cluster.pipeline import Run, execute, locked, require_room
     from netgpt.cluster.report import write_report
+    from netgpt.cluster.tracking import require_tracking, track
 
     settings = load_config(config, with_encoders(overrides, text, video, videos, frames))
     path = out or Path("runs") / Path(config).stem
     require_room(settings.cluster)
+    require_tracking(settings.cluster.mlflow)
     stage = commands().get(context.info_name or "")  # pretrain, rate, …: one stage with what it takes
     with locked(path):
         started = Run.start(path, settings, data, store)
         execute(started, [*stage.with_, stage.name] if stage else started.stages)
         page = write_report(started)
+        track(started)
     if stage is None:
         print(table_of(started))
         say(f"run: {started.path}   predictions: {started.path / 'predictions.parquet'}   report: {page}")
