@@ -20,6 +20,7 @@ import ray
 from fastapi import FastAPI, HTTPException, Request, Response
 from ray import serve as ray_serve
 
+from netgpt.cluster.serving.batching import Batcher
 from netgpt.cluster.serving.records import Asked, BadRequestError, Body, is_loopback, read_body
 from netgpt.cluster.workers.compat import close_replica
 
@@ -27,6 +28,8 @@ BOARD = "netgpt-counts"
 """Name of the actor that has the counts of all replicas."""
 TELL_S = 10.0
 """Between two texts of a replica's counts."""
+WAIT_SECONDS = 0.02
+"""That a batch waits for the records that it expects."""
 MOST_EXPLAINED = 16
 """Records of a request that are explained: each is some fifty answers."""
 _log = logging.getLogger("ray.serve")
@@ -106,7 +109,7 @@ class Service:
         )
         self._thread = ThreadPoolExecutor(1)
         threading.Thread(target=self._tell, daemon=True).start()
-        self._together.set_max_batch_size(limits.batch)
+        self._batcher = Batcher(self._together, limits.batch, WAIT_SECONDS)
 
     @app.get("/healthz")
     async def health(self) -> dict[str, Any]:
@@ -211,7 +214,7 @@ class Service:
         if explain and len(body.asked) > MOST_EXPLAINED:
             found_words = f"explain: found {len(body.asked):,} records, expected at most {MOST_EXPLAINED}"
             raise BadRequestError(found_words, 413)
-        how = self._explained if explain else self._together
+        how = self._explained if explain else self._batcher.answer
         found = await asyncio.gather(*(how(one) for _, one in good))
         made: list[dict[str, Any]] = [{"error": one.error} for one in body.asked]
         for (i, _), answer in zip(good, found, strict=True):
@@ -230,8 +233,7 @@ class Service:
         except Exception as error:
             return _failed(asked.name, error)
 
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
-    async def _together(self, asked: list[Asked]) -> Sequence[Any]:
+    async def _together(self, asked: Sequence[Asked]) -> Sequence[Any]:
         """Answers of records, whosever they are, which are computed together."""
         self.counts.batch.observe(len(asked))
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._computed, asked)
