@@ -59,8 +59,8 @@ class Service:
 
 
 @contextmanager
-def service(run: Path, log: Path, *options: object) -> Iterator[Service]:
-    """Ready; it has to end with 0 when it is told to."""
+def service(run: Path, log: Path, *options: object, ends: int = 0) -> Iterator[Service]:
+    """Ready; it has to end with a status, when it is told to or before."""
     port = free_port("127.0.0.1")
     told = ["serve", run, "--port", port, "--token", TOKEN, *options]
     with log.open("wb") as out:
@@ -80,7 +80,7 @@ def service(run: Path, log: Path, *options: object) -> Iterator[Service]:
             time.sleep(0.5)
         yield made
         process.terminate()
-        assert process.wait(60) == 0, log.read_text()[-3000:]
+        assert process.wait(60) == ends, log.read_text()[-3000:]
     finally:
         process.kill()
         process.wait()

@@ -6,7 +6,9 @@ import copy
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -643,6 +646,79 @@ def test_a_replica_that_is_killed_comes_back(served: Service, data: tuple[Path, 
         time.sleep(0.5)
     assert json.loads(text) == expected and seen <= {200, 500, 503}
     assert served.replicas()[0].pid != replica.pid
+
+
+@pytest.mark.all
+def test_slow_clients_keep_nobody_waiting(whole: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
+    """Forty that send a byte now and then, and one a body of 100 MB; each gets an end of its own."""
+    first, *_ = ({"id": key, **record} for key, record in alone(data[1]).items())
+    body = json.dumps(first).encode()
+    with service(whole, tmp_path / "log", "--seconds", 6, "--max-bytes", 400_000) as served:
+        expected = served.answers(first)
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        slow = [socket.create_connection(("127.0.0.1", served.port), timeout=60) for _ in range(40)]
+        for one in slow:
+            one.sendall(head)
+        for place in range(4):
+            for one in slow:
+                one.sendall(body[place : place + 1])
+            assert served.answers(first) == expected
+        said = [one.recv(1 << 16) for one in slow]  # their time is over some time
+        assert all(text.startswith(b"HTTP/1.1 504") for text in said), set(said)
+        for one in slow:
+            one.close()
+        status, text = served.ask("/predict", iter([b"[" + b" " * (1 << 20)] * 100))
+        assert status == 413 and "400,000" in text
+        assert served.answers(first) == expected
+
+
+@pytest.mark.all
+def test_a_run_that_is_trained_again_meanwhile_changes_no_answer(
+    whole: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Who was there answers as before; who comes later refuses another model, also where it is whole."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    first, *_ = ({"id": key, **record} for key, record in alone(data[1]).items())
+    with service(run, tmp_path / "log") as served:
+        expected = served.answers(first)
+        other = ("graph.lr=0.02", "seed=5", "stages=[stage1,embeddings,base,tokens,stage2,stage3,evaluation]")
+        told = ("--config", "demo", "--data", data[0], "--out", run, *SETTINGS, *other)
+        done = netgpt("pretrain", *told)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert served.answers(first) == expected
+        (replica,) = served.replicas()
+        replica.kill()
+        end = time.monotonic() + 40
+        while time.monotonic() < end:
+            status, text = served.ask("/predict", first)
+            assert status != 200 or json.loads(text) == expected
+            time.sleep(1)
+        assert served.ask("/predict", first)[0] in (500, 503)
+
+
+@pytest.mark.all
+def test_a_service_whose_ray_is_gone_ends_and_says_so(
+    whole: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, *_ = ({"id": key, **record} for key, record in alone(data[1]).items())
+    log = tmp_path / "log"
+    with service(whole, log, ends=2) as served:
+        served.answers(first)
+        children = psutil.Process(served.process.pid).children(recursive=True)
+        for one in children:
+            if one.name() in ("raylet", "gcs_server"):
+                one.kill()
+        assert served.process.wait(150) == 2
+        with pytest.raises(OSError):
+            served.ask("/predict", first)
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert not alive
+    last = log.read_text().strip().splitlines()[-1]
+    assert "expected the service: start it again" in last
 
 
 def test_a_run_that_is_not_done_is_not_served(data: tuple[Path, Path], whole: Path, tmp_path: Path) -> None:
