@@ -17,7 +17,8 @@ VERSIONS = ("netgpt", "torch", "transformers", "deepspeed", "ray", "zarr", "nump
 @cache
 def made_by() -> dict[str, str]:
     """Of this process, for people."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name.replace("__main__.py", "netgpt")
+    command = shlex.join([program, *sys.argv[1:]])
     versions = [f"{name} {metadata.version(name)}" for name in VERSIONS]
     cores = len(os.sched_getaffinity(0))
     bytes_ = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -37,7 +37,7 @@ class Sweep:
     store: Path | None = None
     vary: Sequence[str] = ()
     """KEY=V1|V2|…: all combinations are run; with `trials` those that a search asks for, also of
-    KEY=LOW..HIGH."""
+    KEY=LOW..HIGH. A value may bring others: V1,KEY2=V."""
     seeds: Sequence[int] = (0,)
     of: str = ""
     """What is measured, by its key; by default the last of each whole run."""
@@ -106,7 +106,9 @@ class Sweep:
 
 
 def _settings(axes: Sequence[Axis], values: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True))
+    """Overrides: of a value that brings others with it, as `gcn,graph.lr=0.008`, each for itself."""
+    told = (f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True))
+    return tuple(one for text in told for one in re.split(r",(?=[\w.]+=)", text))
 
 
 @dataclass(frozen=True)

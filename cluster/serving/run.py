@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,11 +17,12 @@ from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import say
 from netgpt.cluster.serving.predictor import require_answers, trained_digest
 from netgpt.cluster.serving.records import is_loopback
+from netgpt.cluster.serving.watch import Watch, leave
 from netgpt.cluster.workers.session import is_local, ray_session
 
 LOOPBACK = "127.0.0.1"
-LOOK_SECONDS, SILENT_SECONDS = 2.0, 20.0
-"""How often the service is looked for; how long nobody may be there, as while a proxy is started again."""
+LOOK_SECONDS = 4.0
+"""Between two looks at whether the service is there."""
 MOST_WAITING = 500
 """Requests that wait for a replica; more are answered with 503."""
 
@@ -130,7 +129,8 @@ def _is_serving() -> bool:
 
 
 def stay(options: ServeOptions) -> None:
-    """Serve until SIGINT or SIGTERM. ClusterError where the service is gone, as with its Ray."""
+    """Serve until SIGINT or SIGTERM. ClusterError where the service is gone; where its Ray is, this process
+    ends with status 2."""
     ended = threading.Event()
     with serving(options):
         for sign in (signal.SIGINT, signal.SIGTERM):  # behind Ray's own
@@ -142,24 +142,17 @@ def stay(options: ServeOptions) -> None:
             say(f"each request shows the header Authorization: Bearer {shown}")
             fragment = f"#token={quote(shown, safe='')}"
         say(f"a page to try it: {options.url}/{fragment}")
-        silent_since = None
+        watch = Watch(options.host, options.port, _head())
         while not ended.wait(LOOK_SECONDS):
-            if _listens(options):
-                silent_since = None
-                continue
-            silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since > SILENT_SECONDS:
-                raise ClusterError(
-                    f"serving: found nobody at {options.url}, expected the service: start it again"
-                )
+            if watch.head_is_gone():
+                leave("found no head of Ray", watch.started)
+            if why := watch.trouble():
+                raise ClusterError(f"serving: {why}, expected the service: start it again")
     say("serving: ended")
 
 
-def _listens(options: ServeOptions) -> bool:
-    """Whether anything takes connections at the service's address."""
-    host = LOOPBACK if options.host in ("0.0.0.0", "") else "::1" if options.host == "::" else options.host
-    try:
-        with socket.create_connection((host, options.port), timeout=5):
-            return True
-    except OSError:
-        return False
+def _head() -> str:
+    """HOST:PORT of Ray's head."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)

@@ -60,6 +60,11 @@ def test_cells_are_all_combinations(tmp_path: Path) -> None:
     assert all(cell.config.graph.epochs == 3 for cell in cells)
     assert cells[0].name == "graph.encoder=rgcn,graph.lr=0.1,seed=0"
     assert [cell.name for cell in Sweep(config="demo", out=tmp_path).cells()] == ["seed=0"]
+    vary = ("graph.encoder=rgcn|gcn,graph.lr=0.008,evaluation.by=[topic,platform]",)
+    one, other = Sweep(config="demo", out=tmp_path, vary=vary, overrides=("graph.lr=0.5",)).cells()
+    assert (one.config.graph.encoder, one.config.graph.lr) == ("rgcn", 0.5)
+    assert (other.config.graph.encoder, other.config.graph.lr) == ("gcn", 0.008)
+    assert other.config.evaluation.by == ["topic", "platform"]
 
 
 @pytest.mark.parametrize(
