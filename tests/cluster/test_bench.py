@@ -34,6 +34,7 @@ from tests.recommend import pairs_of_tastes, write_pairs
 from tests.recommend import store_of as pairs_store
 
 
+@pytest.mark.all
 def test_similar(tmp_path: Path) -> None:
     config = SimilarBench(tails=40, bank=300, width=16, k=3, rounds=1, peers=sys.executable)
     (result,) = bench_search(config, tmp_path)

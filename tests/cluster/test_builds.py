@@ -176,7 +176,7 @@ def digests(path: Path) -> dict[str, str]:
     return {p.relative_to(path).as_posix(): file_digest(p) for p in path.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["edge lists", "records"])
+@pytest.mark.parametrize("kind", ["edge lists", pytest.param("records", marks=pytest.mark.all)])
 def test_killed_at_some_moments_there_is_nothing_or_all_of_it(
     kind: str, works: dict[str, Work], tmp_path: Path
 ) -> None:
