@@ -26,6 +26,8 @@ NUM_WORST, NUM_REASONS, NUM_FIELDS, FIELD_LENGTH = 5, 6, 8, 160
 BINS = 10
 SMALL = "tiny"
 """The model that answers soon enough everywhere."""
+MOST_BYTES = 1 << 30
+"""Of states that a report makes without being asked."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ def worst_answers(run: Run, key: str, title: str, *, whole: bool = False) -> Wor
     """The test examples that the answers of `key` are furthest from, with what they say, and what the answers
     would lack without each thing that the models read.
 
-    whole: reasons of a language model of any size; else of the graph model alone where the other is not
-    `tiny`.
+    whole: reasons whatever they cost; else none of a large graph, and of the graph model alone where the
+    other is not `tiny`.
     """
     tested, task = _Tested.of(run, [key]), run.task
     if key not in tested.scores:
@@ -139,6 +141,8 @@ class _Reasons:
         kinds = {stage_of(name).kind for name in run.stages}
         if run.task.ranks or "graph" not in kinds or not run.is_done("stage1"):
             return None, ""
+        if not whole and _state_bytes(run) > MOST_BYTES:
+            return None, "Reasons take an exact inference over this graph: netgpt report RUN --reasons."
         language, note = None, "What the answer would lack without each thing that the models read."
         try:
             if stages := language_stages(run):
@@ -165,6 +169,12 @@ class _Reasons:
             said = (name, text)
         found = self.explainer.explain(NodeCopies(self.run.store, np.array([node])), name, said)
         return tuple((one.kind, one.name, one.change) for one in found.reasons[:NUM_REASONS])
+
+
+def _state_bytes(run: Run) -> int:
+    """At most what the states of all nodes that relations end in take, before all layers."""
+    graph, tails = run.settings.graph, {edge_type[2] for edge_type in run.store.edge_types}
+    return sum(run.store.num_nodes[name] for name in tails) * graph.hidden * graph.layers * 4
 
 
 def _short(value: Any) -> str:
