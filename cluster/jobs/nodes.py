@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from netgpt.cluster.errors import ClusterError, NodeFailedError
 from netgpt.cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
 from netgpt.cluster.workers.compat import NO_METRICS, STARTED, start_command
-from netgpt.cluster.workers.session import QUIET, free_port
+from netgpt.cluster.workers.session import QUIET, free_port, is_open
 from netgpt.graphstore.files import write_json
 
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
@@ -69,7 +69,7 @@ def start_node(folder: StateFolder, cluster: str, options: NodeOptions, join: st
     check_exposure(options)
     ports = [] if join else [(options.host, options.port), (options.dashboard_host, options.dashboard_port)]
     for host, port in ports:
-        if _is_open(host, port):
+        if is_open(host, port):
             raise ClusterError(f"port {port} of {host}: in use; choose others: --port, --dashboard-port")
     arguments = [f"--node-ip-address={options.host}", "--disable-usage-stats", "--block"]
     # Any free port: two nodes of one machine must not meet at the default
@@ -132,14 +132,6 @@ def end_node(folder: StateFolder, cluster: str, host: str = "") -> int:
     for node in [folder.node_file(host)] if host else (folder.path / "nodes").glob("*.json"):
         node.unlink(missing_ok=True)
     return len(pids)
-
-
-def _is_open(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _answers(folder: StateFolder, dashboard: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from contextlib import suppress
 from typing import NoReturn
@@ -11,6 +10,7 @@ from typing import NoReturn
 import psutil
 
 from netgpt.cluster.progress import say
+from netgpt.cluster.workers.session import is_open
 
 SILENT_SECONDS = 20.0
 """That nobody may be there, as while a proxy is started again."""
@@ -32,7 +32,7 @@ class Watch:
         """Processes that this one started, and those. Once Ray is gone nobody knows whose they were."""
 
     def head_is_gone(self) -> bool:
-        is_silent = not _listens(*self._head)
+        is_silent = not is_open(*self._head)
         if not is_silent:
             self.started = psutil.Process().children(recursive=True)
         return self._lasts("head", is_silent, SILENT_SECONDS)
@@ -41,7 +41,7 @@ class Watch:
         """What is wrong, once it has been for longer than it may."""
         if "head" in self._since:  # who asks Ray now waits for a minute
             return None
-        if self._lasts("address", not _listens(*self._place), SILENT_SECONDS):
+        if self._lasts("address", not is_open(*self._place), SILENT_SECONDS):
             return "found nobody at its address"
         words = _no_replica()
         if self._lasts("replicas", words is not None, REPLICA_SECONDS):
@@ -53,14 +53,6 @@ class Watch:
             self._since.pop(what, None)
             return False
         return time.monotonic() - self._since.setdefault(what, time.monotonic()) > seconds
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 def _no_replica() -> str | None:

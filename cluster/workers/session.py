@@ -30,6 +30,15 @@ def free_port(host: str = "") -> int:
         return int(probe.getsockname()[1])
 
 
+def is_open(host: str, port: int) -> bool:
+    """Whether anyone takes connections at an address."""
+    try:
+        with socket.create_connection((host, port), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
 def is_local() -> bool:
     """Whether a session is a Ray of this process's own, which ends with it."""
     return "RAY_ADDRESS" not in os.environ
