@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoImageProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
 from netgpt.graphstore import Store
 from netgpt.trainers.config import LoraConfig, TinyConfig
@@ -123,6 +131,11 @@ def test_an_export_is_loaded_by_transformers_and_scores_the_same(
     assert load_tokenizer(str(tmp_path / "out")).convert_tokens_to_ids("<|graph_pad|>") == builder.pad_id
     with pytest.raises(TrainerError, match="already there"):
         export(tmp_path / "out", netgpt, tokenizer, mean=mean, length=1.0)
+    if kind == "qwen2_vl":  # the base model's processor comes along
+        Qwen2VLImageProcessor(patch_size=7).save_pretrained(tmp_path / "base")
+        beside = [tmp_path / "base" / "preprocessor_config.json"]
+        export(tmp_path / "with", netgpt, tokenizer, mean=mean, length=1.0, beside=beside)
+        assert AutoImageProcessor.from_pretrained(tmp_path / "with").patch_size == 7
 
 
 def test_models_that_are_not_whole_are_refused(families: dict[str, Path], tmp_path: Path) -> None:
