@@ -95,7 +95,7 @@ checks() {
   .venv/bin/mypy
   say "== tests"
   # Files are dealt to processes, the slow ones of Ray first; one process where tests are named
-  [ $# -gt 0 ] || set -- -n 2 --dist loadgroup --no-loadscope-reorder --durations 25
+  [ $# -gt 0 ] || set -- -n 2 --dist loadfile --no-loadscope-reorder --durations 25
   exec .venv/bin/python -m pytest ${chosen[@]+"${chosen[@]}"} "$@"
 }
 

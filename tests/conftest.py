@@ -25,17 +25,6 @@ SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "xs-video" / 
 SMALL = Config(encoder="hash:32", time_dim=8, video_dim=4)
 
 
-TOGETHER = {"test_run.py": "a whole run", "test_service.py": "a whole run"}
-"""Files that share what takes a minute to make."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` files are dealt to processes whole, and some together."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.name, str(item.path))))
-
-
 @pytest.fixture(scope="session")
 def sample_path() -> Path:
     if not SAMPLE.exists():

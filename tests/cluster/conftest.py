@@ -1,4 +1,4 @@
-"""What tests of several files share: one whole run. Those files are one process's (`tests/conftest.py`)."""
+"""One whole run, for the tests of `test_run.py` and those of `service_cases.py`, which it takes in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from runs import SETTINGS, netgpt
+
+pytest.register_assert_rewrite("service_cases")
 
 
 @pytest.fixture(scope="session")

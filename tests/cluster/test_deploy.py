@@ -125,11 +125,11 @@ def test_the_slurm_script_is_shell_and_calls_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("arguments", "passed"),
     [
-        ([], ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "25"]),
+        ([], ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"]),
         (["tests/a.py", "-x"], ["tests/a.py", "-x"]),
         (
             ["--all"],
-            ["-m", "", "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "25"],
+            ["-m", "", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"],
         ),
         (["--all", "tests/a.py"], ["-m", "", "tests/a.py"]),
     ],

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from runs import GPUS, SETTINGS, WEIGHTS, command, netgpt
+from service_cases import *  # noqa: F403  # of the same run, and so of the same process
 
 from netgpt import graphstore
 from netgpt.cluster.pipeline.attempts import read_attempts

@@ -1,4 +1,4 @@
-"""What a service reads and counts, without a service; `test_service.py` has one of a whole run."""
+"""What a service reads and counts, without a service; `service_cases.py` has one of a whole run."""
 
 from __future__ import annotations
 

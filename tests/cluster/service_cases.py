@@ -1,4 +1,6 @@
-"""A service of a whole run: its answers, its refusals, its page, its faults; and reasons."""
+"""A service of a whole run: its answers, its refusals, its page, its faults; and reasons.
+
+Tests that `test_run.py` takes in: the run that they share takes a minute."""
 
 from __future__ import annotations
 
