@@ -63,7 +63,8 @@ def test_a_scratch_folder_that_is_none_is_refused_at_once(command: str, tmp_path
         assert result.exit_code == 2 and "--scratch" in result.output
 
 
-@pytest.mark.parametrize("peer_edges", [10**5, pytest.param(0, marks=pytest.mark.all)])
+@pytest.mark.all
+@pytest.mark.parametrize("peer_edges", [10**5, 0])
 def test_build(peer_edges: int, tmp_path: Path) -> None:
     (result,) = bench_edges([20_000], 200_000, peer_edges, tmp_path)
     assert all(result[step]["ok"] for step in ("build", "open", "verify", "pack", "unpack"))

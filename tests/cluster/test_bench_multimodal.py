@@ -18,6 +18,7 @@ from netgpt.trainers.tasks.names import make_task
 QUICK = ("build.encoder=hash:16", "multimodal.epochs=2", "multimodal.width=8", "cluster.threads=1")
 
 
+@pytest.mark.all
 def test_models_beside_baselines_by_split(tmp_path: Path) -> None:
     MicroLens().write_synthetic(tmp_path / "data", 0.006, 0)
     models = ("mmra multimodal.k=3", "svr", "hyfea")

@@ -158,11 +158,13 @@ def ray_job_submit(cluster: Cluster, tree: Path, *command: str) -> tuple[int, st
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.all
 def test_plain_ray_commands_work_with_the_env_file(cluster: Cluster, tree: Path) -> None:
     code, said = ray_job_submit(cluster, tree, "python", "code.py")
     assert code == 0 and "shipped" in said
 
 
+@pytest.mark.all
 def test_a_plain_job_reads_the_trees_files_and_writes_none_there(cluster: Cluster, tree: Path) -> None:
     (tree / "records.json").write_text("{}")
     for records in ("records.json", "./records.json"):

@@ -202,6 +202,7 @@ def test_a_plan_of_the_published_size() -> None:
     assert none.budget is not None and "smaller language.model" in none.budget.advice
 
 
+@pytest.mark.all
 def test_a_plan_of_a_store_on_cpus(store: Store) -> None:
     plan = make_plan(request("task.val_share=0.3", config="demo", gpus=0, store=store.path))
     assert plan.budget is None and plan.graph.states == store.num_nodes["video"]
