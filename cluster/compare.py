@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import yaml
 
 from netgpt.cluster.errors import ClusterError
@@ -149,9 +148,7 @@ def result_key(run: Run, of: str = "") -> str:
 
 def _examples(run: Run, key: str) -> _Examples:
     path = run.path / EVALUATION / PREDICTIONS
-    table = pq.read_table(path, filters=[("split", "==", "test")])
-    columns = {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
-    task = run.task
+    columns, task = run.test_predictions(), run.task
     if isinstance(task.config, RankingConfig):
         return _users(path, columns, key, task.config, task.metrics)
     label = task.truth_column(np.empty(0))[0]

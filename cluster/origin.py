@@ -14,16 +14,20 @@ VERSIONS = ("netgpt", "torch", "transformers", "deepspeed", "ray", "zarr", "nump
 """What results depend on, and what runs them."""
 
 
+def versions() -> dict[str, str]:
+    """Of what results depend on, by name."""
+    return {name: metadata.version(name) for name in VERSIONS} | {"python": platform.python_version()}
+
+
 @cache
 def made_by() -> dict[str, str]:
     """Of this process, for people."""
     program = Path(sys.argv[0]).name.replace("__main__.py", "netgpt")
     command = shlex.join([program, *sys.argv[1:]])
-    versions = [f"{name} {metadata.version(name)}" for name in VERSIONS]
     cores = len(os.sched_getaffinity(0))
     bytes_ = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     machine = f"{_processor()}, {cores} cores, {bytes_ / 2**30:.0f} GiB, {platform.system()}"
-    said = ", ".join([*versions, f"python {platform.python_version()}"])
+    said = ", ".join(f"{name} {version}" for name, version in versions().items())
     return {"command": command, "versions": said, "machine": machine}
 
 

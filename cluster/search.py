@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from netgpt.cluster.errors import ClusterError
 
@@ -55,8 +55,10 @@ class Axis:
         """What has to be a setting before anything is run: all values, or both ends."""
         return tuple(self.written(one) for one in self.bounds) if self.bounds else self.values
 
-    def written(self, number: float) -> str:
-        return str(int(number)) if self.is_whole else f"{number:.6g}"
+    def written(self, value: float | str) -> str:
+        if isinstance(value, str):
+            return value
+        return str(int(value)) if self.is_whole else f"{value:.6g}"
 
     def suggested(self, trial: Trial) -> str:
         if self.bounds is None:
@@ -104,7 +106,7 @@ def questions(asked: Asked, axes: Sequence[Axis]) -> Iterator[Question]:
     names = [axis.key for axis in axes]
     for known in done[: asked.trials]:
         if set(known.params) == set(names):
-            values = tuple(_written(axis, known.params[axis.key]) for axis in axes)
+            values = tuple(axis.written(known.params[axis.key]) for axis in axes)
             yield Question(values, lambda told: None)
     for _ in range(asked.trials - len(done)):
         trial = study.ask()
@@ -114,10 +116,6 @@ def questions(asked: Asked, axes: Sequence[Axis]) -> Iterator[Question]:
             study.tell(trial, told, state=TrialState.FAIL if told is None else TrialState.COMPLETE)
 
         yield Question(values, answer)
-
-
-def _written(axis: Axis, value: Any) -> str:
-    return str(value) if axis.bounds is None else axis.written(value)
 
 
 def _study(asked: Asked) -> Study:
@@ -130,11 +128,9 @@ def _study(asked: Asked) -> Study:
     optuna.logging.set_verbosity(logging.WARNING)
     asked.out.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(asked.out / STUDY)))
-    num = len(optuna.get_all_study_names(storage)) and len(
-        optuna.load_study(study_name="sweep", storage=storage).trials
+    study = optuna.create_study(
+        storage=storage, study_name="sweep", direction="minimize", load_if_exists=True
     )
     # Another seed once some are there: the sampler of before must not draw the same again
-    sampler = optuna.samplers.TPESampler(seed=asked.seeds[0] + num)
-    return optuna.create_study(
-        storage=storage, study_name="sweep", sampler=sampler, direction="minimize", load_if_exists=True
-    )
+    study.sampler = optuna.samplers.TPESampler(seed=asked.seeds[0] + len(study.trials))
+    return study

@@ -62,8 +62,9 @@ class Sweep:
             axes.append(axis)
         return axes
 
-    def check(self) -> list[Axis]:
-        """The axes. ClusterError for what a recipe refuses, as far as it is known before anything is run."""
+    def cells(self) -> list[Cell]:
+        """The runs of all combinations, in order; of ranges their ends. ClusterError for what a recipe
+        refuses, as far as it is known before anything is run."""
         axes = self.axes()
         if len(set(self.seeds)) < len(self.seeds):
             raise ClusterError(f"--seed: found {', '.join(map(str, self.seeds))}, expected each once")
@@ -84,7 +85,7 @@ class Sweep:
         names = [cell.name for cell in cells]
         if len(set(names)) < len(names):
             raise ClusterError(f"--vary: found values of one name ({max(names, key=names.count)})")
-        return axes
+        return cells
 
     def cells_of(self, settings: tuple[str, ...], split: tuple[str, ...] = ()) -> list[Cell]:
         """The runs of a setting: one for each seed. split: overrides of an earlier one."""
@@ -97,12 +98,6 @@ class Sweep:
             )
             for seed in self.seeds
         ]
-
-    def cells(self) -> list[Cell]:
-        """All runs of all combinations, in order. Errors as of `check`."""
-        axes = self.check()
-        settings = [_settings(axes, values) for values in product(*(axis.values for axis in axes))]
-        return [cell for one in settings for cell in self.cells_of(one)]
 
 
 def _settings(axes: Sequence[Axis], values: Sequence[str]) -> tuple[str, ...]:
@@ -140,8 +135,8 @@ class Cell:
 def sweep(asked: Sweep) -> Iterator[dict[str, Any]]:
     """A row for each run as it ends, then one for each setting with the mean and spread over its seeds (and
     earlier splits, if any chose); those of the chosen setting on the recipe's own split are the last."""
-    axes = asked.check()  # all that is refused is refused first
-    cluster = asked.cells_of(_settings(axes, [axis.ends[0] for axis in axes]))[0].config.cluster
+    axes = asked.axes()
+    cluster = asked.cells()[0].config.cluster  # all that is refused is refused first
     require_room(cluster)
     require_tracking(cluster.mlflow)
     sweeping = _Sweeping(asked)

@@ -261,7 +261,23 @@ class StringWriter:
         self._offset.close()
 
 
-class Strings(Sequence[str]):
+class Texts(Sequence[str]):
+    """Texts that are made one by one, by `at`."""
+
+    def at(self, index: int) -> str:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self.at(i) for i in range(*index.indices(len(self)))]
+        return self.at(index)
+
+
+class Strings(Texts):
     """A read-only sequence of strings over the two arrays of `StringWriter`.
 
     Raises FormatError for offsets that fall or point outside.
@@ -284,13 +300,7 @@ class Strings(Sequence[str]):
         data, offset = (pa.py_buffer(np.ascontiguousarray(x)) for x in (self._data, self._offset))
         return pa.LargeStringArray.from_buffers(len(self), offset, data)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def at(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:

@@ -10,10 +10,11 @@ import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Self, overload
+from typing import Self
 
 import numpy as np
 
+from netgpt.graphstore.arrays import Texts
 from netgpt.graphstore.dataset import Dataset
 from netgpt.graphstore.features import Features
 from netgpt.graphstore.relations import Relation, from_indptr
@@ -24,25 +25,19 @@ _BEHIND = np.iinfo(np.int32).max
 """A rank behind every row's end: there is no own node in the row."""
 
 
-class JoinedStrings(Sequence[str]):
+class JoinedStrings(Texts):
     def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
         self._first, self._second = first, second
 
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def at(self, index: int) -> str:
         n = len(self._first)
         return self._first[index] if index < n else self._second[index - n]
 
     def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
+        return (self.at(i) for i in range(len(self)))
 
 
 class JoinedFeatures(Features):

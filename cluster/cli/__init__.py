@@ -7,10 +7,8 @@ Exit status: 0 on success; 2 for wrong usage or bad input, with one line that sa
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import traceback
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -18,7 +16,7 @@ import typer
 from netgpt.cluster.cli import bench, cluster, plan, report, run, stores
 from netgpt.cluster.errors import FailedError, is_bad_input, is_full_disk
 from netgpt.cluster.jobs.submit import enter_callers_folder
-from netgpt.cluster.origin import VERSIONS
+from netgpt.cluster.origin import versions
 from netgpt.cluster.progress import say
 
 app = typer.Typer(
@@ -38,9 +36,8 @@ app.add_typer(bench.app, name="bench")
 
 def _show_versions(wanted: bool) -> None:
     if wanted:
-        for name in VERSIONS:
-            print(f"{name} {metadata.version(name)}")
-        print(f"python {platform.python_version()}")
+        for name, version in versions().items():
+            print(f"{name} {version}")
         raise typer.Exit
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from netgpt import graphstore
 from netgpt.cluster.config import RunConfig, load_config
 from netgpt.cluster.errors import ClusterError
@@ -191,6 +193,13 @@ class Run:
     def require_trained(self) -> None:
         """ClusterError unless every stage before the evaluation is done and matches."""
         self.require_done(name for name in self.stages if name != EVALUATION)
+
+    def test_predictions(self) -> dict[str, np.ndarray]:
+        """Columns of what the evaluation predicted, of its test rows in their order."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.path / EVALUATION / PREDICTIONS, filters=[("split", "==", "test")])
+        return {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
 
     def publish(self) -> None:
         """Metrics of all stages, and the predictions, in the run's own folder."""

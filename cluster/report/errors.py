@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from netgpt.cluster.errors import is_bad_input
 from netgpt.cluster.export import language_stages
-from netgpt.cluster.pipeline.run import EVALUATION, Run
+from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.reasons import Explainer
 from netgpt.cluster.report.facts import Chart, ChartGroup, Series, WorstAnswer, WorstAnswers
 from netgpt.cluster.scores import LanguageScores, require_scores
 from netgpt.graphstore import NodeCopies
 from netgpt.graphstore.documents import documents
 from netgpt.trainers.stages.names import stage_of
-from netgpt.trainers.tasks.evaluate import PREDICTIONS
+from netgpt.trainers.tasks.base import Task
 
 NUM_WORST, NUM_REASONS, NUM_FIELDS, FIELD_LENGTH = 5, 6, 8, 160
 BINS = 10
@@ -31,7 +30,7 @@ MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class _Tested:
+class Tested:
     """What was measured of the test split."""
 
     nodes: np.ndarray
@@ -41,33 +40,31 @@ class _Tested:
     scores: Mapping[str, np.ndarray]
 
     @staticmethod
-    def of(run: Run, keys: Sequence[str]) -> _Tested:
-        task = run.task
-        table = pq.read_table(run.path / EVALUATION / PREDICTIONS, filters=[("split", "==", "test")])
-        columns = {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
+    def of(run: Run, keys: Iterable[str]) -> Tested:
+        """keys: of what is looked at; those without scores of all examples are not there."""
+        task, columns = run.task, run.test_predictions()
         scores = {}
         for key in keys:
             try:
                 scores[key] = task.scores_from(key, columns)
             except KeyError:  # of a stage whose scores are not known of all examples
                 continue
-        examples = run.task.examples(run.store)
+        examples = task.examples(run.store)
         label = task.truth_column(np.empty(0))[0]
         said = [_short(one) for one in columns[label].tolist()]
-        return _Tested(examples.test, examples.truth[examples.test], said, scores)
+        return Tested(examples.test, examples.truth[examples.test], said, scores)
 
 
-def calibration(run: Run, titles: Mapping[str, str]) -> ChartGroup:
+def calibration(tested: Tested, task: Task, titles: Mapping[str, str]) -> ChartGroup:
     """Of what is compared, by key and title: what was told against what came, in parts of as many examples.
     No chart where nothing is known."""
-    tested, noun = _Tested.of(run, list(titles)), run.task.noun
     series, gaps = [], []
     ends: list[float] = []
     for style, (key, title) in enumerate(titles.items()):
         if key not in tested.scores:
             continue
-        known = run.task.known(tested.scores[key])
-        told, came = run.task.calibration(tested.scores[key][known], tested.truth[known])
+        known = task.known(tested.scores[key])
+        told, came = task.calibration(tested.scores[key][known], tested.truth[known])
         if not len(told):
             continue
         order = np.argsort(told, kind="stable")
@@ -81,9 +78,7 @@ def calibration(run: Run, titles: Mapping[str, str]) -> ChartGroup:
         return ChartGroup("Calibration", (), "")
     line = (min(ends), max(ends))
     series.append(Series("told and came are equal", len(series), line, line))
-    of_class = bool(run.task.choices) and noun == "class"
-    told_words = "the chance of the class that was given" if of_class else f"the {noun} that was told"
-    came_words = "how often it was right" if of_class else f"the mean {noun} that came"
+    told_words, came_words = task.said_calibration
     caption = (
         f"Test examples in {BINS} parts of equal size by {told_words}; above it {came_words}. "
         f"What is between them on average: {', '.join(gaps)}."
@@ -92,27 +87,27 @@ def calibration(run: Run, titles: Mapping[str, str]) -> ChartGroup:
     return ChartGroup("Calibration", (chart,), caption)
 
 
-def worst_answers(run: Run, key: str, title: str, *, whole: bool = False) -> WorstAnswers:
+def worst_answers(run: Run, tested: Tested, key: str, title: str, *, whole: bool = False) -> WorstAnswers:
     """The test examples that the answers of `key` are furthest from, with what they say, and what the answers
     would lack without each thing that the models read.
 
     whole: reasons whatever they cost; else none of a large graph, and of the graph model alone where the
     other is not `tiny`.
     """
-    tested, task = _Tested.of(run, [key]), run.task
     if key not in tested.scores:
         return WorstAnswers(title, (), "")
-    scores = tested.scores[key]
+    task, scores = run.task, tested.scores[key]
     known = np.flatnonzero(task.known(scores))
     off = task.errors(scores[known], tested.truth[known])
     places = known[np.argsort(-off, kind="stable")[:NUM_WORST]]
-    document = run.store.schema.document(run.store.schema.target)
+    target = run.store.schema.target
+    document = run.store.schema.document(target)
     explained, note = _Reasons.of(run, whole)
     rows = []
     for place in places.tolist():
         node = int(tested.nodes[place])
         shown = []
-        name = str(run.store.id_column(run.store.schema.target, np.array([node]))[0])
+        name = str(run.store.id_column(target, np.array([node]))[0])
         if document is not None:
             ((_, text),) = documents(run.store, document, [node])
             cells = json.loads(text)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from netgpt.cluster.config import RunConfig
-from netgpt.cluster.pipeline.attempts import read_attempts
+from netgpt.cluster.pipeline.attempts import Attempt, read_attempts
 from netgpt.cluster.pipeline.run import EVALUATION, Run
 from netgpt.cluster.pipeline.status import plural
 from netgpt.cluster.report.cost import cost_facts
-from netgpt.cluster.report.errors import calibration, worst_answers
+from netgpt.cluster.report.errors import Tested, calibration, worst_answers
 from netgpt.cluster.report.facts import ChartGroup, Missing, Report, Setting, SettingsGroup, StageFacts
 from netgpt.cluster.report.graph import graph_facts
 from netgpt.cluster.report.results import ResultWords, period_charts, read_results
@@ -43,9 +44,10 @@ def gather(run: Run, *, reasons: bool = False) -> Report:
         results = read_results(run, run.metrics(), words)
         if results.compared and not run.task.ranks:
             compared = {key: words.titles.get(key, key) for key in results.compared}
-            told = calibration(run, compared)
-            main = results.compared[0]
-            worst = worst_answers(run, main, compared[main], whole=reasons)
+            tested, main = Tested.of(run, compared), results.compared[0]
+            told = calibration(tested, run.task, compared)
+            worst = worst_answers(run, tested, main, compared[main], whole=reasons)
+    attempts, is_synthetic = read_attempts(run.path), run.store.dataset.is_synthetic(run.store)
     evaluation, training = run.config.evaluation, training_stages(names)
     return Report(
         name=run.path.resolve().name,
@@ -60,14 +62,14 @@ def gather(run: Run, *, reasons: bool = False) -> Report:
         trained=trained_stages(manifests, titles),
         graph=graph_facts(run.store, run.task, evaluation),
         cost=cost_facts(
-            read_attempts(run.path),
+            attempts,
             [(s.name, s.title, s.disk_bytes) for s in stages],
             total_bytes(run.store.path),
         ),
         settings=_settings(run.config),
         digests=_digests(run),
-        made=_made(run),
-        synthetic=run.store.dataset.is_synthetic(run.store),
+        made=_made(run, attempts, is_synthetic),
+        synthetic=is_synthetic,
     )
 
 
@@ -149,13 +151,11 @@ def _text(value: Any) -> str:
     return str(value) if value != "" else "none"
 
 
-def _made(run: Run) -> tuple[tuple[str, str], ...]:
+def _made(run: Run, attempts: Sequence[Attempt], is_synthetic: bool) -> tuple[tuple[str, str], ...]:
     """Data, and what the last attempt was made by and on."""
-    store, attempts = run.store, read_attempts(run.path)
-    target = store.schema.target
-    title = store.dataset.title
-    synthetic = ", synthetic" if store.dataset.is_synthetic(store) else ""
-    made = [("data", f"{title}{synthetic}: {store.num_nodes[target]:,} nodes of {target}")]
+    store, target = run.store, run.store.schema.target
+    synthetic = ", synthetic" if is_synthetic else ""
+    made = [("data", f"{store.dataset.title}{synthetic}: {store.num_nodes[target]:,} nodes of {target}")]
     return (*made, *(attempts[-1].made_by if attempts else {}).items())
 
 

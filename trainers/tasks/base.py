@@ -266,6 +266,11 @@ class Task:
         calibrated. Empty where scores tell nothing of that."""
         return self.reported(scores), truth.astype(np.float64)
 
+    @property
+    def said_calibration(self) -> tuple[str, str]:
+        """What `calibration` has of each, as a chart says it."""
+        return f"the {self.noun} that was told", f"the mean {self.noun} that came"
+
     def columns(self, name: str, scores: np.ndarray) -> dict[str, np.ndarray]:
         """Columns of the predictions' table for the scores [n] of what is called `name`."""
         return {f"{name}_score": self.reported(scores)}

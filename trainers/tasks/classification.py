@@ -189,6 +189,10 @@ class Classification(Task):
             return np.empty(0), np.empty(0)
         return np.exp(log_chances(scores)).max(axis=1), (self.answers(scores) == truth).astype(np.float64)
 
+    @property
+    def said_calibration(self) -> tuple[str, str]:
+        return "the chance of the class that was given", "how often it was right"
+
     def columns(self, name: str, scores: np.ndarray) -> dict[str, np.ndarray]:
         made = {f"{name}_class": self._named(self.answers(scores))}
         if scores.ndim == 2:
