@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from netgpt.graphstore import EdgeType, Graph
 from netgpt.sampler import MiniBatch
-from netgpt.trainers.graph.encoders import Layer, LayerEdges, LayerSpec, make_layer
+from netgpt.trainers.graph.activation import relu_dropout
+from netgpt.trainers.graph.encoders import Layer, LayerEdges, LayerSpec, MeanLayer, make_layer
+from netgpt.trainers.graph.projected import LearntTable, Projected
 from netgpt.trainers.graph.rows import HeadRows, SampledRows, WholeRows
 from netgpt.trainers.graph.scalars import NumberEncoding, ScalarEncoding
 from netgpt.trainers.graph.shape import ModelShape
@@ -98,40 +100,35 @@ class GraphModel(nn.Module):
             self.scalar(name).fit(tables.gather(name, nodes))
 
     def gather(self, batch: MiniBatch, tables: FeatureTables) -> dict[str, DistinctRows]:
-        """Features of a batch's nodes. Where contents are hidden node by node, one row a node."""
-        return {
-            name: DistinctRows(tables.gather(name, batch.nodes[name]), None)
-            if self.training and self.drops(name)
-            else tables.contents(name, batch.nodes[name])
-            for name in self.shape.node_types
-        }
+        """Features of a batch's nodes."""
+        return {name: tables.contents(name, batch.nodes[name]) for name in self.shape.node_types}
 
     def drops(self, node_type: str) -> bool:
         """Whether nodes of a type lose their content now and then while the model is trained."""
         return self.feature_dropout > 0 and node_type not in self._kept
 
+    def projected(self, node_type: str, x: Tensor, row: Tensor | None = None) -> Projected:
+        """The input of some nodes: features [n, F], or by content with the row of each node."""
+        project = self.project[node_type]
+        assert isinstance(project, LearntTable | nn.Linear)
+        if node_type in self.shape.scalar_types:
+            if row is not None and len(x) > len(row):
+                x, row = x[row], None
+            x = self.scalar(node_type)(x)
+        share = None
+        if self.training and self.drops(node_type) and not isinstance(project, LearntTable):
+            num = len(x) if row is None else len(row)
+            keep = torch.rand(num, 1, device=x.device)[:, 0] >= self.feature_dropout
+            share = keep.to(x.dtype) / (1 - self.feature_dropout)
+        return Projected(x, row, project, share)
+
     def inputs(self, node_type: str, x_NF: Tensor, row: Tensor | None = None) -> Tensor:
         """Projected features: [n, F] → [n, D]; or by content with the row of each node, [N] → [N, D]."""
-        project = self.project[node_type]
-        if isinstance(project, LearntTable):
-            return project(x_NF if row is None else x_NF[row])  # type: ignore[no-any-return]
-        assert isinstance(project, nn.Linear)
-        if node_type in self.shape.scalar_types:
-            x_NF = self.scalar(node_type)(x_NF)
-        if not (self.training and self.drops(node_type)):
-            h_ND: Tensor = project(x_NF)
-            return h_ND if row is None else F.embedding(row, h_ND)
-        # A node's whole content or none, not that of all who share it: words must not be learnt by heart
-        if row is None:
-            keep = torch.rand(len(x_NF), 1, device=x_NF.device) >= self.feature_dropout
-            return project(x_NF * keep / (1 - self.feature_dropout))  # type: ignore[no-any-return]
-        h_ND = F.embedding(row, F.linear(x_NF, project.weight))
-        keep = torch.rand(len(h_ND), 1, device=h_ND.device) >= self.feature_dropout
-        return h_ND * keep / (1 - self.feature_dropout) + project.bias
+        return self.projected(node_type, x_NF, row).states
 
     def between(self, h: Tensor) -> Tensor:
         """Activation and dropout between layers."""
-        return F.dropout(F.relu(h), self.dropout, self.training)
+        return relu_dropout(h, self.dropout, self.training)
 
     def source(self, node_type: str, x_NF: Tensor, layer: int) -> Tensor:
         """States before `layer` of nodes that no relation ends in, from their features alone: [n, D]."""
@@ -148,7 +145,9 @@ class GraphModel(nn.Module):
             tables = {name: degrees.of(name, batch.nodes[name]) for name in self.shape.tail_types}
         for index, part in enumerate(self.parts):
             hops = self.shape.num_layers - index
-            num_tails = {name: sum(batch.num_sampled_nodes[name][:hops]) for name in part.tail_types}
+            new = {name: sum(counts[:hops]) for name, counts in batch.num_sampled_nodes.items()}
+            num_tails = {name: new[name] for name in part.tail_types}
+            num_alone = {name: new[name] for name in part.alone_types}
             rows: dict[EdgeType, HeadRows] = {}
             for edge_type in part.edge_types:
                 num_edges = sum(batch.num_sampled_edges[edge_type][:hops])
@@ -164,21 +163,31 @@ class GraphModel(nn.Module):
                 if name in tables:
                     num_states = sum(batch.num_sampled_nodes[name][: hops + 1])
                     total[name] = tables[name][:num_states].sum(1)
-            blocks.append(LayerEdges(rows, num_tails, total))
+            blocks.append(LayerEdges(rows, num_tails, total, num_alone))
         return blocks
 
     def forward(
         self, contents: Mapping[str, DistinctRows], blocks: list[LayerEdges]
     ) -> tuple[Tensor, Tensor]:
         """Scores [T] and embeddings [T, D] of the last block's tails; all other states by content."""
-        return self.encode({name: self.inputs(name, c.x, c.row) for name, c in contents.items()}, blocks)
+        return self.encode({name: self.projected(name, c.x, c.row) for name, c in contents.items()}, blocks)
 
-    def encode(self, h: dict[str, Tensor], blocks: list[LayerEdges]) -> tuple[Tensor, Tensor]:
-        """The layers over projected features [n, D] by node type."""
+    def encode(self, inputs: Mapping[str, Projected], blocks: list[LayerEdges]) -> tuple[Tensor, Tensor]:
+        """The layers over each node type's input. Each makes the states alone that the next one reads."""
+        h: dict[str, Tensor] = {}
         for index, block in enumerate(blocks):
-            layer = self.layer(index)
-            out = layer(h, block)
-            new = {name: layer.alone(name, h[name]) for name in self.parts[index].alone_types} | out
+            layer, own = self.layer(index), {}
+            for name in self.parts[index].alone_types:
+                num = block.num_alone.get(name)
+                if index:
+                    own[name] = h[name][:num]
+                else:
+                    own[name] = inputs[name].states if num is None else inputs[name].first(num)
+            if index == 0 and isinstance(layer, MeanLayer):
+                out = layer.of_inputs(inputs, block)
+            else:
+                out = layer(h if index else {name: x.states for name, x in inputs.items()}, block)
+            new = {name: layer.alone(name, x) for name, x in own.items()} | out
             if index + 1 == len(blocks):
                 return self.score(new[self.target]), new[self.target]
             h = {name: self.between(x) for name, x in new.items()}
@@ -194,23 +203,6 @@ class GraphModel(nn.Module):
     @property
     def head_dtype(self) -> torch.dtype:
         return next(self.predictor.parameters()).dtype
-
-
-class LearntTable(nn.Embedding):
-    """A vector for each node of a type without features: [n, 1] node numbers → [n, D].
-
-    Nodes that the table does not know, those of rows that came later, have the zero vector.
-    """
-
-    def __init__(self, num_nodes: int, width: int) -> None:
-        super().__init__(num_nodes, width)
-        nn.init.normal_(self.weight, std=width**-0.5)
-
-    def forward(self, ids_N1: Tensor) -> Tensor:
-        ids_N = ids_N1[:, 0]
-        known_N = ids_N < self.num_embeddings
-        h_ND: Tensor = super().forward(torch.where(known_N, ids_N, 0))
-        return h_ND * known_N[:, None]
 
 
 class Degrees:

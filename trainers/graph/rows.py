@@ -7,7 +7,9 @@ Shape suffixes: N heads' states, T tails, E edges, H attention heads, C width of
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 from netgpt.graphstore import EdgeType, Relation, edge_name
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.aggregate import MeanWalk
+from netgpt.trainers.graph.bags import Bags, add_means, bag_means, is_compiled, numbers, read
 
 SLOPE = 0.2
 """Slope of the leaky ReLU in attention scores."""
@@ -25,6 +28,10 @@ MAX_EDGES = 50_000_000
 """Edges that attention over whole rows holds at once."""
 _PRODUCTS = 1 << 18
 """Edges whose keys and queries are there at once."""
+
+
+Table = tuple[Tensor, Tensor | None]
+"""States by content, [C, D], and the row of each node; None: its number."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,14 @@ class HeadRows:
     degree_T: Tensor
     """Heads of each tail in the graph, which may be more than are here."""
 
-    def mean(self, h_ND: Tensor) -> Tensor:
-        """Mean over each tail's heads: [T, D]; zero where it has none."""
+    @property
+    def num_edges(self) -> int:
+        """Edges that a mean runs over."""
+        raise NotImplementedError
+
+    def mean(self, h_ND: Tensor, row_N: Tensor | None = None) -> Tensor:
+        """Mean over each tail's heads: [T, D]; zero where it has none. row_N: the row of `h` that is each
+        head's, by default its number."""
         raise NotImplementedError
 
     def attend(self, key_NH: Tensor, query_TH: Tensor, value_HNC: Tensor) -> Attention:
@@ -84,12 +97,43 @@ class SampledRows(HeadRows):
         self.num_tails = len(counts_T)
         self.degree_T = counts_T if degree_T is None else degree_T
 
-    def _begin(self) -> Tensor:
-        return torch.cumsum(self.counts_T, 0, dtype=self.heads_E.dtype) - self.counts_T
+    @property
+    def num_edges(self) -> int:
+        return len(self.heads_E)
 
-    def mean(self, h_ND: Tensor) -> Tensor:
+    @cached_property
+    def ends(self) -> Tensor:
+        """[T]: behind each row's last edge."""
+        return torch.cumsum(self.counts_T, 0, dtype=self.heads_E.dtype)
+
+    def _begin(self) -> Tensor:
+        return self.ends - self.counts_T
+
+    def mean(self, h_ND: Tensor, row_N: Tensor | None = None) -> Tensor:
+        if is_compiled(h_ND):
+            return read(h_ND, row_N, 0, [self.bags()])[1][0]
         # Gather and mean in one fused, deterministic operation
-        return F.embedding_bag(self.heads_E, h_ND, self._begin(), mode="mean")
+        index_E = self.heads_E if row_N is None else row_N[self.heads_E]
+        return F.embedding_bag(index_E, h_ND, self._begin().to(index_E.dtype), mode="mean")
+
+    def bags(self, factor_T: Tensor | None = None) -> Bags:
+        """For the compiled loops, with a factor for each mean."""
+        return Bags.of(self.heads_E, self.ends, factor_T)
+
+    def input_mean(self, x_CF: Tensor, row_N: Tensor | None, share_N: Tensor | None, out_TF: Tensor) -> None:
+        """Mean over each tail's heads of their rows of a table without a gradient, times their shares, into
+        `out`: zero where it has none. row_N: by default a head's number; share_N: by default one."""
+        if is_compiled(x_CF):
+            bag_means(x_CF.numpy(), numbers(row_N), numbers(share_N), self.bags(), out_TF.numpy(), False)
+            return
+        index_E = self.heads_E if row_N is None else row_N[self.heads_E]
+        begin_T = self._begin().to(index_E.dtype)
+        if share_N is None:
+            out_TF.copy_(F.embedding_bag(index_E, x_CF, begin_T, mode="mean"))
+        else:
+            shares_E = share_N[self.heads_E].to(x_CF.dtype)
+            total = F.embedding_bag(index_E, x_CF, begin_T, mode="sum", per_sample_weights=shares_E)
+            out_TF.copy_(total / self.counts_T.clamp_min(1)[:, None])
 
     def attend(self, key_NH: Tensor, query_TH: Tensor, value_HNC: Tensor) -> Attention:
         key_NH, query_TH = _at_least_float32(key_NH, query_TH)
@@ -154,6 +198,47 @@ class _ExactMean(torch.autograd.Function):
         return torch.from_numpy(gradient).to(ctx.dtype), None
 
 
+def read_rows(
+    h_CD: Tensor, row_N: Tensor | None, num_own: int, sent_CD: Tensor, rows: Sequence[HeadRows]
+) -> tuple[Tensor, list[Tensor]]:
+    """States of the first nodes, [own, D], and for each relation the means of what their heads send: [T, D].
+
+    row_N: the row of each node in the tables of states and of what is sent, by default its number.
+    """
+    sampled = [one for one in rows if isinstance(one, SampledRows)]
+    if sent_CD is h_CD and is_compiled(h_CD) and len(sampled) == len(rows):
+        return read(h_CD, row_N, num_own, [one.bags() for one in sampled])
+    own_TD = h_CD[:num_own] if row_N is None else F.embedding(row_N[:num_own], h_CD)
+    return own_TD, [one.mean(sent_CD, row_N) for one in rows]
+
+
+def add_rows(
+    total_TD: Tensor,
+    tables: Sequence[tuple[HeadRows, Table]],
+    weighted: Callable[[Tensor, Tensor], Tensor],
+    by_row: bool,
+) -> Tensor:
+    """`total` and the weighted means over relations' heads of rows of tables; `total` may change in place.
+
+    weighted: of means [T, D] and degrees [T]; by_row: it multiplies each row by a number.
+    """
+    together: list[tuple[SampledRows, Table]] = []
+    for rows, (h, row) in tables:
+        if by_row and isinstance(rows, SampledRows) and is_compiled(h) and h.dtype == total_TD.dtype:
+            together.append((rows, (h, row)))
+        else:
+            total_TD = total_TD + weighted(rows.mean(h, row), rows.degree_T)
+    if not together:
+        return total_TD
+    bags = []
+    for rows, (h, _) in together:
+        ones_T1 = h.new_ones(rows.num_tails, 1)
+        factor_T1 = weighted(ones_T1, rows.degree_T)
+        bags.append(rows.bags(None if factor_T1 is ones_T1 else factor_T1[:, 0].contiguous()))
+    own = [table for _, table in together]
+    return add_means(total_TD, [h for h, _ in own], [row for _, row in own], bags)
+
+
 class WholeRows(HeadRows):
     """All rows of a relation. content [N] int: the state of each head, by default its number."""
 
@@ -168,7 +253,13 @@ class WholeRows(HeadRows):
         self._edges: SampledRows | None = None
         self._places: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None = None
 
-    def mean(self, h_ND: Tensor) -> Tensor:
+    @property
+    def num_edges(self) -> int:
+        return len(self.walk.indices)  # what is walked: a prefix relation's members
+
+    def mean(self, h_ND: Tensor, row_N: Tensor | None = None) -> Tensor:
+        if row_N is not None:
+            h_ND = F.embedding(row_N, h_ND)
         if h_ND.device.type == "cpu":
             means: Tensor = _ExactMean.apply(h_ND, self.walk)
             return means

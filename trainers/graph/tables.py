@@ -124,13 +124,14 @@ class FeatureTables:
         return x.float()[torch.from_numpy(where).to(self.device)]
 
     def contents(self, node_type: str, ids: np.ndarray) -> DistinctRows:
-        """Features of nodes with as few rows as is cheap: the whole table where that is shorter."""
+        """Features of nodes without a copy where that is possible: a table with the nodes' rows of it."""
         if node_type in self.hidden_types:
             x = torch.zeros(1, self.dim(node_type), device=self.device)
             return DistinctRows(x, torch.zeros(len(ids), dtype=torch.int64, device=self.device))
-        if node_type in self._tables and len(self._tables[node_type]) <= len(ids):
+        table = self._tables.get(node_type)
+        if table is not None and (table.dtype == torch.float32 or len(table) <= len(ids)):
             rows = torch.from_numpy(self.rows(node_type, ids)).to(self.device)
-            return DistinctRows(self._tables[node_type].float(), rows)
+            return DistinctRows(table.float(), rows)
         return DistinctRows(self.gather(node_type, ids), None)
 
 

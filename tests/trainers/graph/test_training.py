@@ -19,6 +19,7 @@ from netgpt.trainers.config import GraphConfig, SamplerConfig
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.graph.exact import embed
 from netgpt.trainers.graph.model import GraphModel
+from netgpt.trainers.graph.projected import Projected
 from netgpt.trainers.graph.steps import GraphStep
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import (
@@ -352,9 +353,9 @@ def test_feature_dropout_hides_nodes_and_leaves_categories_alone(
     seen: dict[str, torch.Tensor] = {}
     encode = trainer.model.encode
 
-    def spy(h: dict[str, torch.Tensor], blocks: Any) -> Any:
-        seen.update(h)
-        return encode(h, blocks)
+    def spy(inputs: dict[str, Projected], blocks: Any) -> Any:
+        seen.update({name: x.states for name, x in inputs.items()})
+        return encode(inputs, blocks)
 
     trainer.model.encode = spy  # type: ignore[method-assign]
     trainer.train(next(iter(trainer.steps.stream(0, 0))), 0)

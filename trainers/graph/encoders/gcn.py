@@ -18,6 +18,7 @@ class GCNLayer(MeanLayer):
     """
 
     title = "GCN"
+    averages_features = True
     uses_degrees = True
 
     def __init__(self, edge_types: tuple[EdgeType, ...], hidden: int) -> None:

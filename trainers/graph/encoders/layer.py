@@ -9,7 +9,7 @@ width of one of them, K parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from netgpt.graphstore import EdgeType
 from netgpt.trainers.config import GraphConfig
 from netgpt.trainers.errors import require
-from netgpt.trainers.graph.rows import Attention, HeadRows
+from netgpt.trainers.graph.buffers import empty
+from netgpt.trainers.graph.projected import Projected
+from netgpt.trainers.graph.rows import Attention, HeadRows, SampledRows, Table, add_rows, read_rows
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class LayerEdges:
     degree_N: Mapping[str, Tensor] = field(default_factory=dict)
     """By type, heads over all relations of every node whose state is there, in the whole graph; only for
     layers that ask for it, and of types that relations end in."""
+    num_alone: Mapping[str, int] = field(default_factory=dict)
+    """How many of the first nodes of types without heads the next layer reads; by default all."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ class Layer(nn.Module):
 class MeanLayer(Layer):
     """out = finish(own states, Σ_r weighted(transform_r(mean over r's heads of send(h))))."""
 
+    averages_features: ClassVar[bool] = False
+    """Whether the first layer may average features in place of the states that are made of them: nodes of
+    types without heads send their states as they are, and `weighted` multiplies each row by a number."""
+
     def send(self, node_type: str, h_ND: Tensor, degree_N: Tensor | None) -> Tensor:
         """What heads send, before the mean; degree_N is given for types that relations end in."""
         return h_ND
@@ -107,29 +115,95 @@ class MeanLayer(Layer):
         raise NotImplementedError
 
     def forward(self, h: Mapping[str, Tensor], block: LayerEdges) -> dict[str, Tensor]:
-        sent = {name: self.send(name, x, block.degree_N.get(name)) for name, x in h.items()}
-        return {name: self._of_type(name, num, h, sent, block) for name, num in block.num_tails.items()}
+        return self._new({name: (x, None) for name, x in h.items()}, {}, {}, block)
 
-    def _of_type(
+    def of_inputs(self, inputs: Mapping[str, Projected], block: LayerEdges) -> dict[str, Tensor]:
+        """The same over the input of each node type, for the first layer: states by content, each made
+        once, or features in their place."""
+        leaving = {name: [block.rows[e] for e in self.edge_types if e[0] == name] for name in inputs}
+        features = {
+            name: x
+            for name, x in inputs.items()
+            if self.averages_features
+            and name not in block.degree_N
+            and x.averages_features(leaving[name], block.num_tails.get(name, 0))
+        }
+        own = {n: features[n].first(num) for n, num in block.num_tails.items() if n in features}
+        tables = {
+            name: (x.states, None) if name in block.degree_N else x.table
+            for name, x in inputs.items()
+            if name not in features and (leaving[name] or name in block.num_tails)
+        }
+        return self._new(tables, features, own, block)
+
+    def _new(
+        self,
+        tables: Mapping[str, Table],
+        features: Mapping[str, Projected],
+        own: dict[str, Tensor],
+        block: LayerEdges,
+    ) -> dict[str, Tensor]:
+        """New states of tails. features: types whose features are averaged; own: the tails' of these."""
+        own = dict(own)
+        sent: dict[str, Table] = {}
+        means: dict[EdgeType, Tensor] = {}
+        for name, (h, row) in tables.items():
+            sent[name] = self.send(name, h, block.degree_N.get(name)), row
+            num, size = block.num_tails.get(name, 0), len(sent[name][0])
+            # The smaller side is multiplied
+            late = [e for e in self.edge_types if e[0] == name and size >= block.rows[e].num_tails]
+            rows = [block.rows[e] for e in late]
+            own[name], found = read_rows(h, row, num, sent[name][0], rows)
+            means |= dict(zip(late, found, strict=True))
+        new = {}
+        for name in block.num_tails:
+            total_TD = self._brought(name, own[name], features, sent, means, block)
+            degree = block.degree_N.get(name)
+            degree_T = None if degree is None else degree[: len(own[name])]
+            new[name] = self.finish(name, own[name], total_TD, degree_T)
+        return new
+
+    def _brought(
         self,
         node_type: str,
-        num_tails: int,
-        h: Mapping[str, Tensor],
-        sent: Mapping[str, Tensor],
+        own_TD: Tensor,
+        features: Mapping[str, Projected],
+        sent: Mapping[str, Table],
+        means: Mapping[EdgeType, Tensor],
         block: LayerEdges,
     ) -> Tensor:
-        own_TD = h[node_type][:num_tails]
+        """The sum over the relations that end in a type: [T, D]."""
         # Under autocast products are bfloat16; their sum is not
         total_TD = torch.zeros_like(own_TD, dtype=torch.promote_types(own_TD.dtype, torch.float32))
-        for edge_type in self.ending_in(node_type):
-            rows, x = block.rows[edge_type], sent[edge_type[0]]
-            if len(x) < rows.num_tails:  # the smaller side is multiplied
-                mean = rows.mean(self.transform(edge_type, x))
+        if early := [e for e in self.ending_in(node_type) if e[0] in features]:
+            total_TD = self._of_features(early, features, block).to(total_TD.dtype)
+        tables: list[tuple[HeadRows, Table]] = []
+        for e in (e for e in self.ending_in(node_type) if e[0] not in features):
+            if e in means:
+                total_TD = total_TD + self.weighted(self.transform(e, means[e]), block.rows[e].degree_T)
             else:
-                mean = self.transform(edge_type, rows.mean(x))
-            total_TD = total_TD + self.weighted(mean, rows.degree_T)
-        degree = block.degree_N.get(node_type)
-        return self.finish(node_type, own_TD, total_TD, None if degree is None else degree[:num_tails])
+                h, row = sent[e[0]]
+                tables.append((block.rows[e], (self.transform(e, h), row)))
+        return add_rows(total_TD, tables, self.weighted, self.averages_features)
+
+    def _of_features(
+        self, edge_types: Sequence[EdgeType], features: Mapping[str, Projected], block: LayerEdges
+    ) -> Tensor:
+        """What relations bring whose features are averaged, all in one product: [T, D]."""
+        with torch.autocast(block.rows[edge_types[0]].degree_T.device.type, enabled=False):
+            # A product of weights is a weight
+            weights = [self.transform(e, features[e[0]].affine) for e in edge_types]
+            weight_KD = torch.cat(weights)
+        num = block.rows[edge_types[0]].num_tails
+        means_TK = empty(num, len(weight_KD), weight_KD)
+        for e, mean_TF in zip(edge_types, means_TK.split([len(w) for w in weights], 1), strict=True):
+            rows = block.rows[e]
+            assert isinstance(rows, SampledRows)
+            features[e[0]].means(rows, mean_TF)
+            counted_TF = self.weighted(mean_TF, rows.degree_T)
+            if counted_TF is not mean_TF:
+                mean_TF.copy_(counted_TF)
+        return means_TK @ weight_KD
 
 
 class AttentionLayer(Layer):

@@ -21,6 +21,7 @@ class RGCNLayer(MeanLayer):
     """
 
     title = "RGCN"
+    averages_features = True
 
     def __init__(self, edge_types: tuple[EdgeType, ...], hidden: int, num_bases: int = 0) -> None:
         super().__init__(edge_types)

@@ -17,6 +17,7 @@ class SAGELayer(MeanLayer):
     """
 
     title = "GraphSAGE"
+    averages_features = True
 
     def __init__(self, edge_types: tuple[EdgeType, ...], node_types: tuple[str, ...], hidden: int) -> None:
         super().__init__(edge_types)
