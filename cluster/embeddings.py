@@ -16,6 +16,7 @@ from netgpt.trainers.graph.exact import ExactInference, write_vectors
 from netgpt.trainers.graph.exact.workspace import States
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import load_model
+from netgpt.trainers.processor import use_cores
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.train import load_vectors
 from netgpt.trainers.stages.recommend import Recommend
@@ -43,7 +44,7 @@ def write_embeddings(run: Run, out: Path, node_types: Sequence[str] = ()) -> lis
         return wanted
     model = load_model(run.path / "stage1", store, run.task, torch.device("cpu"))
     wanted = _wanted(node_types, model.shape.node_types)
-    torch.set_num_threads(run.threads)
+    use_cores(run.threads)
     tables = FeatureTables.of(store, torch.device("cpu"), model.shape, max_bytes=0)
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".states-") as scratch, atomic_dir(out) as folder:
         inference = ExactInference(

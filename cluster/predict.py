@@ -30,6 +30,7 @@ from netgpt.trainers.graph.files import VECTORS
 from netgpt.trainers.graph.tables import FeatureTables
 from netgpt.trainers.graph.train import MODEL
 from netgpt.trainers.graph.train import load_model as load_graph_model
+from netgpt.trainers.processor import use_cores
 from netgpt.trainers.progress import no_progress
 from netgpt.trainers.stages.names import stage_of
 
@@ -114,7 +115,7 @@ def predict(
     graph = ExtendedGraph(store, source, text=texts, video=clips)
 
     settings, task = run.settings, run.task
-    torch.set_num_threads(cluster.threads)
+    use_cores(cluster.threads)
     model = load_graph_model(run.path / "stage1", store, task, device)
     tables = FeatureTables.of(graph, device, model.shape, max_bytes=0)
     digests = cache_digests(run.path / "stage1" / MODEL, store)

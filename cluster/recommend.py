@@ -12,6 +12,7 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.progress import bar
 from netgpt.graphstore.files import atomic_file
+from netgpt.trainers.processor import use_cores
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.judge import for_cold_users
 from netgpt.trainers.recommend.ranking import top_items
@@ -21,7 +22,6 @@ from netgpt.trainers.stages.names import stage_of
 from netgpt.trainers.stages.recommend import Recommend
 from netgpt.trainers.stages.rerank import Rerank, Reranker
 from netgpt.trainers.tasks.ranking import RankingConfig
-from netgpt.trainers.threads import set_threads
 
 STAGE, RERANK = Recommend.name, Rerank.name
 Seen = Literal["all", "train"]
@@ -49,7 +49,7 @@ class Recommender:
         config = run.task.config
         assert isinstance(config, RankingConfig)
         self.run, self.data, self._config = run, Interactions.of(run.store), config
-        set_threads(run.threads)
+        use_cores(run.threads)
         self.users, items = load_vectors(run.folder(STAGE), run.store)
         self._scores = for_cold_users(scores_of(self.users, items), self.data.train, config)
         self._reranker: Reranker | None = None

@@ -121,9 +121,10 @@ def _asked() -> tuple[dict[str, Any], Store, Any]:
 
     from netgpt.trainers.graph.model import GraphModel
     from netgpt.trainers.graph.shape import ModelShape
+    from netgpt.trainers.processor import use_cores
 
     asked = json.loads(sys.argv[1])
-    torch.set_num_threads(asked["threads"])
+    use_cores(asked["threads"])
     store = graphstore.open(asked["path"])
     torch.manual_seed(0)
     shape = ModelShape.of(

@@ -24,9 +24,9 @@ from netgpt.cluster.bench.reference import reference
 from netgpt.graphstore.vectors import contents_of
 from netgpt.trainers.features.text import TextModel
 from transformers import AutoModel, AutoTokenizer
-import torch
+from netgpt.trainers.processor import use_cores
 config = load_config("demo", json.loads(sys.argv[3]))
-torch.set_num_threads(config.cluster.threads)
+use_cores(config.cluster.threads)
 texts = list(contents_of(reference().open(pathlib.Path(sys.argv[1]))).texts)
 features = config.features
 tokens = TextModel(features).batch_tokens

@@ -159,7 +159,9 @@ def run_mode(job: str, prompts: str, out: str) -> None:
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
     import torch
 
-    torch.set_num_threads(config.threads)
+    from netgpt.trainers.processor import use_cores
+
+    use_cores(config.threads)
     with np.load(prompts) as arrays:
         length, graph_ids = arrays["length"], [int(i) for i in arrays["graph"]]
         samples = np.split(arrays["ids"], np.cumsum(length)[:-1])

@@ -28,10 +28,10 @@ from netgpt.trainers.multimodal.models.names import model_class
 from netgpt.trainers.multimodal.peers import PEERS, peer_scores
 from netgpt.trainers.multimodal.rows import ModalRows
 from netgpt.trainers.multimodal.train import MultimodalTrainer, load_scores
+from netgpt.trainers.processor import use_cores
 from netgpt.trainers.tasks.base import Examples, Task
 from netgpt.trainers.tasks.baselines import RIDGE
 from netgpt.trainers.tasks.names import make_task
-from netgpt.trainers.threads import set_threads
 
 DRAWS = 1000
 """Bootstrap samples of the test examples."""
@@ -78,7 +78,7 @@ def bench_multimodal(bench: MultimodalBench, scratch: Path | None) -> Iterator[d
     for seed in bench.seeds:
         with TemporaryDirectory(dir=scratch) as folder:
             config = bench.settings("mmra", seed)
-            set_threads(config.cluster.threads)
+            use_cores(config.cluster.threads)
             store = _built(config, bench, Path(folder) / "store")
             task = make_task(config.task)
             examples = task.examples(store)

@@ -38,8 +38,8 @@ from netgpt.trainers.language.preference import losses
 from netgpt.trainers.language.text.fields import document_of
 from netgpt.trainers.language.text.prompt import PromptBuilder
 from netgpt.trainers.language.text.template import Words, instruction_texts
+from netgpt.trainers.processor import use_cores
 from netgpt.trainers.tasks.names import make_task
-from netgpt.trainers.threads import set_threads
 
 MODES = ("shared", "apart", "padded")
 BETA = 0.1
@@ -63,7 +63,7 @@ class PairsBench:
 
 def bench_pairs(config: PairsBench, scratch: Path | None) -> Iterator[dict[str, Any]]:
     """Pairs a second of each mode, tokens that go through the decoder, and the loss, which is one."""
-    set_threads(config.threads)
+    use_cores(config.threads)
     with TemporaryDirectory(dir=scratch) as folder:
         model, prompts, answers = _parts(config, Path(folder))
     trained = model.parts(tuned_parts(TuneConfig(method=config.method)))

@@ -26,6 +26,7 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore import Store
 from netgpt.graphstore.datasets import names as datasets
 from netgpt.sampler import LinkLoader
+from netgpt.trainers.processor import use_cores
 from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.judge import RankingJudge
@@ -35,7 +36,6 @@ from netgpt.trainers.recommend.train import RecommenderTrainer, load_vectors, sc
 from netgpt.trainers.recommend.triples import TripleLoader
 from netgpt.trainers.schedule import seed_torch
 from netgpt.trainers.tasks.ranking import BASELINES, RankingConfig
-from netgpt.trainers.threads import set_threads
 
 FANOUT = (20, 10)
 MADE = 0.006
@@ -109,7 +109,7 @@ def _trained(config: RunConfig, store: Store, name: str, folder: Path) -> dict[s
     """Metrics of val and test of one model on one store."""
     task = config.task
     assert isinstance(task, RankingConfig)
-    set_threads(config.cluster.threads)
+    use_cores(config.cluster.threads)
     start, epochs = time.perf_counter(), dict[str, int]()
     if name in BASELINES:
         judge = RankingJudge(store, replace(task, baselines=[name]))
@@ -170,7 +170,7 @@ def bench_source(
 def bench_speed(bench: SpeedBench, store: Store, scratch: Path | None) -> Iterator[dict[str, Any]]:
     """Edge seeds a second, steps of LightGCN, pairs of matrix factorisation, and the full ranking of a store,
     beside peers."""
-    set_threads(bench.threads)
+    use_cores(bench.threads)
     data = Interactions.of(store)
     sizes = {"users": data.train.num_users, "items": data.train.num_items, "pairs": len(data.train)}
     yield {"case": "links", **sizes, **_links(bench, store, data), **machine()}

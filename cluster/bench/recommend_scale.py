@@ -24,13 +24,13 @@ graphstore.build(source, sys.argv[2], config, dataset=dataset)
 """Code for `measure`: a store of made pairs of a scale, at a path."""
 _STEP = """
 import json, sys, time, torch
-from netgpt.trainers.threads import set_threads
+from netgpt.trainers.processor import use_cores
 from netgpt import graphstore
 from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.names import model_class
 from netgpt.trainers.recommend.triples import TripleLoader
-set_threads(int(sys.argv[3]))
+use_cores(int(sys.argv[3]))
 start = time.perf_counter()
 data = Interactions.of(graphstore.open(sys.argv[1]))
 model = model_class("lightgcn")(data, RecommenderConfig(model="lightgcn"))
@@ -48,13 +48,13 @@ with open(sys.argv[2], "w") as file:
 """
 _SAMPLED = """
 import json, sys, time, torch
-from netgpt.trainers.threads import set_threads
+from netgpt.trainers.processor import use_cores
 from netgpt import graphstore
 from netgpt.trainers.recommend.config import RecommenderConfig
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.models.names import model_class
 from netgpt.trainers.recommend.sampled import SampledLoader
-set_threads(int(sys.argv[3]))
+use_cores(int(sys.argv[3]))
 data = Interactions.of(graphstore.open(sys.argv[1]))
 config = RecommenderConfig(model="lightgcn", layers=2, neighbors="sampled", fanout=10)
 model = model_class("lightgcn")(data, config)
@@ -72,13 +72,13 @@ with open(sys.argv[2], "w") as file:
 """
 _RANK = """
 import json, sys, time, torch
-from netgpt.trainers.threads import set_threads
+from netgpt.trainers.processor import use_cores
 from netgpt import graphstore
 from netgpt.trainers.recommend.data import Interactions
 from netgpt.trainers.recommend.judge import measured
 from netgpt.trainers.recommend.ranking import full_ranking
 from netgpt.trainers.recommend.train import scores_of
-set_threads(int(sys.argv[3]))
+use_cores(int(sys.argv[3]))
 data = Interactions.of(graphstore.open(sys.argv[1]))
 users, items = torch.randn(data.train.num_users, 64), torch.randn(data.train.num_items, 64)
 test = measured(data.test, 10_000)

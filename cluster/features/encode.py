@@ -61,9 +61,9 @@ class _Encoder(Generic[Shard]):
     """An actor: a model on a device."""
 
     def __init__(self, folder: str, name: str, config: FeaturesConfig, threads: int, device: str) -> None:
-        import torch
+        from netgpt.trainers.processor import use_cores
 
-        torch.set_num_threads(threads)
+        use_cores(threads)
         self.folder, self.config, self.device = Path(folder), config, device
         self.error = ""
         try:

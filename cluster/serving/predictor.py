@@ -33,6 +33,7 @@ from netgpt.graphstore.writer import build_config
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.graph.exact import exact_scores
 from netgpt.trainers.language.text.tokens import RecordTokens
+from netgpt.trainers.processor import use_cores
 from netgpt.trainers.progress import no_progress
 from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.names import stage_of
@@ -69,7 +70,7 @@ class Predictor:
         require_answers(run, text)
         self.run, self.device = run, device
         store, config = run.store, run.config
-        torch.set_num_threads(config.cluster.threads)
+        use_cores(config.cluster.threads)
         self._config = build_config(store)
         self._text = inline_text(_with_text(run, text), store, device.type)
         node = store.schema.node_type(store.schema.target)

@@ -14,11 +14,11 @@ from netgpt.sampler import SamplingEngine
 from netgpt.trainers import distributed
 from netgpt.trainers.errors import TrainerError
 from netgpt.trainers.logs import stage_log
+from netgpt.trainers.processor import use_cores
 from netgpt.trainers.progress import OnProgress, Progress
 from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.base import Made, Stage, StageJob, Tools
 from netgpt.trainers.tasks.names import make_task
-from netgpt.trainers.threads import set_threads
 
 
 @dataclass
@@ -47,7 +47,7 @@ def stage_session(
     with stage_log(job.run, stage.name, distributed.rank()) as log:
         log.info("%s: %d ranks, %s, from %s", stage.name, num_ranks, job.device, job.store)
         start = time.perf_counter()
-        set_threads(job.num_threads)
+        use_cores(job.num_threads)
         # Same bits in every run: forbid the few operations that have no deterministic form
         torch.use_deterministic_algorithms(True, warn_only=job.device == "cuda")
         # … but do not fill fresh memory: nothing here reads it, and filling costs more than training

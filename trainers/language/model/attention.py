@@ -3,7 +3,7 @@
 Registered with transformers under one name. Each sample's tokens attend among themselves alone by
 construction: no mask of the pack's size, no work between samples, and no dependence on how a model
 reads position ids. On a GPU one variable-length kernel does all samples of the pack; on a CPU, which
-has none, each sample is a call of its own, and no token is padding.
+has none, `blocks.py` does them one after the other. No token is padding.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
+
+from netgpt.trainers.language.model.blocks import Span, block_attention
 
 NAME = "netgpt_packed"
 
@@ -49,6 +51,10 @@ def packed_attention(
         spans = None if before is None and pack_forks is None else _spans(pack_lengths, pack_forks)
         out = _variable_length(query, key, value, pack_lengths, pack_offsets, scaling, shared, spans, before)
         return out, None
+    if query.device.type == "cpu" and query.dtype == torch.float32 and dropout == 0:
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        spans = _spans(pack_lengths, pack_forks)
+        return block_attention(query[0], key[0], value[0], before, spans, scale)[None], None
     parts = []
     for asked, seen in _spans(pack_lengths, pack_forks):
         q = query[:, :, slice(*asked)]
@@ -67,10 +73,6 @@ def packed_attention(
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-Span = tuple[tuple[int, int], list[tuple[int, int]]]
-"""Tokens that ask, half open, and those that they see, the last of which are themselves."""
 
 
 def _spans(lengths: list[int], forks: list[tuple[int, int]] | None) -> list[Span]:
