@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from functools import cache
 
@@ -9,6 +10,12 @@ import numba
 import torch
 from torch import Tensor
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""glibc's malloc.h."""
+LARGEST_KEPT = 1 << 25
+"""Bytes of a block that is kept at most: glibc's own limit."""
+MOST_KEPT = 1 << 29
+"""Free bytes at the heap's end that are kept at most."""
 EXACT = 1e-5
 """Relative error of a float32 product of a few hundred terms at most; rounded to bfloat16 it is near 1e-3."""
 
@@ -22,6 +29,19 @@ def use_cores(num: int) -> None:
     if onednn_is_ahead():
         # Allowed to round to bfloat16, torch asks oneDNN, which on these CPUs rounds nothing
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    keep_freed_memory()
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let glibc keep some of what is freed: fresh pages cost more than what is computed in them. Other C
+    libraries do as they do."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 @cache

@@ -6,6 +6,7 @@ Shape suffixes: N nodes, S seeds, D hidden width, F feature width, E edges, T ta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -132,8 +133,14 @@ class GraphModel(nn.Module):
 
     def source(self, node_type: str, x_NF: Tensor, layer: int) -> Tensor:
         """States before `layer` of nodes that no relation ends in, from their features alone: [n, D]."""
-        h = self.inputs(node_type, x_NF)
-        for below in range(layer):
+        if layer == 0:
+            return self.inputs(node_type, x_NF)
+        bottom, given = self.layer(0), self.projected(node_type, x_NF)
+        if isinstance(bottom, MeanLayer) and bottom.averages_features:
+            h = self.between(given.mapped(partial(bottom.alone, node_type)))
+        else:
+            h = self.between(bottom.alone(node_type, given.states))
+        for below in range(1, layer):
             h = self.between(self.layer(below).alone(node_type, h))
         return h
 

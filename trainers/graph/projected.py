@@ -9,7 +9,7 @@ Legend: C rows of a table, N nodes, T tails, E edges, F feature width, D hidden 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -89,6 +89,16 @@ class Projected:
         """The map from features and a one to states: [F + 1, D]."""
         assert isinstance(self.project, nn.Linear)
         return torch.cat([self.project.weight.t(), self.project.bias[None]])
+
+    def mapped(self, affine: Callable[[Tensor], Tensor]) -> Tensor:
+        """An affine map's values of all nodes' states, [N, D] → [N, D']: in one product where nodes are more
+        than features."""
+        if not isinstance(self.project, nn.Linear) or self.share_N is not None or self.row_N is not None:
+            return affine(self.states)
+        if len(self.x_CF) <= self.project.in_features:
+            return affine(self.states)
+        made = affine(torch.cat([self.affine, torch.zeros_like(self.affine[:1])]))
+        return torch.addmm(made[-2], self.x_CF, made[:-2] - made[-1])
 
     def means(self, rows: SampledRows, out_TF: Tensor) -> None:
         """Means over heads of features, and of a one: [T, F + 1], zero where there are no heads."""

@@ -96,7 +96,8 @@ class MeanLayer(Layer):
 
     averages_features: ClassVar[bool] = False
     """Whether the first layer may average features in place of the states that are made of them: nodes of
-    types without heads send their states as they are, and `weighted` multiplies each row by a number."""
+    types without heads send their states as they are, `alone` is an affine map of theirs, and `weighted`
+    multiplies each row by a number."""
 
     def send(self, node_type: str, h_ND: Tensor, degree_N: Tensor | None) -> Tensor:
         """What heads send, before the mean; degree_N is given for types that relations end in."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -111,7 +112,8 @@ def _values(
         else:
             contents = WholeContents.of(work.tables, name)
             row_of[name] = contents.row
-            h = work.source_table(name, contents, index, lambda x: x, work.array(len(contents.x)))
+            before = partial(work.model.source, name, layer=index)
+            h = work.source_table(contents, before, work.array(len(contents.x)))
         # Head after head, as they are read: a bag over rows that lie apart would copy them all
         shape = (layer.heads, len(h), layer.value_width)
         value_HNC = torch.from_numpy(work.array(len(h), layer.heads * layer.value_width).reshape(shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,8 @@ class ExactInference:
             return states[node_type]
         contents = WholeContents.of(self.tables, node_type)
         into = self.work.array(len(contents.x))
-        return States(self.work.source_table(node_type, contents, index, lambda x: x, into), contents.row)
+        before = partial(self.work.model.source, node_type, layer=index)
+        return States(self.work.source_table(contents, before, into), contents.row)
 
     def _fits_on_gpu(self) -> bool:
         """Whether the whole graph can be one batch: states, contents, and the longest cumulative sum."""

@@ -10,6 +10,7 @@ Shape suffixes: N nodes of a type, D hidden width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -129,14 +130,19 @@ class MeanLayers:
         self, layer: MeanLayer, index: int, edge_type: EdgeType, contents: WholeContents, total: np.ndarray
     ) -> None:
         """From another type whose states by content are held at once."""
-        first = len(contents.x) < self.work.graph.num_nodes[edge_type[2]]  # the smaller side is multiplied
+        source, model = edge_type[0], self.work.model
+        # The smaller side is multiplied; features both at once
+        at_once = index == 0 and layer.averages_features
+        first = at_once or len(contents.x) < self.work.graph.num_nodes[edge_type[2]]
 
-        def sending(h: Tensor) -> Tensor:
-            sent = layer.send(edge_type[0], h, None)
+        def sending(x: Tensor) -> Tensor:
+            if at_once:
+                return model.projected(source, x).mapped(partial(layer.transform, edge_type))
+            sent = layer.send(source, model.source(source, x, index), None)
             return layer.transform(edge_type, sent) if first else sent
 
         table = self.work.buffer("table", len(contents.x))
-        sent = self.work.source_table(edge_type[0], contents, index, sending, table)
+        sent = self.work.source_table(contents, sending, table)
         self._add(layer, edge_type, self._walk(edge_type, contents.row), sent, first, total)
 
     def _add_in_blocks(

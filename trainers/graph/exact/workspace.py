@@ -158,14 +158,12 @@ class Workspace:
 
     def source_table(
         self,
-        node_type: str,
         contents: WholeContents,
-        layer: int,
-        then: Callable[[Tensor], Tensor],
+        make: Callable[[Tensor], Tensor],
         into: np.ndarray,
     ) -> np.ndarray:
-        """`then` of the states before `layer` of every distinct content of a type that no relation ends
-        in, written into `into`: [rows, D]."""
+        """What `make` makes of the features of every distinct content of a type that no relation ends in,
+        written into `into`: [rows, D]."""
         for block in self.blocks(len(into)):
-            into[block] = then(self.model.source(node_type, to_input(contents.x[block]), layer)).numpy()
+            into[block] = make(to_input(contents.x[block])).numpy()
         return into
