@@ -75,6 +75,16 @@ class Relation:
     def num_edges(self) -> int:
         return int(self.degree().sum())
 
+    def has_one_each(self) -> bool:
+        """Whether every node has one head, and node v's is edge v of `indices`."""
+        num = self.num_dst
+        if self.rank is not None or len(self.indices) != num:
+            return False
+        if num and (self.begin[-1] != num - 1 or self.end[-1] != num):
+            return False
+        places = np.arange(num + 1)
+        return bool((self.begin == places[:-1]).all() and (self.end == places[1:]).all())
+
     def part_of(self, v: int) -> tuple[Relation, int]:
         """The relation whose arrays have a tail's row, and the row's number there."""
         return self, v

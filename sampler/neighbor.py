@@ -106,6 +106,7 @@ class NeighborSampler:
             self._address(relation.time, np.int64)
             if self.options.temporal and relation.time is not None
             else 0,
+            not self.options.temporal and not self.options.replace and relation.has_one_each(),
         ]
 
     def _type_line(self, name: str) -> list[int]:

@@ -15,11 +15,11 @@ from numba import njit
 
 from netgpt.graphstore import mixing
 from netgpt.sampler.kernels.memory import int32_array, int64_array
-from netgpt.sampler.kernels.rows import BLOCK, Rows, Scratch, find_rows, sample_rows
+from netgpt.sampler.kernels.rows import BLOCK, Rows, Scratch, find_rows, sample_rows, take_heads
 
 # Columns of a relation's line: addresses of its arrays (0: none), and what else the kernel must know
 INDICES, NUM_INDICES, IS_WIDE, BEGIN, END, RANK, FIRST_EDGE, SRC, DST = range(9)
-IS_SORTED, EDGE_TIMES, NUM_COLUMNS = range(9, 12)
+IS_SORTED, EDGE_TIMES, ONE_EACH, NUM_COLUMNS = range(9, 13)
 # Columns of a node type's line: its number of nodes, its first place in the table of stamps, its times
 NUM_NODES, FIRST_STAMP, TIMES = range(3)
 # What was wrong, and with which node of which relation
@@ -100,6 +100,9 @@ def _part(rows, first, tails):  # type: ignore[no-untyped-def]
 @njit
 def _find(line, num_dst, rows, times, fanout, with_replacement):  # type: ignore[no-untyped-def]
     """`find_rows` of a relation given by its line."""
+    if line[ONE_EACH]:
+        rows.degrees[:] = 1
+        return np.int64(len(rows.tails)), np.int64(1), np.int64(-1)
     begin, end = int64_array(line[BEGIN], num_dst), int64_array(line[END], num_dst)
     rank = int32_array(line[RANK], num_dst if line[RANK] else 0)
     is_sorted, by_edge = line[IS_SORTED] != 0, line[EDGE_TIMES] != 0
@@ -115,6 +118,12 @@ def _sample(  # type: ignore[no-untyped-def]
     line, num_dst, rows, times, is_drawn, key, stamps, stamp, nodes, num_nodes, heads, edges, scratch, used
 ):
     """`sample_rows` of a relation given by its line."""
+    if line[ONE_EACH]:
+        if line[IS_WIDE]:
+            wide = int64_array(line[INDICES], line[NUM_INDICES])
+            return take_heads(wide, rows.tails, stamps, stamp, nodes, num_nodes, heads, edges, scratch)
+        narrow = int32_array(line[INDICES], line[NUM_INDICES])
+        return take_heads(narrow, rows.tails, stamps, stamp, nodes, num_nodes, heads, edges, scratch)
     first_edge = int64_array(line[FIRST_EDGE], num_dst + 1 if line[FIRST_EDGE] else 0)
     listed = times[:0] if line[IS_SORTED] else times
     if line[IS_WIDE]:

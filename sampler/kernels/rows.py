@@ -223,6 +223,32 @@ def sample_rows(  # type: ignore[no-untyped-def]
     return num_nodes
 
 
+@njit
+def take_heads(  # type: ignore[no-untyped-def]
+    indices, tails, stamps, stamp, nodes, num_nodes, heads, edges, scratch
+):
+    """`sample_rows` of a relation in which node v has one head, edge v: nothing is to be found or chosen."""
+    num_src, block = np.uint64(len(stamps)), scratch.edges
+    for i in range(min(BLOCK, len(tails))):
+        prefetch(indices, tails[i])
+    for first in range(0, len(tails), BLOCK):
+        num, is_bad = min(BLOCK, len(tails) - first), False
+        for i in range(num):
+            v = tails[first + i]
+            u = np.int64(indices[v])
+            block[i] = u
+            is_bad |= np.uint64(u) >= num_src
+            prefetch(stamps, u)
+            if first + i + BLOCK < len(tails):
+                prefetch(indices, tails[first + i + BLOCK])
+            if len(edges):
+                edges[first + i] = v
+        if is_bad:
+            return np.int64(-1)
+        num_nodes = relabel(block[:num], stamps, stamp, nodes, num_nodes, heads[first : first + num])
+    return num_nodes
+
+
 @njit(inline="always")
 def relabel(ids, stamps, stamp, nodes, num_nodes, positions):  # type: ignore[no-untyped-def]
     """Positions of node numbers [n] in `nodes`, adding those that are new at its end.

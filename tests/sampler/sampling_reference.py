@@ -183,8 +183,15 @@ def random_csr(
     return from_indptr(edge_type, indptr, rng.integers(0, num_src, indptr[-1]).astype(dtype))
 
 
+def one_each(
+    rng: np.random.Generator, edge_type: EdgeType, num_src: int, num_dst: int, dtype: Any
+) -> Relation:
+    """A relation in which every node has one head."""
+    return from_indptr(edge_type, np.arange(num_dst + 1), rng.integers(0, num_src, num_dst).astype(dtype))
+
+
 def random_graph(seed: int, *, layout: str = "prefix") -> MemoryGraph:
-    """Three node types; relations into two of them, of both layouts and both widths."""
+    """Three node types; relations into two of them, of both layouts and widths, some with one head each."""
     rng = np.random.default_rng(seed)
     num = {"a": int(rng.integers(1, 120)), "b": int(rng.integers(1, 40)), "c": int(rng.integers(1, 300))}
     times = {"a": rng.integers(0, 30, num["a"]), "b": rng.integers(0, 30, num["b"])}
@@ -198,8 +205,16 @@ def random_graph(seed: int, *, layout: str = "prefix") -> MemoryGraph:
         random_csr(rng, ("a", "of", "b"), num["a"], num["b"], 12, np.int32),
         random_csr(rng, ("c", "of", "b"), num["c"], num["b"], 1, np.int32),
         random_csr(rng, ("c", "in", "a"), num["c"], num["a"], 5, np.int64),
+        one_each(rng, ("b", "is_one_of", "a"), num["b"], num["a"], np.int32),
+        one_each(rng, ("a", "is_one_of", "b"), num["a"], num["b"], np.int64),
     ]
     return MemoryGraph(num, relations, times, {"same_key"})
+
+
+def single_graph(num: int, heads: np.ndarray) -> MemoryGraph:
+    """`num` tails with one head each."""
+    relation = from_indptr(("m", "to", "n"), np.arange(num + 1), heads)
+    return MemoryGraph({"n": num, "m": num}, [relation], {}, set())
 
 
 def one_row_graph(degree: int, num_tails: int, layout: str) -> MemoryGraph:

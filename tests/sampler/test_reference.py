@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling_reference import as_lists, random_graph, reference, same_batch
+from sampling_reference import as_lists, random_graph, reference, same_batch, single_graph
 
 from netgpt.graphstore import Graph, Store
 from netgpt.sampler import NeighborSampler, SamplingOptions
+from netgpt.sampler.errors import SamplerError
 
 FANOUTS = st.one_of(
     st.sampled_from([-1, 0, 1, 2, 3, 7, 50]),
@@ -99,3 +101,37 @@ def test_a_long_row_is_sampled_as_the_reference_does() -> None:
         seeds = [29_999, 5, 20_000, 651]
         batch = NeighborSampler.of(alone, options).sample(np.array(seeds))
         assert as_lists(batch) == reference(alone, options, {"a": seeds}, 0)
+
+
+@pytest.mark.parametrize("num", [1, 1023, 1024, 1025, 5000])
+def test_relations_with_one_head_each_over_several_blocks(num: int) -> None:
+    heads = np.random.default_rng(num).integers(0, max(1, num // 3), num).astype(np.int32)
+    graph = single_graph(num, heads)
+    assert graph.relation(("m", "to", "n")).has_one_each()
+    options = SamplingOptions(fanout=2, hops=1, edge_ids=True)
+    seeds = {"n": np.random.default_rng(0).permutation(num).tolist(), "m": []}
+    batch = NeighborSampler.of(graph, options).sample({"n": np.array(seeds["n"], np.int64)})
+    assert as_lists(batch) == reference(graph, options, seeds, 0, None)
+
+
+def test_a_head_that_is_no_node_is_refused_also_where_each_has_one() -> None:
+    heads = np.arange(3000, dtype=np.int32)
+    heads[2500] = 3000
+    sampler = NeighborSampler(single_graph(3000, heads), fanout=1, hops=1)
+    sampler.sample(np.arange(2500))
+    with pytest.raises(SamplerError, match="m/to/n"):
+        sampler.sample(np.arange(3000))
+
+
+def test_one_head_each_is_seen_by_the_arrays_alone() -> None:
+    graph = single_graph(5, np.array([3, 3, 0, 1, 4], np.int32))
+    relation = graph.relation(("m", "to", "n"))
+    assert relation.has_one_each()
+    for begin, end in (
+        ([0, 1, 2, 3, 4], [1, 2, 2, 4, 5]),  # an empty row
+        ([1, 0, 2, 3, 4], [2, 1, 3, 4, 5]),  # another order
+        ([0, 0, 2, 3, 4], [1, 2, 3, 4, 5]),  # a row of two
+    ):
+        assert not replace(relation, begin=np.array(begin), end=np.array(end)).has_one_each()
+    assert not replace(relation, rank=np.zeros(5, np.int32)).has_one_each()
+    assert single_graph(0, np.empty(0, np.int32)).relation(("m", "to", "n")).has_one_each()

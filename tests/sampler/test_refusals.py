@@ -280,7 +280,7 @@ def test_options_of_one_meaning() -> None:
 
     assert meaning(fanout=5) == meaning(fanout=[5, 5]) == meaning(fanout=np.int64(5), hops=2, seed=np.int8(0))
     assert meaning(fanout=dict.fromkeys(edge_types, 5)) == meaning(fanout=5)
-    assert meaning(fanout={"of": 5}) == meaning(fanout=5, exclude={"in", "same_key"})
+    assert meaning(fanout={"of": 5}) == meaning(fanout=5, exclude={"in", "same_key", "is_one_of"})
     assert meaning(temporal="<") == meaning(temporal="<", disjoint=True)
     different = [meaning(), meaning(seed=1), meaning(hops=1), meaning(replace=True), meaning(disjoint=True)]
     different += [meaning(temporal="<="), meaning(temporal="<"), meaning(exclude=["of"]), meaning(fanout=49)]
