@@ -23,9 +23,9 @@ EXACT = 1e-5
 def use_cores(num: int) -> None:
     """Threads of torch's operations and of compiled kernels that run in parallel, and the library that
     multiplies. Results depend on torch's threads and the CPU's kind alone."""
-    torch.set_num_threads(num)
     most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     numba.set_num_threads(max(1, min(num, most)))
+    torch.set_num_threads(num)  # behind it: the start of numba's threads sets those of OpenMP to all cores
     if onednn_is_ahead():
         # Allowed to round to bfloat16, torch asks oneDNN, which on these CPUs rounds nothing
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
 
 from netgpt.cluster.config import RunConfig
 from netgpt.cluster.plan.graphs import BatchSize
@@ -14,21 +16,47 @@ from netgpt.cluster.plan.shapes import DecoderShape
 from netgpt.graphstore.dataset import GraphSize
 from netgpt.trainers.graph.shape import ModelShape
 
-CPU_FLOPS = 29e9
-"""Speed of one core in the language stages: 7,580 tokens/s of stage 3 at width 128, 6 layers, on two
-(docs/measurements.md)."""
-STAGE1_SEEDS, STAGE1_WIDTH, STAGE1_EDGES = 395.0, 128, 1_737_622 / 512
-"""Seeds a second on two cores at that width, and edges of a seed at fanout 50 (README: 370 to 420)."""
-SAMPLED_EDGES = 50e6
-"""Edges that one sampling thread samples and relabels a second, all relations (README: 44 to 59 million)."""
-EMBED_LINEAR_S, EMBED_SQUARE_S = 0.0454, 7.87e-5
-"""Seconds by width and by its square, full-size prefix store, two cores (README: 7.1 s at width 128, 129 s at
-1,024)."""
+HALF_WIDTH = 300
+"""Hidden width at which the language stages run at half of the speed of products: 30% at width 128, 69% at
+576 (stage 3)."""
+STAGE1_LINEAR_S, STAGE1_SQUARE_S = 7.75e-4, 1.33e-6
+"""Seconds of a step of 512 seeds by width and by its square, two cores: 0.12 at width 128, 2.2 at 1,024."""
+STAGE1_SEEDS, STAGE1_EDGES = 512, 1_737_622 / 512
+"""Of that step, and edges of a seed, at fanout 50 on the full-size store."""
+SAMPLED_EDGES = 90e6
+"""Edges that one sampling thread samples and relabels a second, all relations."""
+EMBED_LINEAR_S, EMBED_SQUARE_S = 0.0192, 2.7e-5
+"""Seconds by width and by its square, full-size prefix store, two cores: 2.9 at width 128, 48 at 1,024."""
 EMBED_CSR_S = 168 / 128
-"""More seconds by width that walking every row of the csr layout takes (README: 175 s at width 128)."""
+"""More seconds by width that walking every row of the csr layout takes (175 s at width 128, 2026-11-22)."""
 RECORDS_S = 900.0
 """Records that one core tokenises a second, Qwen's tokenizer (released slice, CPU time, 2026-11-22)."""
-MEASURED = "README, 2026-11-22"
+MEASURED = "docs/measurements.md, 2026-12-01"
+
+
+PRODUCT, PRODUCTS = 1024, 8
+"""Size of the square matrices that are multiplied to find a core's speed, and how often."""
+
+
+@cache
+def core_flops() -> float:
+    """Floating-point operations a second of one of this machine's cores in float32 products: the fastest of
+    some, since others may be at work."""
+    import torch
+
+    from netgpt.trainers.processor import use_cores
+
+    threads = torch.get_num_threads()
+    use_cores(1)
+    try:
+        a, times = torch.rand(PRODUCT, PRODUCT), []
+        for _ in range(PRODUCTS):
+            start = perf_counter()
+            a @ a
+            times.append(perf_counter() - start)
+    finally:
+        use_cores(threads)
+    return 2 * PRODUCT**3 / min(times)
 
 
 @dataclass(frozen=True)
@@ -76,8 +104,9 @@ class Machines:
         if self.gpus:
             basis = f"assumed: {self.mfu:.0%} of {self.gpu_flops / 1e12:,.0f} TFLOP/s a GPU"
             return self.gpus * self.mfu * self.gpu_flops, basis, True
-        rate = CPU_FLOPS * self.workers * self.threads
-        return rate, f"measured: {CPU_FLOPS / 1e9:.0f} GFLOP/s a core ({MEASURED})", False
+        core = core_flops()
+        rate = core * self.workers * self.threads
+        return rate, f"measured now: products of {core / 1e9:.0f} GFLOP/s a core here", False
 
 
 def language_duration(
@@ -99,6 +128,9 @@ def language_duration(
     if checkpointing:  # every layer's forward once more
         one += 2 * (tokens + response) * shape.layers * shape.layer_products
     rate, basis, assumed = machines.flops
+    if not machines.gpus:
+        share = shape.hidden / (shape.hidden + HALF_WIDTH)
+        rate, basis = rate * share, f"{basis}, {share:.0%} of it at width {shape.hidden} ({MEASURED})"
     return Duration(one * samples * epochs / rate, basis, assumed)
 
 
@@ -116,10 +148,11 @@ def stage1_duration(
     sampling = seeds * per_seed / (SAMPLED_EDGES * machines.workers * max(1, samplers))
     if not machines.gpus:
         cores = machines.workers * machines.threads
-        scale = (STAGE1_WIDTH / shape.hidden) ** 2 * (STAGE1_EDGES / per_seed) ** 0.5
-        rate = STAGE1_SEEDS / 2 * cores * scale
-        basis = f"measured: 395 seeds/s at width 128 on two cores ({MEASURED}); by width² and √edges: assumed"
-        return Duration(seeds / rate, basis, False)
+        step = STAGE1_LINEAR_S * shape.hidden + STAGE1_SQUARE_S * shape.hidden**2
+        step *= (per_seed / STAGE1_EDGES) ** 0.5
+        basis = "measured: 0.12 s a step at width 128, 2.2 s at 1,024, two cores"
+        basis += f" ({MEASURED}); by √edges: assumed"
+        return Duration(seeds / STAGE1_SEEDS * step * 2 / cores, basis, False)
     # Products with D × D weights: of all states once, of the tails once a relation; forwards and twice back
     states = sum(batch.nodes[n] for n in shape.feature_dims)
     inputs = sum(batch.nodes[n] * dim for n, dim in shape.feature_dims.items())
@@ -140,7 +173,7 @@ def embedding_duration(size: GraphSize, width: int, threads: int, layout: str) -
     seconds = EMBED_LINEAR_S * width + EMBED_SQUARE_S * width**2
     seconds += EMBED_CSR_S * width if layout == "csr" else 0
     expected = seconds * size.states / whole * 2 / threads
-    return Duration(expected, f"measured: 7.1 s at width 128, 129 s at 1,024, two cores ({MEASURED})", False)
+    return Duration(expected, f"measured: 2.9 s at width 128, 48 s at 1,024, two cores ({MEASURED})", False)
 
 
 def token_duration(size: GraphSize, workers: int) -> Duration:

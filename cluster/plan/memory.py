@@ -73,7 +73,9 @@ def saved_per_token(shape: DecoderShape, item: int, *, trained: bool) -> int:
     hidden, inner = shape.hidden, shape.intermediate
     query, key = shape.query_width, shape.key_width
     norms = 2 * (F32 * hidden + F32)  # both norms compute in float32: their input, and 1 / rms
-    attention = item * (2 * query + 2 * key) + F32 * shape.heads  # q, output, k, v; log-sum-exp
+    attention = item * (query + 2 * key)
+    if item != F32:  # the kernels of half precision also keep the output and its log-sum-exp
+        attention += item * query + F32 * shape.heads
     mlp = 3 * item * inner  # gate, silu(gate), up: their product is for a trained down_proj alone
     saved = norms + attention + mlp
     if trained:  # a weight's gradient needs its input: norms twice, q/k/v and gate/up, o_proj, down_proj

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -55,3 +57,10 @@ def test_what_this_machine_multiplies_with_is_exact() -> None:
     expected = x.double() @ weight.double().T
     error = (torch.nn.functional.linear(x, weight) - expected).abs().max() / expected.abs().max()
     assert float(error) < 1e-6
+
+
+def test_a_fresh_process_has_the_threads_that_it_asked_for() -> None:
+    code = "import torch; from netgpt.trainers.processor import use_cores; use_cores(1)"
+    code += "; print(torch.get_num_threads())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "1"
