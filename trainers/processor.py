@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import cache
 
@@ -16,6 +17,8 @@ LARGEST_KEPT = 1 << 25
 """Bytes of a block that is kept at most: glibc's own limit."""
 MOST_KEPT = 1 << 29
 """Free bytes at the heap's end that are kept at most."""
+KEPT_SIZES = 16
+"""Sizes of products whose compiled code oneDNN keeps."""
 EXACT = 1e-5
 """Relative error of a float32 product of a few hundred terms at most; rounded to bfloat16 it is near 1e-3."""
 
@@ -26,6 +29,9 @@ def use_cores(num: int) -> None:
     most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     numba.set_num_threads(max(1, min(num, most)))
     torch.set_num_threads(num)  # behind it: the start of numba's threads sets those of OpenMP to all cores
+    # Batches differ in size, and oneDNN would keep code and memory for a thousand sizes: over a gigabyte
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KEPT_SIZES))
     if onednn_is_ahead():
         # Allowed to round to bfloat16, torch asks oneDNN, which on these CPUs rounds nothing
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]

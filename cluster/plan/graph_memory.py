@@ -14,12 +14,14 @@ from netgpt.cluster.plan.graphs import BatchSize
 from netgpt.cluster.plan.memory import CUDA_BYTES, F32, HEAP_HOLES, HEAP_LIMIT, Memory, Term, largest
 from netgpt.graphstore.dataset import GraphSize
 from netgpt.trainers.config import GraphConfig
+from netgpt.trainers.graph.encoders import MeanLayer, encoder_class
 from netgpt.trainers.graph.exact.workspace import BLOCK_COPIES, MAX_BLOCK_ROWS, MIN_BLOCK_ROWS
 from netgpt.trainers.graph.shape import ModelShape
+from netgpt.trainers.processor import MOST_KEPT
 
-PROCESS_BYTES = 515_000_000
-"""Python with torch, Numba's compiled kernels and a sealed store (measured 2026-11-22: stage 1 of width 8
-peaks at 525 MB)."""
+PROCESS_BYTES = 555_000_000
+"""Python with torch, compiled kernels and a sealed store (measured 2026-12-01: stage 1 of width
+8 peaks at 559 MB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,29 +54,32 @@ def table_bytes(case: GraphCase) -> int:
 
 
 def batch_terms(case: GraphCase) -> tuple[list[Term], list[Term]]:
-    """What a mini-batch keeps at the end of forward; and at its largest in backward, of which all types'
-    gradients by projected feature are the largest part (autograd comes to the projections last)."""
+    """What a mini-batch keeps at the end of forward; and at its largest in backward."""
     shape, batch, width = case.shape, case.batch, case.shape.hidden
-    features = projected = others = 0
+    tails = F32 * width * batch.tails
+    kind = encoder_class(shape.encoder)
+    averages = issubclass(kind, MeanLayer) and kind.averages_features
+    averaged = states = others = 0
     for name, dim in shape.feature_dims.items():
         n = batch.nodes[name]
         rows = min(n, case.size.rows[name])  # a type of few contents is projected by content
-        features += F32 * rows * dim
-        projected += F32 * width * (n + (rows if rows < n else 0))
+        leaving = [e for e in shape.edge_types if e[0] == name]
+        if averages and name not in shape.tail_types:
+            # Means of its features and of a one; what the next layer reads of it is little
+            averaged += len(leaving) * F32 * (dim + 1) * batch.tails
+            continue
+        averaged += F32 * rows * dim
+        own = batch.tails if averages else n
+        states += F32 * width * (rows + (own if rows < n else 0))
         others += 0 if name in shape.tail_types else F32 * width * n
-    states = F32 * width * sum(batch.nodes[name] for name in shape.tail_types)
-    tails = F32 * width * batch.tails
-    # Of each relation the mean that its weight is multiplied with, where heads are as many as tails or more
-    means = sum(tails for e in shape.edge_types if batch.nodes[e[0]] >= batch.tails)
-    # Behind layer 1: relu's output, and dropout's mask (float32) and output, of all states that layer 2 reads
-    copies = 3 if case.config.dropout else 1
+        # The mean that a relation's weight is multiplied with, where heads are as many as tails or more
+        states += sum(tails for _ in leaving if (rows if averages else n) >= batch.tails)
+    copies = 1 if averages or not case.config.dropout else 3
     between = copies * (others + tails)
-    kept = [
-        Term("features of the batch", features),
-        Term("states of the batch", projected + means),
-    ]
+    kept = [Term("features of the batch", averaged), Term("states of the batch", states)]
     forward = [*kept, Term("states between layers", between + 2 * tails)]
-    backward = [*kept, Term("gradients by state", others + 2 * states + 2 * tails)]
+    gradients = others + 2 * tails + 2 * F32 * width * sum(batch.nodes[n] for n in shape.tail_types)
+    backward = [*kept, Term("gradients by state", 3 * tails if averages else gradients)]
     return forward, backward
 
 
@@ -95,15 +100,16 @@ def stage1_memory(case: GraphCase) -> Memory:
     forward, backward = batch_terms(case)
     moments = {"end of forward": forward, "backward": [*backward, flat]}
     if cpu:
-        # As in the language stages the heap keeps its holes, also behind the batch
-        holes = [0]
+        # As in the language stages the heap keeps its holes, and what is free at its end for the next batch
+        kept = [0]
         for terms in moments.values():
             held = sum(t.num_bytes for t in terms)
-            holes.append(int(HEAP_HOLES * held) if _in_heap(case) else 0)
-            terms.append(Term("holes in the heap", holes[-1]))
+            holes = int(HEAP_HOLES * held) if _in_heap(case) else 0
+            kept.append(min(held, MOST_KEPT) + holes if _in_heap(case) else 0)
+            terms.append(Term("holes in the heap", holes))
         # trainers.weights.save copies weights, best weights and both moments
-        copies = Term("checkpoint's copies", 4 * size)
-        moments["writing a checkpoint"] = [copies, Term("holes in the heap", max(holes))]
+        copies, left = Term("checkpoint's copies", 4 * size), Term("heap, kept for the next batch", max(kept))
+        moments["writing a checkpoint"] = [copies, left]
         moments["validation by exact inference"] = inference_terms(case.size, case.shape, case.config)
     return largest(base, moments)
 
