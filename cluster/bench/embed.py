@@ -215,25 +215,33 @@ def pyg_main() -> None:
 
 
 def training_main() -> None:
-    """Steps of sampled training, one after the other and with a thread that samples ahead."""
+    """Steps of sampled training as stage 1 takes them, one after the other and with a thread that samples
+    ahead."""
     import torch
-    import torch.nn.functional as F
 
     from netgpt.sampler import NeighborLoader
-    from netgpt.trainers.graph.model import Degrees
+    from netgpt.trainers.config import GraphConfig
+    from netgpt.trainers.engine import AdamWEngine
+    from netgpt.trainers.graph.model import Degrees, GraphModel
     from netgpt.trainers.graph.tables import FeatureTables
 
-    asked, store, model = _asked()
-    cpu = torch.device("cpu")
-    tables = FeatureTables(store, cpu)
-    degrees = Degrees(store, model.shape, cpu) if model.uses_degrees else None
-    optimizer = torch.optim.AdamW(model.train().parameters())
+    asked, store, untrained = _asked()
+    cpu, defaults = torch.device("cpu"), GraphConfig()
+    tables, train = FeatureTables(store, cpu), store.split("train")
+    size = min(asked["batch_size"], len(train) // 2)  # one batch to warm up, one to measure
+    ids = np.random.default_rng(0).permutation(train)[: size * (asked["batches"] + 1)]
+    # A number of each node's own: of one that is the same for all, gradients fade to denormals in some steps
+    truth = np.log1p(store.relation(max(store.edge_types, key=lambda e: store.num_edges[e])).degree(ids))
+    truth_S = torch.from_numpy((truth - truth.mean()) / max(truth.std(), 1e-6)).float()
+    place = dict(zip(ids.tolist(), range(len(ids)), strict=True))
     parts = {"sampling": 0.0, "gathering": 0.0, "compute": 0.0}
-    ids = store.split("train")
-    size = min(asked["batch_size"], len(ids) // 2)  # one batch to warm up, one to measure
-    ids = ids[: size * (asked["batches"] + 1)]
 
     def epoch(threads: int) -> tuple[float, int]:
+        torch.manual_seed(0)
+        model = GraphModel(untrained.shape, dropout=defaults.dropout).train()
+        model.fit_scalars(tables, train)
+        degrees = Degrees(store, model.shape, cpu) if model.uses_degrees else None
+        engine = AdamWEngine(model, lr=defaults.lr, weight_decay=defaults.weight_decay, clip=defaults.clip)
         loader = NeighborLoader(
             store, ids, batch_size=size, fanout=asked["fanout"], hops=2, threads=threads, prefetch=1
         )
@@ -249,9 +257,11 @@ def training_main() -> None:
             contents = model.gather(batch, tables)
             times.append(time.perf_counter())
             scores, _ = model(contents, model.blocks(batch, cpu, degrees))
-            optimizer.zero_grad()
-            F.smooth_l1_loss(scores, torch.full_like(scores, 3.0)).backward()
-            optimizer.step()
+            own = [place[v] for v in batch.nodes[model.target][: batch.num_seeds].tolist()]
+            engine.backward(
+                torch.nn.functional.smooth_l1_loss(scores, truth_S[own], reduction="sum"), len(own)
+            )
+            engine.step(lambda norm: None)
             times.append(time.perf_counter())
             for name, a, b in zip(parts, times, times[1:], strict=False):
                 parts[name] += b - a
