@@ -17,7 +17,7 @@ LARGEST_KEPT = 1 << 25
 """Bytes of a block that is kept at most: glibc's own limit."""
 MOST_KEPT = 1 << 29
 """Free bytes at the heap's end that are kept at most."""
-KEPT_SIZES = 16
+KEPT_SIZES = 128
 """Sizes of products whose compiled code oneDNN keeps."""
 EXACT = 1e-5
 """Relative error of a float32 product of a few hundred terms at most; rounded to bfloat16 it is near 1e-3."""

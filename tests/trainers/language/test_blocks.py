@@ -54,6 +54,7 @@ def test_blocks_are_dense_attention(
     queries: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(blocks, "UNIT", 1 if queries[0] < 32 else 4)
     monkeypatch.setattr(blocks, "MIN_QUERIES", queries[0])
     monkeypatch.setattr(blocks, "MAX_QUERIES", queries[1])
     lengths = [7, 4, 11]

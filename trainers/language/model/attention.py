@@ -3,7 +3,7 @@
 Registered with transformers under one name. Each sample's tokens attend among themselves alone by
 construction: no mask of the pack's size, no work between samples, and no dependence on how a model
 reads position ids. On a GPU one variable-length kernel does all samples of the pack; on a CPU, which
-has none, `blocks.py` does them one after the other. No token is padding.
+has none, `blocks.py` does them one after the other. No sample is padded to another's length.
 """
 
 from __future__ import annotations

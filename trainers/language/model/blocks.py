@@ -13,27 +13,44 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_NUMBERS = 1 << 18
 """Scores of a block: a megabyte of float32."""
 MIN_QUERIES, MAX_QUERIES = 32, 128
+UNIT = 32
+"""Samples are filled up to a multiple of so many tokens with zeros behind them, which none of theirs sees:
+products are of few sizes then, and oneDNN compiles code for each size."""
 
 Span = tuple[tuple[int, int], list[tuple[int, int]]]
 """Tokens that ask, half open, and those that they see, the last of which are themselves."""
 
 
-def seen(x_KLd: Tensor, ranges: list[tuple[int, int]], before_KPd: Tensor | None) -> Tensor:
-    """Keys or values of some tokens, behind a prefix: [K, S, d]."""
+def seen(x_KLd: Tensor, ranges: list[tuple[int, int]], before_KPd: Tensor | None, fill: int = 0) -> Tensor:
+    """Keys or values of some tokens, behind a prefix and before so many zeros: [K, S, d]."""
     parts = [x_KLd[:, slice(*one)] for one in ranges]
     parts = parts if before_KPd is None else [before_KPd, *parts]
+    if fill:
+        parts.append(x_KLd.new_zeros(len(x_KLd), fill, x_KLd.shape[2]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
+def _filled(x_HLd: Tensor, first: int, last: int, end: int) -> Tensor:
+    """Tokens first to last, those from `end` on zero: [H, n, d]."""
+    part = x_HLd[:, first : min(last, end)]
+    return part if last <= end else F.pad(part, (0, 0, 0, last - end))
+
+
+def _fill(asked: tuple[int, int]) -> int:
+    return (asked[0] - asked[1]) % UNIT
+
+
 def _blocks(asked: tuple[int, int], num_heads: int, num_keys: int) -> Iterator[tuple[int, int, int]]:
-    """First and last query of each block, half open, and how many keys its last one sees."""
-    begin, end = asked
-    size = min(MAX_QUERIES, max(MIN_QUERIES, BLOCK_NUMBERS // (num_heads * num_keys)))
+    """First and last query of each block, half open, and how many keys its last one sees; all of them are of
+    the sample that is filled up."""
+    begin, end = asked[0], asked[1] + _fill(asked)
+    size = min(MAX_QUERIES, max(MIN_QUERIES, BLOCK_NUMBERS // (num_heads * num_keys) // UNIT * UNIT))
     for first in range(begin, end, size):
         last = min(first + size, end)
         yield first, last, num_keys - (end - last)
@@ -71,13 +88,15 @@ class _Attention(torch.autograd.Function):
         out_LHd, masks = q_HLd.new_zeros(num, num_heads, width), {}  # type: tuple[Tensor, dict[int, Tensor]]
         for asked, ranges in spans:
             k, v = (
-                seen(x, ranges, None if before is None else before[i]) for i, x in enumerate((k_KLd, v_KLd))
+                seen(x, ranges, None if before is None else before[i], _fill(asked))
+                for i, x in enumerate((k_KLd, v_KLd))
             )
             for first, last, visible in _blocks(asked, num_heads, k.shape[1]):
-                asking = _by_keys(scaled_HLd[:, first:last], num_keys_heads)
+                asking = _by_keys(_filled(scaled_HLd, first, last, asked[1]), num_keys_heads)
                 weights = _weights(asking, k[:, :visible], last - first, masks)
-                found = torch.bmm(weights, v[:, :visible])
-                out_LHd[first:last] = found.view(num_heads, last - first, width).transpose(0, 1)
+                found = torch.bmm(weights, v[:, :visible]).view(num_heads, last - first, width)
+                end = min(last, asked[1])
+                out_LHd[first:end] = found[:, : end - first].transpose(0, 1)
         return out_LHd
 
     @staticmethod
@@ -89,19 +108,21 @@ class _Attention(torch.autograd.Function):
         scaled_HLd, masks = q_HLd * ctx.scale, {}  # type: tuple[Tensor, dict[int, Tensor]]
         for asked, ranges in ctx.spans:
             k, v = (
-                seen(x, ranges, None if before is None else before[i]) for i, x in enumerate((k_KLd, v_KLd))
+                seen(x, ranges, None if before is None else before[i], _fill(asked))
+                for i, x in enumerate((k_KLd, v_KLd))
             )
             dk, dv = torch.zeros(k.shape, dtype=k.dtype), torch.zeros(v.shape, dtype=v.dtype)
             for first, last, visible in _blocks(asked, len(q_HLd), k.shape[1]):
-                asking = _by_keys(scaled_HLd[:, first:last], num_keys_heads)
+                asking = _by_keys(_filled(scaled_HLd, first, last, asked[1]), num_keys_heads)
                 weights = _weights(asking, k[:, :visible], last - first, masks)
-                g = _by_keys(g_HLd[:, first:last], num_keys_heads)
+                g = _by_keys(_filled(g_HLd, first, last, asked[1]), num_keys_heads)
                 dv[:, :visible].baddbmm_(weights.transpose(1, 2), g)
                 d_weights = torch.bmm(g, v[:, :visible].transpose(1, 2))
                 d_scores = torch._softmax_backward_data(d_weights, weights, 2, weights.dtype)  # type: ignore[attr-defined]
                 dk[:, :visible].baddbmm_(d_scores.transpose(1, 2), asking)
-                dq = torch.bmm(d_scores, k[:, :visible])
-                dq_HLd[:, first:last] = dq.view(len(q_HLd), last - first, -1)
+                dq = torch.bmm(d_scores, k[:, :visible]).view(len(q_HLd), last - first, -1)
+                end = min(last, asked[1])
+                dq_HLd[:, first:end] = dq[:, : end - first]
             at = 0
             if before is not None and d_before is not None:
                 at = before.shape[2]
