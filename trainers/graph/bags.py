@@ -9,6 +9,7 @@ Legend: C rows of a table, N nodes, T tails, E edges, D width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -148,6 +149,9 @@ def _spread_own(g, row, first, last, grad):  # type: ignore[no-untyped-def]
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="bags")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # its threads are the parent's
 
 
 def in_parts(work: Callable[[int, int], object], num: int, cost: int, unit: int = 1) -> None:

@@ -3,6 +3,9 @@ operations, and against the same model with every state made."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,3 +272,34 @@ def test_the_first_layer_multiplies_no_more_than_it_must(store: Store, tmp_path:
 def test_bags_say_what_they_are() -> None:
     made = Bags.of(torch.tensor([3, 1]), torch.tensor([1, 2]))
     assert made.heads_E.tolist() == [3, 1] and made.ends_T.tolist() == [1, 2] and len(made.factor_T) == 0
+
+
+def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bags, "MIN_WORK", 1)
+    heads, counts = random_rows(0, 50, 40, 5)
+    x, before = np.ones((50, 4), np.float32), torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def means() -> np.ndarray:
+        out = np.empty((40, 4), np.float32)
+        empty = np.empty(0, np.int64)
+        bags.bag_means(x, empty, empty, SampledRows(heads, counts).bags(), out, False)
+        return out
+
+    try:
+        expected = means()
+        child = os.fork()
+        if not child:
+            os._exit(0 if (means() == expected).all() else 1)
+        for _ in range(200):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise AssertionError("the child waits for its parent's threads")
+        assert os.waitstatus_to_exitcode(status) == 0
+    finally:
+        torch.set_num_threads(before)
