@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import socket
 import time
@@ -21,7 +22,6 @@ import psutil
 import pytest
 import torch
 from browser import Page, browser
-from runs import SETTINGS, alone, netgpt
 from serving import TOKEN, Service, service
 from test_jobs import grpc_codes, http_status, listening
 
@@ -32,6 +32,7 @@ from netgpt.graphstore.documents import documents
 from netgpt.graphstore.features import Features
 from netgpt.trainers.graph.exact import embed
 from netgpt.trainers.graph.tables import FeatureTables
+from runs import SETTINGS, alone, netgpt
 from tests.program import called
 
 
@@ -181,7 +182,8 @@ def test_a_person_asks_in_a_browser(
         assert page.value("document.getElementById('title').textContent") == "whole"
         asked(page, json.dumps(first), "!document.getElementById('one').hidden")
         assert page.value("document.getElementById('value').textContent") == str(expected["level"])
-        assert f"score {expected['score']}" in page.value("document.getElementById('said').textContent")
+        told = re.search(r"score ([0-9.]+)", page.value("document.getElementById('said').textContent"))
+        assert told is not None and float(told[1]) == pytest.approx(expected["score"], abs=2e-6)
         assert page.value("document.querySelectorAll('#bars div').length") == 10
         assert (
             page.value("[...document.querySelectorAll('#bars div')].findIndex(b => b.className)")

@@ -339,7 +339,8 @@ def test_packs_and_order_of_pairs_change_no_curve(loss: str, tuned: Path, posts:
         made.append((curve, {name: p.detach().clone() for name, p in trained.items()}))
     assert made[0][0][-1] != pytest.approx(made[0][0][0], abs=1e-3)
     for curve, values in made[1:]:
-        np.testing.assert_allclose(curve, made[0][0], rtol=0, atol=1e-8)
+        # A product's last bits may depend on how many rows it has
+        np.testing.assert_allclose(curve, made[0][0], rtol=1e-6)
         for name, value in values.items():
             torch.testing.assert_close(value, made[0][1][name], rtol=0, atol=1e-5)
 
@@ -431,7 +432,7 @@ def test_ranks_and_crashes_change_nothing(tuned: Path, posts: Store, tmp_path: P
         made[name] = (manifest["metrics"], weights.load(run / "prefer" / WEIGHTS)[0])
     curves = {name: [point["loss"] for point in one[0]["curve"]] for name, one in made.items()}
     assert curves["two"] == curves["killed"] and len(curves["one"]) > 2
-    np.testing.assert_allclose(curves["one"], curves["two"], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(curves["one"], curves["two"], rtol=1e-6)
     for key, tensor in made["one"][1].items():
         torch.testing.assert_close(tensor, made["two"][1][key], atol=1e-5, rtol=1e-5)
         assert torch.equal(made["two"][1][key], made["killed"][1][key])
