@@ -31,15 +31,17 @@ def _copy_rows(
     indices: np.ndarray, begin: np.ndarray, end: np.ndarray, rank: np.ndarray, out: np.ndarray
 ) -> None:
     """The rows one after another, less the own node of each: out [degrees of the rows, summed]."""
+    # Number by number: an assignment between slices is made by way of a copy, as they may overlap
     place = 0
     for v in range(len(begin)):
         length = end[v] - begin[v]
         own = min(np.int64(rank[v]), length)
-        out[place : place + own] = indices[begin[v] : begin[v] + own]
-        place += own
-        if own < length:
-            out[place : place + length - own - 1] = indices[begin[v] + own + 1 : end[v]]
-            place += length - own - 1
+        row, to = indices[begin[v] : end[v]], out[place:]
+        for i in range(own):
+            to[i] = row[i]
+        for i in range(own, length - 1):
+            to[i] = row[i + 1]
+        place += own + max(0, length - own - 1)
 
 
 @dataclass(frozen=True)
