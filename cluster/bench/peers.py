@@ -147,8 +147,8 @@ def _graphbolt(arrays: CsrArrays, edge_type: EdgeType, fanout: int, hops: int) -
 def installed_peers(
     arrays: CsrArrays, edge_types: list[EdgeType], fanout: int, hops: int
 ) -> dict[str, Callable[[], Sample]]:
-    """Peers by name, to be made when their turn comes. GraphBolt's fanout of several relations is a
-    total over them, so it takes part with a single one."""
+    """Peers by name, to be made when their turn comes. GraphBolt takes part with a single relation so far:
+    one fanout for several is a total over them, and one for each edge type is not asked for yet."""
     peers: dict[str, Callable[[], Sample]] = {}
     if torch_geometric.typing.WITH_PYG_LIB:
         peers["pyg_lib"] = lambda: _pyg(arrays, edge_types, fanout, hops, True)
