@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from netgpt.graphstore import mixing
 from netgpt.graphstore.mixing import GOLDEN
+from netgpt.sampler.kernels.generator import mix
 from netgpt.trainers.graph.bags import in_parts, is_compiled
 
-_mix = njit(inline="always")(mixing.mix)
 _LOW, _S32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
@@ -29,7 +28,7 @@ def _relu_dropout(x, seed, share, first, last, out):  # type: ignore[no-untyped-
     scale = x.dtype.type(1.0 / (1.0 - share))
     zero = x.dtype.type(0)
     for pair in range(first // 2, (last + 1) // 2):
-        bits = _mix(seed + np.uint64(pair + 1) * GOLDEN)
+        bits = mix(seed + np.uint64(pair + 1) * GOLDEN)
         i = 2 * pair
         out[i] = x[i] * scale if x[i] > zero and (bits & _LOW) >= hidden else zero
         if i + 1 < last:

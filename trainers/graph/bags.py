@@ -45,6 +45,15 @@ class Bags:
         return Bags(heads_E.numpy(), ends_T.numpy(), numbers(factor_T))
 
 
+@njit(inline="always")
+def _run(row, heads, e, end):  # type: ignore[no-untyped-def]
+    """The table's row of edge e, and how many edges from it on have the same: neighbours often do."""
+    c, same = row[heads[e]] if len(row) else heads[e], 1
+    while e + same < end and (row[heads[e + same]] if len(row) else heads[e + same]) == c:
+        same += 1
+    return c, same
+
+
 @njit(cache=True, nogil=True)
 def _mean(x, row, share, heads, ends, factor, first, last, adds, out):  # type: ignore[no-untyped-def]
     """Means over heads of share · x for the tails [first, last), into rows of `out` or added to them."""
@@ -57,14 +66,11 @@ def _mean(x, row, share, heads, ends, factor, first, last, adds, out):  # type: 
             part *= x.dtype.type(factor[t])
         e, written = begin, adds
         while e < end:
-            u = heads[e]
-            c = row[u] if len(row) else u
-            same = 1
-            if len(share):
-                weight = part * x.dtype.type(share[u])
-            else:  # neighbours in a row are often of one content
-                while e + same < end and (row[heads[e + same]] if len(row) else heads[e + same]) == c:
-                    same += 1
+            if len(share):  # each edge by itself
+                c, same = _run(row, heads, e, e + 1)
+                weight = part * x.dtype.type(share[heads[e]])
+            else:
+                c, same = _run(row, heads, e, end)
                 weight = part * x.dtype.type(same)
             state = x[c]
             if written:
@@ -91,10 +97,7 @@ def _spread(g, row, heads, ends, factor, first, last, grad):  # type: ignore[no-
         mean = g[t, first:last]
         e = begin
         while e < end:
-            c = row[heads[e]] if len(row) else heads[e]
-            same = 1
-            while e + same < end and (row[heads[e + same]] if len(row) else heads[e + same]) == c:
-                same += 1
+            c, same = _run(row, heads, e, end)
             state, weight = grad[c, first:last], part * g.dtype.type(same)
             for d in range(width):
                 state[d] += weight * mean[d]
@@ -120,10 +123,7 @@ def _collect(g, row, heads, ends, factor, first, last, grad):  # type: ignore[no
             part *= g.dtype.type(factor[t])
         e = begin
         while e < end:
-            c = row[heads[e]] if len(row) else heads[e]
-            same = 1
-            while e + same < end and (row[heads[e + same]] if len(row) else heads[e + same]) == c:
-                same += 1
+            c, same = _run(row, heads, e, end)
             if first <= c < last:
                 i = c - first
                 tails[at[i]], weights[at[i]] = t, part * g.dtype.type(same)
@@ -204,7 +204,7 @@ class _Read(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, h_CD: Tensor, row_N: Tensor | None, num_own: int, bags: Sequence[Bags]
     ) -> tuple[Tensor, ...]:
-        ctx.row, ctx.num_own, ctx.bags, ctx.shape = numbers(row_N), num_own, bags, h_CD.shape
+        ctx.row, ctx.bags, ctx.shape = numbers(row_N), bags, h_CD.shape
         own = h_CD[:num_own].clone() if row_N is None else h_CD[row_N[:num_own]]
         x, made = np.ascontiguousarray(numbers(h_CD)), [own]
         for one in bags:
@@ -243,10 +243,10 @@ class _AddMeans(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        made = []
+        g, made = gradients[0].contiguous().numpy(), []
         for shape, row, bags in zip(ctx.shapes, ctx.rows, ctx.bags, strict=True):
             made.append(torch.zeros(shape, dtype=gradients[0].dtype))
-            add_gradient(gradients[0].contiguous().numpy(), row, bags, made[-1].numpy())
+            add_gradient(g, row, bags, made[-1].numpy())
         return gradients[0], None, None, *made
 
 

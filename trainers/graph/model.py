@@ -17,7 +17,7 @@ from netgpt.graphstore import EdgeType, Graph
 from netgpt.sampler import MiniBatch
 from netgpt.trainers.graph.activation import relu_dropout
 from netgpt.trainers.graph.encoders import Layer, LayerEdges, LayerSpec, MeanLayer, make_layer
-from netgpt.trainers.graph.projected import LearntTable, Projected
+from netgpt.trainers.graph.projected import LearntTable, Projected, by_node_where_fewer
 from netgpt.trainers.graph.rows import HeadRows, SampledRows, WholeRows
 from netgpt.trainers.graph.scalars import NumberEncoding, ScalarEncoding
 from netgpt.trainers.graph.shape import ModelShape
@@ -113,8 +113,7 @@ class GraphModel(nn.Module):
         project = self.project[node_type]
         assert isinstance(project, LearntTable | nn.Linear)
         if node_type in self.shape.scalar_types:
-            if row is not None and len(x) > len(row):
-                x, row = x[row], None
+            x, row = by_node_where_fewer(x, row)
             x = self.scalar(node_type)(x)
         share = None
         if self.training and self.drops(node_type) and not isinstance(project, LearntTable):

@@ -40,6 +40,11 @@ class LearntTable(nn.Embedding):
         return h_ND * known_N[:, None]
 
 
+def by_node_where_fewer(x_CF: Tensor, row_N: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The same contents, by node where a table has more rows than there are nodes."""
+    return (x_CF[row_N], None) if row_N is not None and len(x_CF) > len(row_N) else (x_CF, row_N)
+
+
 @dataclass(frozen=True, eq=False)
 class Projected:
     """States of nodes before the first layer: project(x[row]); with shares share · x[row] weight + bias."""
@@ -60,9 +65,7 @@ class Projected:
     def table(self) -> tuple[Tensor, Tensor | None]:
         """States by content, [C, D], and the row of each node; by node, where nodes hide their content or a
         table has more rows than there are nodes."""
-        x, row_N = self.x_CF, self.row_N
-        if row_N is not None and len(x) > len(row_N):
-            x, row_N = x[row_N], None
+        x, row_N = by_node_where_fewer(self.x_CF, self.row_N)
         if self.share_N is None or isinstance(self.project, LearntTable):
             return self.project(x), row_N
         # A node's whole content or none, not that of all who share it: words must not be learnt by heart
@@ -93,9 +96,8 @@ class Projected:
     def mapped(self, affine: Callable[[Tensor], Tensor]) -> Tensor:
         """An affine map's values of all nodes' states, [N, D] → [N, D']: in one product where nodes are more
         than features."""
-        if not isinstance(self.project, nn.Linear) or self.share_N is not None or self.row_N is not None:
-            return affine(self.states)
-        if len(self.x_CF) <= self.project.in_features:
+        plain = isinstance(self.project, nn.Linear) and self.share_N is None and self.row_N is None
+        if not plain or self.x_CF.shape[0] <= self.x_CF.shape[1]:
             return affine(self.states)
         made = affine(torch.cat([self.affine, torch.zeros_like(self.affine[:1])]))
         return torch.addmm(made[-2], self.x_CF, made[:-2] - made[-1])

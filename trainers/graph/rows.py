@@ -70,11 +70,6 @@ class HeadRows:
     degree_T: Tensor
     """Heads of each tail in the graph, which may be more than are here."""
 
-    @property
-    def num_edges(self) -> int:
-        """Edges that a mean runs over."""
-        raise NotImplementedError
-
     def mean(self, h_ND: Tensor, row_N: Tensor | None = None) -> Tensor:
         """Mean over each tail's heads: [T, D]; zero where it has none. row_N: the row of `h` that is each
         head's, by default its number."""
@@ -252,10 +247,6 @@ class WholeRows(HeadRows):
         self.walk = MeanWalk(relation, content, threads)
         self._edges: SampledRows | None = None
         self._places: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None = None
-
-    @property
-    def num_edges(self) -> int:
-        return len(self.walk.indices)  # what is walked: a prefix relation's members
 
     def mean(self, h_ND: Tensor, row_N: Tensor | None = None) -> Tensor:
         if row_N is not None:

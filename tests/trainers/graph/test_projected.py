@@ -30,9 +30,7 @@ from netgpt.trainers.graph.shape import ModelShape
 from netgpt.trainers.graph.tables import DistinctRows, FeatureTables
 from netgpt.trainers.tasks.heads import PlainHead
 from tests.trainers.graph.random_graph import CPU
-from tests.trainers.graph.test_meta_graph import FEATURES, MemoryGraph, model_of
-
-ENCODERS = ("rgcn", "gcn", "sage", "han", "hetsann", "hgt")
+from tests.trainers.graph.test_meta_graph import ENCODERS, FEATURES, MemoryGraph, model_of
 
 
 @pytest.fixture(params=[1, 3])

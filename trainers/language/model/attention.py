@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
-from netgpt.trainers.language.model.blocks import Span, block_attention
+from netgpt.trainers.language.model.blocks import Span, block_attention, seen
 
 NAME = "netgpt_packed"
 
@@ -56,9 +56,12 @@ def packed_attention(
         spans = _spans(pack_lengths, pack_forks)
         return block_attention(query[0], key[0], value[0], before, spans, scale)[None], None
     parts = []
-    for asked, seen in _spans(pack_lengths, pack_forks):
+    for asked, ranges in _spans(pack_lengths, pack_forks):
         q = query[:, :, slice(*asked)]
-        k, v = (_seen(x, seen, None if before is None else before[i]) for i, x in enumerate((key, value)))
+        k, v = (
+            seen(x[0], ranges, None if before is None else before[i])[None]
+            for i, x in enumerate((key, value))
+        )
         aligned = q.shape[2] == k.shape[2]
         parts.append(
             F.scaled_dot_product_attention(
@@ -91,13 +94,6 @@ def _spans(lengths: list[int], forks: list[tuple[int, int]] | None) -> list[Span
     return spans
 
 
-def _seen(x: torch.Tensor, seen: list[tuple[int, int]], before: torch.Tensor | None) -> torch.Tensor:
-    """Keys or values of some tokens, behind a prefix [heads, P, d]."""
-    parts = [x[:, :, slice(*one)] for one in seen]
-    parts = parts if before is None else [before[None], *parts]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
-
 def _lower_right(num: int, keys: int, device: torch.device) -> torch.Tensor:
     """Which keys each of the last tokens sees: [num, keys] bool."""
     return torch.ones(num, keys, dtype=torch.bool, device=device).tril(keys - num)
@@ -122,9 +118,9 @@ def _variable_length(
     offsets_k = offsets
     if spans is not None:
         parts = [[], []]  # type: list[list[torch.Tensor]]
-        for _, seen in spans:
+        for _, ranges in spans:
             for i, x in enumerate((key, value)):
-                parts[i].append(_seen(x, seen, None if before is None else before[i])[0].transpose(0, 1))
+                parts[i].append(seen(x[0], ranges, None if before is None else before[i]).transpose(0, 1))
         k, v = (torch.cat(one) for one in parts)
         asked = [end - begin for (begin, end), _ in spans]
         offsets, offsets_k = (

@@ -36,6 +36,18 @@ def seen(x_KLd: Tensor, ranges: list[tuple[int, int]], before_KPd: Tensor | None
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
+def _seen_of(
+    asked: tuple[int, int],
+    ranges: list[tuple[int, int]],
+    k_KLd: Tensor,
+    v_KLd: Tensor,
+    before: Tensor | None,
+) -> list[Tensor]:
+    """Keys and values of a span that is filled up: [K, S, d] each."""
+    prefixes = (None, None) if before is None else before
+    return [seen(x, ranges, one, _fill(asked)) for x, one in zip((k_KLd, v_KLd), prefixes, strict=True)]
+
+
 def _filled(x_HLd: Tensor, first: int, last: int, end: int) -> Tensor:
     """Tokens first to last, those from `end` on zero: [H, n, d]."""
     part = x_HLd[:, first : min(last, end)]
@@ -87,10 +99,7 @@ class _Attention(torch.autograd.Function):
         scaled_HLd = q_HLd * scale
         out_LHd, masks = q_HLd.new_zeros(num, num_heads, width), {}  # type: tuple[Tensor, dict[int, Tensor]]
         for asked, ranges in spans:
-            k, v = (
-                seen(x, ranges, None if before is None else before[i], _fill(asked))
-                for i, x in enumerate((k_KLd, v_KLd))
-            )
+            k, v = _seen_of(asked, ranges, k_KLd, v_KLd, before)
             for first, last, visible in _blocks(asked, num_heads, k.shape[1]):
                 asking = _by_keys(_filled(scaled_HLd, first, last, asked[1]), num_keys_heads)
                 weights = _weights(asking, k[:, :visible], last - first, masks)
@@ -107,10 +116,7 @@ class _Attention(torch.autograd.Function):
         d_before = None if before is None else torch.zeros_like(before)
         scaled_HLd, masks = q_HLd * ctx.scale, {}  # type: tuple[Tensor, dict[int, Tensor]]
         for asked, ranges in ctx.spans:
-            k, v = (
-                seen(x, ranges, None if before is None else before[i], _fill(asked))
-                for i, x in enumerate((k_KLd, v_KLd))
-            )
+            k, v = _seen_of(asked, ranges, k_KLd, v_KLd, before)
             dk, dv = torch.zeros(k.shape, dtype=k.dtype), torch.zeros(v.shape, dtype=v.dtype)
             for first, last, visible in _blocks(asked, len(q_HLd), k.shape[1]):
                 asking = _by_keys(_filled(scaled_HLd, first, last, asked[1]), num_keys_heads)
