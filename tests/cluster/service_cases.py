@@ -22,6 +22,7 @@ import psutil
 import pytest
 import torch
 from browser import Page, browser
+from runs import SETTINGS, alone, netgpt
 from serving import TOKEN, Service, service
 from test_jobs import grpc_codes, http_status, listening
 
@@ -32,7 +33,6 @@ from netgpt.graphstore.documents import documents
 from netgpt.graphstore.features import Features
 from netgpt.trainers.graph.exact import embed
 from netgpt.trainers.graph.tables import FeatureTables
-from runs import SETTINGS, alone, netgpt
 from tests.program import called
 
 
