@@ -18,7 +18,15 @@ import numpy as np
 from netgpt.graphstore.arrays import ArrayWriter, StringWriter, read_meta
 from netgpt.graphstore.dataset import Block, Source
 from netgpt.graphstore.errors import FormatError, RecordError, StoreError
-from netgpt.graphstore.features import KEY_BYTES, Encoders, TextEncoder, Values, VideoEncoder, content_key
+from netgpt.graphstore.features import (
+    KEY_BYTES,
+    Encoders,
+    TextEncoder,
+    Values,
+    VideoEncoder,
+    content_key,
+    inputs_of,
+)
 from netgpt.graphstore.schema import Column, NodeType, Schema
 from netgpt.graphstore.store import Store
 
@@ -250,7 +258,7 @@ class _TableWriter:
         if node.of:
             self._keep(node.column, np.asarray(cells[node.column], np.int64))
         for one in self.vectors:
-            one.append([cells[name] for name in one.node.inputs])
+            one.append(inputs_of(one.node, node, cells))
         self.num_rows += len(block)
 
     def _check_ids(self, source: str, name: str, ids: Values) -> None:

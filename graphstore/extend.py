@@ -29,6 +29,7 @@ from netgpt.graphstore.features import (
     TextEncoder,
     Values,
     VideoEncoder,
+    inputs_of,
     text_encoder,
 )
 from netgpt.graphstore.joined import JoinedFeatures, JoinedGraph, JoinedRelation, JoinedStrings
@@ -153,8 +154,10 @@ class ExtendedGraph(JoinedGraph):
         node, old = self.schema.node_type(name), self.store.features(name)
         if node.origin == "values":
             inputs: list[Values] = [self._added(node.of, node.column)[1]]
+        elif node.table not in self._cells:
+            return old
         else:
-            inputs = [self._new_cells(node.table, column) for column in node.inputs]
+            inputs = inputs_of(node, self.schema.node_type(node.table), self._cells[node.table])
         if not len(inputs[0]):
             return old
         x = self.encoders.vectors(node, inputs).astype(old.dtype)

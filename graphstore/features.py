@@ -6,7 +6,7 @@ Legend: N nodes, n rows of a table, D width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,6 +91,19 @@ class VideoEncoder(Protocol):
     def encode(self, urls: list[str]) -> np.ndarray:
         """[n] addresses of videos that have a vector → [n, dim] float16."""
         ...
+
+
+def inputs_of(node: NodeType, table: NodeType, columns: Mapping[str, Values]) -> list[Values]:
+    """What a type's features are made of: its columns of rows of a table.
+
+    A video goes by its address. Rows without one have nothing in common: they go by their own ids.
+    """
+    inputs = [columns[name] for name in node.inputs]
+    ids = next((columns[column.name] for column in table.columns if column.kind == "id"), None)
+    if node.encoding == "video" and ids is not None:
+        pairs = zip(inputs[0], ids, strict=True)
+        return [[str(address) or f"(no address) {row}" for address, row in pairs]]
+    return inputs
 
 
 class NoVideos:

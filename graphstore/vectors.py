@@ -34,6 +34,7 @@ from netgpt.graphstore.features import (
     TextEncoder,
     VideoEncoder,
     content_key,
+    inputs_of,
     text_encoder,
 )
 from netgpt.graphstore.files import atomic_dir, read_json, write_json
@@ -234,7 +235,7 @@ class Contents:
     texts: dict[str, None] = field(default_factory=dict)
     """Distinct texts of all kinds, in the order of the blocks."""
     videos: dict[str, list[str]] = field(default_factory=dict)
-    """Key of each video → ids of the nodes that have it (their numbers, where they have no ids)."""
+    """Key of each video (see `inputs_of`) → ids of the nodes that have it; their numbers without ids."""
     num_texts: int = 0
     num_states: int = 0
     """Rows of the target type."""
@@ -258,10 +259,11 @@ def contents_of(source: Source, progress: Callable[[int], None] | None = None) -
                 contents.texts.update(dict.fromkeys(texts))
                 contents.num_texts += len(texts)
             elif node.encoding == "video":
-                named = [c.name for c in schema.node_type(node.table).columns if c.kind == "id"]
-                first = contents.num_states
+                table, first = schema.node_type(node.table), contents.num_states
+                named = [c.name for c in table.columns if c.kind == "id"]
                 ids = columns[named[0]] if named else map(str, range(first, first + len(block)))
-                for key, row in zip(columns[node.inputs[0]], ids, strict=True):
+                (keys,) = inputs_of(node, table, columns)
+                for key, row in zip(keys, ids, strict=True):
                     contents.videos.setdefault(key, []).append(row)
         if block.table == schema.target:
             contents.num_states += len(block)

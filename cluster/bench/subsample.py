@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import ijson
 import numpy as np
 
 from netgpt.graphstore import Store
+from netgpt.graphstore.json_stream import JsonStream, encoded
 
 BY = ("topic", "time")
 
@@ -60,13 +60,15 @@ def write_parts(records: Path, store: Store, parts: dict[Path, np.ndarray]) -> N
         }
         separators = dict.fromkeys(parts, "{")
         with records.open("rb") as source:
-            for v, (name, raw) in enumerate(ijson.kvitems(source, "", use_float=True)):
+            stream = JsonStream(source)
+            for v, name in enumerate(stream.members()):
+                raw = stream.value()
                 if store.ids[v] != name:
                     raise ValueError(f"{records}: found {name!r} at place {v}, expected {store.ids[v]!r}")
                 text = ""
                 for path, chosen in parts.items():
                     if chosen[v]:
-                        text = text or f"{json.dumps(name)}: {json.dumps(raw, ensure_ascii=False)}"
+                        text = text or f"{json.dumps(name)}: {encoded(raw)}"
                         files[path].write(f"{separators[path]}{text}")
                         separators[path] = ",\n"
         for path, file in files.items():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from netgpt.graphstore.json_stream import decoded, is_text
 
 RECORDS = "records"
 """Key of a JSON object that holds several records."""
@@ -53,7 +53,7 @@ def read_body(data: bytes, most: int) -> Body:
     if not text.strip():
         raise BadRequestError("body: found nothing, expected a record as JSON, a list of them, or JSON lines")
     try:
-        value = _parsed(text)
+        value = decoded(text)
     except ValueError as error:
         lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
         if len(lines) < 2:
@@ -78,7 +78,7 @@ def _require_few(num: int, most: int) -> None:
 def _of_line(number: int, line: str) -> Asked:
     name = f"line {number}"
     try:
-        return _asked(name, _parsed(line))
+        return _asked(name, decoded(line))
     except ValueError as error:
         return Asked(name, None, f"{name}: found no JSON ({error}), expected a record")
 
@@ -86,31 +86,14 @@ def _of_line(number: int, line: str) -> Asked:
 def _asked(name: str, value: Any) -> Asked:
     if isinstance(value, dict) and value:
         try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return Asked(
-                name, None, f"{name}: found half of a character (\\ud800 to \\udfff), expected texts"
-            )
-        return Asked(name, value)
+            if is_text(value):
+                return Asked(name, value)
+            found, expected = "half of a character (\\ud800 to \\udfff)", "texts"
+        except ValueError as error:
+            found, expected = f"values {error}", "those of a record"
+        return Asked(name, None, f"{name}: found {found}, expected {expected}")
     found = "an empty object" if value == {} else _kind(value)
     return Asked(name, None, f"{name}: found {found}, expected an object with the record's fields")
-
-
-def _parsed(text: str) -> Any:
-    """ValueError for what is no JSON, NaN and the like among it, and for what is nested too deeply."""
-    try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _finite(said: str) -> float:
-    number = float(said)
-    return number if math.isfinite(number) else _no_number(said)  # type: ignore[no-any-return]
-
-
-def _no_number(said: str) -> Any:
-    raise ValueError(f"{said} is no number")
 
 
 def _kind(value: Any) -> str:

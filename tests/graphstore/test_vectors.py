@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from netgpt import graphstore
 from netgpt.graphstore import FormatError, Store, StoreError
+from netgpt.graphstore.datasets import names as datasets
 from netgpt.graphstore.datasets.xsvideo.records import read_records
 from netgpt.graphstore.datasets.xsvideo.source import RecordSource
 from netgpt.graphstore.extend import ExtendedGraph
 from netgpt.graphstore.features import content_key
-from netgpt.graphstore.vectors import OK, FeatureTable, write_part
+from netgpt.graphstore.vectors import OK, FeatureTable, choose_encoders, contents_of, write_part
 from tests.conftest import SMALL
 
 DIM = 6
@@ -208,3 +209,36 @@ def test_what_a_folder_lacks_is_said(folder: Path, store: Store, records_path: P
     with pytest.raises(FormatError, match="not of a feature folder"):
         FeatureTable(tmp_path / "bad", "text")
     assert store.attributes["features"] == {}
+
+
+def test_videos_without_an_address_have_vectors_of_their_own(records: dict[str, Any], tmp_path: Path) -> None:
+    """In the contents of a source, in a built store, joined in memory and appended."""
+    raw = dict(list(records.items())[:6])
+    raw = {k: {**r, "历史状态": [], "url": "" if i != 2 else "u"} for i, (k, r) in enumerate(raw.items())}
+    names = list(raw)
+    old, new = ({k: raw[k] for k in part} for part in (names[:4], names[4:]))
+    files = {}
+    for name, part in (("all", raw), ("old", old), ("new", new)):
+        files[name] = tmp_path / f"{name}.json"
+        files[name].write_text(json.dumps(part, ensure_ascii=False))
+    source = datasets.load("xsvideo").open(files["all"])
+    videos = contents_of(source).videos
+    assert list(videos.values()) == [[name] for name in names] and videos["u"] == [names[2]]
+    fill(tmp_path / "features", "text", [t for r in raw.values() for t in texts_of(r)], "texts@1")
+    fill(tmp_path / "features", "video", list(videos), "videos@1")
+    expected = np.stack([vector(key, "videos@1") for key in videos])
+    for name in ("all", "old"):
+        graphstore.build(files[name], tmp_path / name, SMALL, features=tmp_path / "features")
+    assert len(np.unique(expected, axis=0)) == 6
+
+    def made(graph: Any) -> np.ndarray:
+        return graph.features("video").gather(np.arange(graph.num_nodes["video"]))
+
+    whole = graphstore.open(tmp_path / "all")
+    assert (made(whole) == expected).all()
+    later = graphstore.open(tmp_path / "old")
+    text, video = choose_encoders("x", DIM, tmp_path / "features")
+    joined = ExtendedGraph(later, datasets.load("xsvideo").open(files["new"]), text=text, video=video)
+    assert (made(joined) == expected).all()
+    graphstore.append(later.path, files["new"], tmp_path / "both", features=tmp_path / "features")
+    assert (made(graphstore.open(tmp_path / "both")) == expected).all()

@@ -10,8 +10,6 @@ numbers of descriptions are passed over.
 
 from __future__ import annotations
 
-import codecs
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -20,11 +18,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-import ijson
-
 from netgpt.graphstore.dataset import ReadReport
 from netgpt.graphstore.datasets.smpd.posts import Cells, Posts, PostsBuilder, named_files
 from netgpt.graphstore.errors import RecordError, SourceError
+from netgpt.graphstore.json_stream import BrokenJsonError, JsonStream, decoded
 
 NAMES = {
     "label": ("train_label.txt",),
@@ -185,61 +182,47 @@ def json_rows(path: Path) -> Iterator[Any]:
     row = 0
     try:
         with path.open("rb") as file:
-            start = 3 if file.read(3) == codecs.BOM_UTF8 else 0
-            file.seek(start)
-            head = file.read(1 << 12).lstrip()[:1]
-            file.seek(start)
-            if head == b"{":
-                yield from _column_rows(path, ijson.basic_parse(file, use_float=True))
+            stream = JsonStream(file)
+            head = stream.peek()
+            if head == "{":
+                yield from _column_rows(path, stream)
                 return
-            if head != b"[":
-                raise SourceError(
-                    str(path), None, None, f"what begins with {head.decode(errors='replace')!r}", "a list"
-                )
-            for raw in ijson.items(file, "item", use_float=True):
+            if head != "[":
+                raise SourceError(str(path), None, None, f"what begins with {head!r}", "a list")
+            for raw in stream.elements():
                 yield raw
                 row += 1
     except SourceError:
         raise
-    except (OSError, ValueError, ijson.JSONError) as error:  # a file that is cut off too
-        what = " ".join(str(error).split())[:120]
-        raise SourceError(str(path), str(row), None, f"what cannot be read ({what})", "JSON") from None
+    except (OSError, BrokenJsonError) as error:  # a file that is cut off too
+        raise SourceError(str(path), str(row), None, f"what cannot be read ({error})", "JSON") from None
 
 
-def _column_rows(path: Path, events: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+def _column_rows(path: Path, stream: JsonStream) -> Iterator[dict[str, Any]]:
     """Rows of `{"column": {"0": value, …}, …}`; columns that nobody reads are counted alone."""
     columns: dict[str, list[Any]] = {}
     lengths: dict[str, int] = {}
-    name = ""
-    depth = 0
-    for event, value in events:
-        if event == "start_map":
-            depth += 1
-        elif event == "end_map":
-            depth -= 1
-        elif event == "map_key" and depth == 1:
-            name = value
-            lengths[name] = 0
-            if name in _READ:
-                columns[name] = []
-        elif event == "map_key":
-            if value != str(lengths[name]):
-                raise SourceError(
-                    str(path), str(lengths[name]), name, f"row {value!r:.40}", "rows from 0, in order"
-                )
-            lengths[name] += 1
-        elif depth != 2 or event.startswith(("start", "end")):
-            raise SourceError(
-                str(path), str(lengths.get(name, 0)), name or None, f"{event} {value!r:.40}", "a value a row"
-            )
-        elif name in columns:
-            columns[name].append(value)
+    for name in stream.members():
+        if stream.peek() != "{":
+            raise SourceError(str(path), "0", name, f"{stream.value()!r:.40}", "a value a row")
+        values = columns.setdefault(name, []) if name in _READ else None
+        row = 0
+        for key in stream.members():
+            if key != str(row):
+                raise SourceError(str(path), str(row), name, f"row {key!r:.40}", "rows from 0, in order")
+            value = stream.value()
+            if isinstance(value, (dict, list)):
+                raise SourceError(str(path), str(row), name, f"{value!r:.40}", "a value a row")
+            if values is not None:
+                values.append(value)
+            row += 1
+        lengths[name] = row
     for other, num in lengths.items():
         if num != lengths[name]:
             raise SourceError(
                 str(path), str(min(num, lengths[name])), other, f"{num} rows", f"{lengths[name]} as {name}"
             )
-    for row in range(lengths.get(name, 0)):
+    for row in range(lengths[name] if lengths else 0):
         yield {one: values[row] for one, values in columns.items()}
 
 
@@ -250,7 +233,7 @@ def read_captions(path: Path, wanted: set[str]) -> dict[str, str]:
     for row, line in text_lines(path):
         raw: Any = None
         with suppress(ValueError):
-            raw = json.loads(line)
+            raw = decoded(line)
         if not isinstance(raw, dict):
             raise SourceError(str(path), str(row), None, f"{line!r:.60}", "a JSON object a line")
         cells = Cells(str(path), str(row), raw)

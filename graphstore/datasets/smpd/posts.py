@@ -148,9 +148,13 @@ class Cells:
             return math.nan
         if isinstance(value, str) and _NUMBER.match(value):
             value = float(value)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        try:
+            number = float(value) if isinstance(value, int | float) else math.inf
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
             raise self.error(name, value, "a number")
-        return float(value)
+        return number
 
     def score(self, name: str) -> float:
         """A number that has to be there."""

@@ -114,7 +114,7 @@ class XSVideo(Dataset):
         return Facts(
             counts=(
                 ("states", f"{store.num_nodes['video']:,}"),
-                ("videos", f"{len(store.key('url')[1]):,}"),
+                ("videos", f"{_num_videos(store):,}"),
                 ("authors", f"{len(store.key('author')[1]):,}"),
                 ("topics", f"{stats['topics']['num']:,}"),
                 ("records left out", f"{store.attributes['num_skipped']:,}"),
@@ -152,3 +152,9 @@ class XSVideo(Dataset):
         from netgpt.graphstore.datasets.xsvideo.commands import annotate
 
         return {"annotate": annotate}
+
+
+def _num_videos(store: Store) -> int:
+    """Addresses; a state without one is of a video of its own."""
+    codes, addresses = store.key("url")
+    return len(addresses) + int((np.asarray(codes) < 0).sum())

@@ -132,10 +132,20 @@ def read_factors(path: Path) -> dict[str, dict[str, float]]:
     return {platform: {k: float(v) for k, v in values.items()} for platform, values in raw.items()}
 
 
+Video = tuple[str, str]
+"""What tells videos apart: the address, and for a state without one its own id."""
+
+
+def video_of(url: str, state: str) -> Video:
+    """The video that a state is of. States without an address have nothing in common."""
+    return (url, "") if url else ("", state)
+
+
 @dataclass(frozen=True)
 class Annotation:
     """One video's level, by its last state. `is_final`: that state is two weeks old or more."""
 
+    video: Video
     url: str
     platform: str
     level: int
@@ -150,41 +160,42 @@ class Annotation:
 
 
 @dataclass
-class _Video:
+class _States:
     last: Record
     sampled: list[int] = field(default_factory=list)
 
 
 def annotate(records: Iterable[Record], factors: Factors | None = None) -> list[Annotation]:
     """Rate every video of the records, in order of first appearance."""
-    videos: dict[str, _Video] = {}
+    videos: dict[Video, _States] = {}
     for record in records:
-        video = videos.setdefault(record.url, _Video(record))
-        video.sampled.append(record.sampling_time)
-        if record.sampling_time >= video.last.sampling_time:
-            video.last = record
+        states = videos.setdefault(video_of(record.url, record.id), _States(record))
+        states.sampled.append(record.sampling_time)
+        if record.sampling_time >= states.last.sampling_time:
+            states.last = record
     if not videos:
         return []
-    last = [video.last for video in videos.values()]
+    last = [states.last for states in videos.values()]
     counts = np.array([[r.counts[name] for name in INDICATORS] for r in last], np.float64)
     known = factors or {}
     scale = np.array([[known.get(r.platform, {}).get(name, 1.0) for name in INDICATORS] for r in last])
     levels = level_of(counts * scale).tolist()
     annotations = []
-    for (url, video), level in zip(videos.items(), levels, strict=True):
-        record = video.last
+    for (video, states), level in zip(videos.items(), levels, strict=True):
+        record = states.last
         # The sampling date is a midnight: of the post, its date counts too
         age = -((record.post_time - record.sampling_time) // DAY_S)
-        gaps = np.diff(np.sort(np.array(video.sampled, np.int64)))
+        gaps = np.diff(np.sort(np.array(states.sampled, np.int64)))
         annotations.append(
             Annotation(
-                url=url,
+                video=video,
+                url=record.url,
                 platform=record.platform,
                 level=level,
                 is_final=age >= FINAL_DAYS,
                 age_days=age,
                 released_level=record.level,
-                num_states=len(video.sampled),
+                num_states=len(states.sampled),
                 num_close=int((gaps < MIN_GAP_DAYS * DAY_S).sum()),
             )
         )
@@ -213,18 +224,19 @@ def annotate_file(
 
     annotations = annotate(noted(read_records(source, require_level=False, on_error=on_error)), factors)
     if out is not None:
-        level = {a.url: a.level for a in annotations if a.is_final or provisional}
+        level = {a.video: a.level for a in annotations if a.is_final or provisional}
 
         def rated() -> Iterator[tuple[str, Any]]:
             for state, record in raw_records(source):
                 if state not in kept:
                     continue
                 kept.discard(state)  # an id that comes again was left out, or is an error
-                if record["url"] in level:
-                    yield state, {**record, LEVEL: level[record["url"]]}
+                video = video_of(record["url"], state)
+                if video in level:
+                    yield state, {**record, LEVEL: level[video]}
 
         with atomic_file(out) as temporary:
-            for _ in written_records(rated(), temporary):
+            for _ in written_records(rated(), temporary, source=str(source)):
                 pass
     return annotations
 

@@ -1,12 +1,13 @@
 """XS-Video's released records: read as a stream, checked, and turned into typed values.
 
-The file is one JSON object, state id → record. It is parsed event by event, so memory does not
+The file is one JSON object, state id → record. It is parsed record by record, so memory does not
 grow with the file, and a record is checked before anyone sees it. What a record must hold is
 written down once, in `parse_record`; the released keys are Chinese and are named here alone.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -16,11 +17,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-import ijson
-
 from netgpt.graphstore.dataset import OnError, ReadReport
 from netgpt.graphstore.datasets.described import begins_description
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
+from netgpt.graphstore.json_stream import BrokenJsonError, JsonStream, encoded, is_text
 
 URL, DESCRIPTION, TITLE, AUTHOR = "url", "描述", "标题", "发布用户ID"
 SENTIMENT, DURATION, PLATFORM, POST_TIME = "sentiment", "视频时长（秒）", "平台", "发布时间"
@@ -43,6 +43,8 @@ TEXT_KEYS = (
 )
 """Keys of a record that a model may read, in the release's order: everything but the level. An
 allow list, so that a key which a later release adds cannot leak the label into a prompt."""
+
+HALF, TEXT = "half of a surrogate pair in a text", "valid Unicode"
 
 MAX_LEVEL = 9
 """Influence levels are 0 to 9."""
@@ -92,7 +94,10 @@ class Record:
 
 def _show(value: Any) -> str:
     """A short, one-line form of any JSON value for a message."""
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = encoded(value)
+    except ValueError:
+        return "a value nested too deep" if isinstance(value, (dict, list)) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -140,10 +145,14 @@ class _Fields:
     def duration(self) -> float:
         if self._is_imputed(DURATION):
             return 0.0
-        value = float(self.get(DURATION, (int, float), "a number of seconds from 0"))
-        if not (math.isfinite(value) and value >= 0):
+        value = self.get(DURATION, (int, float), "a number of seconds from 0")
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
+        if not (math.isfinite(seconds) and seconds >= 0):
             raise self.error(DURATION, _show(value), "a number of seconds from 0")
-        return value
+        return seconds
 
     def time(self, name: str, form: str, expected: str) -> int:
         return self.parse_time(name, str(self.get(name, (str,), expected)), form, expected)
@@ -191,6 +200,27 @@ class _Fields:
             comments.append(Comment(raw[COMMENT_TEXT], time))
         return tuple(comments)
 
+    def document(self) -> str:
+        """What a model may read of the record, as JSON in the release's spelling."""
+        visible = {key: self.raw[key] for key in TEXT_KEYS if key in self.raw}
+        try:
+            text = json.dumps(visible, ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except (ValueError, RecursionError):
+            raise self._unwritable(visible) from None
+        return text
+
+    def _unwritable(self, visible: dict[str, Any]) -> RecordError:
+        """Which key of a record holds what no text can."""
+        for key, value in visible.items():
+            try:
+                encoded(value)
+                if not is_text(value):
+                    return self.error(key, HALF, TEXT)
+            except ValueError as error:
+                return self.error(key, str(error), "values that JSON has")
+        return self.error(None, "values nested too deep", "a record")
+
 
 def parse_record(
     file: str,
@@ -202,6 +232,8 @@ def parse_record(
 ) -> Record:
     """Check one record and give its typed form. Raises RecordError."""
     f = _Fields(file, record_id, raw, bad_numbers)
+    if not is_text(record_id):
+        raise f.error("id", HALF, TEXT)
     record = Record(
         id=record_id,
         url=f.text(URL),
@@ -217,15 +249,11 @@ def parse_record(
         counts={name: f.count(key) for name, key in COUNTS.items()},
         comments=f.comments(),
         history=f.history(),
-        text=json.dumps({key: raw[key] for key in TEXT_KEYS if key in raw}, ensure_ascii=False),
+        text=f.document(),
         imputed=tuple(f.imputed),
     )
     if SENTIMENT in raw:
         f.text(SENTIMENT)
-    try:
-        "".join((record_id, record.text)).encode()
-    except UnicodeEncodeError:
-        raise f.error(None, "half of a surrogate pair in a string", "valid Unicode text") from None
     return record
 
 
@@ -247,36 +275,52 @@ def is_records(path: Path) -> bool:
 
 def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
     """The file's (state id, raw record) pairs as they come; SourceError where it is no such file."""
-    name, last = str(path), None
+    file_name, last = str(path), None
     try:
         with path.open("rb") as file:
-            head = file.read(4096).lstrip()
+            head = file.read(4096).lstrip().removeprefix(codecs.BOM_UTF8)
             if not head:
-                raise SourceError(name, None, None, "an empty file", "one JSON object of records")
+                raise SourceError(file_name, None, None, "an empty file", "one JSON object of records")
             if begins_description(head):
                 found = "a description of a graph (an object with tables, or with nodes and edges)"
-                raise SourceError(name, None, None, found, "one JSON object of records, by their ids")
+                raise SourceError(file_name, None, None, found, "one JSON object of records, by their ids")
             if not head.startswith(b"{"):
                 found = repr(head[:20].decode(errors="replace"))
-                raise SourceError(name, None, None, f"{found} at the start", "one JSON object of records")
+                raise SourceError(
+                    file_name, None, None, f"{found} at the start", "one JSON object of records"
+                )
             file.seek(0)
-            for last, raw in ijson.kvitems(file, "", use_float=True):
+            stream = JsonStream(file)
+            for name in stream.members():
+                raw = stream.value()
+                last = name
                 yield last, raw
-    except ijson.JSONError as error:  # includes a file that is cut off
-        reason = " ".join(str(error).split())[:120]
-        raise SourceError(
-            name, last, None, f"broken JSON behind this point ({reason})", "valid JSON"
-        ) from error
+    except BrokenJsonError as error:  # includes a file that is cut off
+        place = "before the end of the first record" if last is None else "behind this record"
+        raise SourceError(file_name, last, None, f"broken JSON {place} ({error})", "valid JSON") from None
     except OSError as error:
-        raise SourceError(name, None, None, f"no readable file ({error.strerror})", "a JSON file") from error
+        raise SourceError(
+            file_name, None, None, f"no readable file ({error.strerror})", "a JSON file"
+        ) from error
 
 
-def written_records(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[tuple[str, Any]]:
-    """Pass (state id, raw record) pairs on while they are written to `path` in the released layout."""
+def written_records(
+    records: Iterable[tuple[str, Any]], path: Path, *, source: str
+) -> Iterator[tuple[str, Any]]:
+    """Pass (state id, raw record) pairs on while they are written to `path` in the released layout.
+
+    source: what messages call the place that they come from. RecordError for a record that has a number
+    beyond float64, which Python reads as infinite, or values too deep to be written, in keys that no one
+    reads.
+    """
     with path.open("w", encoding="utf-8") as file:
         separator = "{"
         for state, record in records:
-            file.write(f"{separator}\n{json.dumps(state)}: {json.dumps(record, ensure_ascii=False)}")
+            try:
+                text = encoded(record)
+            except ValueError as error:
+                raise RecordError(source, state, None, str(error), "values that JSON has") from None
+            file.write(f"{separator}\n{json.dumps(state)}: {text}")
             separator = ","
             yield state, record
         file.write("{}\n" if separator == "{" else "\n}\n")

@@ -158,6 +158,25 @@ def test_the_last_state_rates_and_both_conditions_are_reported(
     assert (report["not_final"], report["close_states"], report["videos_with_close_states"]) == (1, 1, 1)
 
 
+def test_states_without_an_address_are_videos_of_their_own(records: dict[str, Any], tmp_path: Path) -> None:
+    zero = dict.fromkeys(("当前点赞量", "当前播放量", "当前分享量", "当前收藏量", "当前评论量"), 0)
+    dated = {"发布时间": "2024-12-01 00:00:00", "当前时间": "2024-12-20", "历史状态": [], **zero}
+    base = next(iter(records.values()))
+    changes = {"a": {"当前播放量": 500_000_000}, "b": {}, "c": {"当前点赞量": 15}}
+    for addresses in (("", "", ""), ("u", "v", "w")):
+        made = {
+            state: {**record(base), **dated, **change, "url": address}
+            for (state, change), address in zip(changes.items(), addresses, strict=True)
+        }
+        source, out = tmp_path / "in.json", tmp_path / "out.json"
+        source.write_text(json.dumps(made, ensure_ascii=False))
+        annotations = annotate_file(source, out)
+        levels = {state: one["影响力等级"] for state, one in json.loads(out.read_text()).items()}
+        assert levels == {"a": 9, "b": 0, "c": 2}
+        counts = summary(annotations, None)
+        assert (counts["videos"], counts["states"], counts["close_states"]) == (3, 3, 0)
+
+
 def test_an_id_that_comes_again_is_written_once(records: dict[str, Any], tmp_path: Path) -> None:
     record_id, first = next(iter(records.items()))
     text = f"{json.dumps(record_id)}: {json.dumps({**first, '历史状态': []})}"

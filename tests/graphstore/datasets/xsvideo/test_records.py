@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 
 from netgpt import graphstore
 from netgpt.graphstore import RecordError, SourceError
+from netgpt.graphstore.datasets.xsvideo.annotation import annotate_file
 from netgpt.graphstore.datasets.xsvideo.records import ReadReport, read_records
 from netgpt.graphstore.datasets.xsvideo.schema import Config
 from tests.conftest import SMALL
 
+COMMENT = {"评论内容": "好", "评论时间": "2024-12-01 10:00:00"}
 FAULTS: list[tuple[str, str, Any]] = [
     ("missing key", "标题", None),
     ("text as number", "描述", 7),
@@ -35,6 +39,24 @@ FAULTS: list[tuple[str, str, Any]] = [
     ("comment without text", "评论", {"0": {"评论时间": "2024-12-01 10:00:00"}}),
     ("comment of no time", "评论", {"0": {"评论内容": "好", "评论时间": "gestern"}}),
     ("sentiment a number", "sentiment", 1),
+    ("a counter beyond 64 bits", "当前粉丝量", 2**63),
+    ("a counter below 64 bits", "当前粉丝量", -(2**70)),
+    ("a history id beyond 64 bits", "历史状态", [99999999999999999999]),
+    ("seconds beyond float64", "视频时长（秒）", 10**400),
+    ("infinite seconds", "视频时长（秒）", float("1e999")),
+    ("half of a pair, the first", "标题", "x\ud800y"),
+    ("half of a pair, the second", "标题", "x\udc00y"),
+    ("half of a pair in a group", "发布用户ID", "\udc00"),
+    (
+        "half of a pair in a comment's key",
+        "评论",
+        {"\ud800": COMMENT},
+    ),
+    (
+        "infinite number in a comment",
+        "评论",
+        {"0": {**COMMENT, "x": 1e999}},
+    ),
 ]
 
 
@@ -50,7 +72,8 @@ def damaged(records: dict[str, Any], key: str, value: Any) -> tuple[str, dict[st
 
 
 def write(path: Path, value: Any) -> Path:
-    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(value, ensure_ascii=False).replace("Infinity", "1e999")
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
     return path
 
 
@@ -100,7 +123,9 @@ def test_skip_builds_a_store_that_says_how_many(records: dict[str, Any], tmp_pat
         (b"[1, 2]", "at the start"),
         (b"{}", "no records"),
         (b'{"1": {"url": NaN}}', "broken JSON"),
-        (b'{"1": \xff}', "broken JSON"),
+        (b'{"1": \xff}', "broken JSON before the end of the first record .*0xff, which is no UTF-8"),
+        ('{"1": {"标题": "标"}}'.encode("gbk"), "broken JSON"),
+        (b"{} trailing", "text behind the last value at character 3"),
     ],
 )
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
@@ -111,6 +136,75 @@ def test_a_file_that_is_no_records_is_never_skipped(
     path.write_bytes(content)
     with pytest.raises(SourceError, match=words):
         list(read_records(path, on_error=on_error))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [2**70, -(2**70), 1.5e308, "x\ud800", {"a": [[[[]]]]}, float("1e999")])
+def test_keys_that_nobody_reads_do_not_matter(value: Any, records: dict[str, Any], tmp_path: Path) -> None:
+    """Their records are read as without them, and annotated with them where JSON can say them."""
+    whole = write(tmp_path / "whole.json", records)
+    victim, copy = damaged(records, "extra", value)
+    path = write(tmp_path / "records.json", copy)
+    assert list(read_records(path)) == list(read_records(whole))
+    out = tmp_path / "annotated.json"
+    if value == float("inf"):
+        with pytest.raises(RecordError, match="beyond float64") as caught:
+            annotate_file(path, out, provisional=True)
+        assert (caught.value.file, caught.value.record) == (str(path), victim) and not out.exists()
+    else:
+        annotate_file(path, out, provisional=True)
+        assert json.loads(out.read_text())[victim]["extra"] == value
+
+
+@pytest.mark.parametrize("spelling", ["escape", "bytes"])
+def test_half_of_a_pair_in_an_id_is_its_records_fault(
+    spelling: str, records: dict[str, Any], tmp_path: Path
+) -> None:
+    first, second = list(records)[:2]
+    copy = {first: {**records[first], "历史状态": []}, "x\udc00": records[second]}
+    path = tmp_path / "records.json"
+    text = json.dumps(copy, ensure_ascii=spelling == "escape")
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(RecordError, match="half of a surrogate pair") as caught:
+        list(read_records(path))
+    assert (caught.value.record, caught.value.field) == ("x\udc00", "id")
+    report = ReadReport()
+    assert [r.id for r in read_records(path, on_error="skip", report=report)] == [first]
+    assert report.num_skipped == 1
+
+
+def test_values_nested_too_deep_are_the_files_fault_and_cost_no_memory(
+    records: dict[str, Any], tmp_path: Path
+) -> None:
+    state, record = next(iter(records.items()))
+    deep = "[" * 30_000 + "]" * 30_000
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps({state: record})[:-2] + f', "extra": {deep}}}}}')
+    for on_error in ("fail", "skip"):
+        with pytest.raises(SourceError, match="nested too deep"):
+            list(read_records(path, on_error=on_error))  # type: ignore[arg-type]
+    code = (
+        "import resource, sys; from netgpt.graphstore.datasets.xsvideo.records import read_records\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: list(read_records(sys.argv[1]))\n"
+        "except ValueError as error: print(error)\n"
+        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0 and "nested too deep" in done.stdout, done.stderr
+
+
+def test_values_as_deep_as_python_reads_them_are_a_records_fault(
+    records: dict[str, Any], tmp_path: Path
+) -> None:
+    """What is read and cannot be written again: in a key that matters it is refused in one line."""
+    state, record = next(iter(records.items()))
+    for depth in range(900, 1000, 7):
+        deep = "[" * depth + "]" * depth
+        path = tmp_path / "records.json"
+        path.write_text(json.dumps({state: {**record, "标题": None}}).replace("null", deep))
+        with pytest.raises(RecordError) as caught:
+            list(read_records(path))
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
