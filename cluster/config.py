@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -23,6 +23,7 @@ from netgpt.cluster.errors import ClusterError
 from netgpt.graphstore import BuildConfig
 from netgpt.graphstore.datasets import names as datasets
 from netgpt.graphstore.errors import StoreError, UnknownNameError
+from netgpt.graphstore.yaml_text import OtherValueError, load_yaml, require_as_written
 from netgpt.trainers.errors import TrainerError, require
 from netgpt.trainers.features.config import FeaturesConfig
 from netgpt.trainers.settings import Settings, settings_type
@@ -149,7 +150,10 @@ def _read(source: str, place: str, seen: tuple[Path, ...] = ()) -> Any:
     path = recipe_file(source, place)
     if path in seen:
         raise ClusterError(f"{source}: base: found {path.name} again, expected recipes that end")
-    raw: Any = OmegaConf.create(path.read_text(encoding="utf-8"))
+    try:
+        raw = load_yaml(path.read_text(encoding="utf-8"))
+    except (OtherValueError, UnicodeDecodeError) as error:
+        raise ClusterError(f"{path}: {error}") from error
     if not OmegaConf.is_dict(raw):
         raise ClusterError(f"{source}: found no keys, expected a recipe in YAML")
     base = raw.pop("base", None)
@@ -187,6 +191,7 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
         given = OmegaConf.from_dotlist(overrides or [])
         recipe = _left_of(recipe, given)
         kind, sections = _kind(OmegaConf.merge(recipe, given)), {one.name for one in fields(RunConfig)}
+        _keep_texts(given, kind, overrides or [])
         for name in {*STAGES, *OTHERS, *BASELINES} - {one.name for one in fields(kind)} - sections:
             recipe.pop(name, None)  # of a stage that the run is without
         merged: Any = OmegaConf.merge(OmegaConf.structured(kind), recipe)
@@ -205,6 +210,24 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
         raise ClusterError(f"{place}: {f'{key}: ' if key and not own else ''}{reason}") from error
     assert isinstance(config, RunConfig)
     return config
+
+
+def _keep_texts(given: Any, kind: type[RunConfig], overrides: list[str]) -> None:
+    """Overrides of texts as they are written: `off` and 010 are no truth value and no 8 there.
+    ClusterError for others that YAML reads as something else."""
+    for item in overrides:
+        key, _, text = item.partition("=")
+        hints: Any = kind
+        for part in key.split("."):
+            hints = get_type_hints(hints).get(part) if is_dataclass(hints) else None
+        if hints in (str, str | None):
+            if isinstance(OmegaConf.select(given, key), bool | int | float):
+                OmegaConf.update(given, key, text)
+        elif hints is not bool:
+            try:
+                require_as_written(text)
+            except OtherValueError as error:
+                raise ClusterError(f"override: {item}: {error}") from None
 
 
 def _kind(raw: Any) -> type[RunConfig]:

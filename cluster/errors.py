@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-
 
 class ClusterError(ValueError):
     """Base of what `cluster` raises on purpose: wrong usage, one line. Picklable: it holds its text alone."""
@@ -12,10 +10,6 @@ class ClusterError(ValueError):
 def is_bad_input(error: BaseException) -> bool:
     """Whether it is one of the project's own errors: one line that says what was found and expected."""
     return isinstance(error, ValueError) and type(error).__module__.startswith("netgpt.")
-
-
-def is_full_disk(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FailedError(RuntimeError):

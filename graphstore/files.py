@@ -6,16 +6,21 @@ then renamed, so that a reader sees the old file, the new file, or none.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
+import time
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -68,10 +73,59 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
+_TEMPORARY = re.compile(r"(?<=/)\.(?P<name>[^/]+)\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.tmp")
+_MAX_NAME_BYTES = 255
+"""Of a file, on nearly all file systems."""
+_LEFT_S = 2.0
+"""A folder that nobody holds was left by a killed process once it is so old: before, it may be new."""
+
+
 def _temporary(path: Path) -> Path:
     # The process id and a random part: two processes may write one target at once (a run that was
     # started again while a worker of the killed one still ends), and must not share a temporary.
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    mark = f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    name = os.fsencode(path.name)[: _MAX_NAME_BYTES - 1 - len(mark)]
+    return path.with_name(f".{os.fsdecode(name)}{mark}")
+
+
+def target_of(place: str) -> str:
+    """A path in which temporary names are what they stand for."""
+    return _TEMPORARY.sub(lambda match: match["name"], place)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the system has no room for more."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """StoreError, naming `path` as it was asked for, where the system refuses to make it."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another place"
+        ) from error
+
+
+@contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """The folder of `path`, made, and taken away again where nothing comes of it."""
+    new = [one for one in path.parents if not one.exists()]
+    try:
+        with writing_to(path):
+            with suppress(FileNotFoundError):
+                path.lstat()  # a name that is too long is refused before the work
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for one in new:
+            with suppress(OSError):  # another's work is in it
+                one.rmdir()
+        raise
 
 
 def _new_file_mode(path: Path) -> int:
@@ -93,22 +147,25 @@ def _set_mode(fd: int, mode: int) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success flush it and rename it to `path`, else remove it.
 
-    The file has the mode that the umask gives, whatever wrote it.
+    The file has the mode that the umask gives, whatever wrote it. StoreError where the place cannot be
+    written.
     """
     if path.is_dir():
         raise StoreError(f"{path}: found a folder, expected the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    mode = _new_file_mode(temporary)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            _set_mode(file.fileno(), mode)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        fsync_dir(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _parents(path):
+        with writing_to(path):
+            mode = _new_file_mode(temporary)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                _set_mode(file.fileno(), mode)
+                os.fsync(file.fileno())
+            with writing_to(path):
+                temporary.replace(path)
+            fsync_dir(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def refuse_existing(out: Path, source: Path | None = None) -> None:
@@ -124,14 +181,22 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success flush and rename it, else remove it.
 
     `path` must not be there: a folder cannot be replaced in one step. Files and folders in it have the modes
-    that the umask gives, whatever wrote them; hard links to files elsewhere stay as they are.
+    that the umask gives, whatever wrote them; hard links to files elsewhere stay as they are. What killed
+    processes left of the same target is removed first. StoreError where the place cannot be written, and
+    where another process makes the same folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    temporary.mkdir()
-    folder_mode = stat.S_IMODE(temporary.stat().st_mode)
-    file_mode = _new_file_mode(temporary / "mode")
-    try:
+    with _parents(path), ExitStack() as stack:
+        with writing_to(path):
+            _remove_left(path)
+            temporary.mkdir()
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            folder_mode = stat.S_IMODE(temporary.stat().st_mode)
+            file_mode = _new_file_mode(temporary / "mode")
+            held = os.open(temporary, os.O_RDONLY)
+            stack.callback(os.close, held)
+        with suppress(OSError):  # a file system without locks: what a killed process leaves there stays
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         for folder, _, files in os.walk(temporary):
             for name in files:
@@ -142,10 +207,33 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                     os.fsync(file.fileno())
             os.chmod(folder, folder_mode)
             fsync_dir(Path(folder))
-        temporary.rename(path)
+        with writing_to(path):
+            temporary.rename(path)
         fsync_dir(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove the temporary folders of `path` whose processes ended. StoreError where one works on it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        match = _TEMPORARY.search(f"/{left.name}")
+        if match is None or match["name"] != path.name:
+            continue
+        try:
+            held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(held).st_mtime >= _LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            raise StoreError(
+                f"{path}: another process is making it; wait for it or choose another place"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        finally:
+            os.close(held)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -37,6 +37,20 @@ def _no_number(said: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
+def as_json(value: Any, **options: Any) -> str:
+    """A value as `json.dumps` writes it, with null for numbers that JSON has not: for a reader that is no
+    Python. options: those of `json.dumps`."""
+    return json.dumps(_with_nulls(value), allow_nan=False, **options)
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _with_nulls(one) for key, one in value.items()}
+    return [_with_nulls(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def _finite(said: str) -> float:
     number = float(said)
     return number if math.isfinite(number) else _no_number(said)

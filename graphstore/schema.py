@@ -20,6 +20,9 @@ from netgpt.graphstore.relation_types import SCORE, EdgeType, Nearest, RelationT
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """What node types, relations and columns may be called: their names are folders."""
 
+MAX_NODES = 1 << 60
+"""Of a type, and edges of a relation: fewer than this."""
+
 
 def usable(name: str) -> str:
     """A name with an underscore for what no name may have: `Movie Title` is Movie_Title, `~id` is id.

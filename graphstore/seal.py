@@ -192,7 +192,10 @@ def file_problems(root: Path, name: str, seal: Seal) -> list[str]:
     chunk_bytes, expected = seal.chunks.get(name, (CHUNK_BYTES, ""))
     if chunk_bytes > MAX_CHUNK_BYTES:  # not one of ours: the digest of the whole has to do
         chunk_bytes, expected = CHUNK_BYTES, ""
-    whole, crcs = digest_file(path, chunk_bytes)
+    try:
+        whole, crcs = digest_file(path, chunk_bytes)
+    except OSError as error:
+        return [f"{found_in}: file {name} cannot be read ({error.strerror})"]
     if whole == seal.files[name]:
         return []
     wrong = [i // 8 for i in range(0, len(expected), 8) if crcs[i : i + 8] != expected[i : i + 8]]
@@ -203,7 +206,7 @@ def file_problems(root: Path, name: str, seal: Seal) -> list[str]:
 
 def within(root: Path, error: FormatError) -> str:
     """The text of an error without the store's path, where a caller says that itself."""
-    return str(error).removeprefix(f"{root}: ")
+    return str(error).removeprefix(f"{root}: ").removeprefix(f"{root.absolute()}: ")
 
 
 def require_whole(root: Path, seal: Seal) -> None:

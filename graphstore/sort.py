@@ -21,7 +21,7 @@ from numba import njit
 from netgpt.graphstore.arrays import ArrayWriter
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import RelationType
-from netgpt.graphstore.spill import EdgeFile
+from netgpt.graphstore.spill import EdgeFile, may_stay_open
 
 CHUNK_EDGES = 1 << 20
 """Edges that are read at once."""
@@ -212,7 +212,13 @@ def _drop_duplicates(indptr: np.ndarray, heads: np.ndarray) -> int:
 
 def _counted(pieces: Pieces, num_heads: int, num_tails: int, policy: Policy) -> tuple[np.ndarray, int]:
     """Edges of each tail [N] int64, and the number of self-loops; checks every node number."""
-    degree = np.zeros(num_tails, np.int64)
+    try:
+        degree = np.zeros(num_tails, np.int64)
+    except (MemoryError, ValueError):  # numpy says the latter of what no address reaches
+        raise StoreError(
+            f"found {num_tails:,} tails, whose edges cannot be counted in the memory that there is "
+            f"({8 * num_tails:,} bytes); node numbers are those of rows, from 0: number the nodes"
+        ) from None
     num_loops = 0
     for piece in pieces():
         for values, num, end, file in (
@@ -383,7 +389,9 @@ class _Spill:
         folder.mkdir(parents=True)
         widest = int(np.diff(first).max())
         self.dtypes = (dtype, np.dtype(np.int32 if widest < 2**31 else np.int64), *kinds)
-        self.files = [EdgeFile(folder / str(k), self.dtypes) for k in range(len(first) - 1)]
+        num = len(first) - 1
+        open_ = may_stay_open(num * len(self.dtypes))
+        self.files = [EdgeFile(folder / str(k), self.dtypes, stays_open=open_) for k in range(num)]
         # Range of every 2^shift-th tail: with the step to the next one or two, a search of no depth
         self.shift = max(0, int(first[-1]).bit_length() - 16)
         places = np.arange(0, int(first[-1]) + 1, 1 << self.shift)

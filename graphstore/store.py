@@ -17,7 +17,7 @@ from netgpt.graphstore.files import MAX_JSON_BYTES, FileWatch, file_digest, insi
 from netgpt.graphstore.keys import Keys, KnownTexts
 from netgpt.graphstore.members import Members, members_of
 from netgpt.graphstore.relations import Relation, from_indptr
-from netgpt.graphstore.schema import Column, EdgeType, RelationType, Schema, edge_name
+from netgpt.graphstore.schema import MAX_NODES, Column, EdgeType, RelationType, Schema, edge_name
 from netgpt.graphstore.seal import VERSION, check_sizes, read_seal
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ class Store(Graph):
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.seal = read_seal(self.path)
+        self.path = self.path.absolute()  # arrays are opened later, perhaps from another folder
         check_sizes(self.path, self.seal)
         meta = inside(self.path, "zarr.json")
         if meta.stat().st_size > MAX_JSON_BYTES or file_digest(meta) != self.seal.files.get("zarr.json"):
@@ -206,7 +207,7 @@ class Store(Graph):
         """ValueError, KeyError or TypeError for attributes that the rest of this class cannot rely on."""
         relations = {name: self.attributes["relations"][name] for name in map(edge_name, self.edge_types)}
         numbers = [*self.num_nodes.values(), *(relation["num_edges"] for relation in relations.values())]
-        if any(type(number) is not int or not 0 <= number < 1 << 60 for number in numbers):
+        if any(type(number) is not int or not 0 <= number < MAX_NODES for number in numbers):
             raise ValueError("numbers of nodes or edges")
         for rule in self.schema.relations:
             held = relations[edge_name(rule.edge_type)].get("held", {})

@@ -38,7 +38,7 @@ from netgpt.graphstore.relations import (
     link_pairs,
     write_relation,
 )
-from netgpt.graphstore.schema import RelationType, Schema, edge_name
+from netgpt.graphstore.schema import MAX_NODES, RelationType, Schema, edge_name
 from netgpt.graphstore.seal import require_whole, write_attributes, write_seal
 from netgpt.graphstore.sort import RowStats, Values, write_rows
 from netgpt.graphstore.store import Store
@@ -88,7 +88,13 @@ def write_store(
         nodes.append(source.file, block)
         if progress and block.table == schema.target and not has_lists:
             progress(len(block))
-    num_nodes = nodes.close(source.num_nodes())
+    given = source.num_nodes()
+    for name, num in given.items():
+        if num >= MAX_NODES:
+            raise StoreError(
+                f"{source.file}: node type {name!r}: found {num} nodes, expected fewer than 2^60"
+            )
+    num_nodes = nodes.close(given)
     report, target = source.report, schema.node_type(schema.target)
     source.scratch = root / "scratch"
     source.scratch.mkdir()

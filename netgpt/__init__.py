@@ -11,6 +11,8 @@ of the source tree: links here, so that one import name holds all, and no other 
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -33,3 +35,34 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return import_module(f"netgpt.{name}")
     raise AttributeError(f"module 'netgpt' has no attribute {name!r}")
+
+
+def _place_compiled_code() -> None:
+    """Where neither this tree nor the user's folder of caches can be written, numba keeps what it compiles in a
+    temporary folder: it refuses to start without one. NUMBA_CACHE_DIR names another."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    rooms = [os.path.join(here, name) for name in __all__ if os.path.isdir(os.path.join(here, name))]
+    if os.environ.get("NUMBA_CACHE_DIR") or all(os.access(room, os.W_OK) for room in rooms):
+        return
+    import tempfile
+
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    try:
+        os.makedirs(os.path.join(cache, "numba"), exist_ok=True)
+        with tempfile.TemporaryFile(dir=os.path.join(cache, "numba")):
+            return
+    except OSError:
+        pass
+    folder = os.path.join(tempfile.gettempdir(), f"netgpt-compiled-{os.getuid()}")
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        status = os.lstat(folder)
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:  # code is read from it
+            folder = tempfile.mkdtemp(prefix="netgpt-compiled-")
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    if "numba" in sys.modules:  # it read the environment when it was imported
+        sys.modules["numba"].config.CACHE_DIR = folder
+
+
+_place_compiled_code()

@@ -27,10 +27,11 @@ from netgpt.sampler.requests import node_ids
 class Sampler(BaseSampler):
     """A `torch_geometric.sampler.BaseSampler` over a store, for heterogeneous node and link loaders.
 
-    `options` are the fields of `SamplingOptions`. PyG knows no epochs: `set_epoch` changes the samples,
-    before the loader makes its workers. The nodes' own times serve temporal sampling where the loader
-    is given no `input_time`. exclude_targets: no sampled edge is between the ends of an edge that is asked
-    about, in its relation and the reverse (see `links.excluded_relations`).
+    `options` are the fields of `SamplingOptions`. PyG knows no epochs: call `set_epoch` before each pass
+    over the loader, or every epoch has the same samples. Workers see it too, also those that live on from
+    epoch to epoch. The nodes' own times serve temporal sampling where the loader is given no
+    `input_time`. exclude_targets: no sampled edge is between the ends of an edge that is asked about, in
+    its relation and the reverse (see `links.excluded_relations`).
     """
 
     def __init__(
@@ -43,11 +44,16 @@ class Sampler(BaseSampler):
     ) -> None:
         self.sampler = NeighborSampler(graph, **options)
         self.exclude_targets, self.reverse = exclude_targets, reverse
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # one for all processes
         self._rows: dict[EdgeType, tuple[np.ndarray, np.ndarray]] = {}
 
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        """From the next batch on samples are those of an epoch, in this process and in a loader's workers."""
+        self._epoch.fill_(epoch)
 
     def sample_from_nodes(self, index: NodeSamplerInput, **_: Any) -> HeteroSamplerOutput:
         """A subgraph around the input nodes, of type `index.input_type` (default: the target type)."""

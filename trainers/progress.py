@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -57,7 +58,10 @@ class Progress:
             _log.info(text)
 
     def update(self, done: int, total: int, unit: str, **values: float) -> None:
-        """Say that `done` of `total` units are done; written at most four times a second."""
+        """Say that `done` of `total` units are done; written at most four times a second.
+
+        values: those that are not finite, such as the best of nothing yet, are not shown.
+        """
         now = time.monotonic()
         if self._path is None or (now - self._last < _PERIOD_S and done < total):
             return
@@ -69,7 +73,7 @@ class Progress:
             self._recent.popleft()
         # No fsync: it is for the eye, and a torn file after a crash is only not shown
         temporary = self._path.with_name(f".{PROGRESS}.{os.getpid()}.tmp")
-        shown = {key: round(value, 4) for key, value in values.items()}
+        shown = {key: round(value, 4) for key, value in values.items() if math.isfinite(value)}
         state = ProgressState(done, total, unit, shown, self._note, self._rate())
         temporary.write_text(json.dumps(asdict(state)))
         temporary.replace(self._path)

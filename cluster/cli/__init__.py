@@ -1,12 +1,14 @@
 """The command line. Machine output goes to standard output, progress and logs to standard error.
 
-Exit status: 0 on success; 2 for wrong usage or bad input, with one line that says what and where;
-1 for anything else.
+Exit status: 0 on success; 2 for wrong usage, bad input or a bad place, with one line that says what and
+where; 128 and the number of a signal that ended the command; 1 for anything else.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import sys
 import traceback
 from typing import Annotated
@@ -14,10 +16,19 @@ from typing import Annotated
 import typer
 
 from netgpt.cluster.cli import bench, cluster, plan, report, run, stores
-from netgpt.cluster.errors import FailedError, is_bad_input, is_full_disk
+from netgpt.cluster.errors import ClusterError, FailedError, is_bad_input
 from netgpt.cluster.jobs.submit import enter_callers_folder
 from netgpt.cluster.origin import versions
 from netgpt.cluster.progress import say
+from netgpt.cluster.signals import EndedError, end_by_signals
+from netgpt.graphstore.files import is_full, target_of
+from netgpt.graphstore.json_stream import is_text
+
+_PLACES = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY, errno.ETXTBSY, errno.ENODEV, errno.ENXIO),
+}
+"""What the system says of a file that a person named, or of its folder."""
 
 app = typer.Typer(
     name="netgpt",
@@ -58,20 +69,47 @@ def _every_command(
 
 def main() -> None:
     try:
+        end_by_signals()
+        for word in sys.argv[1:]:
+            if not is_text(word):
+                raise ClusterError(f"found the argument {word!r}, expected one in UTF-8")
         enter_callers_folder()
         sys.path.append(os.getcwd())  # a recipe's own modules; behind all that is installed
         app()  # leaves with 0, or with 2 after a message about wrong usage
+    except EndedError as ended:
+        say(f"netgpt: ended by {ended.name}")
+        raise
     except Exception as error:
-        if is_bad_input(error):
-            say(f"netgpt: {' '.join(str(error).splitlines())}")
-            sys.exit(2)
-        if isinstance(error, OSError) and is_full_disk(error):
-            where = f" for {error.filename}" if error.filename else ""
-            say(f"netgpt: no room on the disk{where} ({error.strerror}); make room and run the command again")
-            sys.exit(1)
-        if isinstance(error, FailedError):
-            say(f"netgpt: {' '.join(str(error).splitlines())}")
-            sys.exit(1)
-        traceback.print_exc()
-        say(f"netgpt: failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-        sys.exit(1)
+        said = said_of(error)
+        if said is None:
+            traceback.print_exc()
+            said = 1, f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        status, line = said
+        say(f"netgpt: {line}")
+        sys.exit(status)
+
+
+def said_of(error: Exception) -> tuple[int, str] | None:
+    """Exit status and line of what needs no trace: bad input, a bad place, a machine that lacks
+    something. None for others: they are ours to mend."""
+    line = " ".join(str(error).splitlines())
+    if is_bad_input(error):
+        return 2, line
+    if isinstance(error, FailedError):
+        return 1, line
+    if isinstance(error, MemoryError):
+        return 1, f"no memory is left ({line or 'for what was asked'})"
+    if not isinstance(error, OSError):
+        return None
+    where = f"{target_of(str(error.filename))}: " if error.filename else ""
+    if is_full(error):
+        return 1, f"{where}no room on the disk ({error.strerror}); make room and run the command again"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return 2, f"{where}{error.strerror}: found a limit of {_open_files()}, expected more; raise ulimit -n"
+    if error.errno in _PLACES and error.filename:
+        return 2, f"{where}{error.strerror}"
+    return None
+
+
+def _open_files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from netgpt.graphstore.json_stream import as_json as json_text
 
 app = typer.Typer(help="Measurements, beside a peer of the same call.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ Scratch = Annotated[
 def _show(results: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str], as_json: bool) -> None:
     """Each result as it comes, as JSON or as text."""
     for result in results:
-        print(json.dumps(result) if as_json else line(result), flush=True)
+        print(json_text(result) if as_json else line(result), flush=True)
 
 
 @app.command()

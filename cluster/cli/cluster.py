@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +56,7 @@ def up(
         join_cluster(folder, options, say)
     else:
         start(folder, options, all_hosts, ssh if len(all_hosts) > 1 else "", say)
-        say(f"plain Ray commands want: source {folder.path / 'env'}")
+        say(f"plain Ray commands want: source {shlex.quote(str(folder.path / 'env'))}")
     if block:
         block_until_down(folder)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from netgpt.cluster.cli.run import Config, Overrides
+from netgpt.graphstore.json_stream import as_json as json_text
 
 
 def plan(
@@ -44,7 +44,7 @@ def plan(
         store=store,
     )
     made = make_plan(request)
-    print(json.dumps(made.to_dict()) if as_json else table(made))
+    print(json_text(made.to_dict()) if as_json else table(made))
 
 
 def register(app: typer.Typer) -> None:

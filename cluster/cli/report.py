@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from netgpt.cluster.progress import say
+from netgpt.graphstore.json_stream import as_json as json_text
 
 
 def report(
@@ -36,7 +36,7 @@ def compare(
     from netgpt.cluster import compare as comparing
 
     compared = comparing.compare(runs, of)
-    print(json.dumps(comparing.to_json(compared)) if as_json else comparing.text_of(compared))
+    print(json_text(comparing.to_json(compared)) if as_json else comparing.text_of(compared))
 
 
 def register(app: typer.Typer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netgpt.cluster.progress import say
+from netgpt.graphstore.json_stream import as_json as json_text
 from netgpt.trainers.stages.names import commands
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def sweep(
     failed = False
     for row in rows_of(asked):
         failed |= row["case"] == "failed"
-        print(json.dumps(row) if as_json else line(row), flush=True)
+        print(json_text(row) if as_json else line(row), flush=True)
     if failed:
         raise typer.Exit(1)
 
@@ -147,7 +147,7 @@ def evaluate(
     finished = Run.open_(run_path)
     with locked(run_path):
         execute(finished, ["evaluation"])
-    print(json.dumps(finished.metrics()) if as_json else table_of(finished))
+    print(json_text(finished.metrics()) if as_json else table_of(finished))
 
 
 def features(
@@ -176,7 +176,7 @@ def status(
     """What each stage of a run is doing: progress, time to go, attempts."""
     from netgpt.cluster.pipeline.status import status_json, status_text
 
-    print(json.dumps(status_json(run_path)) if as_json else status_text(run_path))
+    print(json_text(status_json(run_path)) if as_json else status_text(run_path))
 
 
 def predict(
@@ -321,7 +321,7 @@ def config(
     from netgpt.cluster.keys import described, text_of
 
     found = described(of, recipe)
-    print(json.dumps(found, ensure_ascii=False, indent=1) if as_json else text_of(found))
+    print(json_text(found, ensure_ascii=False, indent=1) if as_json else text_of(found))
 
 
 def register(app: typer.Typer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from netgpt.cluster.progress import say
+from netgpt.graphstore.json_stream import as_json as json_text
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A sealed store.")]
 OnErrorOption = Annotated[str, typer.Option("--on-error", help="fail or skip: bad records.")]
@@ -83,7 +83,7 @@ def data(
     from netgpt.graphstore.look import look_table
 
     facts = look_at(source, dataset, label)
-    print(json.dumps(asdict(facts), ensure_ascii=False) if as_json else look_table(facts))
+    print(json_text(asdict(facts), ensure_ascii=False) if as_json else look_table(facts))
 
 
 def synth(
@@ -195,7 +195,7 @@ def info(
             "has for --plots and --tokenizer"
         )
     if as_json:
-        print(json.dumps({**described, "statistics": statistics}, ensure_ascii=False))
+        print(json_text({**described, "statistics": statistics}, ensure_ascii=False))
     else:
         print(table(described))
         if statistics is not None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from netgpt.cluster.errors import ClusterError, NodeFailedError
 from netgpt.cluster.jobs.state import MARK, StateFolder, mark_of, marked_processes
 from netgpt.cluster.workers.compat import NO_METRICS, STARTED, start_command
+from netgpt.cluster.workers.scratch import RAY_TMPDIR, ray_scratch
 from netgpt.cluster.workers.session import QUIET, free_port, is_open
 from netgpt.graphstore.files import write_json
 
@@ -59,6 +60,7 @@ def node_environment(folder: StateFolder, mark: str, metrics: bool) -> dict[str,
     """Environment of a node's processes, and so of the jobs that run there: `netgpt` is on the PATH."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     own = {**QUIET, **folder.environment(), **({} if metrics else NO_METRICS), "PATH": path, MARK: mark}
+    own[RAY_TMPDIR] = ray_scratch()
     # Jobs inherit it: what looks like a secret of the person who starts the cluster is not theirs
     kept = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not _SECRET.search(k)}
     return {**kept, **own}

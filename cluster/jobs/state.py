@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,8 +47,8 @@ class StateFolder:
         write_json(self.path / "cluster.json", asdict(state))
         # Ray would take a token itself before the file of one
         lines = ["unset RAY_AUTH_TOKEN"]
-        lines += [f"export {k}={v}" for k, v in self.environment().items() if k.startswith("RAY_AUTH")]
-        lines += [f"export RAY_API_SERVER_ADDRESS={state.dashboard}"]
+        said = {**self.environment(), "RAY_API_SERVER_ADDRESS": state.dashboard}
+        lines += [f"export {name}={shlex.quote(value)}" for name, value in said.items()]
         (self.path / "env").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def forget(self) -> None:

@@ -18,6 +18,7 @@ from netgpt.cluster.pipeline.room import Room
 from netgpt.cluster.pipeline.run import Run
 from netgpt.cluster.pipeline.watch import shown_progress
 from netgpt.cluster.progress import say
+from netgpt.cluster.signals import is_told_to_end
 from netgpt.cluster.workers.locks import wait_for_workers
 from netgpt.cluster.workers.node_store import place_store
 from netgpt.cluster.workers.resources import Resources
@@ -138,7 +139,7 @@ class Driver:
             _check_leaves(job)
             outcome = DONE
         except Exception:
-            if self._failed.is_set():  # ended with another stage, whose error is shown
+            if is_told_to_end() or self._failed.is_set():  # by a person, or with another stage that failed
                 outcome = INTERRUPTED
                 return
             raise

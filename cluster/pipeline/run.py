@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ from netgpt.cluster.stores import build_store
 from netgpt.graphstore import Store
 from netgpt.graphstore.datasets import names as datasets
 from netgpt.graphstore.files import Json, atomic_file, read_json, write_json
+from netgpt.graphstore.json_stream import as_json
 from netgpt.trainers.settings import Settings
 from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.base import Stage, StageJob
@@ -205,8 +205,7 @@ class Run:
         """Metrics of all stages, and the predictions, in the run's own folder."""
         self._write_metrics()
         if EVALUATION in self.stages and self.is_done(EVALUATION):
-            with atomic_file(self.path / PREDICTIONS) as temporary:
-                temporary.write_bytes((self.path / EVALUATION / PREDICTIONS).read_bytes())
+            _write_new(self.path / PREDICTIONS, (self.path / EVALUATION / PREDICTIONS).read_bytes())
 
     def _write_metrics(self) -> None:
         """metrics.jsonl: a line for each point of the curves and each epoch of each stage, and one for the
@@ -220,8 +219,8 @@ class Run:
                 lines += [{"stage": own, **entry} for entry in manifest["metrics"].get(kind, [])]
             if name == EVALUATION:
                 lines.append({"stage": own, **manifest["metrics"]})
-        with atomic_file(self.path / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        text = "".join(as_json(line) + "\n" for line in lines)
+        _write_new(self.path / "metrics.jsonl", text.encode())
 
     def metrics(self) -> RunMetrics:
         """Metrics of the finished evaluation."""
@@ -248,6 +247,13 @@ class Run:
         """Name and title of the flag whose test examples are measured apart; empty without one."""
         name = self.config.evaluation.apart
         return name, self.store.schema.node_type(self.store.schema.target).title_of(name)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file where it is not so already: a run that is whole may lie where nobody can write."""
+    if not path.is_file() or path.read_bytes() != data:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(data)
 
 
 def _with_features(config: RunConfig, store: Store, run: Path | None) -> RunConfig:

@@ -25,7 +25,7 @@ class _Gauges:
         from ray.util.metrics import Gauge
 
         tags = ("run", "stage")
-        self._of = {"run": run, "stage": stage}
+        self._of = {"run": _tag(run), "stage": _tag(stage)}
         self._plain = {
             name: Gauge(f"netgpt_stage_{name}", description=text, tag_keys=tags)
             for name, text in (
@@ -42,7 +42,12 @@ class _Gauges:
         for name, gauge in self._plain.items():
             gauge.set(float(getattr(progress, name)), tags=self._of)
         for name, value in progress.values.items():
-            self._value.set(float(value), tags={**self._of, "name": name})
+            self._value.set(float(value), tags={**self._of, "name": _tag(name)})
+
+
+def _tag(text: str) -> str:
+    """A text as Ray's metrics take it: ASCII, what is not in escapes."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 @contextmanager

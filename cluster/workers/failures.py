@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from netgpt.cluster.errors import ClusterError, StageFailedError, is_bad_input, is_full_disk
+from netgpt.cluster.errors import ClusterError, StageFailedError, is_bad_input
 from netgpt.cluster.workers.compat import worker_logs
+from netgpt.graphstore.files import is_full
 from netgpt.trainers.logs import log_path
 from netgpt.trainers.stages.base import StageJob
 
@@ -44,7 +45,7 @@ def _known_of(error: BaseException) -> ValueError | OSError | None:
     while cause is not None:
         if isinstance(cause, ValueError) and is_bad_input(cause):
             return cause
-        if isinstance(cause, OSError) and is_full_disk(cause):
+        if isinstance(cause, OSError) and is_full(cause):
             return OSError(cause.errno, cause.strerror, cause.filename)
         cause = getattr(cause, "cause", None) or cause.__cause__
     return None

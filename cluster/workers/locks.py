@@ -6,13 +6,16 @@ touches the folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from netgpt.cluster.errors import ClusterError
+from netgpt.graphstore.files import writing_to
 
 LOCK, _FOLDER = ".lock", ".workers"
 WAIT_S, _POLL_S = 120.0, 0.2
@@ -25,7 +28,8 @@ def locked(folder: Path) -> Iterator[None]:
     A folder that is new, and still empty where the work is refused, is taken away again.
     """
     new = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         with _held(folder):
             yield
@@ -40,14 +44,33 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("w") as file:
+    with _lock_file(folder) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if file is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ClusterError(
                 f"{folder}: another process works on this folder; wait for it or choose another --out"
             ) from None
         yield
+
+
+@contextmanager
+def _lock_file(folder: Path) -> Iterator[IO[str] | None]:
+    """The file that is locked; none in a folder that nobody can write, where there is none."""
+    path, file = folder / LOCK, None
+    try:
+        file = path.open("w")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        with suppress(FileNotFoundError):
+            file = path.open("r")
+    try:
+        yield file
+    finally:
+        if file is not None:
+            file.close()
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from netgpt.cluster.config import ClusterConfig
+from netgpt.cluster.signals import end_by_signals_again
 from netgpt.cluster.workers.compat import NO_METRICS, init_local, say_on_stderr
+from netgpt.cluster.workers.scratch import RAY_TMPDIR, ray_scratch
 
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"
@@ -61,6 +63,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ[RAY_TMPDIR] = ray_scratch()
     import ray  # after the environment is set; and commands that need no Ray start fast
 
     say_on_stderr()
@@ -72,6 +75,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
         init_local(LOOPBACK, num_cpus=num_cpus, **options)
     else:
         ray.init(runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
+    end_by_signals_again()  # Ray has its own, which print where its C++ code stands
     try:
         yield
     finally:

@@ -3,7 +3,7 @@ that they name."""
 
 from __future__ import annotations
 
-import io
+import csv
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from netgpt.graphstore.errors import SourceError, StoreError
+from netgpt.graphstore.errors import StoreError
+from netgpt.graphstore.yaml_text import load_yaml
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 """How a text says a number."""
-LONG = "\x1f"
-"""Stands for a separator of several bytes; no text has it."""
 _JSON = re.compile(rb'\s*\{\s*"(version|target|nodes|edges|tables|relations|interactions)"\s*:')
 """How a description in JSON, which is YAML too, begins."""
 
@@ -67,7 +67,7 @@ def read_described(path: Path) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
+        return OmegaConf.to_container(load_yaml(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cannot be read ({error})") from error
     except yaml.MarkedYAMLError as error:
@@ -108,18 +108,8 @@ def reading(file: Path | str, kind: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
+    except (pa.ArrowException, OSError, UnicodeError, LookupError, csv.Error) as error:
         raise StoreError(f"{file}: cannot be read as {kind} ({_line(error)})") from error
-
-
-def one_separator(file: Path, separator: str) -> Any:
-    """A file whose separator is several bytes, with `LONG` in its place. SourceError where a text has it."""
-    data = file.read_bytes()
-    if LONG.encode() in data:
-        raise SourceError(
-            str(file), None, None, "the character 1F", "texts without it beside a long separator"
-        )
-    return io.BytesIO(data.replace(separator.encode(), LONG.encode()))
 
 
 def parquet_schema(file: Path) -> Any:
@@ -174,8 +164,13 @@ def open_npy(file: str) -> NpyRows:
     """The header of an .npy file; StoreError where it is none."""
     try:
         array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except EOFError:
+        raise StoreError(f"{file}: found an empty file, expected npy") from None
+    except (OSError, ValueError, BadZipFile) as error:
         raise StoreError(f"{file}: cannot be read as npy ({_line(error)})") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise StoreError(f"{file}: found several arrays (npz), expected the one of an npy file")
     offset = array.offset if isinstance(array, np.memmap) else 0  # of no numbers there is no map
     return NpyRows(file, array.shape, array.dtype, array.flags.c_contiguous, offset)
 

@@ -28,7 +28,7 @@ from netgpt.graphstore.datasets.edges.retrieval import (
 )
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.files import file_digest, value_digest
-from netgpt.graphstore.schema import Column, EdgeType, NodeType, RelationType, Schema
+from netgpt.graphstore.schema import MAX_NODES, Column, EdgeType, NodeType, RelationType, Schema
 from netgpt.graphstore.sort import Piece, Policy
 
 _FEATURE_BYTES = 1 << 24
@@ -168,14 +168,26 @@ def _node_counts(source: Path, description: Description, features: dict[str, Npy
         src, _, dst = edge.edge_type
         if edge.rule is None and open_types & {src, dst}:
             for piece in read_edges(edge):
-                for name, values in ((src, piece.heads), (dst, piece.tails)):
+                ends = ((src, piece.heads, piece.file), (dst, piece.tails, piece.tail_file or piece.file))
+                for name, values, file in ends:
                     if name in greatest:
                         greatest[name] = max(greatest[name], int(values.max()))
+                        _require_number(name, values, greatest[name], f"{file}: record", piece.first)
     for name, value in greatest.items():
         if value < 0:
             raise StoreError(f"{source}: nodes.{name}: found no edge and no count, expected a count")
         counts[name] = value + 1
     return counts
+
+
+def _require_number(name: str, values: np.ndarray, greatest: int, place: str, first: int) -> None:
+    """StoreError for a node number that no store can have: it is something else, such as a hash."""
+    if greatest >= MAX_NODES - 1:
+        row = int(values.argmax())
+        raise StoreError(
+            f"{place} {first + row}: found node {values[row]} of {name}, expected a number of rows from 0, below "
+            "2^60 - 1; number the nodes, or describe them as tables with keys"
+        )
 
 
 def _relation_type(edge: EdgeDescription) -> RelationType:

@@ -39,6 +39,7 @@ from netgpt.graphstore.datasets.described import (
     has_tables,
     is_described,
     read_described,
+    require,
 )
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import NAME, EdgeType, edge_name
@@ -131,6 +132,12 @@ def _check_keys(path: Path, raw: Any) -> None:
 
     def check(place: str, value: Any, kind: type) -> None:
         check_keys(path, place, value, [one.name for one in fields(kind)])
+        for one in fields(kind):
+            said = value.get(one.name)
+            if one.name == "path" or ("str" in str(one.type) and "dict" not in str(one.type)):
+                for text in said if isinstance(said, list) else [said]:
+                    where = f"{place}.{one.name}" if place else one.name
+                    require(path, text is None or isinstance(text, str), where, text, "a text; in quotes")
 
     check("", raw, Description)
     nodes, edges = raw.get("nodes", {}), raw.get("edges", [])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from netgpt.graphstore.datasets.delimited import header_of, wrong_number
 from netgpt.graphstore.datasets.described import open_npy, reading, require_columns
 from netgpt.graphstore.datasets.edges.describe import EdgeDescription
 from netgpt.graphstore.errors import StoreError
@@ -68,7 +69,7 @@ def table_batches(file: str, columns: Sequence[str], *, texts: Sequence[str] | N
     """Record batches of a Parquet or CSV file.
 
     Columns of a CSV file are whole numbers; with `texts`, these are texts and the others are taken for what
-    they look like.
+    they look like. Other columns of the file may hold anything. StoreError for what cannot be read.
     """
     if file.endswith(".parquet"):
         import pyarrow.parquet as pq
@@ -81,15 +82,21 @@ def table_batches(file: str, columns: Sequence[str], *, texts: Sequence[str] | N
     import pyarrow as pa
     import pyarrow.csv
 
+    header = header_of(file)
+    require_columns(file, columns, header.names)
+    if header.is_alone:
+        return
     types = dict.fromkeys(columns, pa.int64()) if texts is None else dict.fromkeys(texts, pa.string())
-    options = pyarrow.csv.ConvertOptions(column_types=types)
+    options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(columns))
     read = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
-    with (
-        reading(file, "CSV of whole numbers" if texts is None else "CSV"),
-        pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader,
-    ):
-        require_columns(file, columns, reader.schema.names)
-        yield from reader
+    with reading(file, "CSV of whole numbers" if texts is None else "CSV"):
+        try:
+            with pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader:
+                yield from reader
+        except pa.ArrowInvalid as error:
+            if texts is None and "conversion error" in str(error):
+                raise (wrong_number(file, columns) or error) from None
+            raise
 
 
 def _npy_pieces(files: list[str]) -> Iterator[Piece]:

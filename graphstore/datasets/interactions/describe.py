@@ -310,6 +310,7 @@ def _split(path: Path, raw: Any) -> tuple[str, tuple[str, ...]]:
     check_keys(path, "interactions.split", raw, ("column", "parts"))
     parts = raw.get("parts", list(PARTS))
     sound = isinstance(parts, list) and len(parts) == 3 and len({str(p) for p in parts}) == 3
+    sound = sound and all(isinstance(part, str) or type(part) is int for part in parts)
     require(path, sound, "interactions.split.parts", parts, "values of train, validation and test")
     column = _text(path, "interactions.split.column", raw.get("column"))
     require(path, bool(column), "interactions.split.column", column, "a column")
@@ -318,12 +319,13 @@ def _split(path: Path, raw: Any) -> tuple[str, tuple[str, ...]]:
 
 def _form(path: Path, place: str, raw: dict[str, Any]) -> TextFile:
     header = raw.get("header", [])
-    listed = isinstance(header, list) and len({str(name) for name in header}) == len(header)
+    listed = isinstance(header, list) and all(isinstance(name, str) for name in header)
+    listed = listed and len(set(header)) == len(header)
     require(path, listed, f"{place}.header", header, "a list of names, each once")
     separator = _text(path, f"{place}.separator", raw.get("separator", ","))
     require(path, bool(separator), f"{place}.separator", separator, "a text")
     encoding = _text(path, f"{place}.encoding", raw.get("encoding", "utf-8"))
-    return TextFile(separator=separator, encoding=encoding, header=tuple(map(str, header)))
+    return TextFile(separator=separator, encoding=encoding, header=tuple(header))
 
 
 def _text(path: Path, place: str, value: Any) -> str:

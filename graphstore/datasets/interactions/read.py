@@ -11,7 +11,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from netgpt.graphstore.datasets.described import LONG, NUMBER, one_separator, reading, require_columns
+from netgpt.graphstore.datasets.delimited import LONG, header_of, one_separator
+from netgpt.graphstore.datasets.described import NUMBER, reading, require_columns
 from netgpt.graphstore.datasets.interactions.describe import TextFile
 from netgpt.graphstore.errors import RecordError, SourceError
 
@@ -77,13 +78,17 @@ def _texts(file: Path, form: TextFile, columns: list[str]) -> Any:
             strings_can_be_null=False,
             include_missing_columns=True,
         )
-        if not form.header:
-            with pyarrow.csv.open_csv(source, read, parse) as opened:
-                require_columns(file, columns, opened.schema.names)
-            if not isinstance(source, Path):
-                source.seek(0)
-        else:
-            require_columns(file, columns, form.header)
+        names = list(form.header)
+        if not names:
+            data = None if isinstance(source, Path) else source
+            header = header_of(
+                file, data, separator=separator, encoding=form.encoding, quote=quote is not False
+            )
+            names = header.names
+            if header.is_alone:
+                require_columns(file, columns, names)
+                return pa.table({name: pa.array([], pa.string()) for name in columns})
+        require_columns(file, columns, names)
         return pyarrow.csv.read_csv(source, read, parse, convert)
 
 

@@ -40,7 +40,7 @@ from netgpt.graphstore.files import Json, file_digest, value_digest
 from netgpt.graphstore.keys import Keys
 from netgpt.graphstore.schema import EdgeType, RelationType
 from netgpt.graphstore.sort import CHUNK_EDGES, Piece
-from netgpt.graphstore.spill import EdgeFile
+from netgpt.graphstore.spill import EdgeFile, may_stay_open
 
 __all__ = ["TableSource", "Tables", "write_hetero_data", "write_networkx", "write_tables"]
 
@@ -237,7 +237,9 @@ class TableSource(Source):
         node = np.dtype(np.int32 if most < 2**31 else np.int64)
         num = len(table.relations) or 1
         path.mkdir()
-        files = [EdgeFile(path / str(k), [node, node, *kinds], stays_open=num < 50) for k in range(num)]
+        dtypes = [node, node, *kinds]
+        open_ = may_stay_open(num * len(dtypes))
+        files = [EdgeFile(path / str(k), dtypes, stays_open=open_) for k in range(num)]
         for piece, parts in self._linked(table, columns):
             arrays = (piece.heads, piece.tails, *piece.values)
             if parts is None:

@@ -13,14 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from netgpt.graphstore.datasets.described import (
-    LONG,
-    NUMBER,
-    one_separator,
-    parquet_schema,
-    reading,
-    require_columns,
-)
+from netgpt.graphstore.datasets.delimited import LONG, Header, header_of, one_separator
+from netgpt.graphstore.datasets.described import NUMBER, parquet_schema, reading, require_columns
 from netgpt.graphstore.datasets.tables.describe import JSON_LINES, ColumnDescription, Kind, TableDescription
 from netgpt.graphstore.errors import SourceError
 from netgpt.graphstore.schema import NAME, usable
@@ -62,7 +56,7 @@ def column_names(table: TableDescription, file: Path) -> list[str]:
         with reading(file, "JSON lines"), pyarrow.json.open_json(file) as reader:
             return list(reader.schema.names)
     with reading(file, f"text with {table.separator!r} between columns"):
-        return list(table.header) or _header(*_csv_options(table, file))
+        return list(table.header) or _header(table, file, _csv_source(table, file)).names
 
 
 def _read(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -95,42 +89,39 @@ def _csv(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterato
     import pyarrow.csv
 
     with reading(file, f"text with {table.separator!r} between columns"):
-        source, read, parse = _csv_options(table, file)
-        names = list(table.header) or _header(source, read, parse)
-        require_columns(file, columns, names)
+        source = _csv_source(table, file)
+        header = _header(table, file, source)
+        require_columns(file, columns, header.names)
+        if header.is_alone:
+            return
+        kept = list(columns) or header.names[:1]
+        read = pyarrow.csv.ReadOptions(
+            block_size=_BLOCK_BYTES, column_names=list(table.header) or None, encoding=table.encoding
+        )
+        parse = pyarrow.csv.ParseOptions(delimiter=_one(table.separator), newlines_in_values=True)
         convert = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            include_columns=list(columns) or names[:1],
-            strings_can_be_null=False,
+            column_types=dict.fromkeys(kept, pa.string()), include_columns=kept, strings_can_be_null=False
         )
         with pyarrow.csv.open_csv(source, read, parse, convert) as reader:
             for batch in reader:
                 yield from _pieces(batch)
 
 
-def _csv_options(table: TableDescription, file: Path) -> tuple[Any, Any, Any]:
-    """A file to read, and how it is read and taken apart."""
-    import pyarrow.csv
-
-    separator: Any = table.separator
-    source: Any = file
-    if len(separator) > 1:
-        source, separator = one_separator(file, separator), LONG
-    read = pyarrow.csv.ReadOptions(
-        block_size=_BLOCK_BYTES, column_names=list(table.header) or None, encoding=table.encoding
-    )
-    return source, read, pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+def _one(separator: str) -> str:
+    """The separator as one character."""
+    return separator if len(separator) == 1 else LONG
 
 
-def _header(source: Any, read: Any, parse: Any) -> list[str]:
-    """Names in the first line."""
-    import pyarrow.csv
+def _csv_source(table: TableDescription, file: Path) -> Any:
+    """What is read: the file, or its bytes with one character as the separator."""
+    return file if len(table.separator) == 1 else one_separator(file, table.separator)
 
-    with pyarrow.csv.open_csv(source, read, parse) as reader:
-        names = list(reader.schema.names)
-    if not isinstance(source, Path):
-        source.seek(0)
-    return names
+
+def _header(table: TableDescription, file: Path, source: Any) -> Header:
+    if table.header:
+        return Header(list(table.header), is_alone=False)
+    bytes_ = None if isinstance(source, Path) else source
+    return header_of(file, bytes_, separator=_one(table.separator), encoding=table.encoding)
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from netgpt.graphstore.datasets.xsvideo import annotation
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.files import write_json
+from netgpt.graphstore.json_stream import as_json as json_text
 
 
 def annotate(
@@ -50,4 +50,4 @@ def annotate(
     if save_factors is not None:
         write_json(save_factors, used)
     report = annotation.summary(annotations, used)
-    print(json.dumps(report, ensure_ascii=False) if as_json else annotation.summary_table(report))
+    print(json_text(report, ensure_ascii=False) if as_json else annotation.summary_table(report))

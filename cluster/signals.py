@@ -1,0 +1,53 @@
+"""SIGTERM and SIGHUP as exceptions, so that what cleans up behind itself does so."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+
+_AGAIN_S = 5.0
+"""A signal that comes so soon after another does not disturb what that one's end cleans up."""
+_last = 0.0
+_are_set = False
+_told = threading.Event()
+
+
+class EndedError(SystemExit):
+    """The process was told to end; its status is the one that a shell gives a process of that signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    global _last
+    _told.set()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    since, _last = time.monotonic() - _last, time.monotonic()
+    if since > _AGAIN_S:
+        raise EndedError(number)
+
+
+def end_by_signals() -> None:
+    """From now on SIGTERM and SIGHUP raise `EndedError` in the main thread. One that was ignored (nohup)
+    stays ignored."""
+    global _are_set
+    _are_set = True
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def end_by_signals_again() -> None:
+    """The same where it was so, after a library put its own in place."""
+    if _are_set and threading.current_thread() is threading.main_thread():
+        end_by_signals()
+
+
+def is_told_to_end() -> bool:
+    """Whether such a signal came, from a person or a scheduler."""
+    return _told.is_set()
