@@ -46,7 +46,10 @@ def write_embeddings(run: Run, out: Path, node_types: Sequence[str] = ()) -> lis
     wanted = _wanted(node_types, model.shape.node_types)
     use_cores(run.threads)
     tables = FeatureTables.of(store, torch.device("cpu"), model.shape, max_bytes=0)
-    with tempfile.TemporaryDirectory(dir=run.path, prefix=".states-") as scratch, atomic_dir(out) as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=run.scratch, prefix=".states-") as scratch,
+        atomic_dir(out) as folder,
+    ):
         inference = ExactInference(
             model,
             tables,

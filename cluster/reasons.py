@@ -67,7 +67,7 @@ class Explainer:
             tables,
             memory_bytes=run.settings.graph.inference_bytes,
             progress=bar("embeddings", "relation"),
-            scratch=run.path,
+            scratch=run.scratch,
             mean_scores=mean_scores,
         )
         return Explainer(run.task, NewNodes(model, tables, kept), language)

@@ -9,6 +9,8 @@ from types import FrameType
 
 _AGAIN_S = 5.0
 """A signal that comes so soon after another does not disturb what that one's end cleans up."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C, which the command line's library turns into an exit of its own."""
 _last = 0.0
 _are_set = False
 _told = threading.Event()
@@ -37,6 +39,11 @@ def end_by_signals() -> None:
     stays ignored."""
     global _are_set
     _are_set = True
+    _told.clear()
+    _set()
+
+
+def _set() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -45,7 +52,15 @@ def end_by_signals() -> None:
 def end_by_signals_again() -> None:
     """The same where it was so, after a library put its own in place."""
     if _are_set and threading.current_thread() is threading.main_thread():
-        end_by_signals()
+        _set()
+
+
+def ended_by(error: BaseException) -> str | None:
+    """The name of the signal that ended a command with this exception; None for other ends."""
+    if isinstance(error, EndedError):
+        return error.name
+    is_interrupt = isinstance(error, SystemExit) and error.code == INTERRUPTED and _told.is_set()
+    return "SIGINT" if is_interrupt or isinstance(error, KeyboardInterrupt) else None
 
 
 def is_told_to_end() -> bool:

@@ -114,12 +114,13 @@ def writing_to(path: Path) -> Iterator[None]:
 @contextmanager
 def _parents(path: Path) -> Iterator[None]:
     """The folder of `path`, made, and taken away again where nothing comes of it."""
-    new = [one for one in path.parents if not one.exists()]
+    with writing_to(path):
+        new = [one for one in path.parents if not one.exists()]
     try:
         with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 path.lstat()  # a name that is too long is refused before the work
-            path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for one in new:
@@ -150,10 +151,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The file has the mode that the umask gives, whatever wrote it. StoreError where the place cannot be
     written.
     """
-    if path.is_dir():
-        raise StoreError(f"{path}: found a folder, expected the name of a file")
     temporary = _temporary(path)
     with _parents(path):
+        if path.is_dir():
+            raise StoreError(f"{path}: found a folder, expected the name of a file")
         with writing_to(path):
             mode = _new_file_mode(temporary)
         try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -38,31 +39,29 @@ def __getattr__(name: str) -> Any:
 
 
 def _place_compiled_code() -> None:
-    """Where neither this tree nor the user's folder of caches can be written, numba keeps what it compiles in a
-    temporary folder: it refuses to start without one. NUMBA_CACHE_DIR names another."""
+    """Have numba keep what it compiles in a temporary folder, where neither this tree nor the user's folder
+    of caches can be written: it refuses to start without one. NUMBA_CACHE_DIR names another."""
     here = os.path.dirname(os.path.abspath(__file__))
     rooms = [os.path.join(here, name) for name in __all__ if os.path.isdir(os.path.join(here, name))]
     if os.environ.get("NUMBA_CACHE_DIR") or all(os.access(room, os.W_OK) for room in rooms):
         return
     import tempfile
 
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    try:
-        os.makedirs(os.path.join(cache, "numba"), exist_ok=True)
-        with tempfile.TemporaryFile(dir=os.path.join(cache, "numba")):
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    with suppress(OSError):
+        os.makedirs(os.path.join(caches, "numba"), exist_ok=True)
+        with tempfile.TemporaryFile(dir=os.path.join(caches, "numba")):
             return
-    except OSError:
-        pass
-    folder = os.path.join(tempfile.gettempdir(), f"netgpt-compiled-{os.getuid()}")
-    try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
+    with suppress(OSError):  # with no temporary folder either, nothing can be done
+        folder = os.path.join(tempfile.gettempdir(), f"netgpt-compiled-{os.getuid()}")
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         status = os.lstat(folder)
         if status.st_uid != os.getuid() or status.st_mode & 0o022:  # code is read from it
             folder = tempfile.mkdtemp(prefix="netgpt-compiled-")
-    os.environ["NUMBA_CACHE_DIR"] = folder
-    if "numba" in sys.modules:  # it read the environment when it was imported
-        sys.modules["numba"].config.CACHE_DIR = folder
+        os.environ["NUMBA_CACHE_DIR"] = folder
+        if "numba" in sys.modules:  # it read the environment when it was imported
+            sys.modules["numba"].config.CACHE_DIR = folder
 
 
 _place_compiled_code()

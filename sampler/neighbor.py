@@ -31,7 +31,7 @@ class _Workspace:
         except (MemoryError, ValueError):  # numpy says the latter of what no address reaches
             raise SamplerError(
                 f"found {num_nodes:,} nodes, expected a table of 8 bytes for each to fit in memory "
-                f"({8 * num_nodes:,} bytes); node numbers are those of rows, from 0: number the nodes"
+                f"({8 * int(num_nodes):,} bytes); node numbers are those of rows, from 0: number the nodes"
             ) from None
         self.nodes, self.trees = np.empty(0, np.int64), np.empty(0, np.int32)
         self.rows = np.empty((3, 0), np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -15,6 +16,7 @@ def called(*args: object, cwd: Path | None = None) -> subprocess.CompletedProces
     """Its end and what it says, for commands that start no Ray: most of their time is Python's start."""
     words, code = ["netgpt", *map(str, args)], 0
     out, err, before = StringIO(), StringIO(), sys.argv
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with redirect_stdout(out), redirect_stderr(err), chdir(cwd or Path.cwd()):
         sys.argv = words
         try:
@@ -23,4 +25,6 @@ def called(*args: object, cwd: Path | None = None) -> subprocess.CompletedProces
             code = int(ended.code or 0)
         finally:
             sys.argv = before
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

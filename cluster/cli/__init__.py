@@ -20,7 +20,7 @@ from netgpt.cluster.errors import ClusterError, FailedError, is_bad_input
 from netgpt.cluster.jobs.submit import enter_callers_folder
 from netgpt.cluster.origin import versions
 from netgpt.cluster.progress import say
-from netgpt.cluster.signals import EndedError, end_by_signals
+from netgpt.cluster.signals import INTERRUPTED, end_by_signals, ended_by
 from netgpt.graphstore.files import is_full, target_of
 from netgpt.graphstore.json_stream import is_text
 
@@ -76,9 +76,11 @@ def main() -> None:
         enter_callers_folder()
         sys.path.append(os.getcwd())  # a recipe's own modules; behind all that is installed
         app()  # leaves with 0, or with 2 after a message about wrong usage
-    except EndedError as ended:
-        say(f"netgpt: ended by {ended.name}")
-        raise
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if (name := ended_by(ended)) is None:
+            raise
+        say(f"netgpt: ended by {name}")
+        sys.exit(INTERRUPTED if isinstance(ended, KeyboardInterrupt) else ended.code)
     except Exception as error:
         said = said_of(error)
         if said is None:

@@ -138,7 +138,7 @@ class Driver:
                         raise
             _check_leaves(job)
             outcome = DONE
-        except Exception:
+        except BaseException:
             if is_told_to_end() or self._failed.is_set():  # by a person, or with another stage that failed
                 outcome = INTERRUPTED
                 return

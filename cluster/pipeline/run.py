@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -171,6 +172,12 @@ class Run:
     def needed(self, name: str) -> list[str]:
         """Stages that must be done before one."""
         return [needed for needed in stage_of(name).needs(self) if needed in self.possible_stages]
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where large temporary files of a command are made: in the run's folder; where that cannot be
+        written, in the system's (None)."""
+        return self.path if os.access(self.path, os.W_OK) else None
 
     def is_done(self, name: str) -> bool:
         """Whether a stage is done and matches. Its files are read for that once a run, then remembered."""

@@ -36,8 +36,8 @@ def ray_scratch() -> str:
     if not problem:
         return str(own)
     raise ClusterError(
-        f"found no folder for Ray's sockets: {first}, {_problem(first)}, nor {own}, {problem}; set {RAY_TMPDIR} "
-        "to a short path that can be written"
+        f"found no folder for Ray's sockets: {first}, {_problem(first)}, nor {own}, {problem}; set "
+        f"{RAY_TMPDIR} to a short path that can be written"
     )
 
 

@@ -160,10 +160,10 @@ class NpyRows:
         return values.reshape(last - first, *self.shape[1:])
 
 
-def open_npy(file: str) -> NpyRows:
-    """The header of an .npy file; StoreError where it is none."""
+def map_npy(file: str) -> Any:
+    """The array of an .npy file, mapped where it has numbers. StoreError where it is none."""
     try:
-        array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
     except EOFError:
         raise StoreError(f"{file}: found an empty file, expected npy") from None
     except (OSError, ValueError, BadZipFile) as error:
@@ -171,6 +171,12 @@ def open_npy(file: str) -> NpyRows:
     if not isinstance(array, np.ndarray):
         array.close()
         raise StoreError(f"{file}: found several arrays (npz), expected the one of an npy file")
+    return array
+
+
+def open_npy(file: str) -> NpyRows:
+    """The header of an .npy file; StoreError where it is none."""
+    array = map_npy(file)
     offset = array.offset if isinstance(array, np.memmap) else 0  # of no numbers there is no map
     return NpyRows(file, array.shape, array.dtype, array.flags.c_contiguous, offset)
 

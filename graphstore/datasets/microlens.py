@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, Source
+from netgpt.graphstore.datasets.described import map_npy
 from netgpt.graphstore.document_types import Document, Field
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
 from netgpt.graphstore.files import file_digest, value_digest
@@ -204,10 +205,7 @@ class VideoSource(Source):
     def _open_frames(self, num: int) -> np.ndarray | None:
         if self._frames is None:
             return None
-        try:
-            x: np.ndarray = np.load(self._frames, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise SourceError(str(self._frames), None, None, f"no array ({error})", "an .npy file") from None
+        x: np.ndarray = map_npy(str(self._frames))
         if x.ndim != 3 or len(x) != num or x.dtype not in (np.float16, np.float32) or 0 in x.shape:
             found, expected = f"{x.dtype} {list(x.shape)}", f"float16 or float32 [{num}, frames, width]"
             raise SourceError(str(self._frames), None, None, found, expected)

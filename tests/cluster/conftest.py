@@ -1,4 +1,4 @@
-"""One whole run, for the tests of `test_run.py` and those of `service_cases.py`, which it takes in."""
+"""One whole run, for the tests of `test_run.py` and those that it takes in (`…_cases.py`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from runs import SETTINGS, netgpt
 
-pytest.register_assert_rewrite("service_cases")
+pytest.register_assert_rewrite("place_cases", "service_cases")
 
 
 @pytest.fixture(scope="session")

@@ -298,3 +298,27 @@ def test_keys_are_described_with_a_recipes_own_values() -> None:
     assert any(one["key"] == "prefer.loss" for one in described("IDPOP"))
     with pytest.raises(ClusterError, match=r"found no key for 'graph.epoch s'.*did you mean graph.epochs"):
         described("graph.epoch s")
+
+
+def test_what_yaml_takes_for_something_else_is_refused_or_as_written(tmp_path: Path) -> None:
+    """`off` is a word of one key, and no truth value that is turned into a text."""
+    assert load_config("demo", ["cluster.store_cache=off"]).cluster.store_cache == "off"
+    for override, words in (
+        ("graph.epochs=010", "found 010 in line 1, which YAML reads as 8"),
+        ("evaluation.by=[on]", "found on in line 1, which YAML reads as True"),
+    ):
+        with pytest.raises(ClusterError, match=f"override: {re.escape(override)}: {words}"):
+            load_config("demo", [override])
+    path = tmp_path / "mine.yaml"
+    for text, words in (
+        ("base: demo\ncluster: {store_cache: off}\n", "found off in line 2, which YAML reads as False"),
+        ("base: demo\ngraph: {epochs: 010}\n", "found 010 in line 2, which YAML reads as 8"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ClusterError, match=rf"mine\.yaml: {words}"):
+            load_config(str(path))
+    path.write_text("base: demo\ncluster: {store_cache: 'off'}\n")
+    assert load_config(str(path)).cluster.store_cache == "off"
+    path.write_bytes("base: demo # é\n".encode("latin-1"))
+    with pytest.raises(ClusterError, match=r"mine\.yaml: .*utf-8"):
+        load_config(str(path))

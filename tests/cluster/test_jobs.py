@@ -19,7 +19,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from netgpt.cluster.jobs.state import StateFolder, marked_processes, read_hosts
+from netgpt.cluster.jobs.state import ClusterState, StateFolder, marked_processes, read_hosts
 from netgpt.cluster.workers.session import LOOPBACK, free_port
 
 
@@ -252,6 +252,18 @@ def http_status(place: tuple[str, int], path: str, token: str = "") -> int | Non
         return error.code
     except (OSError, ValueError, Exception):
         return None
+
+
+def test_the_environment_can_be_sourced_whatever_the_tree_is_called(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "ein Ort $HOME 'é'" / ".cluster")
+    folder.make_token()
+    folder.write(ClusterState("id", "h:1", "http://127.0.0.2:8265", ["h"], ""))
+    names = ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_API_SERVER_ADDRESS")
+    script = 'set -eu; . "$1"; ' + "; ".join(f'printf "%s\\n" "${name}"' for name in names)
+    said = subprocess.run(
+        ["bash", "-c", script, "bash", str(folder.path / "env")], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.splitlines() == [str(folder.token), "token", "http://127.0.0.2:8265"]
 
 
 def grpc_codes(place: tuple[str, int]) -> set[str]:

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from place_cases import *  # noqa: F403  # of the same run, and so of the same process
 from runs import GPUS, SETTINGS, WEIGHTS, command, netgpt
-from service_cases import *  # noqa: F403  # of the same run, and so of the same process
+from service_cases import *  # noqa: F403
 
 from netgpt import graphstore
 from netgpt.cluster.pipeline.attempts import read_attempts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from netgpt.cluster.config import load_config
-from netgpt.cluster.errors import StageFailedError
-from netgpt.cluster.workers import failures
+from netgpt.cluster.errors import ClusterError, StageFailedError
+from netgpt.cluster.workers import failures, scratch
 from netgpt.cluster.workers.compat import worker_logs
 from netgpt.cluster.workers.session import is_local, ray_session
 from netgpt.trainers.errors import TrainerError
@@ -80,3 +82,50 @@ def test_a_worker_that_cannot_start_is_quoted_and_its_log_is_kept(
     assert "of another run" not in text
     refused = TrainerError("loss: found nan")  # says all there is
     assert failures.with_last_words(refused, refused, job, since=2) is refused
+
+
+def test_rays_folder_is_short_and_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TMPDIR as Slurm gives it, or another user's /tmp/ray, does not matter; what is set by name is said."""
+    monkeypatch.delenv(scratch.RAY_TMPDIR, raising=False)
+    long = tmp_path / ("n" * 100)
+    long.mkdir()
+    for folder in (long, tmp_path / "file"):
+        (tmp_path / "file").touch()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        assert scratch.ray_scratch() == "/tmp"
+        monkeypatch.setenv(scratch.RAY_TMPDIR, str(folder))
+        with pytest.raises(ClusterError, match=f"RAY_TMPDIR: found {folder}, .*set RAY_TMPDIR to another"):
+            scratch.ray_scratch()
+        monkeypatch.delenv(scratch.RAY_TMPDIR)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    problem = scratch._problem
+    monkeypatch.setattr(scratch, "_problem", lambda path: "taken" if path == Path("/tmp") else problem(path))
+    own = scratch.ray_scratch()
+    assert own == f"/tmp/netgpt-{os.getuid()}" and Path(own).stat().st_mode & 0o777 == 0o700
+    name = f"{own}/ray/session_2026-12-01_18-30-00_123456_1234567/sockets/plasma_store"
+    assert len(name) <= 107
+    monkeypatch.setattr(scratch.os, "getuid", lambda: 12345)
+    monkeypatch.setattr(scratch, "_make_ours", lambda path: "which is not this user's alone")
+    with pytest.raises(ClusterError, match="set RAY_TMPDIR to a short path"):
+        scratch.ray_scratch()
+
+
+@pytest.mark.all
+def test_ray_starts_under_a_long_tmpdir(tmp_path: Path) -> None:
+    long = tmp_path / ("n" * 100)
+    long.mkdir()
+    code = (
+        "from netgpt.cluster.workers.session import ray_session\n"
+        "with ray_session(1): import ray; print(ray.nodes()[0]['Alive'])"
+    )
+    environment = {**os.environ, "TMPDIR": str(long)}
+    environment.pop("RAY_TMPDIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == "True", done.stderr[-2000:]

@@ -6,9 +6,11 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from netgpt.graphstore import StoreError
 from netgpt.graphstore.files import atomic_dir, atomic_file
 
 
@@ -57,3 +59,50 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
             assert temporary.parent == tmp_path
             raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_as_long_as_the_system_takes_are_written(tmp_path: Path) -> None:
+    for name in ("n" * 255, "数" * 85):
+        with atomic_file(tmp_path / f"{name[:-4]}.txt") as temporary:
+            temporary.write_text("x")
+        with atomic_dir(tmp_path / name) as folder:
+            (folder / "file").write_text("x")
+        assert (tmp_path / name / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("make", [atomic_file, atomic_dir])
+def test_a_place_where_nothing_can_be_made_is_named_before_the_work(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    long = "n" * 256
+    for place in (tmp_path / long, tmp_path / "file" / "made", Path("/proc/made"), tmp_path / "new" / long):
+        with pytest.raises(StoreError, match="cannot be written") as caught, make(place):
+            pytest.fail("the work began")
+        assert str(caught.value).startswith(f"{place}: ") and ".tmp" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_folders_made_for_nothing_are_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for make in (atomic_file, atomic_dir):
+        with pytest.raises(RuntimeError), make(tmp_path / "there" / "a" / "b" / "made"):
+            raise RuntimeError
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    left, other = tmp_path / ".made.77-0123abcd.tmp", tmp_path / ".made-2.77-0123abcd.tmp"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "data").write_text("x")
+        os.utime(folder, (1, 1))
+    with atomic_dir(tmp_path / "made") as first:
+        (first / "file").write_text("1")
+        os.utime(first, (1, 1))
+        assert not left.exists() and other.exists()
+        with pytest.raises(StoreError, match="another process is making it"), atomic_dir(tmp_path / "made"):
+            pytest.fail("two at once")
+    assert (tmp_path / "made" / "file").read_text() == "1"
+    with pytest.raises(StoreError, match="made: cannot be written"), atomic_dir(tmp_path / "made") as late:
+        (late / "file").write_text("2")
+    assert (tmp_path / "made" / "file").read_text() == "1"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "made"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import subprocess
@@ -16,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netgpt import graphstore
-from netgpt.graphstore import Store, StoreError, UnknownNameError
+from netgpt.graphstore import Store, StoreError, UnknownNameError, seal
 from netgpt.graphstore.arrays import ArrayWriter, Strings, StringWriter, map_array
 from netgpt.graphstore.datasets.xsvideo.schema import SCALARS, Config
 from netgpt.graphstore.relations import Relation, csr_from_pairs, prefix_rows
+from netgpt.sampler import NeighborSampler
 from tests.conftest import SMALL
 
 RULES = {
@@ -245,3 +247,29 @@ def test_graphstore_and_sampler_import_neither_torch_nor_ray() -> None:
         "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_store_opened_by_a_relative_path_can_be_used_from_anywhere(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.path.parent)
+    opened = graphstore.open(store.path.name)
+    sent = pickle.dumps(opened)
+    monkeypatch.chdir(tmp_path)
+    for one in (opened, pickle.loads(sent)):
+        edge_type = one.edge_types[0]
+        assert one.relation(edge_type).num_edges == store.relation(edge_type).num_edges
+        assert len(NeighborSampler(one, fanout=2).sample(np.array([0])).nodes) > 0
+    with pytest.raises(graphstore.FormatError, match=r"^gone: no such store"):
+        graphstore.open("gone")
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_of_its_array(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, chunk_bytes: int) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(seal, "digest_file", refuse)
+    problems = graphstore.verify(store.path)
+    assert problems and all(p.endswith("cannot be read (Permission denied)") for p in problems)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,25 @@ def test_node_loader_gives_the_samplers_batches(store: Store, num_workers: int) 
         assert data["video"].y.tolist() == store.labels[batch.nodes["video"]].tolist()
         assert data.validate()
     assert i == 3
+
+
+@pytest.mark.parametrize(("num_workers", "context"), [(0, None), (2, "fork"), (1, "spawn")])
+def test_an_epoch_reaches_workers_that_live_on(store: Store, num_workers: int, context: str | None) -> None:
+    seeds = store.split("train")[:20]
+    sampler = Sampler(store, fanout=3, seed=2)
+    kept = {"persistent_workers": True, "multiprocessing_context": context} if num_workers else {}
+    loader = load(store, seeds, sampler, num_workers=num_workers, **kept)
+    plain = NeighborSampler(store, fanout=3, seed=2)
+    for epoch in (0, 1, 5):
+        sampler.set_epoch(epoch)
+        assert sampler.epoch == epoch
+        for i, data in enumerate(loader):
+            batch = plain.sample(seeds[i * 10 : (i + 1) * 10], epoch)
+            assert all(data[e].edge_index.shape[1] == batch.degrees[e].sum() for e in store.edge_types)
+            for name in store.node_types:
+                assert data[name].n_id.tolist() == batch.nodes[name].tolist()
+    sampler.set_epoch(7)
+    assert pickle.loads(pickle.dumps(sampler)).epoch == 7
 
 
 def test_node_loader_with_times(store: Store) -> None:

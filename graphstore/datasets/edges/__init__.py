@@ -185,8 +185,8 @@ def _require_number(name: str, values: np.ndarray, greatest: int, place: str, fi
     if greatest >= MAX_NODES - 1:
         row = int(values.argmax())
         raise StoreError(
-            f"{place} {first + row}: found node {values[row]} of {name}, expected a number of rows from 0, below "
-            "2^60 - 1; number the nodes, or describe them as tables with keys"
+            f"{place} {first + row}: found node {values[row]} of {name}, expected the number of a row from "
+            "0, below 2^60 - 1; number the nodes, or describe them as tables with keys"
         )
 
 

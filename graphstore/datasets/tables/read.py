@@ -73,15 +73,28 @@ def _read(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterat
                 return
             yield from parquet.iter_batches(ROWS_AT_ONCE, columns=list(columns))
     elif file.suffix in JSON_LINES:
-        import pyarrow.json
-
-        options = pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
-        with reading(file, "JSON lines"), pyarrow.json.open_json(file, read_options=options) as reader:
-            require_columns(file, columns, reader.schema.names)
-            for batch in reader:
-                yield from _pieces(batch.select(list(columns) or reader.schema.names[:1]))
+        yield from _json(file, columns)
     else:
         yield from _csv(table, file, columns)
+
+
+def _json(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """What columns are is told by the first block; others may hold anything."""
+    import pyarrow.json
+
+    read = pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
+    with reading(file, "JSON lines"):
+        with pyarrow.json.open_json(file, read_options=read) as reader:
+            schema = reader.schema
+        require_columns(file, columns, schema.names)
+        kept = list(columns) or schema.names[:1]
+        parse = pyarrow.json.ParseOptions(
+            explicit_schema=pa.schema([schema.field(name) for name in kept]),
+            unexpected_field_behavior="ignore",
+        )
+        with pyarrow.json.open_json(file, read_options=read, parse_options=parse) as reader:
+            for batch in reader:
+                yield from _pieces(batch.select(kept))
 
 
 def _csv(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

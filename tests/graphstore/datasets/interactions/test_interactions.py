@@ -258,6 +258,10 @@ def bad(folder: Path, case: str) -> tuple[Path, dict[str, object]]:
         case "latin header":
             (folder / "a.inter").write_bytes("us\xe9r\titem\n1\t2\n".encode("latin-1"))
             return folder / "a.inter", {}
+        case "header alone" | "no byte":
+            (folder / "p.csv").write_text("u,i" if case == "header alone" else "")
+            (folder / "d.yaml").write_text("interactions: {path: p.csv, user: u, item: i}")
+            return folder / "d.yaml", {}
         case "npz":
             (folder / "p.npz").write_bytes(b"PK\x03\x04 cut off")
             (folder / "d.yaml").write_text("interactions: {path: p.npz, user: u, item: i}")
@@ -318,6 +322,8 @@ def bad(folder: Path, case: str) -> tuple[Path, dict[str, object]]:
         ("not finite", r"image_feat\.npy: record '3': found a number that is not finite, expected numbers"),
         ("modality", r"a\.inter: id_feat\.npy: found 'id', expected names of letters"),
         ("latin header", r"a\.inter: cannot be read as a header and rows"),
+        ("header alone", r"d\.yaml: found no pair, expected at least one"),
+        ("no byte", r"p\.csv: found an empty file"),
         ("npz", r"p\.npz: found .*, expected npz arrays"),
         ("wide ids", r"p\.npz: field 'u': found type uint64, expected texts, or whole numbers below"),
         ("none kept", r"p\.npz: found no pair that is kept, expected some"),

@@ -416,6 +416,27 @@ def test_a_fault_is_named_in_one_line_and_leaves_no_store(fault: str, tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
 
 
+@pytest.mark.parametrize("write_rows", [as_csv, as_json])
+def test_columns_that_nobody_asked_for_hold_anything(write_rows: Any, tmp_path: Path) -> None:
+    """Also behind the first block, of which types are guessed; a header may be in another encoding."""
+    path = write(tmp_path / "t", made(), write_rows)
+    before = built(path, tmp_path / "before")
+    for file in path.parent.glob("likes.*"):
+        lines = file.read_bytes().splitlines()
+        notes = [b"1" * 500_000] * 40 + [b"1"] * (len(lines) - 41) + [b'"a text"']
+        told = list(zip(notes, lines, strict=True))
+        if file.suffix == ".csv":
+            spoiled = [b"w\xe4," + lines[0], *(note + b"," + line for note, line in told[1:])]
+        else:
+            spoiled = [line[:-1] + b', "note": ' + note + b"}" for note, line in told]
+        file.write_bytes(b"\n".join(spoiled) + b"\n")
+        assert file.stat().st_size > 17e6
+    after = built(path, tmp_path / "after")
+    for edge_type in before.edge_types:
+        rows, others = before.relation(edge_type), after.relation(edge_type)
+        assert np.array_equal(rows.indices, others.indices) and np.array_equal(rows.end, others.end)
+
+
 def test_two_tables_of_one_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "t", made())
     path.write_text(path.read_text() + "\ntables: {}\n")
@@ -427,9 +448,11 @@ def test_two_tables_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_table_without_rows_is_refused(table: str, tmp_path: Path) -> None:
     path = write(tmp_path / "t", made(), as_csv)
     file = path.parent / f"{table}.csv"
-    file.write_text(file.read_text().splitlines()[0] + "\n")
-    with pytest.raises(StoreError, match=rf"{table}\.csv: found no rows, expected at least one of {table}"):
-        built(path, tmp_path / "s")
+    header, found = file.read_text().splitlines()[0], f"found no rows, expected at least one of {table}"
+    for end in ("", "\n"):
+        file.write_text(header + end)
+        with pytest.raises(StoreError, match=rf"{table}\.csv: {found}"):
+            built(path, tmp_path / "s")
 
 
 @pytest.mark.parametrize("table", ["film", "likes"])
