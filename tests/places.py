@@ -86,14 +86,19 @@ class Limits:
     """Whether permissions hold for it also where the tests are root's."""
 
 
+def plain_user() -> list[str]:
+    """Words before a command for which permissions hold also where the tests are root's."""
+    if os.getuid():
+        return []
+    if (setpriv := shutil.which("setpriv")) is None:
+        pytest.skip("root reads and writes everything here, and there is no setpriv")
+    less = "-dac_override,-dac_read_search"
+    return [setpriv, f"--bounding-set={less}", f"--inh-caps={less}"]
+
+
 def run_all(asked: Iterable[tuple[Sequence[object], Path]], limits: Limits) -> list[Done]:
     """Commands and their working folders, one after the other in one process of these limits."""
-    command = [sys.executable, "-c", DRIVER]
-    if limits.is_plain_user and os.getuid() == 0:
-        if (setpriv := shutil.which("setpriv")) is None:
-            pytest.skip("root reads and writes everything here, and there is no setpriv")
-        less = "-dac_override,-dac_read_search"
-        command = [setpriv, f"--bounding-set={less}", f"--inh-caps={less}", *command]
+    command = [*(plain_user() if limits.is_plain_user else ()), sys.executable, "-c", DRIVER]
 
     def limited() -> None:
         if limits.files:
