@@ -181,14 +181,16 @@ def refuse_existing(out: Path, source: Path | None = None) -> None:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success flush and rename it, else remove it.
 
-    `path` must not be there: a folder cannot be replaced in one step. Files and folders in it have the modes
-    that the umask gives, whatever wrote them; hard links to files elsewhere stay as they are. What killed
-    processes left of the same target is removed first. StoreError where the place cannot be written, and
-    where another process makes the same folder.
+    `path` must not be there, or be an empty folder: others cannot be replaced in one step. Files and
+    folders in it have the modes that the umask gives, whatever wrote them; hard links to files elsewhere
+    stay as they are. What killed processes left of the same target is removed first. StoreError where the
+    place cannot be written, and where another process makes the same folder.
     """
     temporary = _temporary(path)
     with _parents(path), ExitStack() as stack:
         with writing_to(path):
+            if path.is_dir() and any(path.iterdir()):
+                raise StoreError(f"{path}: already there, and not empty; remove it or choose another place")
             _remove_left(path)
             temporary.mkdir()
             stack.callback(shutil.rmtree, temporary, ignore_errors=True)

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,11 +18,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVER = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+from netgpt.cluster import signals
+from netgpt.graphstore import files
 from tests.program import called
+mode_of = files._new_file_mode
+def told(number):
+    def mode_and_signal(path):
+        mode = mode_of(path)
+        os.kill(os.getpid(), number)
+        return mode
+    signals._last = 0.0
+    return mode_and_signal
 for line in sys.stdin:
-    words, cwd = json.loads(line)
+    words, cwd, number = json.loads(line)
+    files._new_file_mode = told(number) if number else mode_of
     done = called(*words, cwd=Path(cwd))
     print(json.dumps([done.returncode, done.stdout, done.stderr]), file=sys.__stdout__, flush=True)
 """
@@ -69,6 +81,12 @@ class Done:
         fine = fine and ".tmp" not in last and all(word in last for word in words)
         return "" if fine else f"{words}: {self.status}: {self.said[-600:]}"
 
+    def end_problem(self, number: signal.Signals) -> str:
+        """What is wrong with the end by a signal: its status, and one line."""
+        fine = self.status == 128 + number and "Traceback" not in self.said
+        fine = fine and self.lines[-1:] == [f"netgpt: ended by {number.name}"]
+        return "" if fine else f"{number.name}: {self.status}: {self.said[-600:]}"
+
     def work_problem(self) -> str:
         """What is wrong where a command should have worked."""
         fine = self.status == 0 and "Traceback" not in self.said
@@ -84,6 +102,8 @@ class Limits:
     environment: tuple[tuple[str, str], ...] = ()
     is_plain_user: bool = False
     """Whether permissions hold for it also where the tests are root's."""
+    signal: int = 0
+    """That each command is sent when it has begun to write what it makes; 0: none."""
 
 
 def plain_user() -> list[str]:
@@ -104,7 +124,7 @@ def run_all(asked: Iterable[tuple[Sequence[object], Path]], limits: Limits) -> l
         if limits.files:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limits.files, limits.files))
 
-    lines = "".join(json.dumps([[*map(str, words)], str(cwd)]) + "\n" for words, cwd in asked)
+    lines = "".join(json.dumps([[*map(str, words)], str(cwd), limits.signal]) + "\n" for words, cwd in asked)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **dict(limits.environment)}
     done = subprocess.run(
         command,

@@ -94,7 +94,6 @@ def scaling(
         fanout=fanout,
         steps=steps,
     )
-    out.mkdir(parents=True, exist_ok=True)
     results = []
     for result in bench_scaling(config, data, scratch):
         results.append(result)

@@ -28,7 +28,7 @@ from netgpt.graphstore.dataset import Block, BuildConfig, Dataset, ReadReport, S
 from netgpt.graphstore.datasets.described import map_npy
 from netgpt.graphstore.document_types import Document, Field
 from netgpt.graphstore.errors import RecordError, SourceError, StoreError
-from netgpt.graphstore.files import file_digest, value_digest
+from netgpt.graphstore.files import atomic_dir, file_digest, value_digest
 from netgpt.graphstore.mixing import seed_of
 from netgpt.graphstore.relation_types import Nearest, Part, RelationType, nearest_relation
 from netgpt.graphstore.schema import Column, NodeType, Schema
@@ -346,9 +346,9 @@ class MicroLens(Dataset):
 
     def write_synthetic(self, path: Path, scale: float, seed: int) -> int:
         videos = made_videos(scale, seed)
-        path.mkdir(parents=True, exist_ok=True)
         rows = list(zip(videos.ids, videos.titles, videos.comments.tolist(), strict=True))
         lines = "".join(f"{video},{count}\n" for video, _, count in rows)
-        (path / LABELS).write_text(f"video_id,comment_count\n{lines}", encoding="utf-8")
-        (path / TITLES).write_text("".join(f"{v}, {title}\n" for v, title, _ in rows), encoding="utf-8")
+        with atomic_dir(path) as folder:
+            (folder / LABELS).write_text(f"video_id,comment_count\n{lines}", encoding="utf-8")
+            (folder / TITLES).write_text("".join(f"{v}, {title}\n" for v, title, _ in rows), encoding="utf-8")
         return len(rows)

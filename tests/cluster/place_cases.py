@@ -83,6 +83,18 @@ def test_a_whole_run_that_nobody_may_write_answers_all_the_same(
     assert sorted(run.rglob("*")) == before and not leftovers(tmp_path)
 
 
+def test_commands_of_a_run_that_a_signal_ends_leave_nothing(
+    whole: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    before = sorted(whole.rglob("*"))
+    world = {"whole": whole, "new": data[1]}
+    making = [one for one in OF_A_RUN if one.makes]
+    lines = [(one.given(world, out=tmp_path / "new" / "made"), tmp_path) for one in making]
+    told = zip(making, run_all(lines, Limits(signal=signal.SIGTERM)), strict=True)
+    assert not [(one.name, problem) for one, done in told if (problem := done.end_problem(signal.SIGTERM))]
+    assert not any(tmp_path.iterdir()) and sorted(whole.rglob("*")) == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_a_signal_ends_says_so_and_can_go_on(
     number: signal.Signals, data: tuple[Path, Path], tmp_path: Path

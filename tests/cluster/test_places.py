@@ -27,6 +27,9 @@ COMMANDS = [
     Command(("build", "{source}", "--out", "{out}"), "tables", "folder"),
     Command(("synth", "--scale", "0.0003", "--out", "{out}"), "", "folder"),
     Command(("synth", "--scale", "0.0003", "--json", "{out}"), "", "file"),
+    Command(("synth", "--dataset", "smpd", "--scale", "0.001", "--json", "{out}"), "", "folder"),
+    Command(("synth", "--dataset", "microlens", "--scale", "0.001", "--json", "{out}"), "", "folder"),
+    Command(("synth", "--dataset", "interactions", "--scale", "0.001", "--json", "{out}"), "", "file"),
     Command(("append", "{store}", "--data", "{source}", "--out", "{out}"), "later", "folder"),
     Command(("similar", "{source}", "--by", "title", "--k", "2", "--out", "{out}"), "store", "folder"),
     Command(("info", "{source}"), "store"),
@@ -151,20 +154,19 @@ def test_relative_paths_with_spaces_and_any_letters_work(
     assert not leftovers(here)
 
 
-SLOW = [
-    ("build", "{large}", "--out", "{out}", *BUILD),
-    ("synth", "--scale", "0.05", "--out", "{out}"),
-    ("synth", "--scale", "0.05", "--json", "{out}"),
-    ("pack", "{largestore}", "--out", "{out}"),
-]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_a_signal_ends_leaves_nothing(
+    number: signal.Signals, world: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = [(one.given(world, out=tmp_path / "new" / "made"), tmp_path) for one in MAKING]
+    told = zip(MAKING, run_all(lines, Limits(signal=number)), strict=True)
+    assert not [(one.name, problem) for one, done in told if (problem := done.end_problem(number))]
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize("words", SLOW[1:3], ids=["store", "file"])
-def test_what_a_signal_ends_leaves_nothing(
-    words: tuple[str, ...], number: signal.Signals, tmp_path: Path
-) -> None:
-    arguments = [word.format(out=tmp_path / "made") for word in words]
+def test_a_process_that_is_told_to_end_takes_its_store_away(number: signal.Signals, tmp_path: Path) -> None:
+    arguments = ["synth", "--scale", "0.05", "--out", str(tmp_path / "made")]
     process = subprocess.Popen(
         [sys.executable, "-m", "netgpt", *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
     )

@@ -19,6 +19,7 @@ import numpy as np
 
 from netgpt.graphstore.datasets.smpd import files, tpic
 from netgpt.graphstore.datasets.smpd.posts import Posts, PostsBuilder
+from netgpt.graphstore.files import atomic_dir
 
 CAPTIONS, TPIC = "captions.jsonl", "tpic"
 """What is beside the official files: a caption a post, and the folder of TPIC2017's."""
@@ -149,8 +150,14 @@ def _records(posts: Posts) -> Iterator[dict[str, dict[str, Any]]]:
 
 
 def write(path: Path, made: Made) -> int:
-    """The official files of 2022, captions, and TPIC2017's folder in `path`; returns the posts of SMPD."""
-    path.mkdir(parents=True, exist_ok=True)
+    """The official files of 2022, captions, and TPIC2017's folder in the new folder `path`; returns the
+    posts of SMPD."""
+    with atomic_dir(path) as folder:
+        _write_files(folder, made)
+    return len(made.posts)
+
+
+def _write_files(path: Path, made: Made) -> None:
     posts = made.posts
     names = {kind: path / files.NAMES[kind][0] for kind in files.NAMES}
     with ExitStack() as stack:
@@ -169,7 +176,6 @@ def write(path: Path, made: Made) -> int:
     captions = ({"Pid": pid, "caption": text} for pid, text in made.captions.items())
     _write_lines(path / CAPTIONS, (json.dumps(one) for one in captions))
     write_tpic(path / TPIC, made.tpic)
-    return len(posts)
 
 
 def write_tpic(path: Path, posts: Posts) -> None:

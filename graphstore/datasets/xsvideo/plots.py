@@ -27,7 +27,6 @@ def write_plots(stats: dict[str, Any], folder: Path) -> list[Path]:
 
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder}: found a file, expected a folder for plots")
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in _PLOTS.items():
         figure = Figure(figsize=(6, 3.6), layout="constrained")
