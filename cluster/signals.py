@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ _AGAIN_S = 5.0
 """A signal that comes so soon after another does not disturb what that one's end cleans up."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C, which the command line's library turns into an exit of its own."""
-_last = 0.0
+_last = -math.inf
 _are_set = False
 _told = threading.Event()
 
@@ -29,30 +30,27 @@ def _end(number: int, _: FrameType | None) -> None:
     _told.set()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    since, _last = time.monotonic() - _last, time.monotonic()
-    if since > _AGAIN_S:
+    if time.monotonic() - _last > _AGAIN_S:
+        _last = time.monotonic()
         raise EndedError(number)
 
 
 def end_by_signals() -> None:
-    """From now on SIGTERM and SIGHUP raise `EndedError` in the main thread. One that was ignored (nohup)
-    stays ignored."""
+    """From now on SIGTERM and SIGHUP raise `EndedError` in the main thread, which calls this. One that was
+    ignored (nohup) stays ignored."""
     global _are_set
-    _are_set = True
     _told.clear()
-    _set()
-
-
-def _set() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
+    _are_set = threading.current_thread() is threading.main_thread()
+    end_by_signals_again()
 
 
 def end_by_signals_again() -> None:
     """The same where it was so, after a library put its own in place."""
-    if _are_set and threading.current_thread() is threading.main_thread():
-        _set()
+    if not _are_set or threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
 
 
 def ended_by(error: BaseException) -> str | None:

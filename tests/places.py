@@ -29,7 +29,7 @@ def told(number):
         mode = mode_of(path)
         os.kill(os.getpid(), number)
         return mode
-    signals._last = 0.0
+    signals._last = float('-inf')
     return mode_and_signal
 for line in sys.stdin:
     words, cwd, number = json.loads(line)
@@ -121,6 +121,7 @@ def run_all(asked: Iterable[tuple[Sequence[object], Path]], limits: Limits) -> l
     command = [*(plain_user() if limits.is_plain_user else ()), sys.executable, "-c", DRIVER]
 
     def limited() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is ignored where the tests run under nohup
         if limits.files:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limits.files, limits.files))
 

@@ -1,12 +1,10 @@
 """Other samplers on the same graph, seeds and fanout: those that are installed here.
 
-PyG's `NeighborSampler` runs over pyg-lib or torch-sparse; GraphBolt samples and compacts hop by hop.
-All of them take 64-bit csr arrays in memory.
+PyG's `NeighborSampler` runs over pyg-lib or torch-sparse, on 64-bit csr arrays in memory.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,33 +125,13 @@ def _pyg(arrays: CsrArrays, edge_types: list[EdgeType], fanout: int, hops: int, 
     return sample
 
 
-def _graphbolt(arrays: CsrArrays, edge_type: EdgeType, fanout: int, hops: int) -> Sample:
-    import dgl.graphbolt as gb
-
-    indices, indptr = arrays.get(edge_type)
-    graph = gb.fused_csc_sampling_graph(indptr, indices)
-
-    def sample(seeds: np.ndarray) -> int:
-        nodes, num_edges = torch.from_numpy(seeds), 0
-        for _ in range(hops):
-            sampled = graph.sample_neighbors(nodes, torch.tensor([fanout])).sampled_csc
-            nodes, compacted = gb.unique_and_compact_csc_formats(sampled, nodes)[:2]
-            num_edges += compacted.indices.numel()
-        return num_edges
-
-    return sample
-
-
 def installed_peers(
     arrays: CsrArrays, edge_types: list[EdgeType], fanout: int, hops: int
 ) -> dict[str, Callable[[], Sample]]:
-    """Peers by name, to be made when their turn comes. GraphBolt takes part with a single relation so far:
-    one fanout for several is a total over them, and one for each edge type is not asked for yet."""
+    """Peers of this Python by name, to be made when their turn comes."""
     peers: dict[str, Callable[[], Sample]] = {}
     if torch_geometric.typing.WITH_PYG_LIB:
         peers["pyg_lib"] = lambda: _pyg(arrays, edge_types, fanout, hops, True)
     if torch_geometric.typing.WITH_TORCH_SPARSE:
         peers["torch_sparse"] = lambda: _pyg(arrays, edge_types, fanout, hops, False)
-    if len(edge_types) == 1 and importlib.util.find_spec("dgl") is not None:
-        peers["graphbolt"] = lambda: _graphbolt(arrays, edge_types[0], fanout, hops)
     return peers

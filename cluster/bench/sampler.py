@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,6 +55,8 @@ class SamplerBench:
     rounds: int = 5
     with_ray: bool = True
     with_peers: bool = True
+    graphbolt: str = ""
+    """A Python that has GraphBolt."""
 
 
 @dataclass
@@ -196,8 +199,11 @@ def _case(
     if store is not None and len(edge_types) > 1:
         gatherer = FeatureGatherer(store)
         others.runs["features"] = _stream(sampler, some, lambda batch: gatherer.gather(batch.nodes))
-    failed = _add_peers(config, graph, edge_types, hops, requests, others) if config.with_peers else {}
-    others.play(config.rounds)
+    with ExitStack() as stack:
+        failed = (
+            _add_peers(config, graph, edge_types, hops, requests, others, stack) if config.with_peers else {}
+        )
+        others.play(config.rounds)
     for name in others.runs.keys() - {"threads_1"}:
         results[name] = others.result(name, len(requests[0].seeds))
         results[name]["times_slower"] = others.ratio("threads_1", name)
@@ -243,8 +249,9 @@ def _add_peers(
     hops: int,
     requests: list[Request],
     contest: _Contest,
+    stack: ExitStack,
 ) -> dict[str, str]:
-    """Let the installed peers take part; returns why others do not."""
+    """Let the installed peers take part; returns why others do not. stack: ends what was started."""
     import torch
 
     from netgpt.cluster.bench.peers import CsrArrays, available_memory, installed_peers
@@ -263,6 +270,22 @@ def _add_peers(
             failed[name] = f"{type(error).__name__}: {error}"
             continue
         contest.runs[name] = _peer(sample, few)
+    if config.graphbolt:
+        from netgpt.cluster.bench.graphbolt import GraphBolt
+
+        peer = GraphBolt(
+            config.graphbolt,
+            graph,
+            edge_types,
+            lambda e: graph.relation(e).to_csr(np.int64),
+            Path(stack.enter_context(TemporaryDirectory())),
+            fanout=config.fanout,
+            hops=hops,
+        )
+        stack.callback(peer.close)
+        seeds = [request.seeds for request in few]
+        num_seeds = sum(map(len, seeds))  # type: ignore[arg-type]
+        contest.runs["graphbolt"] = lambda: (peer.sample(seeds), num_seeds)  # type: ignore[arg-type]
     return failed
 
 

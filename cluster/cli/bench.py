@@ -394,13 +394,14 @@ def sampler(
     rounds: Annotated[int, typer.Option(help="Rounds; a figure is their median.")] = 5,
     with_ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Sampling workers too.")] = True,
     with_peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Other samplers too.")] = True,
+    graphbolt: Annotated[str, typer.Option(help="A Python that has GraphBolt.")] = "",
     scratch: Scratch = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Edges sampled and relabelled a second: by threads, cold, with features, through Ray, beside others.
 
-    Others are pyg-lib, torch-sparse and GraphBolt, where they are installed. Without sizes: synthetic
-    stores of scale 0.05 and degrees of 10, 100 and 1000.
+    Others are pyg-lib and torch-sparse where they are installed, and GraphBolt of another Python. Without
+    sizes: synthetic stores of scale 0.05 and degrees of 10, 100 and 1000.
     """
     from netgpt.cluster.bench.sampler import SamplerBench, bench_degrees, bench_store, bench_synth, line
     from netgpt.cluster.errors import ClusterError
@@ -417,6 +418,7 @@ def sampler(
         rounds=rounds,
         with_ray=with_ray,
         with_peers=with_peers,
+        graphbolt=graphbolt,
     )
     results = chain(
         bench_degrees(config, degree or [], num_nodes),

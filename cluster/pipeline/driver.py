@@ -24,9 +24,13 @@ from netgpt.cluster.workers.node_store import place_store
 from netgpt.cluster.workers.resources import Resources
 from netgpt.cluster.workers.session import is_local, local_cpus, ray_session
 from netgpt.cluster.workers.training import StageWork, run_on_ray
+from netgpt.cluster.workers.waiting import end_waits
 from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.base import StageJob
 from netgpt.trainers.stages.names import stage_of
+
+LEAVE_S = 5.0
+"""How long threads may take to leave a session that is ended."""
 
 
 def execute(run: Run, wanted: list[str], room: Room | None = None) -> None:
@@ -64,7 +68,7 @@ def execute(run: Run, wanted: list[str], room: Room | None = None) -> None:
                     future.result()
                     run.publish()
             except BaseException:
-                driver.end()
+                driver.end(running)
                 raise
     # Also where nothing was left to do: a run may have been killed right here
     run.publish()
@@ -100,11 +104,13 @@ class Driver:
         unmade = [*waiting, *running.values()]
         return [name for name in waiting if not _reads_one_of(self.run, name, unmade)]
 
-    def end(self) -> None:
-        """End the workers, and with them what threads wait for."""
+    def end(self, running: Iterable[Future[None]]) -> None:
+        """End the workers, once the threads that wait for them have left Ray alone."""
         import ray
 
         self._failed.set()
+        end_waits()
+        wait(running, timeout=LEAVE_S)
         ray.shutdown()
 
     def run_stage(self, name: str, need: Resources) -> None:
@@ -138,7 +144,7 @@ class Driver:
                         raise
             _check_leaves(job)
             outcome = DONE
-        except BaseException:
+        except BaseException:  # Ray ends a thread by SystemExit where its session is gone
             if is_told_to_end() or self._failed.is_set():  # by a person, or with another stage that failed
                 outcome = INTERRUPTED
                 return

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from netgpt.cluster.workers.waiting import wait_any
+
 _MOST_RESTARTS = 8
 """Restarts of an actor, and of a row: a row that kills each actor must end the work."""
 _IN_HAND, _AHEAD = 2, 8
@@ -60,7 +62,7 @@ def map_on_pool(
                 one = free.popleft()
                 waiting[one.make.remote(rows[given])] = (one, given)
                 given += 1
-            (ref,), _ = ray.wait(list(waiting))
+            (ref,) = wait_any(list(waiting))
             one, number = waiting.pop(ref)
             result = ray.get(ref)
             if number < 0:  # it has started

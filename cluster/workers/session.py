@@ -13,6 +13,7 @@ from netgpt.cluster.config import ClusterConfig
 from netgpt.cluster.signals import end_by_signals_again
 from netgpt.cluster.workers.compat import NO_METRICS, init_local, say_on_stderr
 from netgpt.cluster.workers.scratch import RAY_TMPDIR, ray_scratch
+from netgpt.cluster.workers.waiting import begin_waits
 
 # Ray turns 127.0.0.1 into the machine's own address; 127.0.0.2 stays loopback
 LOOPBACK = "127.0.0.2"
@@ -75,6 +76,7 @@ def ray_session(num_cpus: int) -> Iterator[None]:
         init_local(LOOPBACK, num_cpus=num_cpus, **options)
     else:
         ray.init(runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
+    begin_waits()
     end_by_signals_again()  # Ray has its own, which print where its C++ code stands
     try:
         yield

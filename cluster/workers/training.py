@@ -31,6 +31,7 @@ from netgpt.cluster.workers.node_store import NodeStore
 from netgpt.cluster.workers.places import Environment, Place, environments
 from netgpt.cluster.workers.resources import Resources
 from netgpt.cluster.workers.session import free_port
+from netgpt.cluster.workers.waiting import SessionEndedError, get_all, require_session, wait_any
 from netgpt.graphstore import Store
 from netgpt.sampler import SamplingEngine
 from netgpt.trainers.errors import TrainerError
@@ -39,7 +40,7 @@ from netgpt.trainers.stages.base import MappedStage, StageJob
 START_S = 300.0
 """How long the processes of ranks may take to start, once there is room for them."""
 _ASK_S = 1.0
-"""How long a wait for room lasts at once: one that cannot be left would outlive a session that is ended."""
+"""How long a wait for room lasts at once."""
 _BOTH_S = 2.0
 """How long the other ranks may take to say why they failed too: one that died ends their collectives."""
 _LEAST_ROOM_S = 60.0
@@ -95,6 +96,8 @@ def run_on_ray(work: StageWork, need: Resources, on_restart: Callable[[], None] 
     if isinstance(stage, MappedStage):  # its pool starts its own actors again
         try:
             run_mapped(stage, job, need, work.store)
+        except SessionEndedError:
+            raise
         except Exception as error:
             raise cause_of(error, stage.name) from error
         return
@@ -104,6 +107,8 @@ def run_on_ray(work: StageWork, need: Resources, on_restart: Callable[[], None] 
         try:
             run_ranks(partial(_work, work), need, room_s=room_s)
             return
+        except SessionEndedError:
+            raise
         except Exception as error:
             cause = cause_of(error, stage.name)
             if not isinstance(error, RanksFailedError):
@@ -147,6 +152,7 @@ def run_ranks(work: Callable[[], None], need: Resources, *, room_s: float) -> No
     try:
         until = time.monotonic() + room_s
         while not group.wait(_ASK_S):
+            require_session()
             if time.monotonic() > until:
                 raise NoRoomError(f"found no room for {need.workers} × {asked} in {room_s:.0f} s")
         actor: Any = ray.remote(Rank)
@@ -155,7 +161,7 @@ def run_ranks(work: Callable[[], None], need: Resources, *, room_s: float) -> No
             there = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i)
             ranks.append(actor.options(**held, scheduling_strategy=there).remote())
         try:
-            places = ray.get([one.place.remote() for one in ranks], timeout=START_S)
+            places = get_all([one.place.remote() for one in ranks], START_S)
         except ray.exceptions.RayError as error:
             raise NotStartedError(str(error)) from error
         told = environments(places) if need.workers > 1 else [{}]
@@ -177,7 +183,7 @@ def _finish(running: dict[Any, int]) -> None:
 
     failures: dict[int, BaseException] = {}
     while running:
-        done, _ = ray.wait(list(running), timeout=_BOTH_S if failures else None)
+        done = wait_any(list(running), _BOTH_S if failures else None)
         if not done:
             break
         (ref,) = done

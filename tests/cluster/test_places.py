@@ -168,7 +168,11 @@ def test_what_a_signal_ends_leaves_nothing(
 def test_a_process_that_is_told_to_end_takes_its_store_away(number: signal.Signals, tmp_path: Path) -> None:
     arguments = ["synth", "--scale", "0.05", "--out", str(tmp_path / "made")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "netgpt", *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "netgpt", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored under nohup
     )
     deadline = time.monotonic() + 60
     while not any(tmp_path.iterdir()) and time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,7 +103,10 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
         with pytest.raises(StoreError, match="another process is making it"), atomic_dir(tmp_path / "made"):
             pytest.fail("two at once")
     assert (tmp_path / "made" / "file").read_text() == "1"
-    with pytest.raises(StoreError, match="made: cannot be written"), atomic_dir(tmp_path / "made") as late:
+    with pytest.raises(StoreError, match="made: already there, and not empty"), atomic_dir(tmp_path / "made"):
+        pytest.fail("it would not be replaced")
+    with pytest.raises(StoreError, match="late: cannot be written"), atomic_dir(tmp_path / "late") as late:
         (late / "file").write_text("2")
-    assert (tmp_path / "made" / "file").read_text() == "1"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "made"]
+        shutil.copytree(tmp_path / "made", tmp_path / "late")  # of another, meanwhile
+    assert (tmp_path / "late" / "file").read_text() == "1"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "late", "made"]
