@@ -192,6 +192,7 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
         recipe = _left_of(recipe, given)
         kind, sections = _kind(OmegaConf.merge(recipe, given)), {one.name for one in fields(RunConfig)}
         _keep_texts(given, kind, overrides or [])
+        _require_texts(source, kind, OmegaConf.to_container(recipe))
         for name in {*STAGES, *OTHERS, *BASELINES} - {one.name for one in fields(kind)} - sections:
             recipe.pop(name, None)  # of a stage that the run is without
         merged: Any = OmegaConf.merge(OmegaConf.structured(kind), recipe)
@@ -210,6 +211,17 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
         raise ClusterError(f"{place}: {f'{key}: ' if key and not own else ''}{reason}") from error
     assert isinstance(config, RunConfig)
     return config
+
+
+def _require_texts(source: str, hints: Any, values: Any, at: str = "") -> None:
+    """ClusterError for a text of a recipe that YAML took for a number or a truth value: it would be written
+    another way."""
+    if is_dataclass(hints) and isinstance(values, dict):
+        kinds = get_type_hints(hints)
+        for name, value in values.items():
+            _require_texts(source, kinds.get(name), value, f"{at}.{name}" if at else str(name))
+    elif hints in (str, str | None) and isinstance(values, bool | int | float):
+        raise ClusterError(f"{source}: {at}: found {values!r}, expected a text; write it in quotes")
 
 
 def _keep_texts(given: Any, kind: type[RunConfig], overrides: list[str]) -> None:

@@ -126,7 +126,6 @@ def _study(asked: Asked) -> Study:
     except ImportError:
         raise ClusterError("--trials: found no optuna, expected it: pip install netgpt[search]") from None
     optuna.logging.set_verbosity(logging.WARNING)
-    asked.out.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(asked.out / STUDY)))
     study = optuna.create_study(
         storage=storage, study_name="sweep", direction="minimize", load_if_exists=True

@@ -13,6 +13,7 @@ from netgpt.cluster.progress import counting_bar, say
 from netgpt.graphstore import BuildConfig, ReadReport
 from netgpt.graphstore.dataset import OnError
 from netgpt.graphstore.datasets import names as datasets
+from netgpt.graphstore.files import refuse_existing
 from netgpt.graphstore.look import SourceFacts, look
 
 _USED_BY = {"encoder": {"text", "text_time"}, "time_dim": {"time", "text_time"}}
@@ -63,6 +64,8 @@ def synthesize(
 ) -> int:
     """Write a data set's synthetic twin as a file, as a store, or both; the number of its target's nodes."""
     known = datasets.load(dataset or next(iter(datasets.DATASETS)))
+    if out is not None:
+        refuse_existing(out)
     num = 0 if json_file is None else known.write_synthetic(json_file, scale, seed)
     if out is not None:
         if json_file is not None and json_file.resolve().is_relative_to(out.resolve()):

@@ -26,6 +26,7 @@ from netgpt.cluster.pipeline.run import EVALUATION
 from netgpt.cluster.progress import say
 from netgpt.cluster.search import Axis, questions
 from netgpt.cluster.tracking import require_tracking, track
+from netgpt.graphstore.files import writing_to
 from netgpt.trainers.stages.names import stage_of
 
 
@@ -139,6 +140,8 @@ def sweep(asked: Sweep) -> Iterator[dict[str, Any]]:
     cluster = asked.cells()[0].config.cluster  # all that is refused is refused first
     require_room(cluster)
     require_tracking(cluster.mlflow)
+    with writing_to(asked.out):
+        asked.out.mkdir(parents=True, exist_ok=True)
     sweeping = _Sweeping(asked)
     splits = sweeping.earlier_splits() if asked.forward else [()]
     part = "test" if asked.forward else "val"

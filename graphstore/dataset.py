@@ -19,6 +19,7 @@ import numpy as np
 from netgpt.graphstore.errors import RecordError, StoreError
 from netgpt.graphstore.features import Values
 from netgpt.graphstore.files import Json
+from netgpt.graphstore.json_stream import is_text
 from netgpt.graphstore.relations import Layout
 from netgpt.graphstore.schema import EdgeType, RelationType, Schema
 
@@ -84,9 +85,10 @@ class ReadReport:
         return sum(self.skipped.values())
 
     def skip(self, error: RecordError) -> None:
-        """Count a record that is left out, by its id, which a later one must not have."""
+        """Count a record that is left out, by its id, which a later one must not have. An id that is no text
+        (half of a surrogate pair) no later one can have."""
         self.count(error)
-        if error.record is not None:
+        if error.record is not None and is_text(error.record):
             self.skipped_ids.add(error.record)
 
     def count(self, error: RecordError) -> None:

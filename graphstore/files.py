@@ -18,6 +18,7 @@ import stat
 import time
 import uuid
 import weakref
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -73,7 +74,7 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
-_TEMPORARY = re.compile(r"(?<=/)\.(?P<name>[^/]+)\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"(?<=/)\.(?P<name>[^/]+)\.[0-9]+-(?P<host>[0-9a-f]{8})[0-9a-f]{8}\.tmp")
 _MAX_NAME_BYTES = 255
 """Of a file, on nearly all file systems."""
 _LEFT_S = 2.0
@@ -83,9 +84,14 @@ _LEFT_S = 2.0
 def _temporary(path: Path) -> Path:
     # The process id and a random part: two processes may write one target at once (a run that was
     # started again while a worker of the killed one still ends), and must not share a temporary.
-    mark = f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    mark = f".{os.getpid()}-{_host()}{uuid.uuid4().hex[:8]}.tmp"
     name = os.fsencode(path.name)[: _MAX_NAME_BYTES - 1 - len(mark)]
     return path.with_name(f".{os.fsdecode(name)}{mark}")
+
+
+def _host() -> str:
+    """This machine in a name: locks of another may not be seen here."""
+    return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
 
 
 def target_of(place: str) -> str:
@@ -98,13 +104,24 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def is_place(error: OSError) -> bool:
+    """Whether it is what the system says of a path that a person named, or of its folder."""
+    return error.errno in _PLACES
+
+
+_PLACES = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY, errno.ETXTBSY, errno.ENODEV, errno.ENXIO),
+}
+
+
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """StoreError, naming `path` as it was asked for, where the system refuses to make it."""
     try:
         yield
     except OSError as error:
-        if is_full(error):
+        if not is_place(error):
             raise
         raise StoreError(
             f"{path}: cannot be written ({error.strerror or error}); choose another place"
@@ -189,8 +206,11 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     with _parents(path), ExitStack() as stack:
         with writing_to(path):
-            if path.is_dir() and any(path.iterdir()):
-                raise StoreError(f"{path}: already there, and not empty; remove it or choose another place")
+            is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+            if (path.exists() or path.is_symlink()) and not is_empty:
+                raise StoreError(
+                    f"{path}: already there, and no empty folder; remove it or choose another place"
+                )
             _remove_left(path)
             temporary.mkdir()
             stack.callback(shutil.rmtree, temporary, ignore_errors=True)
@@ -216,10 +236,11 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def _remove_left(path: Path) -> None:
-    """Remove the temporary folders of `path` whose processes ended. StoreError where one works on it."""
+    """Remove the temporary folders of `path` whose processes on this machine ended. StoreError where one
+    works on it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         match = _TEMPORARY.search(f"/{left.name}")
-        if match is None or match["name"] != path.name:
+        if match is None or match["name"] != path.name or match["host"] != _host():
             continue
         try:
             held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)

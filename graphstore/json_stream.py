@@ -37,7 +37,7 @@ def _no_number(said: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
-def as_json(value: Any, **options: Any) -> str:
+def json_text(value: Any, **options: Any) -> str:
     """A value as `json.dumps` writes it, with null for numbers that JSON has not: for a reader that is no
     Python. options: those of `json.dumps`."""
     return json.dumps(_with_nulls(value), allow_nan=False, **options)
@@ -144,7 +144,8 @@ class JsonStream:
             except BrokenJsonError as error:
                 raise self._broken(f"{error}, in the value from") from None
             except ValueError:
-                raise self._broken(f"{DIGITS}, in the value from") from None
+                if self._is_whole or not self._text[-1].isdigit():  # else it may be cut before a point
+                    raise self._broken(f"{DIGITS}, in the value from") from None
             else:
                 # a number may go on where the text is cut: 1, 1.5 and 1.5e-3 begin alike
                 if self._is_whole or self._text[end - 1] in '"]}' or end + _CUT <= len(self._text):

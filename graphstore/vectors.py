@@ -41,6 +41,8 @@ from netgpt.graphstore.files import atomic_dir, read_json, write_json
 
 FORMAT, VERSION = "netgpt-features", 1
 KINDS = ("text", "video")
+_MAPPED_PARTS = 64
+"""Parts of a folder that are open at once."""
 OK = 0
 """Status of a content that has a vector; others are reasons of the kind's encoder."""
 
@@ -95,7 +97,8 @@ class FeatureTable:
         return table
 
     def _read_parts(self) -> None:
-        self._x: list[np.ndarray] = []
+        self._x: list[Path] = []
+        self._mapped: dict[int, np.ndarray] = {}
         self._place: dict[bytes, tuple[int, int]] = {}
         self._failed: dict[bytes, tuple[int, int]] = {}
         parts = (self.root / "parts").glob("[!.]*")
@@ -109,7 +112,7 @@ class FeatureTable:
                     f"{part}: found vectors {list(x.shape)} with keys {list(key.shape)}, expected vectors of "
                     f"width {self.dim}, a key each; remove it and run netgpt features again"
                 )
-            self._x.append(x)
+            self._x.append(part)
             rows = np.cumsum(known) - 1
             for i, one in enumerate(np.asarray(key)):
                 content = one.tobytes()
@@ -138,8 +141,16 @@ class FeatureTable:
         x = np.empty((len(keys), self.dim), np.float16)
         for i, key in enumerate(keys):
             part, row = self._place[key]
-            x[i] = self._x[part][row]
+            x[i] = self._vectors(part)[row]
         return x
+
+    def _vectors(self, part: int) -> np.ndarray:
+        """A part's vectors [m, D], mapped: of parts without number those that were asked for last."""
+        if part not in self._mapped:
+            if len(self._mapped) == _MAPPED_PARTS:
+                self._mapped.clear()
+            self._mapped[part] = map_array(self._x[part], "x")
+        return self._mapped[part]
 
 
 def write_part(

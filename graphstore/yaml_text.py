@@ -44,7 +44,7 @@ def require_as_written(text: str) -> None:
 def _check_keys(value: Any) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
-            if isinstance(key, bool | float) or key is None:
+            if not isinstance(key, str):
                 raise OtherValueError(f"found the key {key!r}, expected a text; write it in quotes")
             _check_keys(inner)
     elif isinstance(value, list):

@@ -113,7 +113,10 @@ def plain_user() -> list[str]:
     if (setpriv := shutil.which("setpriv")) is None:
         pytest.skip("root reads and writes everything here, and there is no setpriv")
     less = "-dac_override,-dac_read_search"
-    return [setpriv, f"--bounding-set={less}", f"--inh-caps={less}"]
+    words = [setpriv, f"--bounding-set={less}", f"--inh-caps={less}"]
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("root reads and writes everything here, and setpriv may not change that")
+    return words
 
 
 def run_all(asked: Iterable[tuple[Sequence[object], Path]], limits: Limits) -> list[Done]:

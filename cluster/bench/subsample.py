@@ -22,8 +22,9 @@ def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.nda
     at least one. time: the posts nearest to the date between train and test, the same share of each side, so
     that every part has both under the store's own date. All states of a video stay together.
     """
-    url, _ = store.key("url")
-    video = np.asarray(url).astype(np.int64)
+    url = np.asarray(store.key("url")[0]).astype(np.int64)
+    alone = url.max(initial=-1) + 1 + np.arange(len(url))
+    video = np.unique(np.where(url >= 0, url, alone), return_inverse=True)[1]
     first = np.unique(video, return_index=True)[1]  # a state of each video, in the order of codes
     states = np.bincount(video)
     if by == "time":

@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -21,14 +22,8 @@ from netgpt.cluster.jobs.submit import enter_callers_folder
 from netgpt.cluster.origin import versions
 from netgpt.cluster.progress import say
 from netgpt.cluster.signals import INTERRUPTED, end_by_signals, ended_by
-from netgpt.graphstore.files import is_full, target_of
+from netgpt.graphstore.files import is_full, is_place, target_of
 from netgpt.graphstore.json_stream import is_text
-
-_PLACES = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY, errno.ETXTBSY, errno.ENODEV, errno.ENXIO),
-}
-"""What the system says of a file that a person named, or of its folder."""
 
 app = typer.Typer(
     name="netgpt",
@@ -79,7 +74,8 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as ended:
         if (name := ended_by(ended)) is None:
             raise
-        say(f"netgpt: ended by {name}")
+        with suppress(OSError):  # a terminal that hung up
+            say(f"netgpt: ended by {name}")
         sys.exit(INTERRUPTED if isinstance(ended, KeyboardInterrupt) else ended.code)
     except Exception as error:
         said = said_of(error)
@@ -108,9 +104,17 @@ def said_of(error: Exception) -> tuple[int, str] | None:
         return 1, f"{where}no room on the disk ({error.strerror}); make room and run the command again"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return 2, f"{where}{error.strerror}: found a limit of {_open_files()}, expected more; raise ulimit -n"
-    if error.errno in _PLACES and error.filename:
+    if is_place(error) and error.filename and _is_asked(str(error.filename)):
         return 2, f"{where}{error.strerror}"
     return None
+
+
+def _is_asked(place: str) -> bool:
+    """Whether a path is one of the command's words, in or above one: others are ours to know."""
+    words = [word.partition("=")[2] if "=" in word else word for word in sys.argv[1:]]
+    asked = [os.path.abspath(word) for word in words if word and not word.startswith("-")]
+    path = os.path.abspath(place)
+    return any(os.path.commonpath([path, one]) in (path, one) for one in asked)
 
 
 def _open_files() -> int:

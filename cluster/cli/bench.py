@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from netgpt.graphstore.json_stream import as_json as json_text
+from netgpt.graphstore.json_stream import json_text
 
 app = typer.Typer(help="Measurements, beside a peer of the same call.", no_args_is_help=True)
 

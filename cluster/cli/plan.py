@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from netgpt.cluster.cli.run import Config, Overrides
-from netgpt.graphstore.json_stream import as_json as json_text
+from netgpt.graphstore.json_stream import json_text
 
 
 def plan(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netgpt.cluster.progress import say
-from netgpt.graphstore.json_stream import as_json as json_text
+from netgpt.graphstore.json_stream import json_text
 from netgpt.trainers.stages.names import commands
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from netgpt.cluster.progress import say
-from netgpt.graphstore.json_stream import as_json as json_text
+from netgpt.graphstore.json_stream import json_text
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A sealed store.")]
 OnErrorOption = Annotated[str, typer.Option("--on-error", help="fail or skip: bad records.")]

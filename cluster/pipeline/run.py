@@ -19,7 +19,7 @@ from netgpt.cluster.stores import build_store
 from netgpt.graphstore import Store
 from netgpt.graphstore.datasets import names as datasets
 from netgpt.graphstore.files import Json, atomic_file, read_json, write_json
-from netgpt.graphstore.json_stream import as_json
+from netgpt.graphstore.json_stream import json_text
 from netgpt.trainers.settings import Settings
 from netgpt.trainers.stages import folder
 from netgpt.trainers.stages.base import Stage, StageJob
@@ -226,7 +226,7 @@ class Run:
                 lines += [{"stage": own, **entry} for entry in manifest["metrics"].get(kind, [])]
             if name == EVALUATION:
                 lines.append({"stage": own, **manifest["metrics"]})
-        text = "".join(as_json(line) + "\n" for line in lines)
+        text = "".join(json_text(line) + "\n" for line in lines)
         _write_new(self.path / "metrics.jsonl", text.encode())
 
     def metrics(self) -> RunMetrics:

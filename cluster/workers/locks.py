@@ -46,9 +46,10 @@ def locked(folder: Path) -> Iterator[None]:
 def _held(folder: Path) -> Iterator[None]:
     with _lock_file(folder) as file:
         try:
-            if file is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            if file is not None:  # one that nobody can write is held by readers together
+                kind = fcntl.LOCK_EX if file.writable() else fcntl.LOCK_SH
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise ClusterError(
                 f"{folder}: another process works on this folder; wait for it or choose another --out"
             ) from None

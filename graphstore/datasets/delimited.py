@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from netgpt.graphstore.errors import RecordError, SourceError
 
 LONG = "\x1f"
 """Stands for a separator of several bytes; no text has it."""
-WHOLE = re.compile(r"[+-]?[0-9]+")
+CSV_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def header_of(
             delimiter=separator,
             quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
         )
-        names = next(rows, None)
+        names = next((row for row in rows if row), None)  # empty lines before are none
     if source is not None:
         source.seek(0)
     if names is None:
@@ -71,27 +70,52 @@ def _noted(lines: Iterable[str], into: list[str]) -> Iterator[str]:
         yield line
 
 
-def wrong_number(file: str, columns: Sequence[str]) -> RecordError | None:
-    """The first value of some columns of a CSV file that is no whole number of 64 bits, by its record and
+def wrong_value(file: str, types: Mapping[str, Any]) -> RecordError | None:
+    """The first value of some columns of a CSV file that Arrow cannot take for their types, by its record and
     field: for a message, after a reader that says neither found one."""
     import pyarrow as pa
     import pyarrow.csv
 
-    types = dict.fromkeys(columns, pa.string())
     options = pyarrow.csv.ConvertOptions(
-        column_types=types, include_columns=list(columns), strings_can_be_null=True
+        column_types=dict.fromkeys(types, pa.binary()), include_columns=list(types), strings_can_be_null=True
     )
-    first = 0
-    with pyarrow.csv.open_csv(file, convert_options=options) as reader:
+    read, first = pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES), 0
+    with pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader:
         for batch in reader:
-            for name in columns:
-                for i, text in enumerate(batch.column(name).to_pylist()):
-                    if text is not None and not _is_whole(text):
-                        return RecordError(file, str(first + i), name, repr(text)[:60], "a whole number")
+            found = [(_first_wrong(batch.column(name), kind), name) for name, kind in types.items()]
+            rows = [(row, name) for row, name in found if row is not None]
+            if rows:
+                row, name = min(rows)
+                text = batch.column(name)[row].as_py().decode(errors="backslashreplace")
+                expected = "a whole number" if pa.types.is_integer(types[name]) else str(types[name])
+                return RecordError(file, str(first + row), name, repr(text)[:60], expected)
             first += batch.num_rows
     return None
 
 
-def _is_whole(text: str) -> bool:
-    said = text.strip()
-    return WHOLE.fullmatch(said) is not None and len(said) < 25 and -(2**63) <= int(said) < 2**63
+def _first_wrong(values: Any, kind: Any) -> int | None:
+    """The row of the first value that cannot be cast, by halves."""
+    if _can_be(values, kind):
+        return None
+    low, high = 0, len(values)  # the first is in [low, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if not _can_be(values[low:middle], kind) else (middle, high)
+    return low
+
+
+def _can_be(values: Any, kind: Any) -> bool:
+    """Whether Arrow's reader takes such bytes for a type: it knows no signs before a number but -."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    texts = [b"" if value is None else value for value in values.to_pylist()]
+    if any(b"\n" in text or b'"' in text or b"," in text for text in texts):
+        return pa.types.is_string(kind)
+    data = io.BytesIO(b"x\n" + b"".join(text + b"\n" for text in texts))
+    options = pyarrow.csv.ConvertOptions(column_types={"x": kind})
+    try:
+        pyarrow.csv.read_csv(data, convert_options=options)
+    except pa.ArrowInvalid:
+        return False
+    return True

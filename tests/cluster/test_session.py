@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,10 @@ def test_a_worker_that_cannot_start_is_quoted_and_its_log_is_kept(
 def test_rays_folder_is_short_and_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TMPDIR as Slurm gives it, or another user's /tmp/ray, does not matter; what is set by name is said."""
     monkeypatch.delenv(scratch.RAY_TMPDIR, raising=False)
+    own, problem = Path(f"/tmp/netgpt-{os.getuid()}"), scratch._problem
+    was_there = own.exists()
+    shared = {"/tmp": ""}  # which another user may have here
+    monkeypatch.setattr(scratch, "_problem", lambda path: shared.get(str(path), problem(path)))
     long = tmp_path / ("n" * 100)
     long.mkdir()
     for folder in (long, tmp_path / "file"):
@@ -98,10 +103,10 @@ def test_rays_folder_is_short_and_can_be_written(tmp_path: Path, monkeypatch: py
             scratch.ray_scratch()
         monkeypatch.delenv(scratch.RAY_TMPDIR)
     monkeypatch.setattr(tempfile, "tempdir", None)
-    problem = scratch._problem
-    monkeypatch.setattr(scratch, "_problem", lambda path: "taken" if path == Path("/tmp") else problem(path))
-    own = scratch.ray_scratch()
-    assert own == f"/tmp/netgpt-{os.getuid()}" and Path(own).stat().st_mode & 0o777 == 0o700
+    shared["/tmp"] = "taken"
+    assert scratch.ray_scratch() == str(own) and own.stat().st_mode & 0o777 == 0o700
+    if not was_there:
+        shutil.rmtree(own)
     name = f"{own}/ray/session_2026-12-01_18-30-00_123456_1234567/sockets/plasma_store"
     assert len(name) <= 107
     monkeypatch.setattr(scratch.os, "getuid", lambda: 12345)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from netgpt.graphstore import StoreError
-from netgpt.graphstore.files import atomic_dir, atomic_file
+from netgpt.graphstore.files import _host, atomic_dir, atomic_file
 
 
 @pytest.fixture(params=[0o022, 0o077])
@@ -91,22 +91,27 @@ def test_folders_made_for_nothing_are_taken_away(tmp_path: Path) -> None:
 
 
 def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
-    left, other = tmp_path / ".made.77-0123abcd.tmp", tmp_path / ".made-2.77-0123abcd.tmp"
-    for folder in (left, other):
+    here = f"77-{_host()}0123abcd.tmp"
+    left, other = tmp_path / f".made.{here}", tmp_path / f".made-2.{here}"
+    elsewhere = tmp_path / ".made.77-012345670123abcd.tmp"  # of another machine, whose locks may not be seen
+    for folder in (left, other, elsewhere):
         folder.mkdir()
         (folder / "data").write_text("x")
         os.utime(folder, (1, 1))
     with atomic_dir(tmp_path / "made") as first:
         (first / "file").write_text("1")
         os.utime(first, (1, 1))
-        assert not left.exists() and other.exists()
+        assert not left.exists() and other.exists() and elsewhere.exists()
         with pytest.raises(StoreError, match="another process is making it"), atomic_dir(tmp_path / "made"):
             pytest.fail("two at once")
     assert (tmp_path / "made" / "file").read_text() == "1"
-    with pytest.raises(StoreError, match="made: already there, and not empty"), atomic_dir(tmp_path / "made"):
+    with (
+        pytest.raises(StoreError, match="made: already there, and no empty folder"),
+        atomic_dir(tmp_path / "made"),
+    ):
         pytest.fail("it would not be replaced")
     with pytest.raises(StoreError, match="late: cannot be written"), atomic_dir(tmp_path / "late") as late:
         (late / "file").write_text("2")
         shutil.copytree(tmp_path / "made", tmp_path / "late")  # of another, meanwhile
     assert (tmp_path / "late" / "file").read_text() == "1"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "late", "made"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([other.name, elsewhere.name, "late", "made"])

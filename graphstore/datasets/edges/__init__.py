@@ -38,7 +38,7 @@ class EdgeLists(Source):
     """The graph of a description. Features are read in pieces, edges when they are asked for."""
 
     def __init__(self, path: Path, report: ReadReport | None = None) -> None:
-        self.path, self.file = path, str(path)
+        self.path, self.file = path.absolute(), str(path)  # it is read later, perhaps from another folder
         self.report = report if report is not None else ReadReport()
         self.description = read_description(path)
         self._edges = {edge.edge_type: edge for edge in self.description.edges}

@@ -44,6 +44,11 @@ from netgpt.graphstore.datasets.described import (
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.schema import NAME, EdgeType, edge_name
 
+_TEXTS = {
+    *("target", "features", "type", "path", "columns", "duplicates", "self_loops"),
+    *("key", "time", "ties", "apart", "bank"),
+}
+"""Keys whose values are texts, or lists of them: YAML takes a plain 1 or true for something else."""
 Require = Callable[[bool, str, object, str], None]
 """Condition, place, value found, what was expected."""
 
@@ -132,12 +137,10 @@ def _check_keys(path: Path, raw: Any) -> None:
 
     def check(place: str, value: Any, kind: type) -> None:
         check_keys(path, place, value, [one.name for one in fields(kind)])
-        for one in fields(kind):
-            said = value.get(one.name)
-            if one.name == "path" or ("str" in str(one.type) and "dict" not in str(one.type)):
-                for text in said if isinstance(said, list) else [said]:
-                    where = f"{place}.{one.name}" if place else one.name
-                    require(path, text is None or isinstance(text, str), where, text, "a text; in quotes")
+        for name in _TEXTS & value.keys():
+            for text in value[name] if isinstance(value[name], list) else [value[name]]:
+                where = f"{place}.{name}" if place else name
+                require(path, text is None or isinstance(text, str), where, text, "a text; in quotes")
 
     check("", raw, Description)
     nodes, edges = raw.get("nodes", {}), raw.get("edges", [])
@@ -167,7 +170,7 @@ def _check(path: Path, description: Description) -> None:
         if node.count is not None:
             require(node.count >= 1, f"nodes.{name}.count", node.count, "at least 1")
         if node.features is not None:
-            node.features = str(path.parent / node.features)
+            node.features = str(path.absolute().parent / node.features)
             ok = node.features.endswith(".npy") and Path(node.features).is_file()
             require(ok, f"nodes.{name}.features", node.features, "an .npy file")
     known, target = ", ".join(description.nodes), description.target
@@ -204,7 +207,7 @@ def _check(path: Path, description: Description) -> None:
         paths = [edge.path] if isinstance(edge.path, str) else edge.path
         listed = isinstance(paths, list) and len(paths) > 0 and all(isinstance(p, str) for p in paths)
         require(listed, f"{where}.path", edge.path, "a file or a list of files")
-        edge.path = [str(path.parent / p) for p in paths]
+        edge.path = [str(path.absolute().parent / p) for p in paths]
         for p in edge.path:
             require(p.endswith(SUFFIXES), f"{where}.path", p, f"a name that ends in {', '.join(SUFFIXES)}")
             require(Path(p).is_file(), f"{where}.path", p, "a file")
@@ -238,11 +241,11 @@ def _check_columns(
 ) -> None:
     """Columns of nodes: of the file `path`, or each a file of its own; paths become absolute."""
     if said.path is not None:
-        said.path = str(path.parent / said.path)
+        said.path = str(path.absolute().parent / said.path)
         ok = said.path.endswith((".parquet", ".csv")) and Path(said.path).is_file()
         require(ok, f"{where}.path", said.path, "a .parquet or .csv file")
         return
     for name in names:
-        file = str(path.parent / getattr(said, name))
+        file = str(path.absolute().parent / getattr(said, name))
         setattr(said, name, file)
         require(file.endswith(".npy") and Path(file).is_file(), f"{where}.{name}", file, "an .npy file")

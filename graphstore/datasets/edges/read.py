@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from netgpt.graphstore.datasets.delimited import header_of, wrong_number
+from netgpt.graphstore.datasets.delimited import CSV_BLOCK_BYTES, header_of, wrong_value
 from netgpt.graphstore.datasets.described import open_npy, reading, require_columns
 from netgpt.graphstore.datasets.edges.describe import EdgeDescription
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.sort import CHUNK_EDGES, Piece
-
-_CSV_BLOCK_BYTES = 1 << 24
 
 
 def read_edges(edge: EdgeDescription) -> Iterator[Piece]:
@@ -88,15 +86,15 @@ def table_batches(file: str, columns: Sequence[str], *, texts: Sequence[str] | N
         return
     types = dict.fromkeys(columns, pa.int64()) if texts is None else dict.fromkeys(texts, pa.string())
     options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(columns))
-    read = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
+    read = pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES)
     with reading(file, "CSV of whole numbers" if texts is None else "CSV"):
+        kinds = {name: pa.int64() for name in columns}
         try:
             with pyarrow.csv.open_csv(file, read_options=read, convert_options=options) as reader:
+                kinds = {name: reader.schema.field(name).type for name in columns}
                 yield from reader
         except pa.ArrowInvalid as error:
-            if texts is None and "conversion error" in str(error):
-                raise (wrong_number(file, columns) or error) from None
-            raise
+            raise (wrong_value(file, kinds) or error) from None
 
 
 def _npy_pieces(files: list[str]) -> Iterator[Piece]:

@@ -46,9 +46,12 @@ def _npz(file: Path, columns: list[str]) -> dict[str, Any]:
     import pyarrow as pa
 
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        arrays = np.load(file, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("one array (npy)")
+        with arrays:
             names = list(arrays.files)
-            found = {name: arrays[name] for name in columns if name in names}
+            found = {name: np.asarray(arrays[name]) for name in columns if name in names}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise SourceError(str(file), None, None, f"{error}".split("\n")[0][:200], "npz arrays") from error
     require_columns(file, columns, names)

@@ -205,7 +205,9 @@ def _column_rows(path: Path, stream: JsonStream) -> Iterator[dict[str, Any]]:
     for name in stream.members():
         if stream.peek() != "{":
             raise SourceError(str(path), "0", name, f"{stream.value()!r:.40}", "a value a row")
-        values = columns.setdefault(name, []) if name in _READ else None
+        values: list[Any] | None = None
+        if name in _READ:
+            values = columns[name] = []
         row = 0
         for key in stream.members():
             if key != str(row):

@@ -53,7 +53,7 @@ class TableSource(Source):
     """The graph of a description. Rows are read in batches, links when their edges are asked for."""
 
     def __init__(self, path: Path, config: BuildConfig, report: ReadReport | None = None) -> None:
-        self.path, self.file = path, str(path)
+        self.path, self.file = path.absolute(), str(path)  # it is read later, perhaps from another folder
         self.report = report if report is not None else ReadReport()
         self._skips = config.on_error == "skip"
         described = read_description(path)

@@ -264,7 +264,7 @@ def _columns(path: Path, place: str, raw: Any) -> tuple[ColumnDescription, ...] 
             options[_OPTIONS[kind]] = option
         require(path, kind in KINDS, where, kind, f"one of {', '.join(KINDS)}")
         if "file" in options:
-            file = path.parent / options["file"]
+            file = path.absolute().parent / options["file"]
             npy = file.suffix == ".npy" and file.is_file()
             require(path, npy, f"{where}.vector", str(file), "an .npy file")
             options["file"] = str(file)
@@ -278,8 +278,9 @@ def files_of(path: Path, place: str, raw: Any) -> tuple[Path, ...]:
     listed = isinstance(names, list) and len(names) > 0 and all(isinstance(one, str) for one in names)
     require(path, listed, place, raw, "a file, a list of files, or a pattern")
     files: list[Path] = []
+    folder = path.absolute().parent
     for one in names:
-        matched = sorted(glob.glob(str(path.parent / one))) if glob.has_magic(one) else [path.parent / one]
+        matched = sorted(glob.glob(str(folder / one))) if glob.has_magic(one) else [folder / one]
         require(path, bool(matched), place, one, "a pattern that some file matches")
         files += map(Path, matched)
     for file in files:

@@ -5,6 +5,8 @@ Legend: n rows of a batch.
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,14 +80,37 @@ def _read(table: TableDescription, file: Path, columns: Sequence[str]) -> Iterat
         yield from _csv(table, file, columns)
 
 
+def _json_schema(file: Path, columns: Sequence[str]) -> pa.Schema:
+    """Columns of the first block, by what Arrow takes them for; where it is at odds with one that nobody
+    asked for, of those alone that somebody did."""
+    import pyarrow.json
+
+    read = pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
+    try:
+        with pyarrow.json.open_json(file, read_options=read) as reader:
+            return reader.schema
+    except pa.ArrowInvalid:
+        with file.open("rb") as opened:
+            lines = opened.readlines(_BLOCK_BYTES)
+        try:
+            rows = [json.loads(line) for line in lines if line.strip()]
+            picked = [{name: row[name] for name in columns if name in row} for row in rows]
+        except (ValueError, TypeError, RecursionError):
+            picked = []
+        if not any(picked):
+            raise
+        text = "".join(json.dumps(row) + "\n" for row in picked).encode()
+        with pyarrow.json.open_json(io.BytesIO(text), read_options=read) as reader:
+            return reader.schema
+
+
 def _json(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """What columns are is told by the first block; others may hold anything."""
     import pyarrow.json
 
     read = pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
     with reading(file, "JSON lines"):
-        with pyarrow.json.open_json(file, read_options=read) as reader:
-            schema = reader.schema
+        schema = _json_schema(file, columns)
         require_columns(file, columns, schema.names)
         kept = list(columns) or schema.names[:1]
         parse = pyarrow.json.ParseOptions(

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from netgpt.graphstore.dataset import OnError
+from netgpt.graphstore.dataset import OnError, ReadReport
 from netgpt.graphstore.datasets.xsvideo.records import (
     LEVEL,
     MAX_LEVEL,
@@ -30,6 +30,7 @@ from netgpt.graphstore.datasets.xsvideo.records import (
 from netgpt.graphstore.errors import RecordError, StoreError
 from netgpt.graphstore.features import DAY_S
 from netgpt.graphstore.files import atomic_file, read_json
+from netgpt.graphstore.json_stream import encoded
 
 VIEW_THRESHOLDS = (0, 100, 100_000, 1_000_000, 1_000_000, 1_000_000, 10_000_000, 100_000_000, 200_000_000)
 OTHER_THRESHOLDS = (0, 10, 20, 80, 300, 1_000, 3_000, 10_000, 50_000)
@@ -209,20 +210,23 @@ def annotate_file(
     factors: Factors | None = None,
     provisional: bool = False,
     on_error: OnError = "fail",
+    report: ReadReport | None = None,
 ) -> list[Annotation]:
     """Rate the videos of a file of released records, of which the level may be absent.
 
     With `out`, write the records with their video's level; videos whose level is not final are left out
-    unless `provisional`. Raises RecordError and SourceError.
+    unless `provisional`. report: counts what was left out. Raises RecordError and SourceError.
     """
     kept: set[str] = set()
+    report = report if report is not None else ReadReport()
 
     def noted(records: Iterable[Record]) -> Iterable[Record]:
         for record in records:
             kept.add(record.id)
             yield record
 
-    annotations = annotate(noted(read_records(source, require_level=False, on_error=on_error)), factors)
+    read = read_records(source, require_level=False, on_error=on_error, report=report)
+    annotations = annotate(noted(read), factors)
     if out is not None:
         level = {a.video: a.level for a in annotations if a.is_final or provisional}
 
@@ -232,11 +236,20 @@ def annotate_file(
                     continue
                 kept.discard(state)  # an id that comes again was left out, or is an error
                 video = video_of(record["url"], state)
-                if video in level:
-                    yield state, {**record, LEVEL: level[video]}
+                if video not in level:
+                    continue
+                try:
+                    encoded(record)
+                except ValueError as error:  # in keys that no one reads
+                    refused = RecordError(str(source), state, None, str(error), "values that JSON has")
+                    if on_error == "fail":
+                        raise refused from None
+                    report.skip(refused)
+                    continue
+                yield state, {**record, LEVEL: level[video]}
 
         with atomic_file(out) as temporary:
-            for _ in written_records(rated(), temporary, source=str(source)):
+            for _ in written_records(rated(), temporary):
                 pass
     return annotations
 

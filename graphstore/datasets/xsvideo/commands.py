@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from netgpt.graphstore.dataset import ReadReport
 from netgpt.graphstore.datasets.xsvideo import annotation
 from netgpt.graphstore.errors import StoreError
 from netgpt.graphstore.files import write_json
-from netgpt.graphstore.json_stream import as_json as json_text
+from netgpt.graphstore.json_stream import json_text
 
 
 def annotate(
@@ -40,13 +41,18 @@ def annotate(
         used = annotation.read_pairs(pairs)
     elif factors is not None:
         used = annotation.read_factors(factors)
+    counts = ReadReport()
     annotations = annotation.annotate_file(
         source,
         out,
         factors=used,
         provisional=provisional,
         on_error=on_error,  # type: ignore[arg-type]  # checked by read_records
+        report=counts,
     )
+    if counts.num_skipped:
+        said = ", ".join(f"{name}: {num}" for name, num in counts.skipped.items())
+        typer.echo(f"left out {counts.num_skipped} records ({said}); first: {counts.first_skipped}", err=True)
     if save_factors is not None:
         write_json(save_factors, used)
     report = annotation.summary(annotations, used)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from netgpt.graphstore.dataset import OnError, ReadReport
 from netgpt.graphstore.datasets.described import begins_description
@@ -112,7 +112,9 @@ class _Fields:
         self.raw = raw
 
     def error(self, name: str | None, found: str, expected: str) -> RecordError:
-        return RecordError(self.file, self.record_id, name, found, expected)
+        # A key of a comment may be no text
+        field = None if name is None else name.encode("utf-8", "backslashreplace").decode()
+        return RecordError(self.file, self.record_id, field, found, expected)
 
     def get(self, name: str, kinds: tuple[type, ...], expected: str) -> Any:
         if name not in self.raw:
@@ -261,11 +263,15 @@ _RECORDS = re.compile(rb'\{\s*"[^"]*"\s*:\s*\{')
 """How an object of objects begins."""
 
 
+def _beginning(file: BinaryIO) -> bytes:
+    return file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+
+
 def is_records(path: Path) -> bool:
     """Whether a file may be one of released records: JSON by its name or beginning, and no description."""
     try:
         with path.open("rb") as file:
-            head = file.read(4096).lstrip()
+            head = _beginning(file)
     except OSError:
         return path.suffix == ".json"
     if begins_description(head) or path.suffix in (".yaml", ".yml"):
@@ -278,7 +284,7 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
     file_name, last = str(path), None
     try:
         with path.open("rb") as file:
-            head = file.read(4096).lstrip().removeprefix(codecs.BOM_UTF8)
+            head = _beginning(file)
             if not head:
                 raise SourceError(file_name, None, None, "an empty file", "one JSON object of records")
             if begins_description(head):
@@ -304,23 +310,15 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
         ) from error
 
 
-def written_records(
-    records: Iterable[tuple[str, Any]], path: Path, *, source: str
-) -> Iterator[tuple[str, Any]]:
+def written_records(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[tuple[str, Any]]:
     """Pass (state id, raw record) pairs on while they are written to `path` in the released layout.
 
-    source: what messages call the place that they come from. RecordError for a record that has a number
-    beyond float64, which Python reads as infinite, or values too deep to be written, in keys that no one
-    reads.
+    ValueError, as of `encoded`, for a record that cannot be written again.
     """
     with path.open("w", encoding="utf-8") as file:
         separator = "{"
         for state, record in records:
-            try:
-                text = encoded(record)
-            except ValueError as error:
-                raise RecordError(source, state, None, str(error), "values that JSON has") from None
-            file.write(f"{separator}\n{json.dumps(state)}: {text}")
+            file.write(f"{separator}\n{json.dumps(state)}: {encoded(record)}")
             separator = ","
             yield state, record
         file.write("{}\n" if separator == "{" else "\n}\n")

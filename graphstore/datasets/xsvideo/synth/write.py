@@ -22,7 +22,7 @@ GENERATOR = "synth-2"
 def write_synthetic(path: Path, scale: float, seed: int) -> int:
     """Write the records as one released-layout JSON file, streamed; returns the number of states."""
     with atomic_file(path) as temporary:
-        return sum(1 for _ in written_records(synthetic_records(scale, seed), temporary, source=GENERATOR))
+        return sum(1 for _ in written_records(synthetic_records(scale, seed), temporary))
 
 
 def synthetic_source(
@@ -34,7 +34,7 @@ def synthetic_source(
     def records() -> Iterator[Record]:
         pairs = synthetic_records(scale, seed)
         if json_file is not None:
-            pairs = written_records(pairs, json_file, source=GENERATOR)
+            pairs = written_records(pairs, json_file)
         for state, record in pairs:
             report.keep()
             yield parse_record(GENERATOR, state, record)

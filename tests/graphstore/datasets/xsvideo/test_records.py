@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from netgpt import graphstore
 from netgpt.graphstore import RecordError, SourceError
 from netgpt.graphstore.datasets.xsvideo.annotation import annotate_file
-from netgpt.graphstore.datasets.xsvideo.records import ReadReport, read_records
+from netgpt.graphstore.datasets.xsvideo.records import ReadReport, is_records, read_records
 from netgpt.graphstore.datasets.xsvideo.schema import Config
 from tests.conftest import SMALL
+from tests.program import called
 
 COMMENT = {"评论内容": "好", "评论时间": "2024-12-01 10:00:00"}
 FAULTS: list[tuple[str, str, Any]] = [
@@ -150,6 +152,9 @@ def test_keys_that_nobody_reads_do_not_matter(value: Any, records: dict[str, Any
         with pytest.raises(RecordError, match="beyond float64") as caught:
             annotate_file(path, out, provisional=True)
         assert (caught.value.file, caught.value.record) == (str(path), victim) and not out.exists()
+        report = ReadReport()
+        annotate_file(path, out, provisional=True, on_error="skip", report=report)
+        assert json.loads(out.read_text()).keys() == records.keys() - {victim} and report.num_skipped == 1
     else:
         annotate_file(path, out, provisional=True)
         assert json.loads(out.read_text())[victim]["extra"] == value
@@ -170,6 +175,23 @@ def test_half_of_a_pair_in_an_id_is_its_records_fault(
     report = ReadReport()
     assert [r.id for r in read_records(path, on_error="skip", report=report)] == [first]
     assert report.num_skipped == 1
+    made = called("build", path, "--out", tmp_path / "s", "--encoder", "hash:16", "--on-error", "skip")
+    assert made.returncode == 0 and "left out 1 of 2 records (id: 1)" in made.stderr, made.stderr
+    assert graphstore.open(tmp_path / "s").skipped_ids == set()
+
+
+def test_a_mark_of_byte_order_may_come_first(records: dict[str, Any], tmp_path: Path) -> None:
+    path = write(tmp_path / "records", records)
+    plain = list(read_records(path))
+    for between in (b"", b"\r\n"):
+        (tmp_path / "marked").write_bytes(b"\xef\xbb\xbf" + between + path.read_bytes())
+        assert is_records(tmp_path / "marked") and list(read_records(tmp_path / "marked")) == plain
+
+
+def test_a_look_at_a_source_shows_any_fault_as_text(records: dict[str, Any], tmp_path: Path) -> None:
+    _, copy = damaged(records, "评论", {"\ud800": {"评论内容": 1, "评论时间": ""}})
+    shown = called("data", write(tmp_path / "records.json", copy))
+    assert shown.returncode == 0 and "评论.\\ud800.评论内容" in shown.stdout and shown.stdout.encode()
 
 
 def test_values_nested_too_deep_are_the_files_fault_and_cost_no_memory(
@@ -183,13 +205,19 @@ def test_values_nested_too_deep_are_the_files_fault_and_cost_no_memory(
         with pytest.raises(SourceError, match="nested too deep"):
             list(read_records(path, on_error=on_error))  # type: ignore[arg-type]
     code = (
-        "import resource, sys; from netgpt.graphstore.datasets.xsvideo.records import read_records\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "import re, sys; from netgpt.graphstore.datasets.xsvideo.records import read_records\n"
+        "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = peak()\n"
         "try: list(read_records(sys.argv[1]))\n"
         "except ValueError as error: print(error)\n"
-        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000"
+        "assert peak() - before < 20_000, peak() - before"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "nested too deep" in done.stdout, done.stderr
 
 
