@@ -313,6 +313,11 @@ def test_what_yaml_takes_for_something_else_is_refused_or_as_written(tmp_path: P
     for text, words in (
         ("base: demo\ncluster: {store_cache: off}\n", "found off in line 2, which YAML reads as False"),
         ("base: demo\ngraph: {epochs: 010}\n", "found 010 in line 2, which YAML reads as 8"),
+        (
+            "base: demo\nfeatures: {text: 1e3}\n",
+            "features.text: found 1000.0, expected a text; write it in quotes",
+        ),
+        ("base: demo\ncluster: {store_cache: true}\n", "cluster.store_cache: found True, expected a text"),
     ):
         path.write_text(text)
         with pytest.raises(ClusterError, match=rf"mine\.yaml: {words}"):

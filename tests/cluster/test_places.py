@@ -46,6 +46,16 @@ COMMANDS = [
     Command(("features", "{source}", "--text", "/no/such", "--out", "{out}"), "records", works=False),
 ]
 MAKING = [c for c in COMMANDS if c.makes]
+BEGINNING = [
+    Command(("run", "--data", "{records}", "--out", "{out}")),
+    Command(("pretrain", "--store", "{store}", "--out", "{out}")),
+    Command(("sweep", "--data", "{records}", "--out", "{out}", "--vary", "graph.lr=0.1|0.2")),
+    Command(
+        ("sweep", "--data", "{records}", "--out", "{out}", "--vary", "graph.lr=0.1..0.2", "--trials", "2")
+    ),
+    Command(("cluster", "up", "--host", "127.0.0.2", "--state", "{out}")),
+]
+"""Commands whose targets are refused before anything starts."""
 READING = [c for c in COMMANDS if c.source]
 
 
@@ -94,7 +104,7 @@ def test_a_target_that_cannot_be_made_is_named_in_one_line(
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
     targets = [shut / "made", tmp_path / "file" / "made", tmp_path / ("n" * 300), tmp_path / "not\udce9utf"]
-    told = [(command, target) for target in targets for command in MAKING]
+    told = [(command, target) for target in targets for command in (*MAKING, *BEGINNING)]
     lines = [(command.given(world, out=target), tmp_path) for command, target in told]
     problems = [
         (command.name, problem)

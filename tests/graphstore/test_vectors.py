@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +244,18 @@ def test_videos_without_an_address_have_vectors_of_their_own(records: dict[str, 
     assert (made(joined) == expected).all()
     graphstore.append(later.path, files["new"], tmp_path / "both", features=tmp_path / "features")
     assert (made(graphstore.open(tmp_path / "both")) == expected).all()
+
+
+def test_a_folder_of_many_parts_needs_few_open_files(tmp_path: Path) -> None:
+    """As a process of 128 files reads it."""
+    contents = [f"content {i}" for i in range(300)]
+    table = FeatureTable.create(tmp_path, "video", "e", DIM)
+    for content in contents:
+        write_part(table.root, [content_key(content)], vector(content, "e")[None])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128 + len(os.listdir("/proc/self/fd")), before[1]))
+    try:
+        x = FeatureTable(tmp_path, "video").gather([content_key(c) for c in contents])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (x == np.stack([vector(c, "e") for c in contents])).all()

@@ -118,7 +118,8 @@ def is_interactions(path: Path) -> bool:
 
 
 def describe(path: Path) -> Described:
-    """What a source says. Raises StoreError."""
+    """What a source says; paths in it are whole. Raises StoreError."""
+    path = path.absolute()  # its files are read later, perhaps from another folder
     if (known := known_file(path)) is not None:
         return _known(known)
     if path.is_dir():
@@ -279,7 +280,7 @@ def _items(path: Path, raw: Any) -> Items:
     require(path, not set(texts) & set(vectors), "items", sorted(vectors), "other names than those of texts")
     found = {}
     for name, value in vectors.items():
-        place = path.absolute().parent / str(value)
+        place = path.parent / str(value)
         require(
             path, place.suffix == ".npy" and place.is_file(), f"items.vectors.{name}", value, "an .npy file"
         )
@@ -338,7 +339,7 @@ def _files(path: Path, place: str, raw: Any, most: int | None = None) -> tuple[P
     listed = isinstance(names, list) and bool(names) and all(isinstance(one, str) for one in names)
     require(path, listed, place, raw, "a file or a list of files")
     require(path, most is None or len(names) <= most, place, raw, "one file")
-    files = tuple(path.absolute().parent / one for one in names)
+    files = tuple(path.parent / one for one in names)
     for file in files:
         require(path, file.suffix in SUFFIXES, place, str(file), f"a name that ends in {', '.join(SUFFIXES)}")
         require(path, file.is_file(), place, str(file), "a file")

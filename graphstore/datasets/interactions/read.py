@@ -55,9 +55,10 @@ def _npz(file: Path, columns: list[str]) -> dict[str, Any]:
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise SourceError(str(file), None, None, f"{error}".split("\n")[0][:200], "npz arrays") from error
     require_columns(file, columns, names)
+    num = found[columns[0]].shape[:1]
     for name, values in found.items():
-        if values.ndim != 1 or len(values) != len(found[columns[0]]) or values.dtype.kind not in "iufbU":
-            expected = f"numbers [{len(found[columns[0]])}] as {columns[0]} has"
+        if values.shape != num or values.dtype.kind not in "iufbU":
+            expected = f"numbers {list(num)} as {columns[0]} has" if num else "numbers [n]"
             raise SourceError(str(file), None, name, f"{values.dtype} {list(values.shape)}", expected)
     return {name: pa.array(values) for name, values in found.items()}
 

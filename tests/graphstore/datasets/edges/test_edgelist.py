@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import resource
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +23,7 @@ from netgpt.graphstore.dataset import BuildConfig
 from netgpt.graphstore.datasets.edges.read import Piece
 from netgpt.graphstore.files import read_json
 from netgpt.graphstore.sort import Policy, _ranges, write_rows
-from netgpt.sampler import NeighborSampler, SamplerError
+from netgpt.sampler import NeighborSampler
 
 
 def naive_rows(heads: Any, tails: Any, num: int, policy: Policy) -> list[list[int]]:
@@ -348,106 +344,6 @@ def test_a_fault_is_named_in_one_line_and_leaves_no_store(fault: str, graph: Any
         build_edges(_write(path.parent, description), tmp_path / "s")
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert {p.name for p in tmp_path.iterdir()} == before
-
-
-def test_columns_that_nobody_asked_for_hold_anything(graph: Any, tmp_path: Path) -> None:
-    """Behind the first block too, of which types are guessed; the header is in another encoding."""
-    path, _, edges = graph
-    build_edges(path, tmp_path / "before")
-    heads, tails = edges["knows"]
-    notes = [*["1" * 400_000] * (len(heads) - 5), "hello", "1.5", "9" * 20, "é", ""]
-    lines = [f"{n},{u},{v}" for n, u, v in zip(notes, heads, tails, strict=True)]
-    (tmp_path / "knows.csv").write_bytes(b"w\xe4,a,b\n" + "\n".join(lines).encode("latin-1") + b"\n")
-    assert (tmp_path / "knows.csv").stat().st_size > 17e6
-    build_edges(path, tmp_path / "after")
-    for name in ("indices", "indptr"):
-        shard = f"edges/user/knows/user/{name}/c/0"
-        assert (tmp_path / "after" / shard).read_bytes() == (tmp_path / "before" / shard).read_bytes()
-
-
-@pytest.mark.parametrize("header", ["a,b", "a,b\n", "a,b\r\n"])
-def test_a_file_of_a_header_alone_has_no_edges(header: str, graph: Any, tmp_path: Path) -> None:
-    _, description, _ = graph
-    description["nodes"]["user"] = {"count": USERS}
-    (tmp_path / "knows.csv").write_bytes(header.encode())
-    build_edges(_write(tmp_path, description), tmp_path / "s")
-    assert graphstore.open(tmp_path / "s").num_edges["user", "knows", "user"] == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("{type: [user, on, item], path: e.csv}", "found on in line 2, which YAML reads as True"),
-        ("{type: [user, No, item], path: e.csv}", "found No in line 2, which YAML reads as False"),
-        ("{type: [user, 010, item], path: e.csv}", "found 010 in line 2, which YAML reads as 8"),
-        ("{type: [user, 1:30, item], path: e.csv}", "found 1:30 in line 2, which YAML reads as 90"),
-        ("{type: [user, 1.10, item], path: e.csv}", "edges[0].type: found 1.1, expected a text; in quotes"),
-        ("{type: [user, r, item], path: e.csv, true: x}", "found the key True, expected a text"),
-    ],
-)
-def test_yaml_that_says_something_else_is_refused(words: str, found: str, tmp_path: Path) -> None:
-    (tmp_path / "e.csv").write_text("src,dst\n0,0\n")
-    path = tmp_path / "graph.yaml"
-    path.write_text(f"nodes: {{user: {{}}, item: {{}}}}\nedges: [{words}]\n")
-    with pytest.raises(StoreError) as caught:
-        build_edges(path, tmp_path / "s")
-    assert found in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_names_in_quotes_are_what_they_say(tmp_path: Path) -> None:
-    (tmp_path / "e.csv").write_text("src,dst\n0,0\n")
-    path = tmp_path / "graph.yaml"
-    path.write_text("nodes: {'no': {}, '1': {}}\nedges: [{type: ['no', 'on', '1'], path: e.csv}]\n")
-    build_edges(path, tmp_path / "s")
-    assert graphstore.open(tmp_path / "s").edge_types == (("no", "on", "1"),)
-
-
-def test_numbers_that_are_hashes_are_refused_where_a_table_would_be_too_large(tmp_path: Path) -> None:
-    """A head of 2^40 costs a store nothing, and the sampler a table that no memory has; of 2^60 - 2 too."""
-    path = tmp_path / "graph.yaml"
-    path.write_text("nodes: {u: {}, v: {count: 10}}\nedges: [{type: [u, r, v], path: e.parquet}]\n")
-    for head in (2**40, 2**60 - 2):
-        pq.write_table(pa.table({"src": [head], "dst": [1]}), tmp_path / "e.parquet")
-        build_edges(path, tmp_path / str(head))
-        store = graphstore.open(tmp_path / str(head))
-        assert store.num_nodes["u"] == head + 1 and graphstore.verify(store.path) == []
-        with pytest.raises(SamplerError, match="expected a table of 8 bytes for each to fit in memory"):
-            NeighborSampler(store, fanout=2).sample({"v": np.array([1])})
-    path.write_text("nodes: {u: {}, v: {}}\nedges: [{type: [u, r, v], path: e.parquet}]\n")
-    pq.write_table(pa.table({"src": [1], "dst": [2**40]}), tmp_path / "e.parquet")
-    for memory in (10**9, 10**14):
-        with pytest.raises(StoreError, match=r"1,099,511,627,777 tails") as caught:
-            build_edges(path, tmp_path / "tails", memory_bytes=memory)
-        assert "\n" not in str(caught.value) and not (tmp_path / "tails").exists()
-
-
-def test_many_ranges_need_few_open_files(tmp_path: Path) -> None:
-    """At the least memory that the builder itself names, in a process that may open 128 files."""
-    pairs = np.random.default_rng(0).integers(0, 20_000, (60_000, 2))
-    np.save(tmp_path / "e.npy", pairs)
-    path = tmp_path / "graph.yaml"
-    path.write_text("nodes: {u: {count: 20000}}\nedges: [{type: [u, r, u], path: e.npy}]\n")
-    build_edges(path, tmp_path / "whole")
-    least = 1000
-    while not (tmp_path / "named").exists():
-        try:
-            build_edges(path, tmp_path / "named", memory_bytes=least)
-        except StoreError as error:  # the longest row is known once rows are counted
-            (said,) = re.findall(r"at least (\d+) bytes", str(error).replace(",", ""))
-            assert int(said) > least
-            least = int(said)
-    code = (
-        "import sys; from netgpt.graphstore import build_edges; "
-        "build_edges(sys.argv[1], sys.argv[2], memory_bytes=int(sys.argv[3]))"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code, str(path), str(tmp_path / "least"), str(least)],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)),
-        check=True,
-    )
-    for name in ("indices", "indptr"):
-        shard = f"edges/u/r/u/{name}/c/0"
-        assert (tmp_path / "least" / shard).read_bytes() == (tmp_path / "whole" / shard).read_bytes()
 
 
 def test_dropped_edges_are_recorded(graph: Any, tmp_path: Path) -> None:

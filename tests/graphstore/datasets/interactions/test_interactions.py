@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -262,6 +263,15 @@ def bad(folder: Path, case: str) -> tuple[Path, dict[str, object]]:
             (folder / "p.csv").write_text("u,i" if case == "header alone" else "")
             (folder / "d.yaml").write_text("interactions: {path: p.csv, user: u, item: i}")
             return folder / "d.yaml", {}
+        case "npy for npz" | "no arrays":
+            if case == "npy for npz":
+                np.save((folder / "p.npz").open("wb"), np.arange(3))
+            else:
+                with zipfile.ZipFile(folder / "p.npz", "w") as archive:
+                    archive.writestr("u", "text")
+                    archive.writestr("i", "text")
+            (folder / "d.yaml").write_text("interactions: {path: p.npz, user: u, item: i}")
+            return folder / "d.yaml", {}
         case "npz":
             (folder / "p.npz").write_bytes(b"PK\x03\x04 cut off")
             (folder / "d.yaml").write_text("interactions: {path: p.npz, user: u, item: i}")
@@ -324,6 +334,8 @@ def bad(folder: Path, case: str) -> tuple[Path, dict[str, object]]:
         ("latin header", r"a\.inter: cannot be read as a header and rows"),
         ("header alone", r"d\.yaml: found no pair, expected at least one"),
         ("no byte", r"p\.csv: found an empty file"),
+        ("npy for npz", r"p\.npz: found one array \(npy\), expected npz arrays"),
+        ("no arrays", r"p\.npz: field 'u': found "),
         ("npz", r"p\.npz: found .*, expected npz arrays"),
         ("wide ids", r"p\.npz: field 'u': found type uint64, expected texts, or whole numbers below"),
         ("none kept", r"p\.npz: found no pair that is kept, expected some"),

@@ -437,6 +437,18 @@ def test_columns_that_nobody_asked_for_hold_anything(write_rows: Any, tmp_path: 
         assert np.array_equal(rows.indices, others.indices) and np.array_equal(rows.end, others.end)
 
 
+def test_a_column_of_json_that_nobody_asked_for_may_change_at_once(tmp_path: Path) -> None:
+    lines = [{"id": 1, "name": "a", "note": 1}, {"id": 2, "name": "b", "note": "x"}, {"id": 3, "name": "c"}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = tmp_path / "graph.yaml"
+    path.write_text("tables: {one: {path: t.jsonl, key: id, columns: {name: text}}}\n")
+    store = built(path, tmp_path / "s")
+    assert list(store.strings("one", "name")) == ["a", "b", "c"]
+    (tmp_path / "t.jsonl").write_text('{"id": 1, "name": "a"}\nno json\n')
+    with pytest.raises(StoreError, match=r"t\.jsonl: cannot be read as JSON lines"):
+        built(path, tmp_path / "broken")
+
+
 def test_two_tables_of_one_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "t", made())
     path.write_text(path.read_text() + "\ntables: {}\n")
