@@ -95,7 +95,7 @@ def test_commands_of_a_run_that_a_signal_ends_leave_nothing(
     assert not any(tmp_path.iterdir()) and sorted(whole.rglob("*")) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.all)])
 def test_a_run_that_a_signal_ends_says_so_and_can_go_on(
     number: signal.Signals, data: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -273,6 +273,7 @@ def test_a_command_that_was_ended_goes_on(
     assert sum(map(len, keys)) == len(contents_in(records_path).texts)
 
 
+@pytest.mark.all
 def test_features_of_records_that_join_a_store(
     on_ray: None, records: dict[str, Any], roberta: Path, tmp_path: Path
 ) -> None:
@@ -361,6 +362,7 @@ def test_a_run_with_encoders_names_them_and_predicts_with_them(
     assert [json.loads(row)["id"] for row in done.stdout.splitlines()] == list(new)
 
 
+@pytest.mark.all
 def test_frames_of_videos_are_features_of_a_data_set(on_ray: None, tmp_path: Path) -> None:
     """MicroLens' videos by number: vectors of frames where there is a file, zeros where there is none."""
     vit, folder, clips = make_vit(tmp_path / "vit"), tmp_path / "lens", tmp_path / "clips"

@@ -31,6 +31,7 @@ def settings(longest: int) -> Settings:
     return load_config("demo", changes).settings
 
 
+@pytest.mark.all
 def test_many_blocks_on_two_actors_are_the_cache_of_one_process(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,7 +141,7 @@ def test_a_source_that_cannot_be_read_is_named_in_one_line(world: dict[str, Path
 @pytest.mark.parametrize(
     "limits",
     [
-        Limits(),
+        pytest.param(Limits(), marks=pytest.mark.all),
         Limits(
             files=256, environment=(("HOME", "/proc/nonexistent"), ("XDG_CACHE_HOME", "/proc/nonexistent"))
         ),

@@ -130,7 +130,7 @@ def test_a_language_model_reads_rows_and_graph(store: Store, tmp_path: Path, sta
     assert np.ptp(table["stage3_score"]) > 0
 
 
-@pytest.mark.parametrize("task", ["classification", "ordinal"])
+@pytest.mark.parametrize("task", ["classification", pytest.param("ordinal", marks=pytest.mark.all)])
 def test_chances_go_through_graph_and_language(store: Store, tmp_path: Path, task: str) -> None:
     """A score is a number for each class: from the head to the cache, language stages and predictions."""
     asked = {
@@ -171,6 +171,7 @@ def test_chances_go_through_graph_and_language(store: Store, tmp_path: Path, tas
     assert np.trace(confusion.counts) == right[test].sum() and np.sum(confusion.counts) == test.sum()
 
 
+@pytest.mark.all
 def test_a_number_is_said_in_words(store: Store, tmp_path: Path) -> None:
     """By the likeliest of a list, by their mean, and as text; beside a head's."""
     more = [
