@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,8 @@ from netgpt.cluster.bench.sampler import line as sampler_line
 from netgpt.cluster.bench.similar import SimilarBench, bench_earlier, bench_search, recall
 from netgpt.cluster.bench.similar import line as similar_line
 from netgpt.cluster.cli.bench import app
-from netgpt.graphstore import Store
+from netgpt.cluster.errors import ClusterError
+from netgpt.graphstore import EdgeType, Store
 from netgpt.trainers.language.model.netgpt import NetGPT
 from netgpt.trainers.language.model.tiny import random_qwen2_vl
 from netgpt.trainers.language.packing import collate
@@ -158,6 +161,33 @@ def test_a_peer_samples_the_same_numbers_of_edges(store: Store) -> None:
         assert make()(seeds) == expected
     for make in installed_peers(CsrArrays(store), [topic], 100_000, 2).values():
         assert make()(seeds) >= alone
+
+
+def test_graphbolt_samples_the_same_numbers_of_edges(store: Store, tmp_path: Path) -> None:
+    """In a Python that has it; another is refused in one line."""
+    from netgpt.cluster.bench.graphbolt import GraphBolt
+    from netgpt.sampler import NeighborSampler
+
+    def made(python: str, edge_types: Any, fanout: int, hops: int) -> GraphBolt:
+        def arrays(edge_type: EdgeType) -> Any:
+            return store.relation(edge_type).to_csr(np.int64)
+
+        return GraphBolt(python, store, edge_types, arrays, tmp_path, fanout=fanout, hops=hops)
+
+    with pytest.raises(ClusterError, match="--graphbolt: ModuleNotFoundError: No module named 'dgl'"):
+        made(sys.executable, store.edge_types, 5, 1)
+    if not (python := os.environ.get("NETGPT_GRAPHBOLT")):
+        pytest.skip("NETGPT_GRAPHBOLT names no Python that has GraphBolt")
+    seeds = store.split("test")
+    topic = ("video", "has_same_topic_as", "video")
+    for edge_types, hops in ((store.edge_types, 1), ((topic,), 1), (store.edge_types, 2)):
+        others = [e for e in store.edge_types if e not in edge_types]
+        whole = NeighborSampler(store, fanout=-1, hops=hops, exclude=tuple(others)).sample(seeds).num_edges
+        peer = made(python, edge_types, 100_000, hops)
+        found = peer.sample([seeds, seeds[::-1].copy()])
+        peer.close()
+        # It expands a node again in the next hop: ours once, in the hop after it was found
+        assert found == 2 * whole if hops == 1 else found >= 2 * whole
 
 
 @pytest.mark.all
