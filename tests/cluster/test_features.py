@@ -220,6 +220,7 @@ def test_videos_end_in_a_vector_or_in_the_policys_outcome(
     assert not (tmp_path / "strict2").exists()
 
 
+@pytest.mark.all
 def test_a_killed_encoder_loses_no_row(
     on_ray: None, records_path: Path, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

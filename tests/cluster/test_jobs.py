@@ -130,6 +130,7 @@ def test_relative_paths_of_a_job_mean_the_callers(cluster: Cluster, tree: Path) 
     assert "records.json" in done.stdout and "no file" not in done.stdout
 
 
+@pytest.mark.all
 def test_the_same_command_is_followed_and_not_started_twice(
     cluster: Cluster, tree: Path, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_run_killed_in_each_stage_ends_in_the_same_bits(
         assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.all
 def test_a_killed_rank_is_started_again_and_changes_nothing(
     whole: Path, data: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -322,9 +322,8 @@ def test_two_ranks_equal_one(name: str, at_both_sizes: dict[int, tuple[Path, dic
     one[name].assert_close(two[name])
 
 
-@pytest.mark.parametrize(
-    ("victim", "world_size"), [pytest.param("one rank", 1, marks=pytest.mark.all), ("all ranks", 2)]
-)
+@pytest.mark.all
+@pytest.mark.parametrize(("victim", "world_size"), [("one rank", 1), ("all ranks", 2)])
 def test_ranks_killed_without_warning(
     victim: str,
     world_size: int,

@@ -62,7 +62,7 @@ def test_empty_lines_and_marks_before_a_header_are_none(beginning: bytes, knows:
         (b"1,2\n+1,2\n", "record '1': field 'a': found '+1', expected a whole number"),
         (b"0x1F,2\n1,x\n", "record '1': field 'b': found 'x', expected a whole number"),
         (b"1,2\n\xff,3\n", r"record '1': field 'a': found '\\xff', expected a whole number"),
-        (b"1,2\n" * 5_000_000 + b"1,y\n", "record '5000000': field 'b': found 'y'"),
+        ((b"0" * 1000 + b"1,2\n") * 17_000 + b"1,y\n", "record '17000': field 'b': found 'y'"),
     ],
 )
 def test_a_value_that_is_no_number_has_its_record(
@@ -164,10 +164,10 @@ def test_numbers_that_are_hashes_are_refused_where_a_table_would_be_too_large(tm
 
 def test_many_ranges_need_few_open_files(tmp_path: Path) -> None:
     """At the least memory that the builder itself names, in a process that may open 128 files."""
-    pairs = np.random.default_rng(0).integers(0, 20_000, (60_000, 2))
+    pairs = np.random.default_rng(0).integers(0, 4_000, (12_000, 2))
     np.save(tmp_path / "e.npy", pairs)
     path = tmp_path / "graph.yaml"
-    path.write_text("nodes: {u: {count: 20000}}\nedges: [{type: [u, r, u], path: e.npy}]\n")
+    path.write_text("nodes: {u: {count: 4000}}\nedges: [{type: [u, r, u], path: e.npy}]\n")
     build_edges(path, tmp_path / "whole")
     least = 1000
     while not (tmp_path / "named").exists():
