@@ -84,6 +84,7 @@ def test_a_whole_run_that_nobody_may_write_answers_all_the_same(
     assert sorted(run.rglob("*")) == before and not leftovers(tmp_path)
 
 
+@pytest.mark.all
 def test_commands_of_a_run_that_a_signal_ends_leave_nothing(
     whole: Path, data: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def expected(store: Store, asked: list[Request], **options: Any) -> list[MiniBat
     return list(NeighborSampler(store, **({"fanout": 4, "seed": 1} | options)).stream(asked))
 
 
+@pytest.mark.all
 def test_workers_sample_around_edges_as_this_process_does(store: Store) -> None:
     relation = next(e for e in store.edge_types if e[0] == "comment")
 

@@ -35,6 +35,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.all
 def test_metrics_are_those_of_the_predictions(shop: Path) -> None:
     metrics = json.loads(netgpt("evaluate", shop / "run", "--json").stdout)
     assert {"stage1", "stage2", "polish", "polish_generated"} <= metrics["stages"].keys()
@@ -60,6 +61,7 @@ def test_metrics_are_those_of_the_predictions(shop: Path) -> None:
         assert sum(one["num"] for one in by_maker.values()) == len(truth)
 
 
+@pytest.mark.all
 def test_new_things_are_rated(shop: Path) -> None:
     done = netgpt("predict", shop / "run", "--data", shop / "new.jsonl", "--out", shop / "new.json")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -69,6 +71,7 @@ def test_new_things_are_rated(shop: Path) -> None:
         assert one["answer"] == ("yes" if one["chance"] > 0.5 else "no") and 0 <= one["chance"] <= 1
 
 
+@pytest.mark.all
 def test_the_run_says_all_of_its_guests(shop: Path) -> None:
     status = json.loads(netgpt("status", shop / "run", "--json").stdout)
     states = {one["stage"]: one["state"] for one in status["stages"]}

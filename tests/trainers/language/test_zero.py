@@ -316,6 +316,7 @@ def at_both_sizes(
     return found
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("name", ["stage2", "stage3"])
 def test_two_ranks_equal_one(name: str, at_both_sizes: dict[int, tuple[Path, dict[str, Result]]]) -> None:
     (_, one), (_, two) = at_both_sizes[1], at_both_sizes[2]

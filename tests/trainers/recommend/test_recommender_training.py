@@ -258,13 +258,9 @@ def settings_with(config: RecommenderConfig) -> Settings:
     return kind(stages=["recommender", "evaluation"], baselines=[], task=TASK, recommender=config)  # type: ignore[call-arg]
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"model": "lightgcn", "neighbors": "sampled"},
-        pytest.param({"model": "shl"}, marks=pytest.mark.all),
-        pytest.param({"model": "lightgcn"}, marks=pytest.mark.all),
-    ],
+    "changes", [{"model": "lightgcn", "neighbors": "sampled"}, {"model": "shl"}, {"model": "lightgcn"}]
 )
 def test_one_rank_or_two_train_the_same_model(pairs: Store, tmp_path: Path, changes: dict[str, Any]) -> None:
     """And a run that is killed with SIGKILL in an epoch ends in the bits of one that is not."""

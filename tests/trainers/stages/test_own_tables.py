@@ -117,7 +117,7 @@ LANGUAGE = [
 ]
 
 
-@pytest.mark.parametrize("start", ["graph", "mean"])
+@pytest.mark.parametrize("start", ["graph", pytest.param("mean", marks=pytest.mark.all)])
 def test_a_language_model_reads_rows_and_graph(store: Store, tmp_path: Path, start: str) -> None:
     """Prompts are the rows' columns; without stage 2 the head starts on fresh projector and markers."""
     settings = settings_with(tmp_path, *LANGUAGE, f"stage3.start={start}")

@@ -231,7 +231,9 @@ def test_the_mean_of_drawn_answers_is_that_of_draws_without_a_cache(
         assert len(np.unique(means)) > 1
 
 
-@pytest.mark.parametrize(("loss", "share_prompt"), [("dpo", True), ("idpop", False)])
+@pytest.mark.parametrize(
+    ("loss", "share_prompt"), [("dpo", True), pytest.param("idpop", False, marks=pytest.mark.all)]
+)
 @pytest.mark.parametrize("method", ["lora", "freeze", "full", "prefix"])
 def test_the_first_step_is_ln_2(
     method: str, share_prompt: bool, loss: str, tuned: Path, posts: Store, tmp_path: Path
@@ -307,7 +309,7 @@ def test_a_steps_loss_is_the_formula_whatever_the_packs(
     assert fresh.train(one, 1).loss == pytest.approx(expected, abs=2e-4 * max(1.0, expected))
 
 
-@pytest.mark.parametrize("loss", ["dpo", "idpop"])
+@pytest.mark.parametrize("loss", ["dpo", pytest.param("idpop", marks=pytest.mark.all)])
 def test_packs_and_order_of_pairs_change_no_curve(loss: str, tuned: Path, posts: Store) -> None:
     """In float64, where rounding hides nothing: five steps of AdamW."""
     settings, stage = settings_of(prefer=replace(PREFER, loss=loss)), Align()
