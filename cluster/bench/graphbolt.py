@@ -102,13 +102,14 @@ class GraphBolt:
                 np.save(folder / f"{name}-{i}.npy", array)
         self._folder, self._log = folder, folder / "log"
         try:
-            self._process = subprocess.Popen(
-                [python, "-c", _SCRIPT, str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log.open("w"),
-                text=True,
-            )
+            with self._log.open("w") as log:
+                self._process = subprocess.Popen(
+                    [python, "-c", _SCRIPT, str(folder)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
         except OSError as error:
             raise ClusterError(f"--graphbolt: {python} cannot be run ({error})") from error
         self._said()

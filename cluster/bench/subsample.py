@@ -22,9 +22,7 @@ def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.nda
     at least one. time: the posts nearest to the date between train and test, the same share of each side, so
     that every part has both under the store's own date. All states of a video stay together.
     """
-    url = np.asarray(store.key("url")[0]).astype(np.int64)
-    alone = url.max(initial=-1) + 1 + np.arange(len(url))
-    video = np.unique(np.where(url >= 0, url, alone), return_inverse=True)[1]
+    video = _groups(np.asarray(store.key("url")[0]))
     first = np.unique(video, return_index=True)[1]  # a state of each video, in the order of codes
     states = np.bincount(video)
     if by == "time":
@@ -36,9 +34,7 @@ def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.nda
             order = order[np.argsort(away * post[order], kind="stable")]
             nearer[order] = (np.cumsum(states[order]) - states[order]) / max(1, states[order].sum())
         return [(nearer < share)[video] for share in shares]
-    code = np.asarray(store.key("topic")[0]).astype(np.int64)[first]
-    own = code.max(initial=-1) + 1 + np.arange(len(code))
-    group = np.unique(np.where(code >= 0, code, own), return_inverse=True)[1]
+    group = _groups(np.asarray(store.key("topic")[0])[first])
     sizes = np.bincount(group, weights=states).astype(np.int64)
     order = np.random.default_rng(seed).permutation(len(sizes))
     chosen, picked = np.zeros(len(sizes), bool), []
@@ -51,6 +47,13 @@ def choose(store: Store, by: str, shares: list[float], seed: int) -> list[np.nda
             chosen[order[np.argmin(sizes[order])]] = True
         picked.append(chosen[group][video])
     return picked
+
+
+def _groups(code: np.ndarray) -> np.ndarray:
+    """Numbers from 0 of the groups that codes say, where each −1 is a group of its own: [n] → [n] int64."""
+    code = code.astype(np.int64)
+    own = code.max(initial=-1) + 1 + np.arange(len(code))
+    return np.unique(np.where(code >= 0, code, own), return_inverse=True)[1]
 
 
 def write_parts(records: Path, store: Store, parts: dict[Path, np.ndarray]) -> None:

@@ -30,7 +30,6 @@ from netgpt.graphstore.datasets.xsvideo.records import (
 from netgpt.graphstore.errors import RecordError, StoreError
 from netgpt.graphstore.features import DAY_S
 from netgpt.graphstore.files import atomic_file, read_json
-from netgpt.graphstore.json_stream import encoded
 
 VIEW_THRESHOLDS = (0, 100, 100_000, 1_000_000, 1_000_000, 1_000_000, 10_000_000, 100_000_000, 200_000_000)
 OTHER_THRESHOLDS = (0, 10, 20, 80, 300, 1_000, 3_000, 10_000, 50_000)
@@ -236,20 +235,18 @@ def annotate_file(
                     continue
                 kept.discard(state)  # an id that comes again was left out, or is an error
                 video = video_of(record["url"], state)
-                if video not in level:
-                    continue
-                try:
-                    encoded(record)
-                except ValueError as error:  # in keys that no one reads
-                    refused = RecordError(str(source), state, None, str(error), "values that JSON has")
-                    if on_error == "fail":
-                        raise refused from None
-                    report.skip(refused)
-                    continue
-                yield state, {**record, LEVEL: level[video]}
+                if video in level:
+                    yield state, {**record, LEVEL: level[video]}
+
+        def refuse(state: str, error: ValueError) -> None:
+            """Of values in keys that no one reads."""
+            refused = RecordError(str(source), state, None, str(error), "values that JSON has")
+            if on_error == "fail":
+                raise refused from None
+            report.skip(refused)
 
         with atomic_file(out) as temporary:
-            for _ in written_records(rated(), temporary):
+            for _ in written_records(rated(), temporary, refuse):
                 pass
     return annotations
 

@@ -11,7 +11,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -310,15 +310,27 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
         ) from error
 
 
-def written_records(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[tuple[str, Any]]:
+def written_records(
+    records: Iterable[tuple[str, Any]],
+    path: Path,
+    refuse: Callable[[str, ValueError], None] | None = None,
+) -> Iterator[tuple[str, Any]]:
     """Pass (state id, raw record) pairs on while they are written to `path` in the released layout.
 
-    ValueError, as of `encoded`, for a record that cannot be written again.
+    refuse: told of a record that cannot be written again, with the ValueError of `encoded`; it is left out.
+    Without it the error is raised.
     """
     with path.open("w", encoding="utf-8") as file:
         separator = "{"
         for state, record in records:
-            file.write(f"{separator}\n{json.dumps(state)}: {encoded(record)}")
+            try:
+                text = encoded(record)
+            except ValueError as error:
+                if refuse is None:
+                    raise
+                refuse(state, error)
+                continue
+            file.write(f"{separator}\n{json.dumps(state)}: {text}")
             separator = ","
             yield state, record
         file.write("{}\n" if separator == "{" else "\n}\n")
