@@ -37,8 +37,6 @@ for line in sys.stdin:
     done = called(*words, cwd=Path(cwd))
     print(json.dumps([done.returncode, done.stdout, done.stderr]), file=sys.__stdout__, flush=True)
 """
-SOURCE, OUT = "{source}", "{out}"
-"""In a command's words: where what it reads is, and what it makes."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +52,12 @@ def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     return int(request.param)
 
 
-class OfBlock:
-    """`json_stream` with blocks of a length, for a property that draws it."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __enter__(self) -> None:
-        self.before = json_stream._BLOCK_BYTES
-        json_stream._BLOCK_BYTES = self.size
-
-    def __exit__(self, *_: object) -> None:
-        json_stream._BLOCK_BYTES = self.before
+@contextmanager
+def of_block(size: int) -> Iterator[None]:
+    """Blocks of a length, for a property that draws it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_BLOCK_BYTES", size)
+        yield
 
 
 @settings(max_examples=400, deadline=None)
@@ -76,7 +72,7 @@ def test_members_and_elements_are_those_of_python(
 ) -> None:
     pairs = [f"{spelled(k, ascii_only, space)}:{spelled(v, ascii_only, space)}" for k, v in records]
     listed = [spelled(v, ascii_only, space) for _, v in records]
-    with OfBlock(block):
+    with of_block(block):
         read = members((space + "{" + ",".join(pairs) + "}" + space).encode("utf-8", "surrogatepass"))
         text = space + "[" + ",".join(listed) + "]" + space
         elements = list(JsonStream(io.BytesIO(text.encode("utf-8", "surrogatepass"))).elements())
@@ -108,10 +104,10 @@ def test_a_damaged_text_gives_what_python_gives_or_one_line(
     except ValueError:
         is_object = False
     if is_object and b"NaN" not in data and b"Infinity" not in data:
-        with OfBlock(block):
+        with of_block(block):
             assert [name for name, _ in members(data)] == [pair[0] for pair in expected]
         return
-    with OfBlock(block), pytest.raises(BrokenJsonError) as caught:
+    with of_block(block), pytest.raises(BrokenJsonError) as caught:
         members(data)
     assert "\n" not in str(caught.value)
 
